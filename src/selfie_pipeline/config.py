@@ -1,0 +1,267 @@
+"""The typed parameters: every key that ``conf/`` or ``--params`` may set.
+
+The values live in ``conf/`` alone; nothing here has a default. Unknown keys are refused, and what
+can be said of a value is said here, so that an impossible configuration ends the run with one line
+before any work is done.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+Fraction = Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")]
+Probability = Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")]
+Positive = Annotated[float, Field(gt=0, description="a number above 0")]
+NotNegative = Annotated[float, Field(ge=0, description="a number, 0 or more")]
+Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number from 0 to 4294967295")]
+Count = Annotated[int, Field(ge=1, description="a whole number, 1 or more")]
+Whole = Annotated[int, Field(ge=0, description="a whole number, 0 or more")]
+AtLeastTwo = Annotated[int, Field(ge=2, description="a whole number, 2 or more")]
+Switch = Annotated[bool, Field(description="true or false")]
+
+
+class UserError(Exception):
+    """Something the person at the terminal can mend; the message is one line, written for them."""
+
+
+class ConfigError(UserError):
+    """A parameter is unknown, of the wrong type or not allowed; the message names it."""
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataConfig(_Config):
+    """Which data set, and where its raw files lie."""
+
+    source: Literal["digits", "cifar10"]
+    folder: str | None
+    """Folder of the raw files, relative to the project; null for a source that needs none."""
+
+
+class PatchConfig(_Config):
+    """How images are cut into the patch grid (paper, "Pretraining Details")."""
+
+    canvas_size: Count
+    """Side of the stored image, pixels; larger than `image_size` where crops are cut from it."""
+    image_size: Count
+    """Side of the image that the network sees, pixels."""
+    patch_size: Count
+    """Side of a patch, pixels."""
+    targets: AtLeastTwo
+    """Masked patches of an image, to be picked; the rest of its patches are the context."""
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along one side of the image that the network sees."""
+        return self.image_size // self.patch_size
+
+    @property
+    def patches(self) -> int:
+        """Patches of the image that the network sees."""
+        return self.grid_size**2
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, size in (("image_size", self.image_size), ("canvas_size", self.canvas_size)):
+            if size % self.patch_size:
+                divisors = [d for d in range(2, size + 1) if size % d == 0]
+                raise ValueError(
+                    f"patch.patch_size = {self.patch_size} does not divide patch.{name} = {size}; "
+                    f"allowed: {', '.join(map(str, divisors))}"
+                )
+        if self.canvas_size < self.image_size:
+            raise ValueError(
+                f"patch.canvas_size = {self.canvas_size} is smaller than patch.image_size = "
+                f"{self.image_size}; allowed: {self.image_size} or more"
+            )
+        if self.targets >= self.patches:
+            raise ValueError(
+                f"patch.targets = {self.targets} leaves no context: the {self.grid_size} × "
+                f"{self.grid_size} grid has {self.patches} patches; allowed: 2 to "
+                f"{self.patches - 1}"
+            )
+        return self
+
+
+class AugmentationConfig(_Config):
+    """What happens to a training image on its way into a batch."""
+
+    pad: Whole
+    """Zero padding on each side before the random crop, pixels."""
+    flip: Switch
+    """Whether half of the images are mirrored left to right."""
+
+
+class AttentionConfig(_Config):
+    """The attention pooling network A (paper, "Attention Pooling")."""
+
+    blocks: Count
+    heads: Count
+    intermediate: Count
+    """Width of the layer between a block's two linear layers."""
+    dropout: Probability
+    """On the output of each sublayer."""
+    attention_dropout: Probability
+    """On the attention weights."""
+
+
+class ModelConfig(_Config):
+    """The networks: ResNet, of which the first three stages are P, and attention pooling A."""
+
+    layers: Annotated[
+        list[Count], Field(min_length=4, max_length=4, description="a list of four whole numbers")
+    ]
+    """Bottleneck blocks in each of the four stages; 3, 4, 6, 3 is ResNet-50."""
+    width: Annotated[int, Field(ge=8, multiple_of=8, description="a multiple of 8")]
+    """Channels of the stem; the stages have 4, 8, 16 and 32 times as many. 64 is ResNet-50."""
+    stem: Literal["small", "standard"]
+    """`small`: 3×3, stride 1. `standard`: 7×7, stride 2, then max-pooling."""
+    preactivation: Switch
+    """Whether the blocks are those of ResNet v2 (true) or v1."""
+    normalise_before_pooling: Switch
+    """Whether P normalises and activates the last stage's raw sum before its mean over space."""
+    positions: Literal["table", "row_column"]
+    """One learned vector a position, or the sum of one a row and one a column."""
+    encoder_positions: Switch
+    """Whether the context vectors carry their positions into A."""
+    attention: AttentionConfig
+
+    @property
+    def features(self) -> int:
+        """Length of the vector that P makes of a patch."""
+        return 16 * self.width
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.features % self.attention.heads:
+            raise ValueError(
+                f"model.attention.heads = {self.attention.heads} does not divide 16 × model.width "
+                f"= {self.features}; allowed: a divisor of {self.features}"
+            )
+        return self
+
+
+class TrainingConfig(_Config):
+    """A training's recipe: stochastic gradient descent with warm-up, then cosine decay."""
+
+    steps: Count
+    batch_size: AtLeastTwo
+    """Images of one step."""
+    accumulate: Count
+    """Parts that a batch is computed in, one after another, where it is too large for memory."""
+    peak_learning_rate: Positive
+    warmup_steps: Whole
+    momentum: Probability
+    """Nesterov momentum."""
+    weight_decay: NotNegative
+    """L2, on every weight."""
+    clip_norm: Positive | None
+    """Largest norm of the gradient over all weights; null for no limit."""
+    log_every: Count
+    """Steps between two rows of the history."""
+
+
+class PretrainConfig(TrainingConfig):
+    """Pretraining's recipe."""
+
+    seed: Seed
+    """Of the encoder. `seed` alone, at the top level, is the finetuning's."""
+
+
+class ComputeConfig(_Config):
+    """What the training runs on."""
+
+    accelerator: Literal["auto", "cpu", "gpu"]
+    precision: Literal["auto", "bf16", "fp32"]
+    """`auto`: bf16 mixed precision where the processor has the instructions, else fp32."""
+
+
+class Config(_Config):
+    """All parameters of a run."""
+
+    labeled_frac: Fraction
+    """Share of the training samples whose labels finetuning may see."""
+    seed: Seed
+    """Of the finetuning: its labeled subset, fresh weights and batches."""
+    data: DataConfig
+    patch: PatchConfig
+    augmentation: AugmentationConfig
+    model: ModelConfig
+    pretrain: PretrainConfig
+    finetune: TrainingConfig
+    """The recipe of both arms: from the pretrained stages, and from scratch."""
+    compute: ComputeConfig
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("pretrain", "finetune"):
+            recipe: TrainingConfig = getattr(self, name)
+            if recipe.batch_size % recipe.accumulate:
+                raise ValueError(
+                    f"{name}.accumulate = {recipe.accumulate} does not divide {name}.batch_size = "
+                    f"{recipe.batch_size}; allowed: a divisor of {recipe.batch_size}"
+                )
+            if recipe.warmup_steps >= recipe.steps:
+                raise ValueError(
+                    f"{name}.warmup_steps = {recipe.warmup_steps} leaves no step after the "
+                    f"warm-up; allowed: less than {name}.steps = {recipe.steps}"
+                )
+        return self
+
+
+def load_config(parameters: Mapping[str, Any]) -> Config:
+    """Check Kedro's parameters as a whole.
+
+    Args:
+        parameters: The merged parameters, as plain dictionaries, lists and scalars.
+
+    Returns:
+        The same, typed.
+
+    Raises:
+        ConfigError: A key is unknown or missing, or a value is of the wrong type or not allowed.
+            The message names key and value of each, says what is allowed, and is one line.
+    """
+    try:
+        return Config.model_validate(dict(parameters))
+    except ValidationError as error:
+        lines = [_explain(details) for details in error.errors(include_url=False)]
+        raise ConfigError("; ".join(lines)) from None
+
+
+def _explain(details: ErrorDetails) -> str:
+    """One of pydantic's findings, as a person would say it."""
+    location = [str(part) for part in details["loc"]]
+    key = ".".join(location)
+    siblings = _fields_beside(location)
+    if details["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(location[-1], siblings, n=1)
+        guess = f"did you mean {close[0]}? " if close else ""
+        return f"{key} is not a parameter; {guess}allowed here: {', '.join(siblings)}"
+    if details["type"] == "missing":
+        return f"{key} is missing; its default belongs into conf/base"
+    message = details["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if details["type"] == "value_error":
+        return message
+    field = siblings.get(location[-1])
+    allowed = field.description if field and field.description else message
+    return f"{key} = {details['input']!r} is not allowed; allowed: {allowed}"
+
+
+def _fields_beside(location: list[str]) -> dict[str, FieldInfo]:
+    """The parameters that exist where the last part of a location was found."""
+    model: type[BaseModel] = Config
+    for part in location[:-1]:
+        annotation = model.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            break  # an item of a list
+        model = annotation
+    return dict(model.model_fields)

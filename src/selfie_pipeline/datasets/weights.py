@@ -1,0 +1,70 @@
+"""Weights as safetensors, with where they came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from selfie_pipeline.datasets.whole import CatalogError, WholeDataset
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Named tensors and their provenance."""
+
+    tensors: dict[str, torch.Tensor]
+    """By name, as in a module's `state_dict`."""
+    provenance: dict[str, Any]
+    """Configuration, seed, fingerprints, library versions …; whatever JSON can hold."""
+
+    def digest(self) -> str:
+        """SHA-256 over names, dtypes, shapes and bytes, in hex digits; not over the provenance."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.tensors.items()):
+            header = [name, str(tensor.dtype), list(tensor.shape)]
+            digest.update(json.dumps(header).encode())
+            digest.update(_plain(tensor).reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+class WeightsDataset(WholeDataset[Weights, Weights]):
+    """A safetensors file whose metadata are the provenance, as JSON, and the digest.
+
+    Tensors come back on the CPU, contiguous, with memory of their own.
+    """
+
+    def _write(self, data: Weights, path: Path) -> None:
+        tensors = {name: _plain(tensor).clone() for name, tensor in data.tensors.items()}
+        metadata = {"provenance": json.dumps(data.provenance), "digest": data.digest()}
+        save_file(tensors, path, metadata)
+
+    def _read(self, path: Path) -> Weights:
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise CatalogError(f"{path} can't be read as safetensors: {error}") from error
+        if not {"provenance", "digest"} <= metadata.keys():
+            raise CatalogError(
+                f"{path} has no provenance; allowed: weights that this project has saved"
+            )
+        weights = Weights(tensors, json.loads(metadata["provenance"]))
+        if weights.digest() != metadata["digest"]:
+            raise CatalogError(
+                f"{path} is damaged: its tensors are not the ones that were saved; load an "
+                "earlier version (--load-versions) or train again"
+            )
+        return weights
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """On the CPU, without gradient, contiguous whatever its memory format was."""
+    return tensor.detach().cpu().contiguous()

@@ -1,0 +1,197 @@
+"""Versions that are whole or absent.
+
+Whatever is saved is written beside its place, forced to the disk, and then renamed into it. A
+process that dies at any byte, or a disk that fills up, leaves the version before as the newest one
+that Kedro sees: its search, `<filepath>/*/<name>`, does not match `.partial-<name>`.
+
+Renaming is atomic on a local file system only, so these types refuse any other.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, Generic, TypeVar
+
+from kedro.io.core import AbstractVersionedDataset, DatasetError, Version
+from kedro_datasets.json.json_dataset import JSONDataset
+from kedro_datasets.matplotlib.matplotlib_dataset import MatplotlibDataset
+from kedro_datasets.pandas.csv_dataset import CSVDataset
+from kedro_datasets.pandas.parquet_dataset import ParquetDataset
+from kedro_datasets.text.text_dataset import TextDataset
+
+from selfie_pipeline.config import UserError
+
+_Saved = TypeVar("_Saved")
+_Loaded = TypeVar("_Loaded")
+
+
+class CatalogError(UserError, DatasetError):
+    """A file of the catalog can't be written or read; Kedro passes it on as it is."""
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a place to write to; it becomes `path` when the block ends well, else it is removed.
+
+    Args:
+        path: Where a file or a folder is to be. A file that is there is replaced.
+
+    Yields:
+        A path in the same folder, absent; the block makes a file or a folder of it.
+
+    Raises:
+        CatalogError: The system refused to write or rename (disk full, permissions), or the block
+            raised a UserError. `path` is as it was.
+        FileNotFoundError, NotADirectoryError, FileExistsError: The folder of `path` can't be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{path.name}")
+    _remove(partial)  # what a killed process left
+    try:
+        yield partial
+        _flush(partial)
+        partial.replace(path)
+        _flush_entry(path.parent)
+    except OSError as error:
+        raise CatalogError(
+            f"{path} was not saved: {error}; earlier versions are untouched: mend that (free "
+            "space, permissions) and run again"
+        ) from error
+    except UserError as error:
+        raise CatalogError(str(error)) from error
+    finally:
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Force a file, or a folder with its files, to the disk."""
+    if path.is_dir():
+        for file in path.iterdir():
+            _flush_entry(file)
+    _flush_entry(path)
+
+
+def _flush_entry(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class WholeDataset(AbstractVersionedDataset[_Saved, _Loaded], Generic[_Saved, _Loaded]):
+    """Base of our own types: a subclass says how one file or folder is written and read."""
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        version: Version | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        """Point to a place; nothing is read.
+
+        Args:
+            filepath: The place, on a local disk; versions lie in `<filepath>/<version>/<name>`.
+            version: Which version to load and save, from Kedro; None for a single one that is
+                replaced.
+            metadata: For plugins, such as Kedro-Viz's layer.
+        """
+        super().__init__(PurePosixPath(filepath), version)
+        self.metadata = metadata
+
+    def load(self) -> _Loaded:
+        """Read the version asked for, or the newest.
+
+        Raises:
+            CatalogError: There is no such version, or it is damaged.
+            VersionNotFoundError: There is none at all.
+        """
+        path = Path(self._get_load_path())
+        if not path.exists():
+            versions = self.list_versions(full_path=False) if self._version else []
+            raise CatalogError(
+                f"{path} does not exist; versions of it: {', '.join(versions) or 'none'}"
+            )
+        return self._read(path)
+
+    def save(self, data: _Saved) -> None:
+        """Write a new version.
+
+        Raises:
+            CatalogError: It can't be written; there is no new version then.
+            DatasetError: The version exists already.
+        """
+        with whole(Path(self._get_save_path())) as partial:
+            self._write(data, partial)
+
+    @abstractmethod
+    def _read(self, path: Path) -> _Loaded: ...
+
+    @abstractmethod
+    def _write(self, data: _Saved, path: Path) -> None: ...
+
+    def _exists(self) -> bool:
+        return Path(self._get_load_path()).exists()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._filepath, "version": self._version}
+
+
+class _WholeFile:
+    """Mixin before one of kedro-datasets' versioned types; its `save` writes whole or not at all.
+
+    No Kedro class itself: Kedro would replace the `__init__` of the type that it is mixed into.
+    """
+
+    def save(self: Any, data: Any) -> None:
+        """Write a new version, as the type mixed into does."""
+        if self._protocol != "file":
+            raise CatalogError(
+                f"{self._protocol}://{self._filepath} is not on a local disk; allowed for "
+                f"{type(self).__name__}: a local path"
+            )
+        # Unwrapped: Kedro's wrapper compares versions, which only mean something after the rename
+        write = super().save.__wrapped__  # type: ignore[misc]
+        with whole(Path(self._get_save_path())) as partial:
+            write(self._copy(_filepath=PurePosixPath(partial), _version=None), data)
+
+
+class CSVTable(_WholeFile, CSVDataset):
+    """A table as CSV, in UTF-8."""
+
+    # pandas reads UTF-8 whatever the locale; so it must be written
+    DEFAULT_FS_ARGS = {"open_args_save": {"mode": "w", "encoding": "utf-8", "newline": ""}}  # noqa: RUF012
+
+
+class ParquetTable(_WholeFile, ParquetDataset):
+    """A table as Parquet."""
+
+
+class JSONFile(_WholeFile, JSONDataset):
+    """Numbers, strings, lists and dictionaries as JSON."""
+
+
+class TextFile(_WholeFile, TextDataset):
+    """A text, in UTF-8."""
+
+    DEFAULT_FS_ARGS = {  # noqa: RUF012
+        "open_args_save": {"mode": "w", "encoding": "utf-8"},
+        "open_args_load": {"mode": "r", "encoding": "utf-8"},
+    }
+
+
+class Figure(_WholeFile, MatplotlibDataset):
+    """One matplotlib figure as an image; saving it closes all figures of pyplot."""

@@ -1,0 +1,1 @@
+"""Scores, statistics, tables, figures, report; nothing here knows how a model was trained."""

@@ -1,0 +1,78 @@
+"""How figures look: colours that hold for colour-blind readers, in light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+LIGHT = {
+    "ink": "#1f2328",
+    "muted": "#636c76",
+    "faint": "#d8dee4",
+    "paper": "#fefefe",
+    "mask": "#c9cfd6",
+    "selfie": "#0072b2",
+    "supervised": "#d55e00",
+    "right": "#00795c",
+    "wrong": "#b83a0b",
+}
+"""Colour of each role on a light page; each is a different one, so that they can be exchanged."""
+
+DARK = {
+    "ink": "#e6edf3",
+    "muted": "#9aa4af",
+    "faint": "#30363d",
+    "paper": "#11151b",
+    "mask": "#4b545f",
+    "selfie": "#5ab4e5",
+    "supervised": "#f28f3b",
+    "right": "#3fc79a",
+    "wrong": "#ff8f66",
+}
+"""The same roles on a dark page."""
+
+LINE_STYLES = {"selfie": "-", "supervised": (0, (4, 1.5))}
+MARKERS = {"selfie": "o", "supervised": "s"}
+
+_STYLE: Any = {  # a dict; its type differs between matplotlib's releases
+    "axes.axisbelow": True,
+    "axes.edgecolor": LIGHT["muted"],
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.labelcolor": LIGHT["ink"],
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": LIGHT["ink"],
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 150,
+    "figure.facecolor": LIGHT["paper"],
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "grid.color": LIGHT["faint"],
+    "image.composite_image": False,
+    "image.interpolation": "none",
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "text.color": LIGHT["ink"],
+    "text.parse_math": False,  # a class called "$" is a name, not a formula
+    "xtick.color": LIGHT["muted"],
+    "xtick.labelcolor": LIGHT["ink"],
+    "ytick.color": LIGHT["muted"],
+    "ytick.labelcolor": LIGHT["ink"],
+}
+
+P = ParamSpec("P")
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Decorate a function that draws a figure: it draws in this style, changing no global one."""
+    context: Callable[[Callable[P, Figure]], Callable[P, Figure]] = mpl.rc_context(_STYLE)
+    return context(draw)

@@ -1,0 +1,49 @@
+"""Images and their patch grids: cutting, and putting together again."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def cut(images: Tensor, patch_size: int) -> Tensor:
+    """Cut images into their patch grids, row by row.
+
+    Args:
+        images: (B, C, H, W), of any dtype; `patch_size` divides H and W.
+        patch_size: Side of a patch, P, in pixels.
+
+    Returns:
+        (B, N, C, P, P), with N = (H / P) · (W / P).
+
+    Raises:
+        ValueError: `patch_size` does not divide the image.
+    """
+    b, c, h, w = images.shape
+    if h % patch_size or w % patch_size:
+        raise ValueError(f"patches of {patch_size} pixels do not divide images of {h} × {w}")
+    rows, columns = h // patch_size, w // patch_size
+    grid = images.reshape(b, c, rows, patch_size, columns, patch_size)  # (B, C, R, P, S, P)
+    grid = grid.permute(0, 2, 4, 1, 3, 5)  # (B, R, S, C, P, P)
+    return grid.reshape(b, rows * columns, c, patch_size, patch_size)  # (B, N, C, P, P)
+
+
+def join(patches: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Put patch grids together to images; the exact inverse of `cut`.
+
+    Args:
+        patches: (B, N, C, P, P), of any dtype.
+        grid: Rows and columns of the grid; their product is N.
+
+    Returns:
+        (B, C, H, W), with H = rows · P and W = columns · P.
+
+    Raises:
+        ValueError: The grid does not have N places.
+    """
+    b, n, c, p, _ = patches.shape
+    rows, columns = grid
+    if rows * columns != n:
+        raise ValueError(f"{n} patches do not fill a grid of {rows} × {columns}")
+    image = patches.reshape(b, rows, columns, c, p, p)  # (B, R, S, C, P, P)
+    image = image.permute(0, 3, 1, 4, 2, 5)  # (B, C, R, P, S, P)
+    return image.reshape(b, c, rows * p, columns * p)  # (B, C, H, W)

@@ -1,0 +1,4 @@
+"""The stages as Kedro pipelines.
+
+Kedro lives here and only here; nodes check, call and name outputs.
+"""

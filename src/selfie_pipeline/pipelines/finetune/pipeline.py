@@ -1,0 +1,92 @@
+"""The two arms: one pipeline under two namespaces, from labels to a tested classifier."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Node, Pipeline, node, pipeline
+
+from selfie_pipeline.pipelines.finetune.nodes import (
+    draw_labeled_subset,
+    finetune_classifier,
+    initialise_from_encoder,
+    initialise_from_scratch,
+    test_classifier,
+)
+
+_SUBSET = node(
+    draw_labeled_subset,
+    inputs=["samples", "params:labeled_frac", "params:seed"],
+    outputs="labeled_samples",
+    name="draw_labeled_subset",
+)
+_SHARED = {"samples", "labeled_samples", "patch_grids"}
+
+
+def create_selfie_pipeline() -> Pipeline:
+    """The arm that starts from the pretrained stages."""
+    initialise = node(
+        initialise_from_encoder,
+        inputs=["encoder", "samples", "params:model", "params:seed"],
+        outputs="initial_classifier",
+        name="initialise_from_encoder",
+    )
+    return _create_arm("selfie", initialise, {"encoder"})
+
+
+def create_supervised_pipeline() -> Pipeline:
+    """The arm that starts from scratch."""
+    initialise = node(
+        initialise_from_scratch,
+        inputs=["samples", "params:model", "params:seed"],
+        outputs="initial_classifier",
+        name="initialise_from_scratch",
+    )
+    return _create_arm("supervised", initialise, set())
+
+
+def _create_arm(namespace: str, initialise: Node, more_inputs: set[str]) -> Pipeline:
+    parameters = ["params:patch", "params:augmentation", "params:model"]
+    arm = pipeline(
+        [
+            initialise,
+            node(
+                finetune_classifier,
+                inputs=[
+                    "initial_classifier",
+                    "labeled_samples",
+                    "patch_grids",
+                    *parameters,
+                    "params:finetune",
+                    "params:compute",
+                    "params:seed",
+                ],
+                outputs=["classifier", "history"],
+                name="finetune_classifier",
+            ),
+            node(
+                test_classifier,
+                inputs=[
+                    "classifier",
+                    "samples",
+                    "patch_grids",
+                    *parameters,
+                    "params:compute",
+                    "params:data",
+                    "params:labeled_frac",
+                ],
+                outputs=["metrics", "predictions"],
+                name="test_classifier",
+            ),
+        ]
+    )
+    shared_parameters = {name for name in arm.inputs() if name.startswith("params:")}
+    namespaced = pipeline(
+        arm,
+        namespace=namespace,
+        inputs=_SHARED | more_inputs,
+        outputs={
+            name: f"{namespace}_{name}"
+            for name in ("classifier", "history", "metrics", "predictions")
+        },
+        parameters=shared_parameters,
+    )
+    return pipeline([_SUBSET]) + namespaced

@@ -1,0 +1,5 @@
+"""From raw files to patch grids."""
+
+from selfie_pipeline.pipelines.patch.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]

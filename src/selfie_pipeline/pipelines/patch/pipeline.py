@@ -1,0 +1,21 @@
+"""Patching: raw files → patch grids."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Pipeline, node, pipeline
+
+from selfie_pipeline.pipelines.patch.nodes import cut_patches
+
+
+def create_pipeline() -> Pipeline:
+    """Build the pipeline."""
+    return pipeline(
+        [
+            node(
+                cut_patches,
+                inputs=["samples", "params:data", "params:patch"],
+                outputs="patch_grids",
+                name="cut_patches",
+            )
+        ]
+    )

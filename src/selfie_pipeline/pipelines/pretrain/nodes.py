@@ -1,0 +1,52 @@
+"""Nodes of the pretraining."""
+
+from __future__ import annotations
+
+import time
+
+import pandas as pd
+
+from selfie_pipeline.config import (
+    AugmentationConfig,
+    ComputeConfig,
+    ModelConfig,
+    PatchConfig,
+    PretrainConfig,
+)
+from selfie_pipeline.datasets.patch_grids import PatchGrids
+from selfie_pipeline.datasets.weights import Weights
+from selfie_pipeline.provenance import configuration, environment
+from selfie_pipeline.training.batches import Images
+from selfie_pipeline.training.device import find_device
+from selfie_pipeline.training.pretraining import pretrain
+
+
+def pretrain_encoder(
+    patch_grids: PatchGrids,
+    samples: pd.DataFrame,
+    patch: PatchConfig,
+    augmentation: AugmentationConfig,
+    model: ModelConfig,
+    recipe: PretrainConfig,
+    compute: ComputeConfig,
+) -> tuple[Weights, pd.DataFrame]:
+    """Pretrain on all samples but the test split's, without their labels.
+
+    Returns:
+        The encoder (P, A and the positions), and the training's history.
+    """
+    device = find_device(compute)
+    rows = samples.loc[samples["split"] != "test", "sample"].to_numpy()
+    started = time.monotonic()
+    trained = pretrain(model, recipe, Images(patch_grids, patch, augmentation), rows, device)
+    provenance = {
+        "configuration": configuration(
+            patch=patch, augmentation=augmentation, model=model, pretrain=recipe
+        ),
+        "data": patch_grids.fingerprint,
+        "device": device.name,
+        "precision": device.precision,
+        "seconds": round(time.monotonic() - started, 1),
+        **environment(),
+    }
+    return Weights(trained.tensors, provenance), pd.DataFrame(trained.history)

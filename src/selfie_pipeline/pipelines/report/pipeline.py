@@ -1,0 +1,55 @@
+"""The report: results → table, figures, page."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Pipeline, node, pipeline
+
+from selfie_pipeline.pipelines.report.nodes import (
+    solve_puzzles,
+    tabulate_results,
+    write_report,
+)
+
+
+def create_pipeline() -> Pipeline:
+    """Build the pipeline."""
+    return pipeline(
+        [
+            node(
+                solve_puzzles,
+                inputs=[
+                    "encoder",
+                    "samples",
+                    "patch_grids",
+                    "params:patch",
+                    "params:augmentation",
+                    "params:model",
+                    "params:compute",
+                ],
+                outputs="puzzles",
+                name="solve_puzzles",
+            ),
+            node(
+                tabulate_results,
+                # This run's metrics are inputs so that the results are read after they are there.
+                inputs=["results", "selfie_metrics", "supervised_metrics"],
+                outputs=["selection", "results_table", "results_markdown"],
+                name="tabulate_results",
+            ),
+            node(
+                write_report,
+                inputs=[
+                    "selection",
+                    "results_table",
+                    "sample_counts",
+                    "puzzles",
+                    "pretrain_history",
+                    "selfie_history",
+                    "supervised_history",
+                    "params:patch",
+                ],
+                outputs=["report", "training_curves", "accuracy_over_labels", "puzzle_picture"],
+                name="write_report",
+            ),
+        ]
+    )

@@ -1,0 +1,52 @@
+"""Where a number comes from: what is stored beside every result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+_LIBRARIES = ("torch", "torchvision", "timm", "lightning", "kedro", "numpy", "scikit-learn")
+
+
+def configuration(**parts: BaseModel) -> dict[str, Any]:
+    """The parameters that a result depends on, as plain data."""
+    return {name: part.model_dump() for name, part in parts.items()}
+
+
+def digest(value: Mapping[str, Any]) -> str:
+    """SHA-256 of plain data in hex digits; equal for equal data in any order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """Versions of Python, of the libraries and of this project, and the time, UTC."""
+    return {
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("selfie-pipeline", *_LIBRARIES)},
+        "commit": _commit(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _commit() -> str:
+    """The commit that the code stands at, marked where files were changed since."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        described = subprocess.run(  # noqa: S603
+            [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown: the code is not a git checkout"
+    return described.stdout.strip()

@@ -1,0 +1,42 @@
+"""What each data set looks like on disk: its images, and a table of its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from selfie_pipeline.config import DataConfig, UserError
+from selfie_pipeline.sources.base import Source
+from selfie_pipeline.sources.cifar10 import open_cifar10
+from selfie_pipeline.sources.digits import Digits
+from selfie_pipeline.sources.samples import check_samples, count_samples
+
+__all__ = ["Source", "check_samples", "count_samples", "open_source"]
+
+_WITHOUT_FOLDER: dict[str, Callable[[], Source]] = {"digits": Digits}
+_IN_FOLDER: dict[str, Callable[[Path], Source]] = {"cifar10": open_cifar10}
+
+
+def open_source(config: DataConfig, folder: Path | None) -> Source:
+    """Open the data set that the parameters name.
+
+    Args:
+        config: Which data set.
+        folder: Where its raw files lie, or are to lie where they can be downloaded; not looked at
+            by a source that is embedded in a library.
+
+    Returns:
+        The source, its files found and complete.
+
+    Raises:
+        UserError: The source needs a folder and `folder` is None, or its files are missing and
+            can't be downloaded, or damaged.
+    """
+    if config.source in _WITHOUT_FOLDER:
+        return _WITHOUT_FOLDER[config.source]()
+    if folder is None:
+        raise UserError(
+            f"data.folder = null is not allowed with data.source = {config.source!r}; "
+            "allowed: the folder of its raw files, relative to the project"
+        )
+    return _IN_FOLDER[config.source](folder)

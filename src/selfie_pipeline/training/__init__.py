@@ -1,0 +1,5 @@
+"""Training: batches, schedule, the Lightning modules, and where they run.
+
+A batch is a pure function of (seed, step): which samples, which crop and mirror, which patches are
+masked, which units drop. No state but the step is needed to go on with a training.
+"""

@@ -1,0 +1,70 @@
+"""What a training runs on: the accelerator and the precision."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+
+import torch
+
+from selfie_pipeline.config import ComputeConfig, UserError
+
+
+@dataclass(frozen=True)
+class Device:
+    """An accelerator and the precision to compute in.
+
+    Attributes:
+        type: `cpu` or `cuda`.
+        bf16: Whether convolutions and matrix products run in bfloat16, under autocast.
+    """
+
+    type: str
+    bf16: bool
+
+    @property
+    def name(self) -> str:
+        """The processor's own name."""
+        if self.type == "cuda":
+            return torch.cuda.get_device_name()
+        cores = torch.get_num_threads()
+        return f"{platform.processor() or platform.machine()}, {cores} threads"
+
+    @property
+    def precision(self) -> str:
+        """As Lightning calls it."""
+        return "bf16-mixed" if self.bf16 else "32-true"
+
+    def autocast(self) -> torch.autocast:
+        """The precision as a context, for what runs outside of a training."""
+        return torch.autocast(self.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+
+def find_device(config: ComputeConfig) -> Device:
+    """What the configuration asks for, as far as this machine has it.
+
+    Raises:
+        UserError: A GPU or bf16 was asked for and is not there.
+    """
+    has_gpu = torch.cuda.is_available()
+    if config.accelerator == "gpu" and not has_gpu:
+        raise UserError(
+            "compute.accelerator = gpu, but torch sees no GPU; use compute.accelerator=cpu, or "
+            "install the torch build that matches the GPU's driver"
+        )
+    kind = "cuda" if has_gpu and config.accelerator != "cpu" else "cpu"
+    native = _has_bf16(kind)
+    if config.precision == "bf16" and not native:
+        raise UserError(
+            f"compute.precision = bf16, but this {kind} has no bfloat16 instructions; "
+            "use compute.precision=fp32 or auto"
+        )
+    return Device(type=kind, bf16=native and config.precision != "fp32")
+
+
+def _has_bf16(kind: str) -> bool:
+    """Whether the processor computes in bfloat16 itself; emulating it would be slower than fp32."""
+    if kind == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -1,0 +1,78 @@
+"""Pretraining: from all training images, without labels, to an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from selfie_pipeline.config import ModelConfig, PretrainConfig
+from selfie_pipeline.models.patch_grid import cut
+from selfie_pipeline.models.selfie import Selfie
+from selfie_pipeline.training.augmentation import normalise
+from selfie_pipeline.training.batches import Batches, Images
+from selfie_pipeline.training.device import Device
+from selfie_pipeline.training.loop import Trained, fit
+from selfie_pipeline.training.randomness import fresh_weights
+from selfie_pipeline.training.tasks import PretrainingTask
+
+
+def pretrain(
+    model: ModelConfig,
+    recipe: PretrainConfig,
+    images: Images,
+    rows: NDArray[np.int64],
+    device: Device,
+) -> Trained:
+    """Train P, A and the positions to pick masked patches (paper, "Pretraining Details").
+
+    Args:
+        model: The networks' sizes.
+        recipe: Steps, batch size, learning rate and seed.
+        images: What to train on.
+        rows: (M,), int64: which samples; all that are not for testing.
+        device: Where and in which precision.
+
+    Returns:
+        The tensors of a `Selfie`, and the history.
+    """
+    with fresh_weights(recipe.seed):
+        network = Selfie(model, images.patch)
+    task = PretrainingTask(network, recipe, images)
+    return fit(task, Batches(images, rows, recipe.seed, recipe), device, "pretrain")
+
+
+@torch.inference_mode()
+def pick(
+    encoder: Mapping[str, Tensor],
+    model: ModelConfig,
+    images: Images,
+    rows: NDArray[np.int64],
+    order: Tensor,
+    device: Device,
+) -> NDArray[np.float32]:
+    """Let a pretrained encoder solve the puzzle on the samples' central windows.
+
+    Args:
+        encoder: The tensors of a `Selfie`.
+        model: Its sizes.
+        images: Where the samples lie; their augmentation is not applied.
+        rows: (B,), int64: which samples.
+        order: (B, N), int64: their patches' places, the targets last.
+        device: Where and in which precision.
+
+    Returns:
+        (B, T, T), float32: for target position i, the probability of each target patch j.
+    """
+    network = Selfie(model, images.patch)
+    network.load_state_dict(dict(encoder), strict=True)
+    network.to(device.type).eval()
+    mean, std = (torch.from_numpy(part) for part in (images.grids.mean, images.grids.std))
+    windows = normalise(images.central(rows), mean, std)  # (B, C, H, W)
+    patches = cut(windows, images.patch.patch_size)  # (B, N, C, P, P)
+    with device.autocast():
+        scores: Tensor = network(patches.to(device.type), order.to(device.type))  # (B, T, T)
+    return scores.softmax(dim=-1).cpu().numpy()

@@ -1,0 +1,150 @@
+"""What one training step computes, as Lightning modules: pretraining and finetuning."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import partial
+from typing import Any, NamedTuple
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from selfie_pipeline.config import PretrainConfig, TrainingConfig
+from selfie_pipeline.models.noise import Noise
+from selfie_pipeline.models.patch_grid import cut
+from selfie_pipeline.models.selfie import Selfie, picking_accuracy, selfie_loss
+from selfie_pipeline.training.augmentation import normalise
+from selfie_pipeline.training.batches import Batch, Images, patch_order
+from selfie_pipeline.training.randomness import Purpose, generator
+from selfie_pipeline.training.schedule import learning_rate_factor
+
+
+class HistoryRow(NamedTuple):
+    """What is kept of a training: means over the steps since the row before.
+
+    Attributes:
+        step: Steps done.
+        loss: Mean cross-entropy, nats.
+        accuracy: Share picked or classified right, on the augmented training batches.
+        learning_rate: At the last of these steps.
+    """
+
+    step: int
+    loss: float
+    accuracy: float
+    learning_rate: float
+
+
+class Task(pl.LightningModule):
+    """The part that pretraining and finetuning share: pixels to images, optimiser, history."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        recipe: TrainingConfig,
+        images: Images,
+    ) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)
+        self.recipe = recipe
+        self.data = images
+        mean, std = images.grids.mean, images.grids.std
+        self.register_buffer("mean", torch.from_numpy(mean), persistent=False)
+        self.register_buffer("std", torch.from_numpy(std), persistent=False)
+        self.history: list[HistoryRow] = []
+        self._since_row: list[Tensor] = []
+
+    @abstractmethod
+    def score(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy of a part of a batch, both scalars on the device."""
+
+    def images(self, batch: Batch) -> Tensor:
+        """The batch's windows: (B, C, H, W), float32, channels last."""
+        windows = self.data.cut_out(batch.patches, batch.corners, batch.flips)
+        return normalise(windows, self.mean, self.std)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """As Lightning calls it, once for each part of a batch."""
+        loss, accuracy = self.score(batch)
+        # Kept on the device: reading a number would make the processor wait for the step.
+        self._since_row.append(torch.stack([loss.detach(), accuracy]))
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: ARG002
+        """Clip the gradient; Lightning itself refuses to with a fused optimiser."""
+        if self.recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """After a step's last part: every `log_every` steps, write a row of the history."""
+        if (batch_idx + 1) % self.recipe.accumulate:
+            return
+        done = batch.step + 1
+        if done % self.recipe.log_every == 0 or done == self.recipe.steps:
+            means = torch.stack(self._since_row).double().mean(dim=0)  # (2,)
+            loss, accuracy = means.tolist()
+            rate = self.recipe.peak_learning_rate * learning_rate_factor(batch.step, self.recipe)
+            self.history.append(HistoryRow(done, loss, accuracy, rate))
+            self._since_row.clear()
+
+    def configure_optimizers(self) -> Any:
+        """Nesterov momentum and L2 on every weight, as the paper; the rate changes every step."""
+        optimizer = torch.optim.SGD(
+            self.network.parameters(),
+            lr=self.recipe.peak_learning_rate,
+            momentum=self.recipe.momentum,
+            nesterov=self.recipe.momentum > 0,
+            weight_decay=self.recipe.weight_decay,
+            fused=True,
+        )
+        factor = partial(learning_rate_factor, recipe=self.recipe)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class PretrainingTask(Task):
+    """Pick the masked patch among distractors from the same image."""
+
+    network: Selfie
+    recipe: PretrainConfig
+
+    def score(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Selfie's loss, and the share of target positions whose patch was picked."""
+        patches = cut(self.images(batch), batch.patches.shape[-1])  # (B, N, C, P, P)
+        order = patch_order(self.recipe.seed, batch.step, self.recipe.batch_size, patches.shape[1])
+        own = order[batch.first_row : batch.first_row + len(patches)].to(patches.device)  # (B, N)
+        scores = self.network(patches, own, self._noise(batch))  # (B, T, T)
+        return selfie_loss(scores), picking_accuracy(scores)
+
+    def _noise(self, batch: Batch) -> Noise:
+        random = generator(self.recipe.seed, Purpose.DROPOUT, batch.step, self.device)
+        return Noise(random, self.recipe.batch_size, batch.first_row)
+
+
+class FinetuningTask(Task):
+    """Classify whole images."""
+
+    labels: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        recipe: TrainingConfig,
+        images: Images,
+        labels: Tensor,
+    ) -> None:
+        """As `Task`, with labels (M,), int64: the class of every stored sample."""
+        super().__init__(network, recipe, images)
+        self.register_buffer("labels", labels, persistent=False)
+
+    def score(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Cross-entropy over the classes, and the share of images classified right."""
+        labels = self.labels[batch.samples]  # (B,)
+        logits = self.network(self.images(batch)).float()  # (B, classes)
+        right = logits.argmax(dim=1) == labels  # (B,)
+        return functional.cross_entropy(logits, labels), right.float().mean()

@@ -1,0 +1,329 @@
+import itertools
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from kedro.io import DataCatalog
+from kedro.io.core import DatasetError, Version
+
+from selfie_pipeline.config import UserError
+from selfie_pipeline.datasets import patch_grids
+from selfie_pipeline.datasets.patch_grids import NewPatchGrids, PatchGridDataset
+from selfie_pipeline.datasets.whole import CatalogError
+
+SAMPLES, GRID, SIDE = 23, (2, 3), 4
+PIXELS = np.random.default_rng(0).integers(0, 256, (SAMPLES, 6, 3, SIDE, SIDE), dtype=np.uint8)
+TRAINING = np.arange(SAMPLES) % 3 > 0
+ROW_BYTES = PIXELS[0].nbytes
+
+
+@pytest.fixture(autouse=True)
+def five_rows_a_shard(monkeypatch):
+    monkeypatch.setattr(patch_grids, "SHARD_BYTES", 5 * ROW_BYTES + 1)
+
+
+def pieces(*lengths, pixels=PIXELS):
+    """The pixels in chunks of the given lengths."""
+    return lambda: iter(np.split(pixels, list(itertools.accumulate(lengths))))
+
+
+def new(fingerprint="f1", chunks=None, statistics_rows=TRAINING):
+    return NewPatchGrids(
+        fingerprint=fingerprint,
+        samples=SAMPLES,
+        grid=GRID,
+        patch_size=SIDE,
+        chunks=chunks or pieces(1, 7, 2, 11),
+        statistics_rows=statistics_rows,
+    )
+
+
+def not_asked():
+    raise AssertionError("the pixels are there already")
+
+
+def dataset(folder, save=None, load=None):
+    return PatchGridDataset(filepath=str(folder / "grids"), version=Version(load, save))
+
+
+@pytest.fixture
+def grids(tmp_path):
+    dataset(tmp_path, save="v1").save(new())
+    return dataset(tmp_path).load()
+
+
+def files_of(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+SHARDS = [f"shard-{index:05d}.npy" for index in range(5)]
+
+
+def test_a_version_is_a_folder_of_shards_and_a_manifest(grids, tmp_path):
+    folder = tmp_path / "grids/v1/grids"
+
+    assert files_of(tmp_path) == [f"grids/v1/grids/{name}" for name in ["manifest.json", *SHARDS]]
+    shards = [np.load(folder / name, allow_pickle=False) for name in SHARDS]
+    assert [len(shard) for shard in shards] == [5, 5, 5, 5, 3]
+    assert np.array_equal(np.concatenate(shards), PIXELS)
+
+
+def test_what_is_loaded_describes_itself(grids):
+    assert len(grids) == SAMPLES
+    assert grids.shape == PIXELS.shape
+    assert grids.grid == GRID
+    assert grids.fingerprint == "f1"
+
+
+def test_statistics_are_of_the_statistics_rows(grids):
+    training = PIXELS[TRAINING] / 255
+
+    assert grids.mean.dtype == grids.std.dtype == np.float32
+    np.testing.assert_allclose(grids.mean, training.mean(axis=(0, 1, 3, 4)), rtol=1e-6)
+    np.testing.assert_allclose(grids.std, training.std(axis=(0, 1, 3, 4)), rtol=1e-6)
+    assert not np.allclose(grids.mean, (PIXELS / 255).mean(axis=(0, 1, 3, 4)), rtol=1e-6)
+
+
+def test_statistics_do_not_depend_on_the_chunks(tmp_path):
+    manifests = []
+    for version, lengths in (("v1", (5, 5)), ("v2", range(1, 6))):
+        dataset(tmp_path, save=version).save(new(fingerprint=version, chunks=pieces(*lengths)))
+        manifest = json.loads((tmp_path / f"grids/{version}/grids/manifest.json").read_text())
+        manifests.append((manifest["mean"], manifest["std"]))
+
+    assert manifests[0] == manifests[1]
+
+
+def test_statistics_of_values_that_hardly_differ_are_exact(tmp_path):
+    pixels = np.full_like(PIXELS, 255)
+    pixels[0, 0, 0, 0, 0] = 254
+    everything = np.ones(SAMPLES, dtype=bool)
+
+    dataset(tmp_path, save="v1").save(
+        new(chunks=pieces(3, pixels=pixels), statistics_rows=everything)
+    )
+
+    share = 1 / (PIXELS.size / 3)
+    assert dataset(tmp_path).load().std.tolist() == [
+        np.float32(np.sqrt(share * (1 - share)) / 255),
+        0,
+        0,
+    ]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [0],
+        [22, 0, 5, 4, 4, 10, 9, 22],
+        list(range(SAMPLES)),
+        list(range(SAMPLES))[::-1],
+        np.random.default_rng(1).integers(0, SAMPLES, 200).tolist(),
+        [20, 21],
+        [],
+    ],
+    ids=["one", "borders and repeats", "all", "backwards", "many", "last shard", "none"],
+)
+def test_rows_are_gathered_in_the_order_asked_for(grids, rows):
+    rows = np.array(rows, dtype=np.int64)
+
+    gathered = grids.gather(rows)
+
+    assert gathered.dtype == torch.uint8
+    assert gathered.shape == (len(rows), *PIXELS.shape[1:])
+    assert np.array_equal(gathered.numpy(), PIXELS[rows])
+
+
+def test_what_is_gathered_is_a_copy(grids):
+    grids.gather(np.array([3])).zero_()
+
+    assert np.array_equal(grids.gather(np.array([3]))[0].numpy(), PIXELS[3])
+
+
+@pytest.mark.parametrize("row", [-1, SAMPLES])
+def test_a_row_outside_is_refused(grids, row):
+    with pytest.raises(IndexError, match=f"row {row} of 23 samples"):
+        grids.gather(np.array([0, row, 1]))
+
+
+def test_opening_maps_and_does_not_read(grids):
+    assert all(isinstance(shard.base, np.memmap) for shard in grids._shards)
+
+
+def mapped_bytes(path):
+    """What this process holds of a mapped file (Linux)."""
+    mappings = Path("/proc/self/smaps").read_text().split(str(path))[1:]
+    return sum(int(re.search(r"Rss: +(\d+) kB", mapping)[1]) * 1024 for mapping in mappings)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux")
+def test_what_has_been_read_does_not_add_up_in_memory(grids, tmp_path, monkeypatch):
+    shard = tmp_path / "grids/v1/grids" / SHARDS[0]
+    monkeypatch.setattr(patch_grids, "MAPPED_BYTES", 3 * (ROW_BYTES + patch_grids._FAULT_BYTES))
+
+    grids.gather(np.array([0, 1]))
+    after_two_rows = mapped_bytes(shard)
+    grids.gather(np.array([2]))
+
+    assert after_two_rows > 0
+    assert mapped_bytes(shard) == 0
+
+
+def test_another_process_gets_the_path_not_the_pixels(grids):
+    handed_over = pickle.dumps(grids)
+
+    assert len(handed_over) < ROW_BYTES
+    assert np.array_equal(pickle.loads(handed_over).gather(np.array([7]))[0].numpy(), PIXELS[7])
+
+
+def test_the_same_fingerprint_shares_the_pixels(grids, tmp_path):
+    dataset(tmp_path, save="v2").save(new(chunks=not_asked))
+
+    loaded = dataset(tmp_path, load="v2").load()
+
+    assert np.array_equal(loaded.gather(np.arange(SAMPLES)).numpy(), PIXELS)
+    assert loaded.mean.tolist() == grids.mean.tolist()
+    for name in SHARDS:
+        inodes = {(tmp_path / f"grids/{v}/grids/{name}").stat().st_ino for v in ("v1", "v2")}
+        assert len(inodes) == 1
+
+
+def test_an_older_version_with_the_fingerprint_is_found_behind_another(grids, tmp_path):
+    dataset(tmp_path, save="v2").save(new(fingerprint="f2", chunks=pieces(pixels=255 - PIXELS)))
+    dataset(tmp_path, save="v3").save(new(chunks=not_asked))
+
+    assert np.array_equal(dataset(tmp_path).load().gather(np.arange(23)).numpy(), PIXELS)
+    assert dataset(tmp_path, load="v2").load().fingerprint == "f2"
+
+
+def test_without_links_the_pixels_are_copied(grids, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+
+    dataset(tmp_path, save="v2").save(new(chunks=not_asked))
+
+    shard = tmp_path / "grids/v2/grids" / SHARDS[0]
+    assert shard.stat().st_nlink == 1
+    assert np.array_equal(dataset(tmp_path).load().gather(np.arange(23)).numpy(), PIXELS)
+
+
+def shorten(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def drop_shard(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["shards"].pop()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+DAMAGES = {
+    "shard cut off": lambda folder: shorten(folder / SHARDS[2]),
+    "shard missing": lambda folder: (folder / SHARDS[4]).unlink(),
+    "shard of another shape": lambda folder: np.save(folder / SHARDS[0], PIXELS[:4]),
+    "shard of another type": lambda folder: np.save(folder / SHARDS[0], PIXELS[:5].astype("i1")),
+    "manifest cut off": lambda folder: shorten(folder / "manifest.json"),
+    "manifest without a shard": drop_shard,
+    "manifest missing": lambda folder: (folder / "manifest.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_version_is_named_and_its_pixels_are_not_shared(grids, tmp_path, damage):
+    damage(tmp_path / "grids/v1/grids")
+
+    with pytest.raises(CatalogError, match=r"grids/v1/grids/\S+ .*run the patch stage again"):
+        dataset(tmp_path).load()
+
+    dataset(tmp_path, save="v2").save(new())
+    assert np.array_equal(dataset(tmp_path).load().gather(np.arange(23)).numpy(), PIXELS)
+
+
+def test_a_shard_with_objects_is_not_unpickled(grids, tmp_path):
+    np.save(tmp_path / "grids/v1/grids" / SHARDS[0], np.array([{}]), allow_pickle=True)
+
+    with pytest.raises(CatalogError, match="shard-00000"):
+        dataset(tmp_path).load()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"chunks": pieces(pixels=PIXELS[:-1])}, "22 samples came, not 23"),
+        ({"chunks": lambda: iter([])}, "0 samples came, not 23"),
+        ({"chunks": pieces(20, pixels=np.repeat(PIXELS, 2, axis=0))}, "not 23"),
+        ({"chunks": pieces(pixels=PIXELS / 255)}, "float64"),
+        ({"chunks": pieces(pixels=PIXELS[:, :5])}, "shape"),
+        ({"chunks": pieces(pixels=PIXELS[..., 0])}, "shape"),
+        ({"chunks": lambda: iter([PIXELS[:20], PIXELS[20:, :, :1]])}, "shape"),
+        ({"statistics_rows": TRAINING[:-1]}, "statistics_rows"),
+        ({"statistics_rows": np.zeros(SAMPLES, dtype=bool)}, "statistics_rows"),
+    ],
+)
+def test_what_is_not_as_announced_is_refused(tmp_path, wrong, message):
+    with pytest.raises(DatasetError, match=message):
+        dataset(tmp_path, save="v1").save(new(**wrong))
+
+    assert files_of(tmp_path) == []
+
+
+def test_a_damaged_source_is_named_and_leaves_the_version_before(grids, tmp_path):
+    def chunks():
+        yield PIXELS[:12]
+        raise UserError("data_batch_3 is damaged")
+
+    with pytest.raises(UserError, match=r"^data_batch_3 is damaged$"):
+        dataset(tmp_path, save="v2").save(new(fingerprint="f2", chunks=chunks))
+
+    assert dataset(tmp_path).load().fingerprint == "f1"
+    assert not any("v2" in name for name in files_of(tmp_path))
+
+
+VICTIM = """
+import os, signal, sys
+import numpy as np
+from kedro.io.core import Version
+from selfie_pipeline.datasets.patch_grids import NewPatchGrids, PatchGridDataset
+
+def chunks():
+    yield np.zeros((12, 6, 3, 4, 4), dtype=np.uint8)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+grids = NewPatchGrids("f2", 23, (2, 3), 4, chunks, np.ones(23, dtype=bool))
+PatchGridDataset(filepath=sys.argv[1] + "/grids", version=Version(None, "v2")).save(grids)
+"""
+
+
+def test_a_killed_process_leaves_the_version_before(grids, tmp_path):
+    victim = subprocess.run([sys.executable, "-c", VICTIM, tmp_path], check=False)
+
+    assert victim.returncode == -signal.SIGKILL
+    assert any(".partial-grids/shard" in name for name in files_of(tmp_path))
+    assert dataset(tmp_path).load().fingerprint == "f1"
+    dataset(tmp_path, save="v3").save(new(fingerprint="f2"))
+    assert dataset(tmp_path).load().fingerprint == "f2"
+
+
+def test_the_catalog_versions_it_by_itself(tmp_path):
+    entry = {
+        "type": "selfie_pipeline.datasets.patch_grids.PatchGridDataset",
+        "filepath": str(tmp_path / "grids"),
+    }
+    for version in ("v1", "v2"):
+        catalog = DataCatalog.from_config({"grids": entry}, save_version=version)
+        catalog.save("grids", new(fingerprint=version))
+
+    picked = DataCatalog.from_config({"grids": entry}, load_versions={"grids": "v1"})
+
+    assert catalog.load("grids").fingerprint == "v2"
+    assert picked.load("grids").fingerprint == "v1"

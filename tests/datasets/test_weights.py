@@ -1,0 +1,156 @@
+import hashlib
+
+import pytest
+import torch
+from kedro.io.core import Version
+from safetensors.torch import load_file, save_file
+
+from selfie_pipeline.datasets.weights import Weights, WeightsDataset
+from selfie_pipeline.datasets.whole import CatalogError
+
+PROVENANCE = {"seed": 3, "config": {"width": 16, "name": "Größe"}, "commit": None}
+
+
+def network():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+
+
+@pytest.fixture
+def weights():
+    return Weights(dict(network().state_dict()), PROVENANCE)
+
+
+def dataset(folder, save=None, load=None):
+    return WeightsDataset(filepath=str(folder / "encoder.safetensors"), version=Version(load, save))
+
+
+def test_tensors_and_provenance_come_back(weights, tmp_path):
+    dataset(tmp_path, save="v1").save(weights)
+
+    loaded = dataset(tmp_path).load()
+
+    assert loaded.provenance == PROVENANCE
+    assert loaded.tensors.keys() == weights.tensors.keys()
+    for name, tensor in weights.tensors.items():
+        assert loaded.tensors[name].dtype == tensor.dtype
+        assert torch.equal(loaded.tensors[name], tensor)
+    network().load_state_dict(loaded.tensors, strict=True)
+
+
+def test_the_file_is_plain_safetensors(weights, tmp_path):
+    dataset(tmp_path, save="v1").save(weights)
+
+    path = tmp_path / "encoder.safetensors/v1/encoder.safetensors"
+
+    assert torch.equal(load_file(path)["0.weight"], weights.tensors["0.weight"])
+
+
+def test_an_older_version_can_be_picked(weights, tmp_path):
+    dataset(tmp_path, save="v1").save(weights)
+    dataset(tmp_path, save="v2").save(Weights({"w": torch.ones(1)}, {}))
+
+    assert dataset(tmp_path, load="v1").load().digest() == weights.digest()
+    assert dataset(tmp_path).load().tensors.keys() == {"w"}
+
+
+def test_an_unknown_version_is_answered_with_those_there_are(weights, tmp_path):
+    dataset(tmp_path, save="v1").save(weights)
+    dataset(tmp_path, save="v2").save(weights)
+
+    with pytest.raises(CatalogError, match=r"v3/.* does not exist; versions of it: v2, v1"):
+        dataset(tmp_path, load="v3").load()
+
+
+def test_shared_channels_last_and_trained_tensors_are_saved_plain(tmp_path):
+    table = torch.arange(24.0).reshape(1, 2, 3, 4)
+    odd = {
+        "channels_last": table.to(memory_format=torch.channels_last),
+        "part": table[:, :1],
+        "same": table,
+        "trained": torch.nn.Parameter(table),
+        "half": table.bfloat16(),
+        "scalar": torch.tensor(3),
+        "empty": torch.empty(0, 2),
+    }
+    dataset(tmp_path, save="v1").save(Weights(odd, {}))
+
+    loaded = dataset(tmp_path).load().tensors
+
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in odd.items())
+    assert all(tensor.is_contiguous() for tensor in loaded.values())
+
+
+def test_the_digest_is_of_names_dtypes_shapes_and_bytes():
+    base = {"w": torch.zeros(2, 2)}
+    others = [
+        {"v": torch.zeros(2, 2)},
+        {"w": torch.zeros(4)},
+        {"w": torch.zeros(2, 2, dtype=torch.int32)},
+        {"w": torch.tensor([[0.0, 0.0], [0.0, 1e-30]])},
+        {"w": torch.zeros(2, 2), "x": torch.zeros(0)},
+        {},
+    ]
+
+    assert len({Weights(tensors, {}).digest() for tensors in [base, *others]}) == 7
+    assert Weights(base, {}).digest() == Weights({"w": torch.zeros(2, 2)}, {"seed": 1}).digest()
+
+
+def test_the_digest_is_the_documented_hash():
+    header = b'["w", "torch.float32", [2]]'
+    expected = hashlib.sha256(header + torch.tensor([1.0, 2.0]).numpy().tobytes()).hexdigest()
+
+    assert Weights({"w": torch.tensor([1.0, 2.0])}, {}).digest() == expected
+
+
+def test_order_and_memory_format_do_not_change_the_digest():
+    a, b = torch.rand(2, 3, 4, 4), torch.rand(2)
+
+    swapped = {"b": b, "a": a.to(memory_format=torch.channels_last)}
+
+    assert Weights({"a": a, "b": b}, {}).digest() == Weights(swapped, {}).digest()
+
+
+def test_a_flipped_bit_is_found(weights, tmp_path):
+    dataset(tmp_path, save="v1").save(weights)
+    path = tmp_path / "encoder.safetensors/v1/encoder.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+    with pytest.raises(CatalogError, match=r"encoder\.safetensors is damaged"):
+        dataset(tmp_path).load()
+
+
+@pytest.mark.parametrize("length", [0, 4, 100, -1])
+def test_a_cut_off_file_is_named(weights, tmp_path, length):
+    dataset(tmp_path, save="v1").save(weights)
+    path = tmp_path / "encoder.safetensors/v1/encoder.safetensors"
+    path.write_bytes(path.read_bytes()[:length])
+
+    with pytest.raises(CatalogError, match=f"{path} can't be read"):
+        dataset(tmp_path).load()
+
+
+def test_weights_of_unknown_origin_are_refused(tmp_path):
+    path = tmp_path / "encoder.safetensors/v1/encoder.safetensors"
+    path.parent.mkdir(parents=True)
+    save_file({"w": torch.ones(1)}, path)
+
+    with pytest.raises(CatalogError, match="has no provenance"):
+        dataset(tmp_path).load()
+
+
+def test_a_failure_while_writing_leaves_the_version_before(weights, tmp_path, monkeypatch):
+    def fail(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    dataset(tmp_path, save="v1").save(weights)
+    monkeypatch.setattr("selfie_pipeline.datasets.weights.save_file", fail)
+
+    with pytest.raises(CatalogError, match="No space left"):
+        dataset(tmp_path, save="v2").save(Weights({}, {}))
+
+    assert dataset(tmp_path).load().digest() == weights.digest()
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["encoder.safetensors"]

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from selfie_pipeline.evaluation import scores
+
+LABELS = np.array([0, 2, 1])
+PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.5, 0.1, 0.4], [0.05, 0.9, 0.05]])
+
+
+def test_accuracy_counts_the_largest_logit() -> None:
+    assert scores.accuracy(LABELS, np.log(PROBABILITIES)) == pytest.approx(2 / 3)
+    assert scores.accuracy(LABELS, PROBABILITIES) == pytest.approx(2 / 3)
+
+
+def test_loss_by_hand() -> None:
+    expected = -(math.log(0.7) + math.log(0.4) + math.log(0.9)) / 3
+    assert scores.mean_loss(LABELS, np.log(PROBABILITIES)) == pytest.approx(expected)
+    # a constant added to a sample's logits changes nothing
+    assert scores.mean_loss(LABELS, np.log(PROBABILITIES) + 7) == pytest.approx(expected)
+
+
+def test_loss_of_knowing_nothing_is_ln_k() -> None:
+    assert scores.mean_loss(LABELS, np.zeros((3, 10))) == pytest.approx(math.log(10))
+
+
+def test_loss_of_large_float32_logits_is_finite() -> None:
+    logits = np.array([[1e4, -1e4]], dtype=np.float32)
+    assert scores.mean_loss(np.array([1]), logits) == pytest.approx(2e4)
+
+
+def test_predictions_table() -> None:
+    table = scores.predictions_table(np.array([7, 3, 5]), LABELS, np.log(PROBABILITIES) + 3)
+    assert table.columns.tolist() == [
+        "sample",
+        "label",
+        "predicted",
+        "probability",
+        "runner_up",
+        "correct",
+    ]
+    assert table["sample"].tolist() == [7, 3, 5]
+    assert table["predicted"].tolist() == [0, 0, 1]
+    assert table["probability"].tolist() == pytest.approx([0.7, 0.5, 0.9])
+    assert table["runner_up"].tolist() == [1, 2, 0]
+    assert table["correct"].tolist() == [True, False, True]
+    assert table["correct"].mean() == pytest.approx(scores.accuracy(LABELS, PROBABILITIES))
+
+
+@pytest.mark.parametrize(
+    ("labels", "logits", "message"),
+    [
+        (np.array([0, 1]), np.zeros((3, 2)), "expected labels"),
+        (np.array([], dtype=np.int64), np.zeros((0, 2)), "expected labels"),
+        (np.array([0, 2]), np.zeros((2, 2)), "2 classes"),
+        (np.array([-1, 0]), np.zeros((2, 2)), "labels run from -1"),
+        (np.array([0]), np.array([[math.nan, 0.0]]), "not finite"),
+    ],
+)
+def test_refuses_numbers_without_meaning(
+    labels: np.ndarray, logits: np.ndarray, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        scores.accuracy(labels, logits)
+    with pytest.raises(ValueError, match=message):
+        scores.mean_loss(labels, logits)
+
+
+def test_predictions_need_an_id_a_label_and_a_runner_up() -> None:
+    with pytest.raises(ValueError, match="an id a label"):
+        scores.predictions_table(np.array([1]), LABELS, PROBABILITIES)
+    with pytest.raises(ValueError, match="two classes"):
+        scores.predictions_table(np.array([1]), np.array([0]), np.zeros((1, 1)))

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import io
+
+import pandas as pd
+import pytest
+
+from selfie_pipeline.evaluation.tables import results_table
+from selfie_pipeline.evaluation.wording import readable, summary, to_markdown, verdict
+
+
+def test_verdict_helped(four_seeds) -> None:
+    assert verdict(results_table(four_seeds, "present")) == (
+        "Pretraining helped: +6.0 points with 5 % of the labels (63), over 4 seeds "
+        "(95 % interval +3.4 to +8.6)."
+    )
+
+
+def test_verdict_says_that_the_baseline_won(four_seeds) -> None:
+    swapped = {"selfie": "supervised", "supervised": "selfie"}
+    cells = [cell | {"arm": swapped[cell["arm"]]} for cell in four_seeds]
+    said = verdict(results_table(cells, "present"))
+    assert said.startswith("The baseline won, pretraining hurt: −6.0 points")
+
+
+def test_verdict_claims_nothing_that_the_interval_does_not_hold(make_cells) -> None:
+    cells = [
+        *make_cells("supervised", {0: 0.80, 1: 0.82}),
+        *make_cells("selfie", {0: 0.81, 1: 0.85}),
+    ]
+    said = verdict(results_table(cells, "present"))
+    assert said.startswith("Pretraining made no difference that these seeds can show: +2.0 points")
+
+
+@pytest.mark.parametrize(
+    ("selfie", "lead", "points"),
+    [
+        (0.82, "pretraining came out ahead", "+4.0"),
+        (0.75, "the baseline came out ahead", "−3.0"),
+        (0.78, "both arms came out equal", "0.0"),
+    ],
+)
+def test_verdict_of_one_seed_says_little(make_cells, selfie: float, lead: str, points: str) -> None:
+    cells = [*make_cells("supervised", {0: 0.78}), *make_cells("selfie", {0: selfie})]
+    assert verdict(results_table(cells, "present")) == (
+        f"With one seed, which says little, {lead}: {points} points with 5 % of the labels (63)."
+    )
+
+
+def test_verdict_of_several_fractions_is_one_sentence(four_seeds, make_cells) -> None:
+    cells = [
+        *four_seeds,
+        *make_cells("supervised", {0: 0.95}, labeled_frac=1.0, labels=1257),
+        *make_cells("selfie", {0: 0.94}, labeled_frac=1.0, labels=1257),
+    ]
+    assert verdict(results_table(cells, "present")) == (
+        "Pretraining helped: +6.0 points with 5 % of the labels (n = 4); with one seed, which says "
+        "little, the baseline came out ahead: −1.0 points with 100 % of the labels (n = 1)."
+    )
+
+
+def test_verdict_without_a_comparison(make_cells) -> None:
+    unpaired = [*make_cells("supervised", {0: 0.7}), *make_cells("selfie", {1: 0.8})]
+    assert "no seed in common" in verdict(results_table(unpaired, "present"))
+    assert "not tested" in verdict(results_table(unpaired[:1], "present"))
+    assert "not tested" in verdict(results_table([], "present"))
+
+
+def test_markdown(four_seeds) -> None:
+    assert to_markdown(results_table(four_seeds, "present")).splitlines() == [
+        "| Data set | Network | Labeled | Arm | Accuracy, % | Difference, points (95 %) | "
+        "Paper (n = 5) |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| digits | ResNet 1-1-1-1, width 16 | 5 % (63) | supervised | 79.5 ± 1.3 (n = 4) |  |  |",
+        "| digits | ResNet 1-1-1-1, width 16 | 5 % (63) | Selfie | 85.5 ± 2.4 (n = 4) | "
+        "+6.0 (+3.4 to +8.6; n = 4) |  |",
+    ]
+
+
+def test_markdown_of_one_seed_shows_a_dash(one_seed) -> None:
+    text = to_markdown(results_table(one_seed, "present"))
+    assert "| 82.0 ± – (n = 1) | +4.0 (–; n = 1) |" in text
+    assert "nan" not in text.lower()
+
+
+def test_markdown_has_the_papers_numbers(make_cells) -> None:
+    cells = make_cells("selfie", {0: 0.5}, data="cifar10", labels=2500)
+    assert to_markdown(results_table(cells, "present")).endswith(
+        "| 50.0 ± – (n = 1) | – (n = 0) | 75.9 ± 0.4 |\n"
+    )
+
+
+def test_markdown_cell_cannot_break_the_table(make_cells) -> None:
+    cells = make_cells("selfie", {0: 0.5}, data="cats | dogs\n| x")
+    text = to_markdown(results_table(cells, "present"))
+    assert r"| cats \| dogs \| x |" in text
+    assert len(text.splitlines()) == 3
+
+
+def test_summary(four_seeds) -> None:
+    assert summary(results_table(four_seeds, "present")) == (
+        "digits, ResNet 1-1-1-1, width 16: test accuracy\n"
+        "Labeled   Arm         Accuracy, %           Difference, points (95 %)\n"
+        "--------  ----------  --------------------  --------------------------\n"
+        "5 % (63)  supervised  79.5 +/- 1.3 (n = 4)\n"
+        "5 % (63)  Selfie      85.5 +/- 2.4 (n = 4)  +6.0 (+3.4 to +8.6; n = 4)\n"
+    )
+
+
+def test_summary_is_ascii_and_fits_the_terminal(make_cells) -> None:
+    common = {"data": "imagenet224", "labeled_frac": 1.0, "labels": 1_281_167}
+    cells = [
+        *make_cells("supervised", {seed: 0.10 + seed / 100 for seed in range(10)}, **common),
+        *make_cells("selfie", {seed: 0.50 + seed / 50 for seed in range(10)}, **common),
+        *make_cells("selfie", {0: 0.1}, **common | {"network": "ResNet of " + "many " * 40}),
+    ]
+    text = summary(results_table(cells, "present"))
+    assert text.isascii()
+    assert "76.9 +/- 0.2" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_summary_of_nothing() -> None:
+    assert summary(results_table([], "present")) == "no results with this configuration\n"
+
+
+def test_a_table_read_back_from_csv_reads_the_same(four_seeds) -> None:
+    table = results_table(four_seeds, "present")
+    again = pd.read_csv(io.StringIO(table.to_csv(index=False)))
+    pd.testing.assert_frame_equal(readable(again), readable(table))
+    assert verdict(again) == verdict(table)

@@ -1,0 +1,82 @@
+"""Data sets in folders: small files in the layout of CIFAR-10, and its real images."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+CLASS_NAMES = [b"airplane", b"automobile", b"bird"]
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes what Python 2 wrote: its strings (here: bytes) with the opcode for them."""
+
+    dispatch = pickle._Pickler.dispatch.copy()
+
+    def save_string(self, text: bytes) -> None:
+        self.write(pickle.BINSTRING + struct.pack("<i", len(text)) + text)
+        self.memoize(text)
+
+    dispatch[bytes] = save_string
+
+
+def write(path: Path, content: Any) -> None:
+    file = io.BytesIO()
+    Python2Pickler(file, protocol=2).dump(content)
+    # Before NumPy 2 the module had no underscore
+    path.write_bytes(file.getvalue().replace(b"cnumpy._core.", b"cnumpy.core."))
+
+
+def make_batch(images: int, seed: int) -> dict[bytes, Any]:
+    generator = np.random.default_rng(seed)
+    return {
+        b"batch_label": b"a batch",
+        b"labels": [int(label) for label in np.arange(images) % len(CLASS_NAMES)],
+        b"data": generator.integers(0, 256, (images, 3072), dtype=np.uint8),
+        b"filenames": [b"image.png"] * images,
+    }
+
+
+WritePython2 = Callable[[Path, Any], None]
+
+
+@pytest.fixture
+def write_python2() -> WritePython2:
+    """Pickles an object into a file as Python 2 with an old NumPy did."""
+    return write
+
+
+@pytest.fixture
+def batches() -> dict[str, dict[bytes, Any]]:
+    """CIFAR-10's batches by file name, with 20 training and 3 test images of 3 classes."""
+    training = {f"data_batch_{number}": make_batch(4, number) for number in range(1, 6)}
+    return training | {"test_batch": make_batch(3, 6)}
+
+
+@pytest.fixture
+def cifar_folder(tmp_path: Path, batches: dict[str, dict[bytes, Any]]) -> Path:
+    """The batches in CIFAR-10's layout."""
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for name, batch in batches.items():
+        write(folder / name, batch)
+    write(folder / "batches.meta", {b"label_names": CLASS_NAMES, b"num_vis": 3072})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cifar_mini() -> Path:
+    """Real CIFAR-10 images in the published layout, cut down."""
+    folder = (
+        Path(__file__).parents[2] / "../shared/data/cifar-10-mini/cifar-10-batches-py"
+    ).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent")
+    return folder

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from selfie_pipeline.sources import base
+
+
+def noise(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def fitted(images, canvas_size):
+    return np.concatenate(list(base.fit_images(images, canvas_size)))
+
+
+def test_an_image_that_fits_keeps_its_pixels():
+    image = noise(32, 32, 3)
+
+    assert np.array_equal(np.asarray(base.fit_image(Image.fromarray(image), 32)), image)
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 60), (60, 20)])
+def test_the_longer_side_is_cropped_at_the_centre(height, width):
+    image = noise(height, width, 3)
+
+    result = np.asarray(base.fit_image(Image.fromarray(image), 20))
+
+    assert np.array_equal(result, image[20:40] if height > width else image[:, 20:40])
+
+
+def test_shrinking_is_antialiased():
+    stripes = np.zeros((64, 64, 3), dtype=np.uint8)
+    stripes[:, ::2] = 255
+
+    result = np.asarray(base.fit_image(Image.fromarray(stripes), 16)).astype(int)
+
+    assert abs(result[:, 2:-2] - 127).max() < 10  # without antialiasing: 0 or 255
+
+
+def test_images_come_in_order_and_in_chunks_of_limited_size(monkeypatch):
+    monkeypatch.setattr(base, "CHUNK_BYTES", 3 * 3 * 8 * 8)
+    images = noise(10, 8, 8, 3)
+
+    chunks = list(base.fit_images(images, 8))
+
+    assert [len(chunk) for chunk in chunks] == [3, 3, 3, 1]
+    assert np.array_equal(np.concatenate(chunks), images)
+
+
+def test_a_view_in_another_order_is_read_by_its_indices():
+    planes = noise(5, 3, 8, 8)
+
+    result = fitted(planes.transpose(0, 2, 3, 1), 8)
+
+    assert result.flags.c_contiguous
+    assert np.array_equal(result[:, :, :, 2], planes[:, 2])
+
+
+def test_images_of_another_size_are_each_fitted():
+    images = noise(3, 8, 8, 3)
+
+    result = fitted(images, 16)
+
+    expected = np.asarray(Image.fromarray(images[2]).resize((16, 16), Image.Resampling.BICUBIC))
+    assert result.shape == (3, 16, 16, 3)
+    assert np.array_equal(result[2], expected)

@@ -1,0 +1,184 @@
+import hashlib
+import pickle
+import socket
+import tarfile
+import urllib.error
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import numpy as np
+import pytest
+import torchvision.datasets
+
+from selfie_pipeline.config import DataConfig, UserError
+from selfie_pipeline.sources import cifar10, open_source
+from selfie_pipeline.sources.cifar10 import Cifar10, open_cifar10, unpublished
+
+
+def test_the_table_has_the_training_batches_then_the_test_batch(cifar_folder):
+    samples = Cifar10(cifar_folder).samples()
+
+    assert samples["split"].tolist() == ["train"] * 20 + ["test"] * 3
+    assert samples["label"].tolist() == [0, 1, 2, 0] * 5 + [0, 1, 2]
+    assert samples["class_name"].tolist()[:3] == ["airplane", "automobile", "bird"]
+    assert samples["place"][17] == "data_batch_5[1]"
+    assert samples["place"][22] == "test_batch[2]"
+
+
+def test_images_are_in_the_table_order_with_red_green_blue_last(cifar_folder, batches):
+    images = np.concatenate(list(Cifar10(cifar_folder).images(32)))
+
+    assert images.shape == (23, 32, 32, 3)
+    red_green_blue = batches["data_batch_5"][b"data"][1].reshape(3, 32, 32)
+    assert np.array_equal(images[17], np.stack(list(red_green_blue), axis=-1))
+
+
+def test_images_come_on_the_canvas(cifar_folder):
+    assert [chunk.shape for chunk in Cifar10(cifar_folder).images(48)] == [
+        *[(4, 48, 48, 3)] * 5,
+        (3, 48, 48, 3),
+    ]
+
+
+def test_the_fingerprint_is_of_the_files(cifar_folder, batches, write_python2):
+    before = Cifar10(cifar_folder).fingerprint()
+    assert Cifar10(cifar_folder).fingerprint() == before
+
+    batch = batches["test_batch"]
+    batch[b"data"][2, 3071] ^= 1
+    write_python2(cifar_folder / "test_batch", batch)
+
+    assert Cifar10(cifar_folder).fingerprint() != before
+
+
+def test_real_files_give_the_pixels_of_a_plain_read(cifar_mini, batches):
+    source = Cifar10(cifar_mini)
+    real = []
+    for name in batches:
+        with (cifar_mini / name).open("rb") as file:
+            real.append(pickle.load(file, encoding="bytes"))
+
+    images = np.concatenate(list(source.images(32)))
+    samples = source.samples()
+
+    pixels = np.concatenate([batch[b"data"] for batch in real])
+    assert len(images) == len(samples) == 1900
+    assert np.array_equal(images.transpose(0, 3, 1, 2).reshape(-1, 3072), pixels)
+    assert samples["label"].tolist() == [label for batch in real for label in batch[b"labels"]]
+    assert source.classes[:2] == ("airplane", "automobile")
+    assert "batches.meta" not in unpublished(cifar_mini)
+
+
+def test_other_contents_are_read_with_a_warning(cifar_folder, caplog):
+    source = open_cifar10(cifar_folder)
+
+    assert len(source.samples()) == 23
+    assert "data_batch_1" in caplog.text
+    assert "differ from the published CIFAR-10" in caplog.text
+
+
+def test_a_missing_batch_is_named(cifar_folder):
+    (cifar_folder / "data_batch_4").unlink()
+
+    with pytest.raises(UserError, match="lacks data_batch_4; put"):
+        open_cifar10(cifar_folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({b"labels": [0, 1, 2]}, "list of 4 numbers"),
+        ({b"labels": [0, 1, 2, 3]}, "number from 0 to 2"),
+        ({b"labels": [0, 1, 2, -1]}, "number from 0 to 2"),
+        ({b"labels": None}, "list of 4 numbers"),
+        ({b"data": np.zeros((4, 3071), np.uint8)}, r"shape \(n, 3072\)"),
+        ({b"data": np.zeros((4, 3072), np.float32)}, "uint8"),
+        ({b"data": b"pixels"}, "uint8"),
+        ({b"data": np.zeros((0, 3072), np.uint8), b"labels": []}, "labels"),
+    ],
+)
+def test_a_damaged_batch_is_named(cifar_folder, batches, write_python2, change, message):
+    write_python2(cifar_folder / "data_batch_3", batches["data_batch_3"] | change)
+    source = Cifar10(cifar_folder)
+
+    with pytest.raises(UserError, match=f"data_batch_3 is damaged: .*{message}"):
+        source.samples()
+    with pytest.raises(UserError, match="data_batch_3 is damaged"):
+        list(source.images(32))
+
+
+def test_a_cut_off_batch_is_named(cifar_folder):
+    path = cifar_folder / "test_batch"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+    with pytest.raises(UserError, match="test_batch is damaged"):
+        Cifar10(cifar_folder).samples()
+
+
+@pytest.mark.parametrize("names", [None, [], [1, 2]])
+def test_damaged_class_names_are_named(cifar_folder, write_python2, names):
+    write_python2(cifar_folder / "batches.meta", {b"label_names": names})
+
+    with pytest.raises(UserError, match=r"batches\.meta is damaged"):
+        Cifar10(cifar_folder)
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def publisher(cifar_folder, tmp_path, monkeypatch):
+    """Has torchvision find the small files, packed as the published ones are, on this machine."""
+    archive = tmp_path / "published.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(cifar_folder, "cifar-10-batches-py")
+    digest = hashlib.md5(archive.read_bytes()).hexdigest()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=tmp_path)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{archive.name}"
+        monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", url)
+        monkeypatch.setattr(torchvision.datasets.CIFAR10, "tgz_md5", digest)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        yield archive
+        server.shutdown()
+
+
+def test_an_absent_folder_is_downloaded(publisher, tmp_path):
+    folder = tmp_path / "data/01_raw/cifar"
+
+    source = open_source(DataConfig(source="cifar10", folder="data/01_raw/cifar"), folder)
+
+    assert len(source.samples()) == 23
+    assert [path.name for path in folder.parent.iterdir()] == ["cifar"]  # no archive, no rest
+
+
+def test_a_download_that_arrives_damaged_leaves_nothing(publisher, tmp_path):
+    publisher.write_bytes(publisher.read_bytes()[:-10])
+    folder = tmp_path / "raw/cifar"
+
+    with pytest.raises(UserError, match="could not be downloaded"):
+        open_cifar10(folder)
+
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_without_a_network_the_line_says_which_files_to_put_where(tmp_path, batches, monkeypatch):
+    def refuse(*args, **kwargs):
+        assert socket.getdefaulttimeout() == cifar10._NETWORK_TIMEOUT
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    folder = tmp_path / "raw/cifar"
+
+    with pytest.raises(UserError) as error:
+        open_cifar10(folder)
+
+    line = str(error.value)
+    assert "\n" not in line
+    assert "no route to host" in line
+    assert all(name in line for name in [*batches, "batches.meta", str(folder)])
+    assert not folder.exists()
+    assert socket.getdefaulttimeout() is None

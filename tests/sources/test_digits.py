@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from selfie_pipeline.sources.digits import Digits
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return Digits()
+
+
+def test_the_split_is_fixed_and_stratified(digits):
+    samples = digits.samples()
+
+    assert samples["split"].value_counts().to_dict() == {"train": 1257, "test": 540}
+    shares = samples["split"].eq("test").groupby(samples["label"]).mean()
+    assert shares.between(0.29, 0.31).all()
+    assert samples.equals(Digits().samples())
+
+
+def test_labels_and_images_are_in_the_library_order(digits):
+    library = load_digits()
+
+    images = np.concatenate(list(digits.images(8)))
+
+    assert digits.samples()["label"].tolist() == library.target.tolist()
+    assert np.array_equal(images[..., 1], np.rint(library.images * 255 / 16).astype(np.uint8))
+
+
+def test_digits_are_drawn_grey_at_any_size_over_the_whole_range(digits):
+    (images,) = digits.images(32)
+
+    assert images.shape == (1797, 32, 32, 3)
+    assert images.dtype == np.uint8
+    assert np.array_equal(images[..., 0], images[..., 1])
+    assert np.array_equal(images[..., 0], images[..., 2])
+    assert (images.min(), images.max()) == (0, 255)
+
+
+def test_the_fingerprint_is_of_pixels_and_labels(digits):
+    other_label, other_pixel = Digits(), Digits()
+    other_label._labels[0] = 7
+    other_pixel._grey[0, 0, 0] += 1
+
+    assert digits.fingerprint() == Digits().fingerprint()
+    assert len({source.fingerprint() for source in (digits, other_label, other_pixel)}) == 3
+
+
+def test_another_split_is_another_fingerprint(digits, monkeypatch):
+    before = digits.fingerprint()
+    monkeypatch.setattr("selfie_pipeline.sources.digits._SPLIT_SEED", 1)
+
+    assert digits.fingerprint() != before

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+from selfie_pipeline.config import UserError
+from selfie_pipeline.sources.samples import check_samples, count_samples, sample_table
+
+CLASSES = ("crane", "dog", "crane")  # ImageNet has two classes of one name
+
+
+def table(*samples):
+    """A table of (split, label) pairs."""
+    splits, labels = zip(*samples, strict=True)
+    places = [f"somewhere[{row}]" for row in range(len(samples))]
+    return sample_table(splits, np.array(labels, dtype=np.int64), places, CLASSES)
+
+
+def test_a_row_says_what_a_sample_is_and_where_it_lies():
+    samples = table(("train", 1), ("unlabeled", -1))
+
+    assert samples.index.name == "sample"
+    assert samples.index.tolist() == [0, 1]
+    assert samples["label"].dtype == np.int64
+    assert samples.to_dict(orient="records") == [
+        {"split": "train", "label": 1, "class_name": "dog", "place": "somewhere[0]"},
+        {"split": "unlabeled", "label": -1, "class_name": "", "place": "somewhere[1]"},
+    ]
+
+
+def test_counts_are_by_label_not_by_name():
+    samples = table(
+        ("test", 2), ("train", 2), ("train", 2), ("train", 0), ("train", 1), ("unlabeled", -1)
+    )
+
+    counts = count_samples(samples)
+
+    assert counts.columns.tolist() == ["class_name", "train", "test", "unlabeled"]
+    assert counts.to_numpy().tolist() == [
+        ["", 0, 0, 1],
+        ["crane", 1, 0, 0],
+        ["dog", 1, 0, 0],
+        ["crane", 2, 1, 0],
+        ["total", 4, 1, 1],
+    ]
+
+
+def test_only_splits_that_occur_are_counted():
+    assert count_samples(table(("train", 0))).columns.tolist() == ["class_name", "train"]
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [("train", 0), ("train", 1), ("train", 2), ("test", 1)],
+        [("train", 0), ("train", 1), ("train", 2), ("test", 1), ("unlabeled", -1)],
+        [("unlabeled", -1)],
+    ],
+)
+def test_a_usable_table_passes(samples):
+    check_samples(table(*samples), CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ([("test", 0)], "1 test samples and no training samples"),
+        ([("test", 0), ("unlabeled", -1)], "no training samples"),
+        ([("train", 0), ("train", 2), ("test", 1)], r"1 of the 3 classes: 'dog' \(label 1\)"),
+        ([("train", 0), ("train", 1), ("train", 2)], "3 training samples and no test samples"),
+    ],
+)
+def test_an_unusable_table_is_refused_with_the_reason(samples, message):
+    with pytest.raises(UserError, match=message):
+        check_samples(table(*samples), CLASSES)
+
+
+def test_many_missing_classes_make_one_short_line():
+    samples = table(("train", 0), ("test", 0))
+
+    with pytest.raises(UserError, match="and 994 more") as error:
+        check_samples(samples, ["cat", *(f"class {n}" for n in range(999))])
+
+    assert len(str(error.value)) < 300
