@@ -167,6 +167,8 @@ class TrainingConfig(_Config):
     """Largest norm of the gradient over all weights; null for no limit."""
     log_every: Count
     """Steps between two rows of the history."""
+    checkpoint_every: Count
+    """Steps between two checkpoints, from which an interrupted training goes on."""
 
 
 class PretrainConfig(TrainingConfig):
@@ -191,6 +193,8 @@ class Config(_Config):
     """Share of the training samples whose labels finetuning may see."""
     seed: Seed
     """Of the finetuning: its labeled subset, fresh weights and batches."""
+    resume: Literal["auto", "never"]
+    """`auto`: an interrupted training goes on where it stopped; `never`: it starts anew."""
     data: DataConfig
     patch: PatchConfig
     augmentation: AugmentationConfig

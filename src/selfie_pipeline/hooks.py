@@ -5,12 +5,13 @@ Nothing heavy is imported here: a run that is refused must be refused at once.
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
-from kedro.io import CatalogProtocol
+from kedro.io import AbstractVersionedDataset, DataCatalog
 from kedro.pipeline import Pipeline
 
 from selfie_pipeline.config import UserError, load_config
@@ -30,7 +31,7 @@ class ProjectHooks:
 
     @hook_impl
     def before_pipeline_run(
-        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
         """Check that what the first nodes read is there.
 
@@ -44,14 +45,19 @@ class ProjectHooks:
                 raise UserError(f"{name} is not there yet; make it with `{command}`")
 
     @hook_impl
-    def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        """Show the results table and where the report lies."""
+    def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Tidy up after trainings; show the results table and where the report lies."""
+        for name in pipeline.inputs():
+            if name.endswith("_checkpoints"):  # the catalog holds what came of them
+                shutil.rmtree(catalog.load(name), ignore_errors=True)
         if "report" not in pipeline.all_outputs():
             return
+        report = catalog["report"]
+        assert isinstance(report, AbstractVersionedDataset)  # noqa: S101
         from selfie_pipeline.evaluation.wording import summary  # noqa: PLC0415  # pandas, scipy
 
         print(f"\n{summary(catalog.load('results_table'))}\n")  # noqa: T201
-        print(f"Report: {catalog['report']._get_load_path()}")  # noqa: SLF001, T201
+        print(f"Report: {report.list_versions()[0]}")  # noqa: T201
 
 
 def _maker(name: str) -> str | None:

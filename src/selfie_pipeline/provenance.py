@@ -14,12 +14,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
+_NO_INFLUENCE = {"log_every", "checkpoint_every"}
 _LIBRARIES = ("torch", "torchvision", "timm", "lightning", "kedro", "numpy", "scikit-learn")
 
 
 def configuration(**parts: BaseModel) -> dict[str, Any]:
-    """The parameters that a result depends on, as plain data."""
-    return {name: part.model_dump() for name, part in parts.items()}
+    """The parameters that a result depends on, as plain data: not how often it is looked at."""
+    return {name: part.model_dump(exclude=_NO_INFLUENCE) for name, part in parts.items()}
 
 
 def digest(value: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from selfie_pipeline.config import ModelConfig, TrainingConfig
 from selfie_pipeline.models.backbone import build_resnet
 from selfie_pipeline.training.augmentation import normalise
 from selfie_pipeline.training.batches import Batches, Images
+from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.loop import Trained, fit
 from selfie_pipeline.training.randomness import fresh_weights
@@ -35,6 +36,7 @@ def finetune(
     rows: NDArray[np.int64],
     labels: NDArray[np.int64],
     device: Device,
+    checkpoints: Checkpoints,
     title: str,
 ) -> Trained:
     """Train the whole network on whole images (paper, "Fine Tuning").
@@ -47,15 +49,16 @@ def finetune(
         rows: (M,), int64: the labeled samples.
         labels: (M,), int64: their classes.
         device: Where and in which precision.
+        checkpoints: Where the training's state is kept.
         title: What progress calls it.
 
     Returns:
         The tensors after the last step (no step is chosen by its score), and the history.
     """
     label_of_row = torch.full((int(rows.max()) + 1,), -1)
-    label_of_row[torch.from_numpy(rows)] = torch.from_numpy(labels)
+    label_of_row[torch.tensor(rows)] = torch.tensor(labels)
     task = FinetuningTask(network, recipe, images, label_of_row)
-    return fit(task, Batches(images, rows, seed, recipe), device, title)
+    return fit(task, Batches(images, rows, seed, recipe), device, checkpoints, title)
 
 
 @torch.inference_mode()

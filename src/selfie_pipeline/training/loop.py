@@ -1,18 +1,25 @@
-"""The loop around the steps: Lightning's, with this project's precision and progress."""
+"""The loop around the steps: Lightning's, with our precision, checkpoints and progress."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import lightning.pytorch as pl
 from torch import Tensor
 
+from selfie_pipeline.config import UserError
 from selfie_pipeline.training.batches import Batches
+from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import Device
+from selfie_pipeline.training.interruption import StopRequest
 from selfie_pipeline.training.progress import Progress
 from selfie_pipeline.training.tasks import HistoryRow, Task
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,34 +35,88 @@ class Trained:
     history: list[HistoryRow]
 
 
-def fit(task: Task, batches: Batches, device: Device, title: str) -> Trained:
-    """Train a task's network on all the batches.
+def fit(
+    task: Task, batches: Batches, device: Device, checkpoints: Checkpoints, title: str
+) -> Trained:
+    """Train a task's network on all the batches, going on from the newest checkpoint.
 
     Args:
         task: What a step computes, and its fresh or handed-over network.
-        batches: All that is left of the training.
+        batches: All of the training, from its first step.
         device: Where and in which precision.
+        checkpoints: Where the training's state is kept.
         title: What progress calls it.
 
     Returns:
         The weights after the last step, and the history.
+
+    Raises:
+        UserError: The training was asked to stop; it goes on from there when it is run again. Or
+            the loss is not finite. Or a checkpoint can't be written.
     """
+    found = checkpoints.newest()
+    if found is not None:
+        task.restore(found)
+        batches = replace(batches, first_step=found.step)
+        _LOG.info("%s: goes on after step %d of %d", title, found.step, task.recipe.steps)
+    with StopRequest() as stop, Progress(title, task.recipe, task.steps_done) as progress:
+
+        def keep_state(task: Task, done: int) -> None:
+            due = done % checkpoints.every == 0 or done == task.recipe.steps
+            if due or stop.received:
+                checkpoints.save(task.checkpoint())
+            if stop.received and done < task.recipe.steps:
+                raise UserError(
+                    f"{title} was stopped by {stop.received.name} after step {done} of "
+                    f"{task.recipe.steps}; run the same command to go on from there"
+                )
+
+        if task.steps_done < task.recipe.steps:
+            trainer = _trainer(task, device, AfterStep(progress.update, keep_state))
+            with warnings.catch_warnings():
+                # The batches read ahead in a thread of their own; worker processes don't help.
+                warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+                # Lightning 2.6 walks trees in a way that torch 2.15 has deprecated.
+                warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
+                trainer.fit(task, train_dataloaders=batches)
+    tensors = {name: tensor.detach().cpu() for name, tensor in task.network.state_dict().items()}
+    return Trained(tensors, task.history)
+
+
+def _trainer(task: Task, device: Device, after_step: AfterStep) -> pl.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    trainer = pl.Trainer(
+    return pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
         precision=device.precision,  # type: ignore[arg-type]  # a literal there
         max_epochs=1,  # of the batches, which know the data's own epochs
         accumulate_grad_batches=task.recipe.accumulate,
-        callbacks=[Progress(title, batches.first_step)],
+        callbacks=[after_step],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    with warnings.catch_warnings():
-        # The batches read ahead in a thread of their own; worker processes would not help.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        trainer.fit(task, train_dataloaders=batches)
-    tensors = {name: tensor.detach().cpu() for name, tensor in task.network.state_dict().items()}
-    return Trained(tensors, task.history)
+
+
+class AfterStep(pl.Callback):
+    """Calls functions with the task and the steps done, after the last part of each batch."""
+
+    def __init__(self, *actions: Callable[[Task, int], None]) -> None:
+        self.actions = actions
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,  # noqa: ARG002
+        pl_module: pl.LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """As Lightning calls it."""
+        if not isinstance(pl_module, Task):
+            raise TypeError(f"{type(pl_module).__name__} is not one of this project's trainings")
+        if (batch_idx + 1) % pl_module.recipe.accumulate == 0:
+            pl_module.end_step(batch)
+            for action in self.actions:
+                action(pl_module, pl_module.steps_done)

@@ -14,6 +14,7 @@ from selfie_pipeline.models.patch_grid import cut
 from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.training.augmentation import normalise
 from selfie_pipeline.training.batches import Batches, Images
+from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.loop import Trained, fit
 from selfie_pipeline.training.randomness import fresh_weights
@@ -26,6 +27,7 @@ def pretrain(
     images: Images,
     rows: NDArray[np.int64],
     device: Device,
+    checkpoints: Checkpoints,
 ) -> Trained:
     """Train P, A and the positions to pick masked patches (paper, "Pretraining Details").
 
@@ -35,6 +37,7 @@ def pretrain(
         images: What to train on.
         rows: (M,), int64: which samples; all that are not for testing.
         device: Where and in which precision.
+        checkpoints: Where the training's state is kept.
 
     Returns:
         The tensors of a `Selfie`, and the history.
@@ -42,7 +45,7 @@ def pretrain(
     with fresh_weights(recipe.seed):
         network = Selfie(model, images.patch)
     task = PretrainingTask(network, recipe, images)
-    return fit(task, Batches(images, rows, recipe.seed, recipe), device, "pretrain")
+    return fit(task, Batches(images, rows, recipe.seed, recipe), device, checkpoints, "pretrain")
 
 
 @torch.inference_mode()

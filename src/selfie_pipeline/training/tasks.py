@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from selfie_pipeline.config import PretrainConfig, TrainingConfig
+from selfie_pipeline.config import PretrainConfig, TrainingConfig, UserError
 from selfie_pipeline.models.noise import Noise
 from selfie_pipeline.models.patch_grid import cut
 from selfie_pipeline.models.selfie import Selfie, picking_accuracy, selfie_loss
 from selfie_pipeline.training.augmentation import normalise
 from selfie_pipeline.training.batches import Batch, Images, patch_order
+from selfie_pipeline.training.checkpoints import Checkpoint
 from selfie_pipeline.training.randomness import Purpose, generator
 from selfie_pipeline.training.schedule import learning_rate_factor
 
@@ -42,6 +44,7 @@ class Task(pl.LightningModule):
 
     mean: Tensor
     std: Tensor
+    optimizer: torch.optim.SGD
 
     def __init__(
         self,
@@ -56,8 +59,11 @@ class Task(pl.LightningModule):
         mean, std = images.grids.mean, images.grids.std
         self.register_buffer("mean", torch.from_numpy(mean), persistent=False)
         self.register_buffer("std", torch.from_numpy(std), persistent=False)
+        self.steps_done = 0
         self.history: list[HistoryRow] = []
-        self._since_row: list[Tensor] = []
+        self._since_row: list[Tensor] = []  # (loss, accuracy) of each part since the last row
+        self._loss_before = torch.zeros(())
+        self._momentum: dict[str, Tensor] = {}
 
     @abstractmethod
     def score(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -80,21 +86,62 @@ class Task(pl.LightningModule):
         if self.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        """After a step's last part: every `log_every` steps, write a row of the history."""
-        if (batch_idx + 1) % self.recipe.accumulate:
-            return
-        done = batch.step + 1
-        if done % self.recipe.log_every == 0 or done == self.recipe.steps:
+    def end_step(self, batch: Batch) -> None:
+        """After a step's last part: count it, and every `log_every` steps write a row."""
+        self.steps_done = batch.step + 1
+        self._check_finite(batch)
+        if self.steps_done % self.recipe.log_every == 0 or self.steps_done == self.recipe.steps:
             means = torch.stack(self._since_row).double().mean(dim=0)  # (2,)
             loss, accuracy = means.tolist()
             rate = self.recipe.peak_learning_rate * learning_rate_factor(batch.step, self.recipe)
-            self.history.append(HistoryRow(done, loss, accuracy, rate))
+            self.history.append(HistoryRow(self.steps_done, loss, accuracy, rate))
             self._since_row.clear()
+
+    def _check_finite(self, batch: Batch) -> None:
+        """Stop at once where the loss is not finite; the last checkpoint is from before it."""
+        loss = self._since_row[-1][0]
+        if loss.is_cuda:  # look at the step before, so that the GPU has work while we wait
+            loss, self._loss_before = self._loss_before, loss
+        if loss.isfinite():
+            return
+        rate = self.recipe.peak_learning_rate * learning_rate_factor(batch.step, self.recipe)
+        samples = ", ".join(map(str, batch.samples.tolist()))
+        raise UserError(
+            f"the loss is {loss.item()} at step {self.steps_done}, learning rate "
+            f"{rate:g}, samples {samples}; the same command comes back to it from the last "
+            "checkpoint: try a lower peak_learning_rate, or clip_norm"
+        )
+
+    def checkpoint(self) -> Checkpoint:
+        """The state after the last whole step."""
+        tensors = {
+            f"network.{name}": tensor for name, tensor in self.network.state_dict().items()
+        } | {
+            f"momentum.{name}": self.optimizer.state[parameter]["momentum_buffer"]
+            for name, parameter in self.network.named_parameters()
+        }
+        tensors["history"] = torch.tensor(self.history, dtype=torch.float64)  # (rows, 4)
+        if self._since_row:
+            tensors["since_row"] = torch.stack(self._since_row)  # (parts, 2)
+        plain = {
+            name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()
+        }
+        return Checkpoint(self.steps_done, plain)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint of this very training."""
+        network = _strip(checkpoint.tensors, "network.")
+        self.network.load_state_dict(network, strict=True)
+        self._momentum = _strip(checkpoint.tensors, "momentum.")
+        self.steps_done = checkpoint.step
+        self.history = [
+            HistoryRow(int(step), *rest) for step, *rest in checkpoint.tensors["history"].tolist()
+        ]
+        self._since_row = list(checkpoint.tensors.get("since_row", ()))
 
     def configure_optimizers(self) -> Any:
         """Nesterov momentum and L2 on every weight, as the paper; the rate changes every step."""
-        optimizer = torch.optim.SGD(
+        self.optimizer = torch.optim.SGD(
             self.network.parameters(),
             lr=self.recipe.peak_learning_rate,
             momentum=self.recipe.momentum,
@@ -102,9 +149,18 @@ class Task(pl.LightningModule):
             weight_decay=self.recipe.weight_decay,
             fused=True,
         )
+        for name, parameter in self.network.named_parameters():
+            if name in self._momentum:
+                momentum = torch.empty_like(parameter).copy_(self._momentum[name])
+                self.optimizer.state[parameter]["momentum_buffer"] = momentum
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = group["lr"]  # what LambdaLR goes on from
         factor = partial(learning_rate_factor, recipe=self.recipe)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor, self.steps_done - 1)
+        return {
+            "optimizer": self.optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
 
 
 class PretrainingTask(Task):
@@ -148,3 +204,12 @@ class FinetuningTask(Task):
         logits = self.network(self.images(batch)).float()  # (B, classes)
         right = logits.argmax(dim=1) == labels  # (B,)
         return functional.cross_entropy(logits, labels), right.float().mean()
+
+
+def _strip(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with the prefix, without it."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

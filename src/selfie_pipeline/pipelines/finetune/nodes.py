@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -24,6 +25,7 @@ from selfie_pipeline.models.backbone import build_resnet
 from selfie_pipeline.models.classifier import hand_over
 from selfie_pipeline.provenance import configuration, digest, environment
 from selfie_pipeline.training.batches import Images
+from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.finetuning import classify, finetune, fresh_classifier
 from selfie_pipeline.training.subset import labeled_subset
@@ -75,12 +77,14 @@ def finetune_classifier(
     initial_classifier: Weights,
     labeled_samples: pd.DataFrame,
     patch_grids: PatchGrids,
+    checkpoints: Path,
     patch: PatchConfig,
     augmentation: AugmentationConfig,
     model: ModelConfig,
     recipe: TrainingConfig,
     compute: ComputeConfig,
     seed: int,
+    resume: Literal["auto", "never"],
 ) -> tuple[Weights, pd.DataFrame]:
     """Train the whole network on the labeled subset.
 
@@ -91,6 +95,17 @@ def finetune_classifier(
     classes = len(initial_classifier.tensors["head.fc.bias"])
     network = build_resnet(model, classes)
     network.load_state_dict(initial_classifier.tensors, strict=True)
+    pretraining = initial_classifier.provenance
+    origin = {
+        "configuration": configuration(
+            patch=patch, augmentation=augmentation, model=model, finetune=recipe
+        )
+        | pretraining["configuration"],
+        "seed": seed,
+        "labels": len(labeled_samples),
+        "data": patch_grids.fingerprint,
+        "encoder": pretraining["encoder"],
+    }
     started = time.monotonic()
     trained = finetune(
         network,
@@ -100,17 +115,13 @@ def finetune_classifier(
         rows=labeled_samples["sample"].to_numpy(),
         labels=labeled_samples["label"].to_numpy(),
         device=device,
-        title="finetune" if initial_classifier.provenance["encoder"] else "baseline",
+        checkpoints=Checkpoints(
+            checkpoints, {**origin, "precision": device.precision}, recipe.checkpoint_every, resume
+        ),
+        title="finetune" if pretraining["encoder"] else "baseline",
     )
     provenance = {
-        "configuration": configuration(
-            patch=patch, augmentation=augmentation, model=model, finetune=recipe
-        )
-        | initial_classifier.provenance["configuration"],
-        "seed": seed,
-        "labels": len(labeled_samples),
-        "data": patch_grids.fingerprint,
-        "encoder": initial_classifier.provenance["encoder"],
+        **origin,
         "device": device.name,
         "precision": device.precision,
         "seconds": round(time.monotonic() - started, 1),

@@ -54,10 +54,12 @@ def _create_arm(namespace: str, initialise: Node, more_inputs: set[str]) -> Pipe
                     "initial_classifier",
                     "labeled_samples",
                     "patch_grids",
+                    "checkpoints",
                     *parameters,
                     "params:finetune",
                     "params:compute",
                     "params:seed",
+                    "params:resume",
                 ],
                 outputs=["classifier", "history"],
                 name="finetune_classifier",
@@ -82,7 +84,8 @@ def _create_arm(namespace: str, initialise: Node, more_inputs: set[str]) -> Pipe
     namespaced = pipeline(
         arm,
         namespace=namespace,
-        inputs=_SHARED | more_inputs,
+        inputs={name: name for name in _SHARED | more_inputs}
+        | {"checkpoints": f"{namespace}_checkpoints"},
         outputs={
             name: f"{namespace}_{name}"
             for name in ("classifier", "history", "metrics", "predictions")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -17,6 +19,7 @@ from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.datasets.weights import Weights
 from selfie_pipeline.provenance import configuration, environment
 from selfie_pipeline.training.batches import Images
+from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.pretraining import pretrain
 
@@ -24,11 +27,13 @@ from selfie_pipeline.training.pretraining import pretrain
 def pretrain_encoder(
     patch_grids: PatchGrids,
     samples: pd.DataFrame,
+    checkpoints: Path,
     patch: PatchConfig,
     augmentation: AugmentationConfig,
     model: ModelConfig,
     recipe: PretrainConfig,
     compute: ComputeConfig,
+    resume: Literal["auto", "never"],
 ) -> tuple[Weights, pd.DataFrame]:
     """Pretrain on all samples but the test split's, without their labels.
 
@@ -37,13 +42,21 @@ def pretrain_encoder(
     """
     device = find_device(compute)
     rows = samples.loc[samples["split"] != "test", "sample"].to_numpy()
+    settings = configuration(patch=patch, augmentation=augmentation, model=model, pretrain=recipe)
+    origin = {"configuration": settings, "data": patch_grids.fingerprint}
     started = time.monotonic()
-    trained = pretrain(model, recipe, Images(patch_grids, patch, augmentation), rows, device)
-    provenance = {
-        "configuration": configuration(
-            patch=patch, augmentation=augmentation, model=model, pretrain=recipe
+    trained = pretrain(
+        model,
+        recipe,
+        Images(patch_grids, patch, augmentation),
+        rows,
+        device,
+        Checkpoints(
+            checkpoints, {**origin, "precision": device.precision}, recipe.checkpoint_every, resume
         ),
-        "data": patch_grids.fingerprint,
+    )
+    provenance = {
+        **origin,
         "device": device.name,
         "precision": device.precision,
         "seconds": round(time.monotonic() - started, 1),

@@ -16,11 +16,13 @@ def create_pipeline() -> Pipeline:
                 inputs=[
                     "patch_grids",
                     "samples",
+                    "pretrain_checkpoints",
                     "params:patch",
                     "params:augmentation",
                     "params:model",
                     "params:pretrain",
                     "params:compute",
+                    "params:resume",
                 ],
                 outputs=["encoder", "pretrain_history"],
                 name="pretrain_encoder",

@@ -1,0 +1,26 @@
+# The newcomer's two commands, `make demo` and `make test`; README.md has the lines behind them.
+PYTHON ?= python3
+VENV ?= .venv
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test check clean
+
+demo: $(INSTALLED) ## Everything on scikit-learn's handwritten digits, in a few minutes
+	$(VENV)/bin/kedro run
+
+test: $(INSTALLED) ## The tests
+	$(VENV)/bin/pytest
+
+check: $(INSTALLED) ## Format, lint and types
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy
+
+clean: ## Remove the virtual environment
+	rm -rf $(VENV)
+
+# torch and torchvision come in one go, so that they match.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(INSTALLED)
