@@ -68,7 +68,11 @@ class AttentionPooling(nn.Module):
     def __init__(self, features: int, config: AttentionConfig) -> None:
         super().__init__()
         self.u0 = nn.Parameter(torch.randn(features) * 0.02)
-        self.blocks = nn.ModuleList(AttentionBlock(features, config) for _ in range(config.blocks))
+        blocks = [AttentionBlock(features, config) for _ in range(config.blocks)]
+        # Out of the last norm, scores u · h would start with a deviation of about √D, far from
+        # chance. So its weight starts small: the scores begin as those of scaled attention do.
+        nn.init.constant_(blocks[-1].norm2.weight, features**-0.5)
+        self.blocks = nn.ModuleList(blocks)
 
     def forward(self, vectors: Tensor, noise: Noise | None = None) -> Tensor:
         """Pool vectors.
