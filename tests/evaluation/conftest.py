@@ -57,6 +57,5 @@ def history() -> pd.DataFrame:
             "loss": [1.38, 1.1, 0.8, 0.6, 0.5],
             "accuracy": [0.25, 0.5, 0.7, 0.8, 0.86],
             "learning_rate": 0.1,
-            "images_per_second": 500.0,
         }
     )

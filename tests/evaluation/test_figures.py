@@ -47,14 +47,14 @@ def test_training_curves_without_an_arm(history) -> None:
 
 
 def test_error_bars_are_the_standard_deviations(four_seeds) -> None:
-    (axes,) = accuracy_over_labels(results_table(four_seeds, "present")).axes
+    (axes,) = accuracy_over_labels(results_table(four_seeds)).axes
     assert list(bars(axes)) == ["supervised (n = 4)", "Selfie (n = 4)"]
     ((low, high),) = spans(bars(axes)["supervised (n = 4)"])
     assert (low, high) == pytest.approx((79.5 - math.sqrt(5 / 3), 79.5 + math.sqrt(5 / 3)))
 
 
 def test_one_seed_has_no_error_bar(one_seed) -> None:
-    (axes,) = accuracy_over_labels(results_table(one_seed, "present")).axes
+    (axes,) = accuracy_over_labels(results_table(one_seed)).axes
     found = bars(axes)
     assert list(found) == ["supervised (n = 1)", "Selfie (n = 1)"]
     assert all(not container.has_yerr for container in found.values())
@@ -62,13 +62,13 @@ def test_one_seed_has_no_error_bar(one_seed) -> None:
 
 def test_of_two_fractions_only_the_one_with_two_seeds_has_a_bar(four_seeds, make_cells) -> None:
     cells = [*four_seeds, *make_cells("selfie", {0: 0.95}, labeled_frac=1.0, labels=1257)]
-    (axes,) = accuracy_over_labels(results_table(cells, "present")).axes
+    (axes,) = accuracy_over_labels(results_table(cells)).axes
     assert len(spans(bars(axes)["Selfie (n = 1 to 4)"])) == 1
 
 
 def test_ticks_are_the_real_fractions(four_seeds, make_cells) -> None:
     cells = [*four_seeds, *make_cells("selfie", {0: 0.95}, labeled_frac=1.0, labels=1257)]
-    (axes,) = accuracy_over_labels(results_table(cells, "present")).axes
+    (axes,) = accuracy_over_labels(results_table(cells)).axes
     assert axes.get_xscale() == "log"
     assert axes.get_xticks().tolist() == [5, 100]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["5 %\n63", "100 %\n1,257"]
@@ -80,7 +80,7 @@ def test_paper_is_hollow_and_only_where_there_is_one(four_seeds, make_cells) -> 
         *four_seeds,
         *make_cells("selfie", {0: 0.58}, data="cifar10", labels=2500),
     ]
-    cifar, digits = accuracy_over_labels(results_table(cells, "present")).axes
+    cifar, digits = accuracy_over_labels(results_table(cells)).axes
     assert list(bars(digits)) == ["supervised (n = 4)", "Selfie (n = 4)"]
     paper = bars(cifar)["Selfie, paper (n = 5)"]
     assert paper.lines[0].get_markerfacecolor() == "none"
@@ -90,13 +90,13 @@ def test_paper_is_hollow_and_only_where_there_is_one(four_seeds, make_cells) -> 
 
 def test_accuracy_needs_results() -> None:
     with pytest.raises(ValueError, match="no results"):
-        accuracy_over_labels(results_table([], "present"))
+        accuracy_over_labels(results_table([]))
 
 
 def test_a_name_is_no_formula_and_no_style_leaks(make_cells) -> None:
     before = dict(mpl.rcParams)
     cells = make_cells("selfie", {0: 0.5}, data="a$b_$")
-    figure = accuracy_over_labels(results_table(cells, "present"))
+    figure = accuracy_over_labels(results_table(cells))
     figure.draw_without_rendering()
     assert figure.axes[0].get_title("left").startswith("a$b_$")
     assert dict(mpl.rcParams) == before

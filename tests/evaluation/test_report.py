@@ -16,8 +16,8 @@ COUNTS = pd.DataFrame({"train": [1000, 900], "test": [10, 20]}, index=["cat", "d
 
 def report(cells, counts: pd.DataFrame = COUNTS, figures=None, data: str = "digits") -> str:
     return render_report(
-        results_table(cells, "present"),
-        select(cells, "present"),
+        results_table(select(cells, {"present"}).used),
+        select(cells, {"present"}),
         data=data,
         counts=counts,
         figures=figures or {},
@@ -111,7 +111,7 @@ def test_names_are_text_never_markup(make_cells, history, name: str) -> None:
         "selfie", {0: 0.5}, data=name, network=name, version=name, provenance={name: name}
     )
     figures = {
-        name: accuracy_over_labels(results_table(cells, "present")),
+        name: accuracy_over_labels(results_table(cells)),
         "Training": training_curves(history, {}, 0.25),
     }
     counts = pd.DataFrame({"train": [1]}, index=[name])
@@ -123,7 +123,7 @@ def test_names_are_text_never_markup(make_cells, history, name: str) -> None:
 
 def test_page_needs_nothing_but_itself(four_seeds, history) -> None:
     figures = {
-        "Accuracy": accuracy_over_labels(results_table(four_seeds, "present")),
+        "Accuracy": accuracy_over_labels(results_table(four_seeds)),
         "Training": training_curves(history, {"selfie": history}, 0.25),
     }
     html = report(four_seeds, figures=figures)
@@ -168,7 +168,7 @@ def test_a_report_of_nothing_says_so() -> None:
 
 def test_the_same_input_gives_the_same_page(four_seeds) -> None:
     def draw() -> str:
-        table = results_table(four_seeds, "present")
+        table = results_table(four_seeds)
         return report(four_seeds, figures={"Accuracy": accuracy_over_labels(table)})
 
     assert draw() == draw()

@@ -18,7 +18,7 @@ def row(table: pd.DataFrame, arm: str) -> pd.Series:
 
 
 def test_mean_std_and_difference_by_hand(four_seeds) -> None:
-    table = results_table(four_seeds, "present")
+    table = results_table(four_seeds)
     assert table["arm"].tolist() == ["supervised", "selfie"]
     supervised, selfie = row(table, "supervised"), row(table, "selfie")
     assert (supervised["seeds"], selfie["seeds"]) == (4, 4)
@@ -33,7 +33,7 @@ def test_mean_std_and_difference_by_hand(four_seeds) -> None:
 
 
 def test_columns_say_what_was_run(four_seeds) -> None:
-    first = results_table(four_seeds, "present").iloc[0]
+    first = results_table(four_seeds).iloc[0]
     assert first[["data", "network", "labeled_percent", "labels"]].tolist() == [
         "digits",
         "ResNet 1-1-1-1, width 16",
@@ -47,7 +47,7 @@ def test_seeds_of_one_arm_alone_do_not_enter_the_difference(make_cells) -> None:
         *make_cells("supervised", {0: 0.70, 1: 0.80, 7: 0.10}),
         *make_cells("selfie", {1: 0.83, 0: 0.71, 8: 0.99}),
     ]
-    selfie = row(results_table(cells, "present"), "selfie")
+    selfie = row(results_table(cells), "selfie")
     assert selfie["seeds"] == 3
     assert selfie["pairs"] == 2
     assert selfie["difference"] == pytest.approx(2)  # (1 + 3) / 2, each seed against itself
@@ -55,13 +55,11 @@ def test_seeds_of_one_arm_alone_do_not_enter_the_difference(make_cells) -> None:
 
 
 def test_pairs_are_matched_by_seed_not_by_order(four_seeds) -> None:
-    pd.testing.assert_frame_equal(
-        results_table(four_seeds[::-1], "present"), results_table(four_seeds, "present")
-    )
+    pd.testing.assert_frame_equal(results_table(four_seeds[::-1]), results_table(four_seeds))
 
 
 def test_one_seed_has_no_spread(one_seed) -> None:
-    table = results_table(one_seed, "present")
+    table = results_table(one_seed)
     selfie = row(table, "selfie")
     assert table["std"].isna().all()
     assert (selfie["pairs"], selfie["difference"]) == (1, pytest.approx(4))
@@ -70,16 +68,16 @@ def test_one_seed_has_no_spread(one_seed) -> None:
 
 def test_no_common_seed_no_difference(make_cells) -> None:
     cells = [*make_cells("supervised", {0: 0.7}), *make_cells("selfie", {1: 0.8})]
-    selfie = row(results_table(cells, "present"), "selfie")
+    selfie = row(results_table(cells), "selfie")
     assert selfie["pairs"] == 0
     assert math.isnan(selfie["difference"])
 
 
 def test_one_arm_alone(make_cells) -> None:
-    table = results_table(make_cells("selfie", {0: 0.8, 1: 0.9}), "present")
+    table = results_table(make_cells("selfie", {0: 0.8, 1: 0.9}))
     assert row(table, "selfie")["pairs"] == 0
     assert table["arm"].tolist() == ["selfie"]
-    assert results_table(make_cells("supervised", {0: 0.8}), "present")["pairs"].isna().all()
+    assert results_table(make_cells("supervised", {0: 0.8}))["pairs"].isna().all()
 
 
 def test_fractions_are_rows_in_order(make_cells) -> None:
@@ -88,36 +86,45 @@ def test_fractions_are_rows_in_order(make_cells) -> None:
         *make_cells("selfie", {0: 0.8}, labeled_frac=0.07, labels=88),
         *make_cells("supervised", {0: 0.7}, labeled_frac=0.07, labels=88),
     ]
-    table = results_table(cells, "present")
+    table = results_table(cells)
     assert table["labeled_percent"].tolist() == [7.0, 7.0, 100.0]
     assert table["arm"].tolist() == ["supervised", "selfie", "selfie"]
 
 
 def test_other_configurations_are_left_out_and_counted(four_seeds, make_cells) -> None:
     other = make_cells("selfie", {9: 0.99}, configuration="before")
-    selection = select([*other, *four_seeds], "present")
+    selection = select([*other, *four_seeds], {"present"})
     assert len(selection.used) == 8
     assert selection.other_configuration == other
     assert selection.superseded == []
-    pd.testing.assert_frame_equal(
-        results_table([*other, *four_seeds], "present"), results_table(four_seeds, "present")
-    )
+    pd.testing.assert_frame_equal(results_table(selection.used), results_table(four_seeds))
+
+
+def test_each_arm_may_have_a_configuration_of_its_own(make_cells) -> None:
+    cells = [
+        *make_cells("supervised", {0: 0.8}, configuration="scratch"),
+        *make_cells("selfie", {0: 0.9}, configuration="pretrained"),
+        *make_cells("selfie", {0: 0.1}, configuration="pretrained otherwise"),
+    ]
+    selection = select(cells, {"scratch", "pretrained"})
+    assert selection.used == cells[:2]
+    assert selection.other_configuration == cells[2:]
 
 
 def test_a_seed_run_again_counts_once_the_newest(make_cells) -> None:
     newer = make_cells("selfie", {0: 0.6}, version="2026-11-23T00.00.00.000Z")
     older = make_cells("selfie", {0: 0.8, 1: 0.9})
     for cells in ([*newer, *older], [*older, *newer]):
-        selection = select(cells, "present")
+        selection = select(cells, {"present"})
         assert [cell["accuracy"] for cell in selection.superseded] == [0.8]
-        selfie = row(results_table(cells, "present"), "selfie")
+        selfie = row(results_table(selection.used), "selfie")
         assert (selfie["seeds"], selfie["mean"]) == (2, pytest.approx(75))
 
 
 def test_nothing_found_is_a_table_without_rows() -> None:
-    table = results_table([], "present")
+    table = results_table([])
     assert table.empty
-    assert table.dtypes.equals(results_table([], "other").dtypes)
+    assert table["mean"].dtype == "float64"
 
 
 @pytest.mark.parametrize(
@@ -130,14 +137,14 @@ def test_nothing_found_is_a_table_without_rows() -> None:
 )
 def test_refuses_a_wrong_cell(make_cells, change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        select([make_cells("selfie", {0: 0.8})[0] | change], "present")
+        select([make_cells("selfie", {0: 0.8})[0] | change], {"present"})
 
 
 def test_names_a_missing_key(make_cells) -> None:
     (cell,) = make_cells("selfie", {0: 0.8})
     del cell["version"]
     with pytest.raises(ValueError, match="lacks version"):
-        select([cell], "present")
+        select([cell], {"present"})
 
 
 def test_paper_beside(make_cells) -> None:
@@ -147,7 +154,7 @@ def test_paper_beside(make_cells) -> None:
         *make_cells("selfie", {0: 0.5}, data="cifar10", labeled_frac=0.1, labels=5000),
         *make_cells("selfie", {0: 0.5}, data="digits", labeled_frac=0.08, labels=100),
     ]
-    table = results_table(fractions, "present").set_index(["data", "labeled_percent", "arm"])
+    table = results_table(fractions).set_index(["data", "labeled_percent", "arm"])
     paper = table[["paper_mean", "paper_std"]]
     assert paper.loc[("cifar10", 8.0, "selfie")].tolist() == [80.3, 0.3]
     assert paper.loc[("cifar10", 8.01, "supervised")].tolist() == [79.3, 1.0]

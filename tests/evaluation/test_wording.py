@@ -10,7 +10,7 @@ from selfie_pipeline.evaluation.wording import readable, summary, to_markdown, v
 
 
 def test_verdict_helped(four_seeds) -> None:
-    assert verdict(results_table(four_seeds, "present")) == (
+    assert verdict(results_table(four_seeds)) == (
         "Pretraining helped: +6.0 points with 5 % of the labels (63), over 4 seeds "
         "(95 % interval +3.4 to +8.6)."
     )
@@ -19,7 +19,7 @@ def test_verdict_helped(four_seeds) -> None:
 def test_verdict_says_that_the_baseline_won(four_seeds) -> None:
     swapped = {"selfie": "supervised", "supervised": "selfie"}
     cells = [cell | {"arm": swapped[cell["arm"]]} for cell in four_seeds]
-    said = verdict(results_table(cells, "present"))
+    said = verdict(results_table(cells))
     assert said.startswith("The baseline won, pretraining hurt: −6.0 points")
 
 
@@ -28,7 +28,7 @@ def test_verdict_claims_nothing_that_the_interval_does_not_hold(make_cells) -> N
         *make_cells("supervised", {0: 0.80, 1: 0.82}),
         *make_cells("selfie", {0: 0.81, 1: 0.85}),
     ]
-    said = verdict(results_table(cells, "present"))
+    said = verdict(results_table(cells))
     assert said.startswith("Pretraining made no difference that these seeds can show: +2.0 points")
 
 
@@ -42,7 +42,7 @@ def test_verdict_claims_nothing_that_the_interval_does_not_hold(make_cells) -> N
 )
 def test_verdict_of_one_seed_says_little(make_cells, selfie: float, lead: str, points: str) -> None:
     cells = [*make_cells("supervised", {0: 0.78}), *make_cells("selfie", {0: selfie})]
-    assert verdict(results_table(cells, "present")) == (
+    assert verdict(results_table(cells)) == (
         f"With one seed, which says little, {lead}: {points} points with 5 % of the labels (63)."
     )
 
@@ -53,7 +53,7 @@ def test_verdict_of_several_fractions_is_one_sentence(four_seeds, make_cells) ->
         *make_cells("supervised", {0: 0.95}, labeled_frac=1.0, labels=1257),
         *make_cells("selfie", {0: 0.94}, labeled_frac=1.0, labels=1257),
     ]
-    assert verdict(results_table(cells, "present")) == (
+    assert verdict(results_table(cells)) == (
         "Pretraining helped: +6.0 points with 5 % of the labels (n = 4); with one seed, which says "
         "little, the baseline came out ahead: −1.0 points with 100 % of the labels (n = 1)."
     )
@@ -61,13 +61,13 @@ def test_verdict_of_several_fractions_is_one_sentence(four_seeds, make_cells) ->
 
 def test_verdict_without_a_comparison(make_cells) -> None:
     unpaired = [*make_cells("supervised", {0: 0.7}), *make_cells("selfie", {1: 0.8})]
-    assert "no seed in common" in verdict(results_table(unpaired, "present"))
-    assert "not tested" in verdict(results_table(unpaired[:1], "present"))
-    assert "not tested" in verdict(results_table([], "present"))
+    assert "no seed in common" in verdict(results_table(unpaired))
+    assert "not tested" in verdict(results_table(unpaired[:1]))
+    assert "not tested" in verdict(results_table([]))
 
 
 def test_markdown(four_seeds) -> None:
-    assert to_markdown(results_table(four_seeds, "present")).splitlines() == [
+    assert to_markdown(results_table(four_seeds)).splitlines() == [
         "| Data set | Network | Labeled | Arm | Accuracy, % | Difference, points (95 %) | "
         "Paper (n = 5) |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -78,27 +78,27 @@ def test_markdown(four_seeds) -> None:
 
 
 def test_markdown_of_one_seed_shows_a_dash(one_seed) -> None:
-    text = to_markdown(results_table(one_seed, "present"))
+    text = to_markdown(results_table(one_seed))
     assert "| 82.0 ± – (n = 1) | +4.0 (–; n = 1) |" in text
     assert "nan" not in text.lower()
 
 
 def test_markdown_has_the_papers_numbers(make_cells) -> None:
     cells = make_cells("selfie", {0: 0.5}, data="cifar10", labels=2500)
-    assert to_markdown(results_table(cells, "present")).endswith(
+    assert to_markdown(results_table(cells)).endswith(
         "| 50.0 ± – (n = 1) | – (n = 0) | 75.9 ± 0.4 |\n"
     )
 
 
 def test_markdown_cell_cannot_break_the_table(make_cells) -> None:
     cells = make_cells("selfie", {0: 0.5}, data="cats | dogs\n| x")
-    text = to_markdown(results_table(cells, "present"))
+    text = to_markdown(results_table(cells))
     assert r"| cats \| dogs \| x |" in text
     assert len(text.splitlines()) == 3
 
 
 def test_summary(four_seeds) -> None:
-    assert summary(results_table(four_seeds, "present")) == (
+    assert summary(results_table(four_seeds)) == (
         "digits, ResNet 1-1-1-1, width 16: test accuracy\n"
         "Labeled   Arm         Accuracy, %           Difference, points (95 %)\n"
         "--------  ----------  --------------------  --------------------------\n"
@@ -114,18 +114,18 @@ def test_summary_is_ascii_and_fits_the_terminal(make_cells) -> None:
         *make_cells("selfie", {seed: 0.50 + seed / 50 for seed in range(10)}, **common),
         *make_cells("selfie", {0: 0.1}, **common | {"network": "ResNet of " + "many " * 40}),
     ]
-    text = summary(results_table(cells, "present"))
+    text = summary(results_table(cells))
     assert text.isascii()
     assert "76.9 +/- 0.2" in text
     assert max(map(len, text.splitlines())) <= 100
 
 
 def test_summary_of_nothing() -> None:
-    assert summary(results_table([], "present")) == "no results with this configuration\n"
+    assert summary(results_table([])) == "no results with this configuration\n"
 
 
 def test_a_table_read_back_from_csv_reads_the_same(four_seeds) -> None:
-    table = results_table(four_seeds, "present")
+    table = results_table(four_seeds)
     again = pd.read_csv(io.StringIO(table.to_csv(index=False)))
     pd.testing.assert_frame_equal(readable(again), readable(table))
     assert verdict(again) == verdict(table)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from timm.models.resnetv2 import ResNetV2
 from torch import nn
+from tqdm import tqdm
 
 from selfie_pipeline.config import ModelConfig, TrainingConfig
 from selfie_pipeline.models.backbone import build_resnet
@@ -80,7 +83,9 @@ def classify(
     mean = torch.from_numpy(images.grids.mean).to(device.type)
     std = torch.from_numpy(images.grids.std).to(device.type)
     scores = []
-    for start in range(0, len(rows), _INFERENCE_BATCH):
+    starts = range(0, len(rows), _INFERENCE_BATCH)
+    quiet = not sys.stderr.isatty()
+    for start in tqdm(starts, "classify", unit="batch", delay=5, disable=quiet, leave=False):
         windows = images.central(rows[start : start + _INFERENCE_BATCH]).to(device.type)
         with device.autocast():
             logits = network(normalise(windows, mean, std))  # (B, classes)
