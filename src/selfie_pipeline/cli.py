@@ -17,6 +17,7 @@ from typing import Any, cast
 import click
 from kedro import KedroDeprecationWarning
 from kedro.framework.cli.project import run as kedro_run
+from kedro.framework.project import pipelines
 from kedro.io import DatasetError
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -24,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from selfie_pipeline.config import UserError
 
 _COMMA_OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
+_NOTHING_TO_RUN = ("Pipeline does not contain", "Pipeline contains no nodes")
 _KEY_AND_SETTING = re.compile(r"(?P<key>[^=:\s]+)\s*[=:]\s*(?P<setting>.*)", re.DOTALL)
 
 
@@ -45,8 +47,12 @@ class _Run(click.Command):
         except (UserError, DatasetError) as error:
             raise click.ClickException(" ".join(str(error).split())) from None
         except ValueError as error:
-            if str(error).startswith("Failed to find the pipeline"):
-                raise click.ClickException(" ".join(str(error).split())) from None
+            message = " ".join(str(error).split())
+            if message.startswith("Failed to find the pipeline"):
+                known = ", ".join(sorted(pipelines))
+                raise click.ClickException(f"{message.split('. ')[0]}; allowed: {known}") from None
+            if message.startswith(_NOTHING_TO_RUN):
+                raise click.ClickException(message) from None
             raise
 
 

@@ -5,9 +5,13 @@ Nothing heavy is imported here: a run that is refused must be refused at once.
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
+from pathlib import Path
 from typing import Any
 
+from kedro.config import MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
@@ -25,9 +29,19 @@ class ProjectHooks:
         """Check all parameters before anything else is done.
 
         Raises:
-            ConfigError: One is unknown or not allowed.
+            UserError: The environment does not exist.
+            ConfigError: A parameter is unknown or not allowed.
         """
-        load_config(context.config_loader["parameters"])
+        loader = context.config_loader
+        try:
+            parameters = loader["parameters"]
+        except MissingConfigException:
+            conf = Path(loader.conf_source)
+            known = ", ".join(sorted(path.name for path in conf.glob("*") if path.is_dir()))
+            raise UserError(
+                f"--env = {loader.env} is not an environment in {conf}; allowed: {known}"
+            ) from None
+        load_config(parameters)
 
     @hook_impl
     def before_pipeline_run(
@@ -40,9 +54,16 @@ class ProjectHooks:
         """
         for name in sorted(pipeline.inputs()):
             maker = _maker(name)
-            if maker and not catalog.exists(name):
-                command = _command(maker, run_params)
-                raise UserError(f"{name} is not there yet; make it with `{command}`")
+            if maker is None or catalog.exists(name):
+                continue
+            versions = _versions(catalog, name)
+            if versions and name in run_params["load_versions"]:
+                raise UserError(
+                    f"--load-versions = {name}:{run_params['load_versions'][name]} does not "
+                    f"exist; allowed: {', '.join(versions)}"
+                )
+            command = _command(maker, run_params)
+            raise UserError(f"{name} is not there yet; make it with `{command}`")
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
@@ -66,15 +87,28 @@ def _maker(name: str) -> str | None:
     return next((key for key in stages if name in pipelines[key].all_outputs()), None)
 
 
+def _versions(catalog: DataCatalog, name: str) -> list[str]:
+    """Those of a data set that there are, newest first."""
+    dataset = catalog[name]
+    if not isinstance(dataset, AbstractVersionedDataset):
+        return []
+    return dataset.list_versions(full_path=False)
+
+
 def _command(stage: str, run_params: dict[str, Any]) -> str:
     """The command that runs a stage under the options of this run."""
     command = f"kedro run --pipeline={stage}"
     if run_params["env"]:
         command += f" --env={run_params['env']}"
     if run_params["runtime_params"]:
-        settings = ",".join(f"{key}={value}" for key, value in _flat(run_params["runtime_params"]))
-        command += f" --params {settings}"
+        settings = [f"{key}={_typed(value)}" for key, value in _flat(run_params["runtime_params"])]
+        command += f" --params {shlex.quote(','.join(settings))}"
     return command
+
+
+def _typed(value: Any) -> str:
+    """A parameter's value as one types it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def _flat(params: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:

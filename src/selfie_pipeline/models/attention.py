@@ -27,12 +27,22 @@ class AttentionBlock(nn.Module):
         self.norm2 = nn.LayerNorm(features)
         self.rate = config.dropout
 
-    def forward(self, vectors: Tensor, noise: Noise | None) -> Tensor:
-        """(B, L, D) to (B, L, D); units drop only where there is noise."""
-        attended = dropout(self.self_attn(vectors, noise), self.rate, noise)
-        vectors = self.norm1(vectors + attended)
-        projected = self.linear2(functional.gelu(self.linear1(vectors)))
-        out: Tensor = self.norm2(vectors + dropout(projected, self.rate, noise))
+    def forward(self, vectors: Tensor, noise: Noise | None, outputs: int | None = None) -> Tensor:
+        """Let the vectors look at each other.
+
+        Args:
+            vectors: (B, L, D).
+            noise: Where units drop; none in evaluation.
+            outputs: How many of the first vectors' outputs are wanted; None for all.
+
+        Returns:
+            (B, outputs, D).
+        """
+        wanted = vectors[:, :outputs]  # (B, outputs, D)
+        attended = dropout(self.self_attn(wanted, vectors, noise), self.rate, noise)
+        wanted = self.norm1(wanted + attended)
+        projected = self.linear2(functional.gelu(self.linear1(wanted)))
+        out: Tensor = self.norm2(wanted + dropout(projected, self.rate, noise))
         return out
 
 
@@ -49,17 +59,23 @@ class _SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, vectors: Tensor, noise: Noise | None) -> Tensor:
-        b, length, features = vectors.shape
-        d = features // self.heads
-        qkv = functional.linear(vectors, self.in_proj_weight, self.in_proj_bias)  # (B, L, 3D)
-        qkv = qkv.view(b, length, 3, self.heads, d).permute(2, 0, 3, 1, 4)  # (3, B, heads, L, d)
-        query, key, value = qkv.unbind(0)  # each (B, heads, L, d)
-        scores = query @ key.transpose(-2, -1) * d**-0.5  # (B, heads, L, L)
+    def forward(self, wanted: Tensor, vectors: Tensor, noise: Noise | None) -> Tensor:
+        """What each wanted vector, (B, Q, D), sees in the vectors, (B, L, D): (B, Q, D)."""
+        of_query, of_rest = self.in_proj_weight.tensor_split([vectors.shape[-1]])
+        query_bias, rest_bias = self.in_proj_bias.tensor_split([vectors.shape[-1]])
+        query = self._heads(functional.linear(wanted, of_query, query_bias))  # (B, heads, Q, d)
+        both = functional.linear(vectors, of_rest, rest_bias)  # (B, L, 2D)
+        key, value = (self._heads(part) for part in both.chunk(2, dim=-1))  # (B, heads, L, d)
+        scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5  # (B, heads, Q, L)
         weights = dropout(scores.softmax(dim=-1), self.rate, noise)
-        mixed = (weights @ value).transpose(1, 2).reshape(b, length, features)  # (B, L, D)
+        mixed = (weights @ value).transpose(1, 2).flatten(2)  # (B, Q, D)
         out: Tensor = self.out_proj(mixed)
         return out
+
+    def _heads(self, vectors: Tensor) -> Tensor:
+        """(B, L, D) to (B, heads, L, d)."""
+        b, length, _ = vectors.shape
+        return vectors.view(b, length, self.heads, -1).transpose(1, 2)
 
 
 class AttentionPooling(nn.Module):
@@ -86,6 +102,8 @@ class AttentionPooling(nn.Module):
         """
         u0 = self.u0.to(vectors.dtype).expand(vectors.shape[0], 1, -1)  # (B, 1, D)
         sequence = torch.cat([u0, vectors], dim=1)  # (B, 1 + L, D)
-        for block in self.blocks:
-            sequence = block(sequence, noise)
-        return sequence[:, 0]  # (B, D)
+        *blocks, last = self.blocks
+        for block in blocks:
+            sequence = block(sequence, noise)  # (B, 1 + L, D)
+        u: Tensor = last(sequence, noise, outputs=1)[:, 0]  # (B, D)
+        return u

@@ -15,6 +15,7 @@ from timm.models.resnetv2 import ResNetV2
 from torch import Tensor, nn
 
 from selfie_pipeline.config import ModelConfig
+from selfie_pipeline.models.convolution import conv2d
 
 PRETRAINED_STAGES = 3
 
@@ -40,6 +41,7 @@ def build_resnet(config: ModelConfig, classes: int) -> ResNetV2:
             channels=tuple(config.width * factor for factor in (4, 8, 16, 32)),
             stem_chs=config.width,
             preact=config.preactivation,
+            conv_layer=conv2d,
         ),
     )
     if config.stem == "small":
@@ -49,7 +51,7 @@ def build_resnet(config: ModelConfig, classes: int) -> ResNetV2:
 
 def _small_stem(config: ModelConfig) -> nn.Sequential:
     """3×3, stride 1, no pooling: an 8×8 patch reaches the end of stage three as 2×2."""
-    conv = nn.Conv2d(3, config.width, kernel_size=3, padding=1, bias=False)
+    conv = conv2d(3, config.width, kernel_size=3)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # as timm does
     parts: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
     if not config.preactivation:

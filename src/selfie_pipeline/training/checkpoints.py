@@ -12,6 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -58,7 +59,7 @@ class Checkpoints:
     keep: int = 3
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, then remove the oldest.
+        """Write a checkpoint, then remove the oldest, and any of another training further on.
 
         Raises:
             UserError: The system refused (disk full, permissions). Older checkpoints are intact.
@@ -78,15 +79,18 @@ class Checkpoints:
             # The record makes the checkpoint count: it comes last.
             _write_whole(file.with_suffix(".json"), json.dumps(record))
         except Exception as error:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):  # the first error is the one to tell
+                partial.unlink()
             raise UserError(
                 f"the checkpoint at step {checkpoint.step} was not saved in {self.folder}: "
                 f"{error}; earlier ones are intact: mend that (free space, permissions) and run "
                 "the same command to go on from them"
             ) from error
-        for old in self._records()[self.keep :]:
-            old.unlink()
-            old.with_suffix(".safetensors").unlink(missing_ok=True)
+        records = self._records()
+        # What lies beyond this step was passed over; it must not crowd out what is of use.
+        ahead = [record for record in records if record.stem > file.stem]
+        for old in ahead + records[len(ahead) :][self.keep :]:
+            _remove(old)
 
     def newest(self) -> Checkpoint | None:
         """The newest whole checkpoint of this training; None where it must start anew.
@@ -109,8 +113,7 @@ class Checkpoints:
     def clear(self) -> None:
         """Remove all checkpoints: the training's result lies elsewhere, or is not wanted."""
         for record in self._records():
-            record.unlink()  # first, so that a file without its record is never taken for whole
-            record.with_suffix(".safetensors").unlink(missing_ok=True)
+            _remove(record)
 
     def _records(self) -> list[Path]:
         """Newest first."""
@@ -150,6 +153,11 @@ def _differences(theirs: Any, ours: Any, key: str = "") -> list[str]:
             for found in _differences(theirs.get(name), ours.get(name), f"{key}.{name}".strip("."))
         ]
     return [] if theirs == ours else [key]
+
+
+def _remove(record: Path) -> None:
+    record.unlink()  # first, so that a file without its record is never taken for whole
+    record.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:

@@ -26,6 +26,12 @@ class StopRequest:
             self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self
 
+    def listen(self) -> None:
+        """Take the signals back from whoever has set handlers of their own in the meantime."""
+        if self.received is None:
+            for number in self._before:
+                signal.signal(number, self._note)
+
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)

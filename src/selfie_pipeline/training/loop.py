@@ -65,14 +65,15 @@ def fit(
             due = done % checkpoints.every == 0 or done == task.recipe.steps
             if due or stop.received:
                 checkpoints.save(task.checkpoint())
-            if stop.received and done < task.recipe.steps:
+            if stop.received:
                 raise UserError(
                     f"{title} was stopped by {stop.received.name} after step {done} of "
                     f"{task.recipe.steps}; run the same command to go on from there"
                 )
 
         if task.steps_done < task.recipe.steps:
-            trainer = _trainer(task, device, AfterStep(progress.update, keep_state))
+            callbacks = [OwnSignals(stop), AfterStep(progress.update, keep_state)]
+            trainer = _trainer(task, device, callbacks)
             with warnings.catch_warnings():
                 # The batches read ahead in a thread of their own; worker processes don't help.
                 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -83,7 +84,7 @@ def fit(
     return Trained(tensors, task.history)
 
 
-def _trainer(task: Task, device: Device, after_step: AfterStep) -> pl.Trainer:
+def _trainer(task: Task, device: Device, callbacks: list[pl.Callback]) -> pl.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     return pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
@@ -91,12 +92,27 @@ def _trainer(task: Task, device: Device, after_step: AfterStep) -> pl.Trainer:
         precision=device.precision,  # type: ignore[arg-type]  # a literal there
         max_epochs=1,  # of the batches, which know the data's own epochs
         accumulate_grad_batches=task.recipe.accumulate,
-        callbacks=[after_step],
+        callbacks=callbacks,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+class OwnSignals(pl.Callback):
+    """Keeps SIGTERM from Lightning, which would leave in the middle of a step, with status 0."""
+
+    def __init__(self, stop: StopRequest) -> None:
+        self.stop = stop
+
+    def on_train_start(
+        self,
+        trainer: pl.Trainer,  # noqa: ARG002
+        pl_module: pl.LightningModule,  # noqa: ARG002
+    ) -> None:
+        """As Lightning calls it, after it has set its own handler."""
+        self.stop.listen()
 
 
 class AfterStep(pl.Callback):

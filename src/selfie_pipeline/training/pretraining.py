@@ -69,9 +69,17 @@ def pick(
 
     Returns:
         (B, T, T), float32: for target position i, the probability of each target patch j.
+
+    Raises:
+        ValueError: The encoder is not of these sizes.
     """
     network = Selfie(model, images.patch)
-    network.load_state_dict(dict(encoder), strict=True)
+    try:
+        network.load_state_dict(dict(encoder), strict=True)
+    except RuntimeError as error:  # a heading, then a line for each tensor
+        raise ValueError(
+            f"the encoder does not fit: {str(error).splitlines()[1].strip()}"
+        ) from None
     network.to(device.type).eval()
     mean, std = (torch.from_numpy(part) for part in (images.grids.mean, images.grids.std))
     windows = normalise(images.central(rows), mean, std)  # (B, C, H, W)

@@ -62,7 +62,8 @@ class Task(pl.LightningModule):
         self.steps_done = 0
         self.history: list[HistoryRow] = []
         self._since_row: list[Tensor] = []  # (loss, accuracy) of each part since the last row
-        self._loss_before = torch.zeros(())
+        self._samples: list[Tensor] = []  # of each part of the present step
+        self._unchecked: list[tuple[int, Tensor, list[Tensor]]] = []  # step, losses, samples
         self._momentum: dict[str, Tensor] = {}
 
     @abstractmethod
@@ -79,6 +80,7 @@ class Task(pl.LightningModule):
         loss, accuracy = self.score(batch)
         # Kept on the device: reading a number would make the processor wait for the step.
         self._since_row.append(torch.stack([loss.detach(), accuracy]))
+        self._samples.append(batch.samples)
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: ARG002
@@ -89,7 +91,11 @@ class Task(pl.LightningModule):
     def end_step(self, batch: Batch) -> None:
         """After a step's last part: count it, and every `log_every` steps write a row."""
         self.steps_done = batch.step + 1
-        self._check_finite(batch)
+        losses = torch.stack(self._since_row[-len(self._samples) :])[:, 0]  # (parts,)
+        self._unchecked.append((batch.step, losses, self._samples))
+        self._samples = []
+        # On a GPU a step late, so that it has work while we wait for the number.
+        self._check_finite(unread=1 if losses.is_cuda else 0)
         if self.steps_done % self.recipe.log_every == 0 or self.steps_done == self.recipe.steps:
             means = torch.stack(self._since_row).double().mean(dim=0)  # (2,)
             loss, accuracy = means.tolist()
@@ -97,23 +103,35 @@ class Task(pl.LightningModule):
             self.history.append(HistoryRow(self.steps_done, loss, accuracy, rate))
             self._since_row.clear()
 
-    def _check_finite(self, batch: Batch) -> None:
-        """Stop at once where the loss is not finite; the last checkpoint is from before it."""
-        loss = self._since_row[-1][0]
-        if loss.is_cuda:  # look at the step before, so that the GPU has work while we wait
-            loss, self._loss_before = self._loss_before, loss
-        if loss.isfinite():
-            return
-        rate = self.recipe.peak_learning_rate * learning_rate_factor(batch.step, self.recipe)
-        samples = ", ".join(map(str, batch.samples.tolist()))
-        raise UserError(
-            f"the loss is {loss.item()} at step {self.steps_done}, learning rate "
-            f"{rate:g}, samples {samples}; the same command comes back to it from the last "
-            "checkpoint: try a lower peak_learning_rate, or clip_norm"
-        )
+    def _check_finite(self, unread: int) -> None:
+        """Stop where a loss is not finite; the last checkpoint is from before it.
+
+        Args:
+            unread: The newest steps that are left for later.
+
+        Raises:
+            UserError: The message names step, learning rate and samples.
+        """
+        while len(self._unchecked) > unread:
+            step, losses, samples = self._unchecked.pop(0)
+            bad = losses[~losses.isfinite()]
+            if not len(bad):
+                continue
+            rate = self.recipe.peak_learning_rate * learning_rate_factor(step, self.recipe)
+            rows = ", ".join(map(str, torch.cat(samples).tolist()))
+            raise UserError(
+                f"the loss is {bad[0].item()} at step {step + 1}, learning rate {rate:g}, samples "
+                f"{rows}; the same command comes back to it from the last checkpoint: try a lower "
+                "peak_learning_rate, or clip_norm"
+            )
 
     def checkpoint(self) -> Checkpoint:
-        """The state after the last whole step."""
+        """The state after the last whole step.
+
+        Raises:
+            UserError: Its loss was not finite.
+        """
+        self._check_finite(unread=0)
         tensors = {
             f"network.{name}": tensor for name, tensor in self.network.state_dict().items()
         } | {

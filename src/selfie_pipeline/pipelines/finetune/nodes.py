@@ -23,8 +23,8 @@ from selfie_pipeline.datasets.weights import Weights
 from selfie_pipeline.evaluation.scores import accuracy, mean_loss, predictions_table
 from selfie_pipeline.models.backbone import build_resnet
 from selfie_pipeline.models.classifier import hand_over
+from selfie_pipeline.pipelines.patch.nodes import stored_images
 from selfie_pipeline.provenance import configuration, digest, environment
-from selfie_pipeline.training.batches import Images
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.finetuning import classify, finetune, fresh_classifier
@@ -111,7 +111,7 @@ def finetune_classifier(
         network,
         recipe=recipe,
         seed=seed,
-        images=Images(patch_grids, patch, augmentation),
+        images=stored_images(patch_grids, patch, augmentation),
         rows=labeled_samples["sample"].to_numpy(),
         labels=labeled_samples["label"].to_numpy(),
         device=device,
@@ -151,7 +151,7 @@ def test_classifier(
     test = samples[samples["split"] == "test"]
     rows, labels = test["sample"].to_numpy(), test["label"].to_numpy()
     logits = classify(
-        network, Images(patch_grids, patch, augmentation), rows, find_device(compute)
+        network, stored_images(patch_grids, patch, augmentation), rows, find_device(compute)
     )  # (M, classes)
     provenance = classifier.provenance
     cell = {

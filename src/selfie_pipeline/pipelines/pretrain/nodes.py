@@ -17,8 +17,8 @@ from selfie_pipeline.config import (
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.datasets.weights import Weights
+from selfie_pipeline.pipelines.patch.nodes import stored_images
 from selfie_pipeline.provenance import configuration, environment
-from selfie_pipeline.training.batches import Images
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.pretraining import pretrain
@@ -48,7 +48,7 @@ def pretrain_encoder(
     trained = pretrain(
         model,
         recipe,
-        Images(patch_grids, patch, augmentation),
+        stored_images(patch_grids, patch, augmentation),
         rows,
         device,
         Checkpoints(

@@ -23,7 +23,8 @@ from selfie_pipeline.evaluation.puzzle import puzzle_picture
 from selfie_pipeline.evaluation.report import render_report
 from selfie_pipeline.evaluation.tables import Cell, Selection, results_table, select
 from selfie_pipeline.evaluation.wording import to_markdown
-from selfie_pipeline.training.batches import Images, patch_order
+from selfie_pipeline.pipelines.patch.nodes import stored_images
+from selfie_pipeline.training.batches import patch_order
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.pretraining import pick
 
@@ -51,9 +52,15 @@ def solve_puzzles(
     """Let the encoder pick the masked patches of a few images that it was not trained on."""
     unseen = samples.loc[samples["split"] == "test", "sample"].to_numpy()
     rows = unseen[:: max(1, len(unseen) // _PUZZLES)][:_PUZZLES]  # spread over the classes
-    images = Images(patch_grids, patch, augmentation)
+    images = stored_images(patch_grids, patch, augmentation)
     order = patch_order(0, 0, len(rows), patch.patches)  # (B, N)
-    probabilities = pick(encoder.tensors, model, images, rows, order, find_device(compute))
+    try:
+        probabilities = pick(encoder.tensors, model, images, rows, order, find_device(compute))
+    except ValueError as error:
+        raise UserError(
+            f"{error}; it was pretrained with other model or patch parameters: run `kedro run "
+            "--pipeline=pretrain`, or name a version that fits with --load-versions=encoder:VERSION"
+        ) from None
     return Puzzles(
         images=images.central(rows).permute(0, 2, 3, 1).numpy(),  # (B, H, W, C)
         grid=(patch.grid_size, patch.grid_size),

@@ -1,0 +1,145 @@
+"""What the benchmarks share: real images, a task, the processor's limit, and where results go."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from kedro.config import OmegaConfigLoader
+from numpy.typing import NDArray
+
+from selfie_pipeline.config import Config, load_config
+from selfie_pipeline.models.patch_grid import cut
+from selfie_pipeline.models.selfie import Selfie
+from selfie_pipeline.provenance import environment
+from selfie_pipeline.settings import CONFIG_LOADER_ARGS
+from selfie_pipeline.sources.digits import Digits
+from selfie_pipeline.training.batches import Images
+from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training.device import Device
+from selfie_pipeline.training.randomness import fresh_weights
+from selfie_pipeline.training.tasks import PretrainingTask
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def recipe(name: str, **changes: Any) -> Config:
+    """The parameters of a recipe ("base" for the default), some of pretraining's changed."""
+    loader = OmegaConfigLoader(
+        str(PROJECT / "conf"), env="local" if name == "base" else name, **CONFIG_LOADER_ARGS
+    )
+    parameters = loader["parameters"]
+    parameters["pretrain"] |= changes
+    return load_config(parameters)
+
+
+class DigitGrids:
+    """Scikit-learn's digits as patch grids in memory."""
+
+    def __init__(self, patch_size: int) -> None:
+        images = torch.from_numpy(np.concatenate(list(Digits().images(32))))  # (M, H, W, C)
+        self.patches = cut(images.permute(0, 3, 1, 2), patch_size)  # (M, N, C, P, P)
+        pixels = images.reshape(-1, 3).float() / 255
+        self.grid = (32 // patch_size, 32 // patch_size)
+        self.mean = pixels.mean(dim=0).numpy()
+        self.std = pixels.std(dim=0).numpy()
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def gather(self, rows: NDArray[np.int64]) -> torch.Tensor:
+        """As the patch-grid store."""
+        return self.patches[torch.from_numpy(rows)]
+
+
+def digit_images(config: Config) -> tuple[Images, NDArray[np.int64]]:
+    """All digits, and their rows."""
+    grids = DigitGrids(config.patch.patch_size)
+    return Images(grids, config.patch, config.augmentation), np.arange(len(grids))
+
+
+def pretraining_task(config: Config, images: Images) -> PretrainingTask:
+    """A fresh pretraining."""
+    with fresh_weights(config.pretrain.seed):
+        network = Selfie(config.model, config.patch)
+    return PretrainingTask(network, config.pretrain, images)
+
+
+def bare_step(task: PretrainingTask, device: Device) -> Callable[[Any], None]:
+    """One step as a bare PyTorch loop has it: the same task, no Lightning around it."""
+    made = task.configure_optimizers()
+    optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+
+    def step(batch: Any) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with device.autocast():
+            loss, _ = task.score(batch)
+        loss.backward()
+        if task.recipe.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(task.network.parameters(), task.recipe.clip_norm)
+        optimizer.step()
+        schedule.step()
+
+    return step
+
+
+def no_checkpoints() -> Checkpoints:
+    """Checkpoints that are never due."""
+    return Checkpoints(Path(tempfile.mkdtemp()), {}, every=10**9, resume="never")
+
+
+def seconds(action: Callable[[], Any], repeat: int = 1) -> float:
+    """Seconds that one of `repeat` calls takes."""
+    started = time.perf_counter()
+    for _ in range(repeat):
+        action()
+    return (time.perf_counter() - started) / repeat
+
+
+def best_rate(device: Device) -> float:
+    """Floating-point operations a second at best: of a large product and a large convolution."""
+    dtype = torch.bfloat16 if device.bf16 else torch.float32
+    size = 4096 if device.type == "cpu" else 16384
+    left = torch.randn(size, size, dtype=dtype, device=device.type)
+    maps = torch.randn(64, 256, 56, 56, dtype=dtype, device=device.type)
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    kernels = torch.randn(256, 256, 3, 3, dtype=dtype, device=device.type)
+    kernels = kernels.contiguous(memory_format=torch.channels_last)
+    product = 2 * size**3
+    convolution = 2 * 64 * 256 * 56 * 56 * 256 * 9
+    return max(
+        product / seconds(lambda: left @ left),
+        convolution / seconds(lambda: torch.nn.functional.conv2d(maps, kernels, padding=1)),
+    )
+
+
+def median(values: list[float]) -> float:
+    """The median."""
+    return statistics.median(values)
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """A parser with what every benchmark takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, help="file to write the result to")
+    return parser
+
+
+def report(result: dict[str, Any], device: Device, path: Path | None) -> None:
+    """Print a result as a table; write it as JSON, with machine, versions and commit."""
+    width = max(map(len, result))
+    for name, value in result.items():
+        shown = f"{value:,.3g}" if isinstance(value, float) else str(value)
+        print(f"{name:{width}}  {shown}")
+    if path is not None:
+        full = {**result, "device": device.name, "precision": device.precision, **environment()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(full, indent=2) + "\n", "utf-8")

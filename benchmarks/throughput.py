@@ -1,0 +1,70 @@
+"""Images a second of the pretraining step, and the share of the processor's limit that it reaches.
+
+    python benchmarks/throughput.py --recipe cifar10 --batch 64
+
+The step's floating-point operations are counted, not estimated; the limit is the better rate of a
+large matrix product and a large convolution, measured between the steps of the same run.
+"""
+
+from __future__ import annotations
+
+from common import (
+    arguments,
+    bare_step,
+    best_rate,
+    digit_images,
+    median,
+    pretraining_task,
+    recipe,
+    report,
+    seconds,
+)
+from torch.utils.flop_counter import FlopCounterMode
+
+from selfie_pipeline.training.batches import Batches
+from selfie_pipeline.training.device import find_device
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = arguments(__doc__)
+    parser.add_argument("--recipe", default="cifar10", help="base, or a folder of conf/")
+    parser.add_argument("--batch", type=int, default=64, help="images of a step")
+    parser.add_argument("--steps", type=int, default=10, help="steps that are timed")
+    options = parser.parse_args()
+
+    config = recipe(options.recipe, batch_size=options.batch)
+    device = find_device(config.compute)
+    images, rows = digit_images(config)
+    task = pretraining_task(config, images).to(device.type)
+    batches = Batches(images, rows, 0, config.pretrain)
+    step = bare_step(task, device)
+
+    with FlopCounterMode(display=False) as counter:
+        step(batches.part(0))
+    operations = counter.get_total_flops()
+    step(batches.part(1))
+    times, rates = [], []
+    for number in range(2, options.steps + 2):
+        batch = batches.part(number)
+        times.append(seconds(lambda batch=batch: step(batch)))
+        rates.append(best_rate(device))
+    report(
+        {
+            "recipe": options.recipe,
+            "batch": options.batch,
+            "GFLOP an image": operations / options.batch / 1e9,
+            "images a second": options.batch / median(times),
+            "GFLOP/s of the step": operations / median(times) / 1e9,
+            "GFLOP/s at best": median(rates) / 1e9,
+            "share of the limit": median(
+                [operations / time / rate for time, rate in zip(times, rates, strict=True)]
+            ),
+        },
+        device,
+        options.json,
+    )
+
+
+if __name__ == "__main__":
+    main()

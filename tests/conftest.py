@@ -1,0 +1,144 @@
+"""What tests of several parts share: parameters that differ in a few keys, and real images."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from selfie_pipeline.config import Config, load_config
+from selfie_pipeline.models.patch_grid import cut
+from selfie_pipeline.sources.digits import Digits
+from selfie_pipeline.training.batches import Images
+from selfie_pipeline.training.checkpoints import Checkpoints
+
+_RECIPE = {
+    "steps": 4,
+    "batch_size": 8,
+    "accumulate": 1,
+    "peak_learning_rate": 0.05,
+    "warmup_steps": 1,
+    "momentum": 0.9,
+    "weight_decay": 0.0001,
+    "clip_norm": None,
+    "log_every": 2,
+    "checkpoint_every": 100,
+}
+_PARAMETERS: dict[str, Any] = {
+    "labeled_frac": 0.1,
+    "seed": 0,
+    "resume": "auto",
+    "data": {"source": "digits", "folder": None},
+    "patch": {"canvas_size": 32, "image_size": 32, "patch_size": 8, "targets": 4},
+    "augmentation": {"pad": 2, "flip": True},
+    "model": {
+        "layers": [1, 1, 1, 1],
+        "width": 8,
+        "stem": "small",
+        "preactivation": True,
+        "normalise_before_pooling": True,
+        "positions": "table",
+        "encoder_positions": True,
+        "attention": {
+            "blocks": 2,
+            "heads": 4,
+            "intermediate": 48,
+            "dropout": 0.1,
+            "attention_dropout": 0.1,
+        },
+    },
+    "pretrain": {"seed": 0, **_RECIPE},
+    "finetune": _RECIPE,
+    "compute": {"accelerator": "cpu", "precision": "fp32"},
+}
+PAPER = {"model.layers": [3, 4, 6, 3], "model.width": 64} | {
+    f"model.attention.{key}": value
+    for key, value in {"blocks": 3, "heads": 32, "intermediate": 640}.items()
+}
+
+MakeParameters = Callable[..., dict[str, Any]]
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture(scope="session")
+def make_parameters() -> MakeParameters:
+    """Valid parameters, with changes by dotted key: ``make_parameters({"patch.targets": 3})``."""
+
+    def make(changes: dict[str, Any] | None = None) -> dict[str, Any]:
+        parameters = copy.deepcopy(_PARAMETERS)
+        for key, value in (changes or {}).items():
+            *groups, name = key.split(".")
+            group = parameters
+            for part in groups:
+                group = group[part]
+            group[name] = value
+        return parameters
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_config(make_parameters: MakeParameters) -> MakeConfig:
+    """The same, typed."""
+    return lambda changes=None: load_config(make_parameters(changes))
+
+
+@pytest.fixture(scope="session")
+def paper_config(make_config: MakeConfig) -> Config:
+    """Networks of the paper's size, for 32×32 images."""
+    return make_config(PAPER)
+
+
+@dataclass
+class MemoryGrids:
+    """Patch grids in memory, which keep account of the rows that they are asked for."""
+
+    patches: Tensor
+    grid: tuple[int, int]
+    asked_for: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        pixels = self.patches.double() / 255
+        self.mean = pixels.mean(dim=(0, 1, 3, 4)).float().numpy()
+        self.std = pixels.std(dim=(0, 1, 3, 4), correction=0).float().numpy()
+
+    def gather(self, rows: NDArray[np.int64]) -> Tensor:
+        self.asked_for += rows.tolist()
+        return self.patches[torch.from_numpy(rows)]
+
+
+MakeImages = Callable[..., Images]
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[Tensor, NDArray[np.int64]]:
+    """scikit-learn's 1,797 digits: (1797, 3, 32, 32), uint8, and their labels."""
+    source = Digits()
+    pixels = torch.from_numpy(np.concatenate(list(source.images(32)))).permute(0, 3, 1, 2)
+    return pixels.contiguous(), source.samples()["label"].to_numpy(dtype=np.int64, copy=True)
+
+
+@pytest.fixture
+def make_images(digits: tuple[Tensor, NDArray[np.int64]]) -> MakeImages:
+    """The digits, or other canvases (M, C, H, W), as a training under a configuration has them."""
+
+    def make(config: Config, canvases: Tensor = digits[0]) -> Images:
+        side = config.patch.canvas_size // config.patch.patch_size
+        grids = MemoryGrids(cut(canvases, config.patch.patch_size), (side, side))
+        return Images(grids, config.patch, config.augmentation)
+
+    return make
+
+
+@pytest.fixture
+def no_checkpoints(tmp_path: Path) -> Checkpoints:
+    """Of a training that starts anew, and writes one only at its end."""
+    return Checkpoints(tmp_path / "checkpoints", {}, every=10**9, resume="never")

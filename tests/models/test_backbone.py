@@ -1,0 +1,135 @@
+from collections import OrderedDict
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torchvision.models import resnet50
+
+from selfie_pipeline.models.backbone import PatchNetwork, build_resnet
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def shapes(module):
+    return {name: tensor.shape for name, tensor in module.state_dict().items()}
+
+
+def test_p_has_the_paper_s_size(paper_config):
+    network = PatchNetwork(paper_config.model)
+    assert count(network) / 1e6 == pytest.approx(8.53, abs=0.005)
+    assert [len(stage.blocks) for stage in network.stages] == [3, 4, 6]
+    with torch.inference_mode():
+        assert network.eval()(torch.rand(2, 3, 8, 8)).shape == (2, 1024)
+
+
+def test_with_the_standard_stem_the_whole_is_timm_s_resnetv2_50(make_config, paper_config):
+    model = paper_config.model.model_copy(update={"stem": "standard"})
+    network = build_resnet(model, classes=10).eval()
+    theirs = timm.create_model("resnetv2_50", num_classes=10).eval()
+    theirs.load_state_dict(network.state_dict(), strict=True)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(network(images), theirs(images))
+
+
+def test_with_the_small_stem_only_the_stem_differs_from_timm_s(paper_config):
+    network = build_resnet(paper_config.model, classes=10).eval()
+    theirs = timm.create_model("resnetv2_50", num_classes=10).eval()
+    theirs.stem = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 64, 3, padding=1, bias=False)))
+    assert count(network) == count(theirs)
+    assert shapes(network) == shapes(theirs)
+    theirs.load_state_dict(network.state_dict(), strict=True)
+    images = torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(network(images), theirs(images))
+
+
+def test_v1_with_the_standard_stem_is_torchvision_s_resnet50_in_size(paper_config):
+    model = paper_config.model.model_copy(update={"stem": "standard", "preactivation": False})
+    network = build_resnet(model, classes=1000)
+    theirs = resnet50()
+    assert count(network) == count(theirs)
+    sizes = [sorted(p.numel() for p in each.parameters()) for each in (network, theirs)]
+    assert sizes[0] == sizes[1]  # the head is a 1×1 convolution in the one, linear in the other
+
+
+@pytest.mark.parametrize("preactivation", [True, False])
+@pytest.mark.parametrize(("stem", "side"), [("small", 8), ("standard", 32)])
+def test_a_patch_ends_at_2_by_2(make_config, stem, side, preactivation):
+    config = make_config({"model.stem": stem, "model.preactivation": preactivation})
+    network = PatchNetwork(config.model).eval()
+    patches = torch.rand(4, 3, side, side)
+    maps = network.features(patches)
+    assert maps.shape == (4, 128, 2, 2)
+    torch.testing.assert_close(network(patches), maps.mean(dim=(2, 3)))
+
+
+def test_the_small_stem_keeps_every_pixel(make_config):
+    network = PatchNetwork(make_config({"model.stem": "small"}).model)
+    assert network.stem(torch.rand(1, 3, 8, 8)).shape == (1, 8, 8, 8)
+
+
+def test_a_whole_image_ends_at_its_grid_of_2_by_2(make_config):
+    network = PatchNetwork(make_config().model).eval()
+    assert network.features(torch.rand(1, 3, 32, 32)).shape == (1, 128, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("preactivation", "normalise", "raw_sum"),
+    [(True, True, False), (True, False, True), (False, True, False), (False, False, False)],
+)
+def test_only_a_v2_network_that_is_not_normalised_pools_a_raw_sum(
+    make_config, preactivation, normalise, raw_sum
+):
+    model = make_config(
+        {"model.preactivation": preactivation, "model.normalise_before_pooling": normalise}
+    ).model
+    torch.manual_seed(0)
+    maps = PatchNetwork(model).features(torch.randn(8, 3, 8, 8))
+    assert bool((maps < 0).any()) == raw_sum
+
+
+def test_normalising_before_pooling_gives_every_feature_the_same_scale(make_config):
+    torch.manual_seed(0)
+    network = PatchNetwork(make_config().model)
+    normalised = []
+    network.norm.register_forward_hook(lambda module, given, _: normalised.append(given[0]))
+    images = torch.randn(16, 3, 8, 8)
+    maps = network.features(images)
+    given = normalised[0]
+    mean, std = given.mean(dim=(0, 2, 3), keepdim=True), given.std(
+        dim=(0, 2, 3), correction=0, keepdim=True
+    )
+    torch.testing.assert_close(maps, ((given - mean) / std).relu(), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("width", [8, 24])
+@pytest.mark.parametrize("layers", [[1, 1, 1, 1], [2, 1, 3, 2]])
+def test_depth_and_width_are_parameters(make_config, layers, width):
+    model = make_config({"model.layers": layers, "model.width": width}).model
+    network = build_resnet(model, classes=5).eval()
+    assert [len(stage.blocks) for stage in network.stages] == layers
+    assert network.stem.conv.out_channels == width
+    assert network.head.fc.in_channels == 32 * width
+    assert network(torch.rand(2, 3, 16, 16)).shape == (2, 5)
+    assert PatchNetwork(model).eval()(torch.rand(2, 3, 8, 8)).shape == (2, 16 * width)
+
+
+@pytest.mark.parametrize("stem", ["small", "standard"])
+@pytest.mark.parametrize("preactivation", [True, False])
+def test_p_s_tensors_are_the_resnet_s_by_name_and_shape(make_config, stem, preactivation):
+    model = make_config({"model.stem": stem, "model.preactivation": preactivation}).model
+    whole = shapes(build_resnet(model, classes=5))
+    p = {
+        name: shape
+        for name, shape in shapes(PatchNetwork(model)).items()
+        if not name.startswith("norm.")
+    }
+    assert p == {
+        name: shape
+        for name, shape in whole.items()
+        if not name.startswith(("stages.3.", "norm.", "head."))
+    }

@@ -1,0 +1,46 @@
+"""The same numbers as torch's own convolution, with the same tensors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from selfie_pipeline.models.convolution import conv2d
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 3), (4, 4), (3, 4), (2, 1), (8, 8)])
+def test_equals_torch_with_its_gradients(
+    kernel_size: int, stride: int, size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    ours = conv2d(5, 6, kernel_size, stride).double()
+    theirs = nn.Conv2d(5, 6, kernel_size, stride, kernel_size // 2, bias=False).double()
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    images = torch.randn(3, 5, *size, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn_like(theirs(images))
+    expected = torch.autograd.grad((theirs(images) * weights).sum(), [images, theirs.weight])
+    found = torch.autograd.grad((ours(images) * weights).sum(), [images, ours.weight])
+    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_bf16_is_as_close_to_float32_as_torch_is(kernel_size: int) -> None:
+    torch.manual_seed(0)
+    convolution = conv2d(64, 64, kernel_size)
+    images = torch.randn(32, 64, 2, 2)
+    exact = nn.functional.conv2d(images, convolution.weight, padding=kernel_size // 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = convolution(images)
+        theirs = nn.functional.conv2d(images, convolution.weight, padding=kernel_size // 2)
+    assert ours.dtype == theirs.dtype == torch.bfloat16
+    assert (ours - exact).abs().mean() < 1.2 * (theirs - exact).abs().mean()
+
+
+def test_the_result_is_channels_last() -> None:
+    for kernel_size in (1, 3):
+        out = conv2d(4, 8, kernel_size)(torch.randn(2, 4, 2, 2))
+        assert out.is_contiguous(memory_format=torch.channels_last)

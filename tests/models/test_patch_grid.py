@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from selfie_pipeline.models.patch_grid import cut, join
+
+SHAPES = [  # images, patch size, rows, columns
+    ((2, 3, 32, 32), 8, 4, 4),
+    ((1, 3, 224, 224), 32, 7, 7),
+    ((3, 1, 12, 20), 4, 3, 5),
+    ((2, 4, 6, 6), 6, 1, 1),
+    ((2, 2, 3, 5), 1, 3, 5),
+]
+
+
+def numbered(shape, dtype):
+    """Images of which, but for uint8's range, no two values are equal."""
+    return (torch.arange(torch.Size(shape).numel()) % 251).reshape(shape).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("shape", "size", "rows", "columns"), SHAPES)
+def test_joining_what_was_cut_gives_the_images_back(shape, size, rows, columns, dtype):
+    images = numbered(shape, dtype)
+    patches = cut(images, size)
+    assert patches.shape == (shape[0], rows * columns, shape[1], size, size)
+    back = join(patches, (rows, columns))
+    assert back.dtype == dtype
+    assert torch.equal(back, images)
+
+
+@pytest.mark.parametrize(("shape", "size", "rows", "columns"), SHAPES)
+def test_cutting_what_was_joined_gives_the_patches_back(shape, size, rows, columns):
+    patches = torch.rand(shape[0], rows * columns, shape[1], size, size)
+    assert torch.equal(cut(join(patches, (rows, columns)), size), patches)
+
+
+@pytest.mark.parametrize(("shape", "size", "rows", "columns"), SHAPES)
+def test_patches_come_row_by_row(shape, size, rows, columns):
+    images = torch.rand(shape)
+    patches = cut(images, size)
+    for row in range(rows):
+        for column in range(columns):
+            top, left = row * size, column * size
+            window = images[:, :, top : top + size, left : left + size]
+            assert torch.equal(patches[:, row * columns + column], window)
+
+
+def test_channels_last_images_are_cut_alike():
+    images = torch.rand(2, 3, 8, 12)
+    other = images.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(cut(other, 4), cut(images, 4))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 32, 30), (1, 3, 30, 32)])
+def test_a_patch_size_that_does_not_divide_the_image_is_refused(shape):
+    with pytest.raises(ValueError, match=r"patches of 8 pixels do not divide images of 3\d × 3\d"):
+        cut(torch.zeros(shape), 8)
+
+
+def test_a_grid_that_the_patches_do_not_fill_is_refused():
+    with pytest.raises(ValueError, match="16 patches do not fill a grid of 4 × 5"):
+        join(torch.zeros(1, 16, 3, 8, 8), (4, 5))

@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from selfie_pipeline.models.positions import (
+    RowColumnPositions,
+    TablePositions,
+    build_positions,
+)
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_a_table_has_one_learned_vector_a_place():
+    positions = TablePositions(4, 128)
+    assert positions().shape == (16, 128)
+    assert count(positions) == 16 * 128
+    assert len(positions().unique(dim=0)) == 16
+    positions()[5].sum().backward()
+    assert torch.equal(positions.table.grad.abs().sum(1) > 0, torch.arange(16) == 5)
+
+
+def test_rows_and_columns_of_a_7_by_7_grid_have_14_learned_vectors():
+    positions = RowColumnPositions(7, 64)
+    assert positions().shape == (49, 64)
+    assert count(positions) == 14 * 64
+    assert len(positions().unique(dim=0)) == 49
+    positions()[3 * 7 + 5].sum().backward()
+    assert torch.equal(positions.rows.grad.abs().sum(1) > 0, torch.arange(7) == 3)
+    assert torch.equal(positions.columns.grad.abs().sum(1) > 0, torch.arange(7) == 5)
+
+
+def test_places_are_numbered_row_by_row_as_patches_are():
+    positions = RowColumnPositions(5, 8)
+    for row in range(5):
+        for column in range(5):
+            expected = positions.rows[row] + positions.columns[column]
+            assert torch.equal(positions()[row * 5 + column], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("table", TablePositions), ("row_column", RowColumnPositions)]
+)
+def test_the_configuration_chooses(make_config, name, kind):
+    config = make_config({"model.positions": name})
+    positions = build_positions(config.model, config.patch.grid_size)
+    assert isinstance(positions, kind)
+    assert positions().shape == (16, config.model.features)

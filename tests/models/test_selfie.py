@@ -1,0 +1,279 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from selfie_pipeline.models.patch_grid import cut
+from selfie_pipeline.models.selfie import Selfie, picking_accuracy, selfie_loss
+from selfie_pipeline.training.augmentation import normalise
+
+PUZZLES = [  # rows of the grid, targets
+    (2, 2),
+    (3, 2),
+    (3, 8),
+    (4, 4),
+    (4, 7),
+    (5, 6),
+    (7, 13),
+]
+
+
+def puzzle(make_config, grid, targets, **changes):
+    size = {"patch.canvas_size": 8 * grid, "patch.image_size": 8 * grid, "patch.targets": targets}
+    config = make_config(size | changes)
+    return Selfie(config.model, config.patch)
+
+
+def random_orders(images, places):
+    return torch.rand(images, places).argsort(dim=1)
+
+
+def loss_in_words(vectors, order, u, positions, targets):
+    """METHOD.md, "decoder", one target position after another.
+
+    h (B, N, D) of all patches, the split (B, N), u (B, D), the positions (N, D); all float64.
+    """
+    losses, picked = [], []
+    for image in range(len(vectors)):
+        masked = order[image, -targets:]
+        for place in masked:
+            v = u[image] + positions[place]
+            scores = np.array([v @ vectors[image, other] for other in masked])
+            true = int(np.flatnonzero(masked == place)[0])
+            shifted = scores - scores.max()
+            losses.append(math.log(np.exp(shifted).sum()) - shifted[true])
+            picked.append(scores.argmax() == true)
+    return np.mean(losses), np.mean(picked)
+
+
+@pytest.mark.parametrize("encoder_positions", [True, False])
+@pytest.mark.parametrize("positions", ["table", "row_column"])
+@pytest.mark.parametrize(("grid", "targets"), PUZZLES)
+def test_loss_and_accuracy_are_those_of_the_method_s_words(
+    make_config, grid, targets, positions, encoder_positions
+):
+    torch.manual_seed(grid * targets)
+    changes = {"model.positions": positions, "model.encoder_positions": encoder_positions}
+    network = puzzle(make_config, grid, targets, **changes).double().eval()
+    with torch.no_grad():
+        for parameter in network.positions.parameters():
+            parameter.normal_()  # small ones would hide that one stands at a wrong place
+    patches = torch.rand(5, grid**2, 3, 8, 8, dtype=torch.float64)
+    order = random_orders(5, grid**2)
+    table = network.positions().detach()
+    with torch.inference_mode():
+        vectors = network.embed(patches)
+        context = [
+            torch.stack(
+                [vectors[b, n] + table[n] * encoder_positions for n in order[b, :-targets]]
+            )
+            for b in range(5)
+        ]
+        u = network.pooling(torch.stack(context))
+        scores = network(patches, order)
+    loss, accuracy = loss_in_words(
+        vectors.numpy(), order.numpy(), u.numpy(), table.numpy(), targets
+    )
+    assert scores.shape == (5, targets, targets)
+    assert scores.dtype == torch.float32
+    assert selfie_loss(scores).item() == pytest.approx(loss, rel=1e-5)
+    assert picking_accuracy(scores).item() == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize("targets", [2, 4, 13])
+def test_the_loss_of_given_scores_is_exact(targets):
+    scores = torch.randn(6, targets, targets, dtype=torch.float64) * 3
+    exponentials = np.exp(scores.numpy())
+    expected = np.mean(
+        [
+            -math.log(exponentials[b, i, i] / exponentials[b, i].sum())
+            for b in range(6)
+            for i in range(targets)
+        ]
+    )
+    assert selfie_loss(scores).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("targets", [2, 4, 13])
+def test_scores_that_say_nothing_cost_ln_t(targets):
+    assert selfie_loss(torch.zeros(3, targets, targets)).item() == pytest.approx(math.log(targets))
+
+
+def test_accuracy_counts_the_diagonal():
+    scores = torch.zeros(2, 3, 3)
+    scores[0] = torch.eye(3)
+    scores[1] = torch.tensor([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]])
+    assert picking_accuracy(scores).item() == pytest.approx(4 / 6)
+
+
+class TestFaultSoftmaxBeforeTheCrossEntropy:
+    """It would bound each score to [0, 1], and the loss of four targets to 0.74 and more."""
+
+    def test_a_perfect_solver_s_loss_is_zero(self):
+        assert selfie_loss(30 * torch.eye(4).expand(8, 4, 4)).item() < 1e-6
+
+    def test_a_network_s_scores_are_raw(self, make_config):
+        torch.manual_seed(0)
+        network = puzzle(make_config, 4, 4)
+        with torch.no_grad():
+            network.positions.table.normal_()
+        scores = network(torch.rand(8, 16, 3, 8, 8), random_orders(8, 16))
+        assert scores.min() < 0
+        assert scores.max() > 1
+        assert not torch.allclose(scores.sum(dim=-1), torch.ones(8, 4))
+
+    def test_a_network_that_learns_one_batch_falls_below_0_74(self, make_config):
+        torch.manual_seed(0)
+        network = puzzle(make_config, 4, 4)
+        patches, order = torch.rand(4, 16, 3, 8, 8), random_orders(4, 16)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9)
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss = selfie_loss(network(patches, order))
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+        assert loss.item() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("grid", "targets", "positions"), [(4, 4, "table"), (7, 13, "row_column")]
+)
+@pytest.mark.parametrize("width", [8, 16])
+def test_at_initialisation_loss_and_accuracy_are_at_chance(
+    make_config, digits, grid, targets, positions, width
+):
+    torch.manual_seed(0)
+    changes = {"model.positions": positions, "model.width": width}
+    network = puzzle(make_config, grid, targets, **changes)
+    pixels = nn.functional.interpolate(digits[0][:64], 8 * grid)
+    mean = pixels.float().mean(dim=(0, 2, 3)) / 255
+    std = pixels.float().std(dim=(0, 2, 3)) / 255
+    with torch.no_grad():
+        scores = network(cut(normalise(pixels, mean, std), 8), random_orders(64, grid**2))
+    assert picking_accuracy(scores).item() == pytest.approx(1 / targets, rel=0.3)
+    assert selfie_loss(scores).item() == pytest.approx(math.log(targets), rel=0.15)
+
+
+class TestFaultTheTargetPatchLeaksIntoTheQuery:
+    TARGETS = 4
+
+    @pytest.fixture
+    def network(self, make_config):
+        torch.manual_seed(0)
+        network = puzzle(make_config, 4, self.TARGETS).eval()
+        with torch.no_grad():
+            network.positions.table.normal_()
+        return network
+
+    @pytest.fixture
+    def patches(self):
+        return torch.rand(3, 16, 3, 8, 8)
+
+    @pytest.fixture
+    def order(self):
+        return random_orders(3, 16)
+
+    @pytest.fixture
+    def run(self, network, monkeypatch):
+        """Scores, and the queries that they were made of."""
+
+        def run(patches, order):
+            seen = []
+            query = type(network).query
+
+            def watched(self, *args, **kwargs):
+                seen.append(query(self, *args, **kwargs))
+                return seen[-1]
+
+            monkeypatch.setattr(type(network), "query", watched)
+            with torch.inference_mode():
+                scores = network(patches, order)
+            monkeypatch.undo()
+            return scores, seen[0]
+
+        return run
+
+    @pytest.mark.parametrize("target", range(TARGETS))
+    def test_other_pixels_in_a_target_change_no_query_and_only_its_own_column(
+        self, run, patches, order, target
+    ):
+        scores, queries = run(patches, order)
+        place = order[:, -self.TARGETS + target]
+        changed = patches.clone()
+        changed[torch.arange(3), place] = torch.rand(3, 3, 8, 8)
+        scores_changed, queries_changed = run(changed, order)
+        torch.testing.assert_close(queries_changed, queries, rtol=1e-5, atol=1e-6)
+        others = [column for column in range(self.TARGETS) if column != target]
+        torch.testing.assert_close(
+            scores_changed[:, :, others], scores[:, :, others], rtol=1e-4, atol=1e-4
+        )
+        assert not torch.allclose(scores_changed[:, :, target], scores[:, :, target], atol=1e-3)
+
+    def test_other_pixels_in_a_context_patch_change_the_queries(self, run, patches, order):
+        _, queries = run(patches, order)
+        changed = patches.clone()
+        changed[torch.arange(3), order[:, 0]] = torch.rand(3, 3, 8, 8)
+        _, queries_changed = run(changed, order)
+        assert not torch.allclose(queries_changed, queries, atol=1e-4)
+
+    def test_permuting_the_target_patches_permutes_the_columns(self, run, patches, order):
+        scores, queries = run(patches, order)
+        permutation = torch.tensor([2, 0, 3, 1])
+        targets = order[:, -self.TARGETS :]
+        image = torch.arange(3)[:, None]
+        changed = patches.clone()
+        changed[image, targets] = patches[image, targets[:, permutation]]
+        scores_changed, queries_changed = run(changed, order)
+        torch.testing.assert_close(queries_changed, queries, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            scores_changed, scores[:, :, permutation], rtol=1e-4, atol=1e-4
+        )
+
+    def test_the_order_of_the_context_does_not_matter(self, run, patches, order):
+        scores, _ = run(patches, order)
+        shuffled = order.clone()
+        shuffled[:, :12] = order[:, torch.randperm(12)]
+        torch.testing.assert_close(run(patches, shuffled)[0], scores, rtol=1e-4, atol=1e-4)
+
+
+def test_each_image_of_a_batch_is_solved_with_its_own_split(make_config):
+    torch.manual_seed(0)
+    network = puzzle(make_config, 4, 4).eval()
+    patches, order = torch.rand(3, 16, 3, 8, 8), random_orders(3, 16)
+    with torch.inference_mode():
+        together = network(patches, order)
+        alone = torch.cat([network(patches[b : b + 1], order[b : b + 1]) for b in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_without_positions_in_the_encoder_u_does_not_know_where_the_context_sat(make_config):
+
+    for switch in (True, False):
+        torch.manual_seed(0)
+        network = puzzle(make_config, 4, 4, **{"model.encoder_positions": switch}).eval()
+        context, order = torch.randn(1, 12, 128), torch.arange(16)[None]
+        moved = order.clone()
+        moved[0, :2] = order[0, [1, 0]]
+        with torch.inference_mode():
+            same = torch.allclose(
+                network.query(context, order), network.query(context, moved), atol=1e-6
+            )
+        assert same is not switch
+
+
+def test_everything_learns(make_config):
+    network = puzzle(make_config, 4, 4)
+    selfie_loss(network(torch.rand(8, 16, 3, 8, 8), random_orders(8, 16))).backward()
+    idle = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    # A bias on all keys adds the same to every score of a query: no gradient but rounding.
+    assert idle == []
+
+
+def test_the_paper_s_size_is_25_07_million(paper_config):
+    network = Selfie(paper_config.model, paper_config.patch)
+    p_and_a = [*network.patch_network.parameters(), *network.pooling.parameters()]
+    assert sum(parameter.numel() for parameter in p_and_a) / 1e6 == pytest.approx(25.07, abs=0.01)
+    assert network.positions.table.numel() == 16 * 1024
