@@ -8,6 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,7 @@ def report(result: dict[str, Any], device: Device, path: Path | None) -> None:
         shown = f"{value:,.3g}" if isinstance(value, float) else str(value)
         print(f"{name:{width}}  {shown}")
     if path is not None:
-        full = {**result, "device": device.name, "precision": device.precision, **environment()}
+        machine = {"device": device.name, "precision": device.precision, **environment()}
+        full = {**result, **machine, "time": datetime.now(UTC).isoformat(timespec="seconds")}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(full, indent=2) + "\n", "utf-8")

@@ -1,4 +1,8 @@
-"""Where a number comes from: what is stored beside every result."""
+"""Where a number comes from: what is stored beside every result.
+
+Nothing here changes from one run to the next, so equal runs leave equal files; when a run was is
+the version's name.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,12 +32,11 @@ def digest(value: Mapping[str, Any]) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Versions of Python, of the libraries and of this project, and the time, UTC."""
+    """Versions of Python, of the libraries and of this project, and its commit."""
     return {
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("selfie-pipeline", *_LIBRARIES)},
         "commit": _commit(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

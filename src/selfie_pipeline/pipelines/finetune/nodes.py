@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,7 +105,6 @@ def finetune_classifier(
         "data": patch_grids.fingerprint,
         "encoder": pretraining["encoder"],
     }
-    started = time.monotonic()
     trained = finetune(
         network,
         recipe=recipe,
@@ -124,7 +122,6 @@ def finetune_classifier(
         **origin,
         "device": device.name,
         "precision": device.precision,
-        "seconds": round(time.monotonic() - started, 1),
         **environment(),
     }
     return Weights(trained.tensors, provenance), pd.DataFrame(trained.history)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Literal
 
@@ -44,7 +43,6 @@ def pretrain_encoder(
     rows = samples.loc[samples["split"] != "test", "sample"].to_numpy()
     settings = configuration(patch=patch, augmentation=augmentation, model=model, pretrain=recipe)
     origin = {"configuration": settings, "data": patch_grids.fingerprint}
-    started = time.monotonic()
     trained = pretrain(
         model,
         recipe,
@@ -59,7 +57,6 @@ def pretrain_encoder(
         **origin,
         "device": device.name,
         "precision": device.precision,
-        "seconds": round(time.monotonic() - started, 1),
         **environment(),
     }
     return Weights(trained.tensors, provenance), pd.DataFrame(trained.history)
