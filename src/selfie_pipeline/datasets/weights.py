@@ -35,15 +35,16 @@ class Weights:
 
 
 class WeightsDataset(WholeDataset[Weights, Weights]):
-    """A safetensors file whose metadata are the provenance, as JSON, and the digest.
+    """A safetensors file whose metadata are the provenance and the digest, as JSON.
 
     Tensors come back on the CPU, contiguous, with memory of their own.
     """
 
     def _write(self, data: Weights, path: Path) -> None:
         tensors = {name: _plain(tensor).clone() for name, tensor in data.tensors.items()}
-        metadata = {"provenance": json.dumps(data.provenance), "digest": data.digest()}
-        save_file(tensors, path, metadata)
+        origin = {"provenance": data.provenance, "digest": data.digest()}
+        # One entry: safetensors writes several in an order that differs from save to save.
+        save_file(tensors, path, {"origin": json.dumps(origin)})
 
     def _read(self, path: Path) -> Weights:
         try:
@@ -52,12 +53,13 @@ class WeightsDataset(WholeDataset[Weights, Weights]):
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise CatalogError(f"{path} can't be read as safetensors: {error}") from error
-        if not {"provenance", "digest"} <= metadata.keys():
+        if "origin" not in metadata:
             raise CatalogError(
                 f"{path} has no provenance; allowed: weights that this project has saved"
             )
-        weights = Weights(tensors, json.loads(metadata["provenance"]))
-        if weights.digest() != metadata["digest"]:
+        origin = json.loads(metadata["origin"])
+        weights = Weights(tensors, origin["provenance"])
+        if weights.digest() != origin["digest"]:
             raise CatalogError(
                 f"{path} is damaged: its tensors are not the ones that were saved; load an "
                 "earlier version (--load-versions) or train again"

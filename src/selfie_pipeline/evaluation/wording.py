@@ -71,8 +71,8 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The same rows, all columns strings: ``Data set``, ``Network``, ``Labeled``, ``Arm``,
         ``Accuracy, %`` such as "85.8 ± 0.9 (n = 4)", ``Difference, points (95 %)`` such as
-        "+6.5 (+4.1 to +8.9; n = 4)", ``Paper (n = 5)``. A dash stands for what too few seeds
-        cannot say; an empty string where there is nothing to say.
+        "+6.5 (+4.1 to +8.9; n = 4)", ``Paper (n = 5)``. What too few seeds cannot say is left
+        out; a dash is a difference without a seed in common.
     """
     rows = [
         {
@@ -185,14 +185,13 @@ def _difference(row: Row) -> str:
     """Such as "+6.5 (+4.1 to +8.9; n = 4)"."""
     if row.pairs == 0:
         return f"{NOTHING} (n = 0)"
-    interval = f"{_signed(row.difference_low)} to {_signed(row.difference_high)}"
-    interval = interval if row.pairs > 1 else NOTHING
-    return f"{_signed(row.difference)} ({interval}; n = {row.pairs})"
+    interval = f"{_signed(row.difference_low)} to {_signed(row.difference_high)}; "
+    return f"{_signed(row.difference)} ({interval if row.pairs > 1 else ''}n = {row.pairs})"
 
 
 def _mean_and_std(mean: float, std: float, seeds: int) -> str:
-    """Such as "85.8 ± 0.9 (n = 4)"."""
-    return f"{mean:.1f} ± {NOTHING if pd.isna(std) else f'{std:.1f}'} (n = {seeds})"
+    """Such as "85.8 ± 0.9 (n = 4)"; "85.8 (n = 1)" where there is no deviation."""
+    return f"{mean:.1f}{'' if pd.isna(std) else f' ± {std:.1f}'} (n = {seeds})"
 
 
 def _signed(points: float) -> str:
