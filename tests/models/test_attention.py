@@ -40,7 +40,7 @@ def scramble(module):
     ("features", "heads", "intermediate", "length"),
     [(32, 4, 40, 13), (48, 1, 16, 5), (24, 24, 96, 2), (64, 32, 40, 37)],
 )
-class TestBlockEqualsTorch:
+class TestTheBlockIsTorchs:
     @pytest.fixture
     def pair(self, features, heads, intermediate):
         torch.manual_seed(0)
@@ -50,7 +50,7 @@ class TestBlockEqualsTorch:
         ours.load_state_dict(theirs.state_dict(), strict=True)
         return ours, theirs
 
-    def test_tensors_load_strictly_in_both_directions(self, pair, length):
+    def test_tensors_load_strictly_in_both_directions(self, pair, length):  # noqa: ARG002
         ours, theirs = pair
         scramble(ours)
         theirs.load_state_dict(ours.state_dict(), strict=True)
@@ -87,15 +87,15 @@ def test_units_drop_where_there_is_noise(dropout, attention_dropout):
     block = AttentionBlock(16, config(dropout=dropout, attention_dropout=attention_dropout))
     vectors = torch.randn(4, 6, 16)
     quiet = block(vectors, None)
-    assert torch.equal(block(vectors, None), quiet)
+    torch.testing.assert_close(block(vectors, None), quiet)
     assert not torch.allclose(block(vectors, noise()), quiet, atol=0.1)
-    assert torch.equal(block(vectors, noise()), block(vectors, noise()))
+    torch.testing.assert_close(block(vectors, noise()), block(vectors, noise()))
 
 
 def test_noise_changes_nothing_where_no_rate_is_set():
     block = AttentionBlock(16, config(dropout=0.0, attention_dropout=0.0))
     vectors = torch.randn(4, 6, 16)
-    assert torch.equal(block(vectors, noise()), block(vectors, None))
+    torch.testing.assert_close(block(vectors, noise()), block(vectors, None))
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def test_with_the_standard_stem_the_whole_is_timm_s_resnetv2_50(make_config, pap
     theirs.load_state_dict(network.state_dict(), strict=True)
     images = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
-        assert torch.equal(network(images), theirs(images))
+        torch.testing.assert_close(network(images), theirs(images))
 
 
 def test_with_the_small_stem_only_the_stem_differs_from_timm_s(paper_config):
@@ -44,7 +44,7 @@ def test_with_the_small_stem_only_the_stem_differs_from_timm_s(paper_config):
     theirs.load_state_dict(network.state_dict(), strict=True)
     images = torch.rand(1, 3, 32, 32)
     with torch.inference_mode():
-        assert torch.equal(network(images), theirs(images))
+        torch.testing.assert_close(network(images), theirs(images))
 
 
 def test_v1_with_the_standard_stem_is_torchvision_s_resnet50_in_size(paper_config):
@@ -96,12 +96,13 @@ def test_normalising_before_pooling_gives_every_feature_the_same_scale(make_conf
     torch.manual_seed(0)
     network = PatchNetwork(make_config().model)
     normalised = []
-    network.norm.register_forward_hook(lambda module, given, _: normalised.append(given[0]))
+    network.norm.register_forward_hook(lambda _, given, __: normalised.append(given[0]))
     images = torch.randn(16, 3, 8, 8)
     maps = network.features(images)
     given = normalised[0]
-    mean, std = given.mean(dim=(0, 2, 3), keepdim=True), given.std(
-        dim=(0, 2, 3), correction=0, keepdim=True
+    mean, std = (
+        given.mean(dim=(0, 2, 3), keepdim=True),
+        given.std(dim=(0, 2, 3), correction=0, keepdim=True),
     )
     torch.testing.assert_close(maps, ((given - mean) / std).relu(), atol=1e-3, rtol=1e-3)
 

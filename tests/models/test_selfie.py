@@ -66,9 +66,7 @@ def test_loss_and_accuracy_are_those_of_the_method_s_words(
     with torch.inference_mode():
         vectors = network.embed(patches)
         context = [
-            torch.stack(
-                [vectors[b, n] + table[n] * encoder_positions for n in order[b, :-targets]]
-            )
+            torch.stack([vectors[b, n] + table[n] * encoder_positions for n in order[b, :-targets]])
             for b in range(5)
         ]
         u = network.pooling(torch.stack(context))
@@ -127,20 +125,17 @@ class TestFaultSoftmaxBeforeTheCrossEntropy:
     def test_a_network_that_learns_one_batch_falls_below_0_74(self, make_config):
         torch.manual_seed(0)
         network = puzzle(make_config, 4, 4)
-        patches, order = torch.rand(4, 16, 3, 8, 8), random_orders(4, 16)
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9)
-        for _ in range(60):
+        patches, order = torch.rand(2, 16, 3, 8, 8), random_orders(2, 16)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+        for _ in range(15):
             optimizer.zero_grad()
             loss = selfie_loss(network(patches, order))
             loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
         assert loss.item() < 0.5
 
 
-@pytest.mark.parametrize(
-    ("grid", "targets", "positions"), [(4, 4, "table"), (7, 13, "row_column")]
-)
+@pytest.mark.parametrize(("grid", "targets", "positions"), [(4, 4, "table"), (7, 13, "row_column")])
 @pytest.mark.parametrize("width", [8, 16])
 def test_at_initialisation_loss_and_accuracy_are_at_chance(
     make_config, digits, grid, targets, positions, width
@@ -228,9 +223,7 @@ class TestFaultTheTargetPatchLeaksIntoTheQuery:
         changed[image, targets] = patches[image, targets[:, permutation]]
         scores_changed, queries_changed = run(changed, order)
         torch.testing.assert_close(queries_changed, queries, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(
-            scores_changed, scores[:, :, permutation], rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(scores_changed, scores[:, :, permutation], rtol=1e-4, atol=1e-4)
 
     def test_the_order_of_the_context_does_not_matter(self, run, patches, order):
         scores, _ = run(patches, order)

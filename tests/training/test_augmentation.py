@@ -36,9 +36,7 @@ def test_windows_are_cut_as_one_by_one(height, width, size, padding, dtype):
     assert windows.is_contiguous(memory_format=torch.channels_last)
     for image in range(images):
         top, left = corners[image].tolist()
-        expected = crop_one(
-            canvases[image].numpy(), top, left, bool(flips[image]), size, padding
-        )
+        expected = crop_one(canvases[image].numpy(), top, left, bool(flips[image]), size, padding)
         np.testing.assert_array_equal(windows[image].numpy(), expected)
 
 
@@ -91,9 +89,7 @@ def test_evaluation_sees_the_central_window_neither_padded_nor_mirrored(
 
 
 @pytest.mark.parametrize(("canvas", "pad", "places"), [(32, 4, 9), (40, 0, 9), (32, 0, 1)])
-def test_windows_start_anywhere_on_the_padded_canvas(
-    make_config, make_images, canvas, pad, places
-):
+def test_windows_start_anywhere_on_the_padded_canvas(make_config, make_images, canvas, pad, places):
     config = make_config({"patch.canvas_size": canvas, "augmentation.pad": pad})
     canvases = torch.zeros(1, 3, canvas, canvas, dtype=torch.uint8)
     images = make_images(config, canvases)

@@ -1,0 +1,376 @@
+"""The project as a whole, with a tiny recipe: by command, stage by stage, and once more."""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from kedro.framework.project import pipelines
+from kedro.io import AbstractVersionedDataset
+
+from selfie_pipeline.config import UserError
+from selfie_pipeline.sources.digits import Digits
+from selfie_pipeline.training.tasks import Task
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Accessing the 'model_fields' attribute on the instance"  # Kedro's own doing
+)
+STAGES = ["ingest", "patch", "pretrain", "finetune", "baseline", "report"]
+IN_MEMORY = {
+    "puzzles",
+    "selection",
+    "selfie.initial_classifier",
+    "supervised.initial_classifier",
+}
+FIGURES = {"training_curves", "accuracy_over_labels", "puzzle_picture"}
+
+
+def outputs() -> list[str]:
+    return sorted(pipelines["__default__"].all_outputs() - IN_MEMORY)
+
+
+def without_version(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {re.sub(r"/\d{4}-[\dT.-]+Z/", "/", name): content for name, content in files.items()}
+
+
+def test_by_command_line(whole_run: Any) -> None:
+    done = whole_run.done
+
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    *table, report = done.stdout.strip().splitlines()
+    assert "digits" in table[0]
+    assert any("supervised" in line for line in table)
+    assert any("Selfie" in line for line in table)
+    assert Path(report.removeprefix("Report: ")).is_file()
+    assert not list(whole_run.project.path.rglob("checkpoints"))
+    assert not list(whole_run.project.path.rglob(".partial-*"))
+
+
+def test_every_output_is_versioned_and_can_be_loaded(whole_run: Any) -> None:
+    catalog = whole_run.project.catalog()
+
+    for name in outputs():
+        dataset = catalog[name]
+        assert isinstance(dataset, AbstractVersionedDataset), name
+        (version,) = dataset.list_versions()
+        if name in FIGURES:
+            assert Path(version).read_bytes().startswith(b"\x89PNG"), name
+        else:
+            assert catalog.load(name) is not None, name
+
+
+def test_every_number_has_its_provenance(whole_run: Any) -> None:
+    catalog = whole_run.project.catalog()
+    encoder = catalog.load("encoder")
+    data = catalog.load("patch_grids").fingerprint
+    parts = {"patch", "augmentation", "model", "finetune"}
+
+    for arm, digest, more in (("selfie", encoder.digest(), {"pretrain"}), ("supervised", None, ())):
+        metrics = catalog.load(f"{arm}_metrics")
+        provenance = metrics["provenance"]
+        assert metrics["arm"] == arm
+        assert metrics["test_samples"] == 540
+        assert metrics["labels"] == len(catalog.load("labeled_samples")) == provenance["labels"]
+        assert provenance["configuration"].keys() == parts | set(more)
+        assert provenance["configuration"]["finetune"]["steps"] == 4
+        assert provenance["configuration"]["model"]["width"] == 8
+        assert provenance["seed"] == 0
+        assert provenance["data"] == data
+        assert provenance["encoder"] == digest
+        assert provenance["classifier"] == catalog.load(f"{arm}_classifier").digest()
+        assert provenance["precision"] in {"32-true", "bf16-mixed"}
+        assert provenance["device"].endswith("1 threads")
+        assert {"python", "torch", "kedro", "selfie-pipeline"} <= provenance["versions"].keys()
+        assert re.match(r"[0-9a-f]{40}(-dirty)?$|unknown", provenance["commit"])
+
+    assert encoder.provenance["configuration"].keys() == parts - {"finetune"} | {"pretrain"}
+    assert encoder.provenance["data"] == data
+
+
+def test_accuracy_is_that_of_the_predictions(whole_run: Any) -> None:
+    catalog = whole_run.project.catalog()
+    samples = catalog.load("samples").set_index("sample")
+
+    for arm in ("selfie", "supervised"):
+        predictions = catalog.load(f"{arm}_predictions")
+        truth = samples.loc[predictions["sample"]]
+        assert set(truth["split"]) == {"test"}
+        assert len(predictions) == 540
+        right = predictions["predicted"].to_numpy() == truth["label"].to_numpy()
+        assert right.mean() == catalog.load(f"{arm}_metrics")["accuracy"]
+
+
+def test_stage_by_stage_leaves_the_same_files(
+    whole_run: Any, fresh: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each alone, in order, in another process: the same weights, histories and accuracies."""
+    for stage in STAGES:
+        fresh.run(stage)
+
+    expected, found = (without_version(project.files()) for project in (whole_run.project, fresh))
+    assert found.keys() == expected.keys()
+    results = [name for name in expected if not name.endswith((".html", ".png"))]
+    assert [name for name in results if found[name] != expected[name]] == []
+    assert any(name.endswith("encoder.safetensors") for name in results)
+    assert "Report: " in capsys.readouterr().out
+
+
+def test_fraction_and_seed_have_a_place_of_their_own(finished: Any) -> None:
+    before = finished.files()
+
+    finished.run("finetune", params="labeled_frac:0.1,seed=3")
+
+    after = finished.files()
+    assert {name: after.get(name) for name in before} == before
+    new = after.keys() - before.keys()
+    assert len(new) == 5  # labels, classifier, history, predictions, metrics
+    assert all("/labeled_10pct/seed_3/" in name for name in new)
+    metrics = finished.load("selfie_metrics", "labeled_frac=0.1,seed=3")
+    assert (metrics["labeled_frac"], metrics["seed"], metrics["labels"]) == (0.1, 3, 126)
+
+
+def test_the_report_gathers_the_seeds_found(
+    finished: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(finished.load("results_table")["seeds"]) == [1, 1]
+
+    finished.run("finetune", "baseline", "report", params="seed=1")
+
+    table = finished.load("results_table")
+    assert list(table["seeds"]) == [2, 2]
+    assert table["std"].notna().all()
+    for arm in ("selfie", "supervised"):
+        accuracies = [
+            finished.load(f"{arm}_metrics", f"seed={seed}")["accuracy"] for seed in (0, 1)
+        ]
+        row = table.set_index("arm").loc[arm]
+        assert row["mean"] == pytest.approx(50 * sum(accuracies))
+        assert row["std"] == pytest.approx(100 * pd.Series(accuracies).std())
+    assert "n = 2" in capsys.readouterr().out
+
+
+def test_a_run_after_another_gathers_only_what_is_alike(
+    finished: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cell of another recipe does not enter the mean."""
+    finished.run("finetune", "baseline", "report", params="seed=1,finetune.steps=5")
+
+    assert list(finished.load("results_table")["seeds"]) == [1, 1]
+
+
+def test_pixels_are_written_once(finished: Any) -> None:
+    finished.run("patch")
+
+    new, old = finished.catalog()["patch_grids"].list_versions()
+    assert new != old
+    assert (Path(new) / "shard-00000.npy").samefile(Path(old) / "shard-00000.npy")
+    assert finished.load("patch_grids").fingerprint
+
+
+def test_an_older_encoder_can_be_chosen(finished: Any) -> None:
+    older = finished.load("encoder").digest()
+    finished.run("pretrain", params="pretrain.seed=1")
+    newer = finished.load("encoder").digest()
+    new, old = finished.versions("encoder")
+    assert older != newer
+
+    finished.run("finetune", load_versions={"encoder": old})
+    chosen = finished.load("selfie_metrics")["provenance"]
+    finished.run("finetune")
+    newest = finished.load("selfie_metrics")["provenance"]
+    refused = finished.kedro_run(
+        "--pipeline=finetune", "--load-versions=encoder:2020-01-01T00.00.00.000Z"
+    )
+
+    assert chosen["encoder"] == older
+    assert chosen["configuration"]["pretrain"]["seed"] == 0
+    assert newest["encoder"] == newer
+    assert newest["configuration"]["pretrain"]["seed"] == 1
+    assert refused.exit_code == 1
+    assert refused.stderr.splitlines() == [
+        "Error: --load-versions = encoder:2020-01-01T00.00.00.000Z does not exist; allowed: "
+        f"{new}, {old}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (
+            ["--pipeline=finetune", "--params=model.width=16"],
+            [
+                "the encoder does not fit",
+                "8×8×1×1 in the encoder, 16×16×1×1",
+                "--pipeline=pretrain",
+            ],
+        ),
+        (
+            ["--pipeline=report", "--params=model.width=16"],
+            ["the encoder does not fit", "size mismatch", "--pipeline=pretrain"],
+        ),
+        (
+            ["--pipeline=report", "--params=model.positions=row_column"],
+            ["the encoder does not fit", "positions", "--pipeline=pretrain"],
+        ),
+        (
+            ["--pipeline=pretrain", "--params=patch.patch_size=4"],
+            ["patch_grids has 4 × 4 patches of 8 pixels", "8 × 8 of 4", "--pipeline=patch"],
+        ),
+        (
+            [
+                "--pipeline=pretrain",
+                "--params=patch.patch_size=16,patch.canvas_size=64,patch.targets=2",
+            ],
+            ["patch_grids has 4 × 4 patches of 8 pixels", "4 × 4 of 16", "--pipeline=patch"],
+        ),
+        (
+            ["--pipeline=baseline", "--params=patch.canvas_size=40"],
+            ["patch_grids has 4 × 4 patches", "patch.canvas_size = 40", "--pipeline=patch"],
+        ),
+        (
+            ["--pipeline=finetune", "--params=labeled_frac=0.001"],
+            ["labeled_frac = 0.001", "without a label", "or more"],
+        ),
+    ],
+)
+def test_what_does_not_fit_what_was_stored(
+    finished: Any, options: list[str], parts: list[str]
+) -> None:
+    """Refused in one line, and nothing is stored that says otherwise."""
+    before = finished.files()
+
+    result = finished.kedro_run(*options)
+
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    for part in ("Error: ", *parts):
+        assert part in line
+    new = finished.files().keys() - before.keys()
+    assert not [name for name in new if "labeled_samples" not in name]
+
+
+def test_arms_that_were_not_trained_alike_are_not_compared(finished: Any) -> None:
+    finished.run("finetune", params="finetune.steps=5")
+
+    result = finished.kedro_run("--pipeline=report")
+
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(
+        "Error: the two arms were trained with different finetune.steps (5 and 4); run `kedro run "
+    )
+
+
+@pytest.fixture
+def stopped_at_step_3(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Begin a pretraining, and stop it after its third step of six."""
+
+    def stop(project: Any) -> None:
+        original = Task.end_step
+
+        def end_step(task: Task, batch: Any) -> None:
+            original(task, batch)
+            if task.steps_done == 3:
+                signal.raise_signal(signal.SIGTERM)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Task, "end_step", end_step)
+            with pytest.raises(UserError, match="stopped by SIGTERM after step 3 of 6"):
+                project.run("pretrain")
+
+    return stop
+
+
+def test_an_interrupted_stage_goes_on(
+    finished: Any, stopped_at_step_3: Callable[[Any], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "selfie_pipeline")
+    undisturbed = finished.load("encoder"), finished.load("pretrain_history")
+    stopped_at_step_3(finished)
+    assert len(finished.versions("encoder")) == 1
+
+    finished.run("pretrain")
+
+    assert "pretrain: goes on after step 3 of 6" in caplog.messages
+    assert len(finished.versions("encoder")) == 2
+    assert finished.load("encoder").digest() == undisturbed[0].digest()
+    pd.testing.assert_frame_equal(
+        finished.load("pretrain_history"), undisturbed[1], check_exact=True
+    )
+    assert not list(finished.path.rglob("checkpoints"))
+
+
+@pytest.mark.parametrize(
+    ("params", "reason"),
+    [
+        ("pretrain.weight_decay=0.5", "made with other configuration.pretrain.weight_decay"),
+        ("resume=never", "resume = never"),
+    ],
+)
+def test_an_interrupted_stage_starts_anew_and_says_why(
+    finished: Any,
+    stopped_at_step_3: Callable[[Any], None],
+    caplog: pytest.LogCaptureFixture,
+    params: str,
+    reason: str,
+) -> None:
+    caplog.set_level(logging.INFO, "selfie_pipeline")
+    stopped_at_step_3(finished)
+
+    finished.run("pretrain", params=params)
+
+    assert any(reason in line for line in caplog.messages)
+    assert not any("goes on" in line for line in caplog.messages)
+
+
+def test_how_often_one_looks_does_not_stop_it_from_going_on(
+    finished: Any, stopped_at_step_3: Callable[[Any], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "selfie_pipeline")
+    stopped_at_step_3(finished)
+
+    finished.run("pretrain", params="pretrain.checkpoint_every=1")
+
+    assert "pretrain: goes on after step 3 of 6" in caplog.messages
+
+
+def test_the_test_split_chooses_nothing(
+    whole_run: Any, fresh: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With other labels and other pixels in it, every weight is the same."""
+    original_init, original_samples = Digits.__init__, Digits.samples
+
+    def init(self: Digits) -> None:
+        original_init(self)
+        test = (original_samples(self)["split"] == "test").to_numpy()
+        self._grey[test] = 255 - self._grey[test]
+
+    def samples(self: Digits) -> pd.DataFrame:
+        table = original_samples(self)
+        test = table["split"] == "test"
+        table.loc[test, "label"] = (table.loc[test, "label"] + 1) % 10
+        return table
+
+    monkeypatch.setattr(Digits, "__init__", init)
+    monkeypatch.setattr(Digits, "samples", samples)
+
+    fresh.run("ingest", "patch", "pretrain", "finetune", "baseline")
+
+    expected = whole_run.project.catalog()
+    found = fresh.catalog()
+    assert found.load("patch_grids").fingerprint != expected.load("patch_grids").fingerprint
+    for name in ("encoder", "selfie_classifier", "supervised_classifier"):
+        assert found.load(name).digest() == expected.load(name).digest()
+    for name in ("pretrain_history", "selfie_history", "supervised_history", "labeled_samples"):
+        pd.testing.assert_frame_equal(found.load(name), expected.load(name), check_exact=True)
+    for arm in ("selfie", "supervised"):
+        theirs, ours = (catalog.load(f"{arm}_metrics") for catalog in (expected, found))
+        assert (theirs["loss"], theirs["accuracy"]) != (ours["loss"], ours["accuracy"])

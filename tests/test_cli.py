@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from kedro.framework.cli.cli import KedroCLI
+from kedro.framework.cli.project import run as kedro_run
+from kedro.framework.startup import bootstrap_project
+
+from selfie_pipeline.cli import run, split_params
+
+REPOSITORY = Path(__file__).parents[1]
+pytestmark = [
+    # Kedro's own doing, on its way through typed parameters and Kedro-Viz's commands.
+    pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute on the instance"),
+    pytest.mark.filterwarnings("ignore:'BaseCommand' is deprecated"),
+]
+STAGES = ["ingest", "patch", "pretrain", "finetune", "baseline", "report"]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project without data, as the working directory."""
+    shutil.copytree(REPOSITORY / "conf", tmp_path / "conf")
+    for name in ("pyproject.toml", ".telemetry"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    (tmp_path / "src").mkdir()  # Kedro wants one; the package is the installed one
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KEDRO_ENV", raising=False)
+    bootstrap_project(tmp_path)
+    return tmp_path
+
+
+def kedro(*options: str) -> Result:
+    return CliRunner().invoke(run, options)
+
+
+def assert_refused(result: Result, project: Path, *parts: str) -> None:
+    """One line on stderr with these parts, no success, and no node has run."""
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    for part in parts:
+        assert part in line
+    assert not list((project / "data").rglob("*"))
+
+
+def split(value: str) -> dict[str, Any]:
+    option = click.Option(["--params"])
+    return split_params(click.Context(run), option, value)
+
+
+@pytest.mark.parametrize(
+    ("value", "params"),
+    [
+        ("", {}),
+        ("labeled_frac:0.1", {"labeled_frac": 0.1}),
+        ("labeled_frac=0.1", {"labeled_frac": 0.1}),
+        ("labeled_frac=0.1,seed:3", {"labeled_frac": 0.1, "seed": 3}),
+        (" labeled_frac = 0.1 , seed : 3 ", {"labeled_frac": 0.1, "seed": 3}),
+        ("labeled_frac=0.1,,seed=3,", {"labeled_frac": 0.1, "seed": 3}),
+        ("pretrain.steps:5", {"pretrain": {"steps": 5}}),
+        (
+            "model.attention.heads=2,model.width:8,seed=1",
+            {"model": {"attention": {"heads": 2}, "width": 8}, "seed": 1},
+        ),
+        ("model.layers=[1,1,1,1]", {"model": {"layers": [1, 1, 1, 1]}}),
+        (
+            "seed=1,model.layers:[3, 4, 6, 3],resume=never",
+            {"seed": 1, "model": {"layers": [3, 4, 6, 3]}, "resume": "never"},
+        ),
+        ("data.folder=/data/a:b=c", {"data": {"folder": "/data/a:b=c"}}),
+        ("data.folder:C:/images", {"data": {"folder": "C:/images"}}),
+        ("data.folder:a=b", {"data": {"folder": "a=b"}}),
+        ("seed=1,seed=2", {"seed": 2}),
+    ],
+)
+def test_params(value: str, params: dict[str, Any]) -> None:
+    assert split(value) == params
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("1.0", 1.0),
+        ("3", 3),
+        ("-3", -3),
+        ("true", True),
+        ("false", False),
+        ("null", None),
+        ("never", "never"),
+        ("'3'", "3"),
+        ("[]", []),
+        ("[0.5, null]", [0.5, None]),
+    ],
+)
+@pytest.mark.parametrize("separator", "=:")
+def test_params_are_read_as_yaml(text: str, value: Any, separator: str) -> None:
+    found = split(f"key{separator}{text}")["key"]
+
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("value", ["seed", "=3", ":3", "seed=1,frac", "model.layers=[1,1", " = "])
+def test_params_that_cannot_be_read_are_a_usage_error(value: str, project: Path) -> None:
+    result = kedro("--params", value)
+
+    assert result.exit_code == 2
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("Error: Invalid value for '--params': ")
+    assert "key=value or key:value" in line
+    assert not list((project / "data").rglob("*"))
+
+
+def test_every_other_option_is_kedros() -> None:
+    theirs = {option.name: option for option in kedro_run.params}
+    ours = {option.name: option for option in run.params}
+
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] is not theirs[name]] == ["params"]
+    assert theirs["params"].callback is not split_params  # Kedro's own is left as it was
+    assert ours["params"].opts == theirs["params"].opts
+
+
+@pytest.mark.parametrize(
+    ("params", "parts"),
+    [
+        ("labelled_frac=0.1", ["labelled_frac is not a parameter", "labeled_frac", "seed"]),
+        ("model.widht:8", ["model.widht is not a parameter", "did you mean width?"]),
+        ("labeled_frac=ten", ["labeled_frac = 'ten'", "allowed: a number in (0, 1]"]),
+        ("labeled_frac=0", ["labeled_frac = 0 ", "allowed: a number in (0, 1]"]),
+        ("labeled_frac:1.5", ["labeled_frac = 1.5", "allowed: a number in (0, 1]"]),
+        ("seed=1.5", ["seed = 1.5", "a whole number"]),
+        ("model.layers=[1,1]", ["model.layers = [1, 1]", "a list of four whole numbers"]),
+        ("resume=maybe", ["resume = 'maybe'", "'auto' or 'never'"]),
+        (
+            "patch.patch_size=7",
+            ["patch.patch_size = 7", "does not divide patch.image_size = 32", "4, 8, 16, 32"],
+        ),
+        ("patch.targets:16", ["patch.targets = 16", "leaves no context", "2 to 15"]),
+        ("patch.targets=1", ["patch.targets = 1 ", "2 or more"]),
+        ("seed=-1,labeled_frac=2", ["seed = -1", "labeled_frac = 2"]),
+    ],
+)
+def test_a_parameter_that_is_not_allowed(project: Path, params: str, parts: list[str]) -> None:
+    assert_refused(kedro("--params", params), project, *parts)
+
+
+@pytest.mark.parametrize("option", ["--pipeline=pretrian", "--pipelines=ingest,pretrian"])
+def test_an_unknown_pipeline(project: Path, option: str) -> None:
+    assert_refused(kedro(option), project, "'pretrian'", "allowed: ", *STAGES)
+
+
+@pytest.mark.parametrize(
+    "option", ["--nodes=nope", "--from-inputs=nope", "--to-outputs=nope", "--tags=nope"]
+)
+def test_a_filter_that_leaves_nothing(project: Path, option: str) -> None:
+    assert_refused(kedro(option), project, "Pipeline ")
+
+
+def test_an_unknown_environment(project: Path) -> None:
+    assert_refused(
+        kedro("--env=cifar100"),
+        project,
+        f"--env = cifar100 is not an environment in {project / 'conf'}",
+        "allowed: base, cifar10, cifar10_small, local",
+    )
+
+
+def test_an_unknown_environment_from_the_shell(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEDRO_ENV", "cifar100")
+
+    assert_refused(kedro(), project, "cifar100 is not an environment")
+
+
+def test_a_data_set_of_which_there_are_no_versions(project: Path) -> None:
+    result = kedro("--pipeline=finetune", "--load-versions=encoder:2026-01-01T00.00.00.000Z")
+
+    assert_refused(result, project, "encoder is not there yet", "--pipeline=pretrain")
+
+
+def test_a_version_of_an_unknown_data_set(project: Path) -> None:
+    result = kedro("--load-versions=encodre:2026-01-01T00.00.00.000Z")
+
+    assert_refused(result, project, "encodre")
+
+
+@pytest.mark.parametrize(
+    ("stage", "missing", "maker"),
+    [
+        ("patch", "samples", "ingest"),
+        ("pretrain", "patch_grids", "patch"),
+        ("finetune", "encoder", "pretrain"),
+        ("baseline", "patch_grids", "patch"),
+        ("report", "encoder", "pretrain"),
+    ],
+)
+def test_a_stage_whose_input_is_missing(
+    project: Path, stage: str, missing: str, maker: str
+) -> None:
+    assert_refused(
+        kedro(f"--pipeline={stage}"),
+        project,
+        f"{missing} is not there yet; make it with `kedro run --pipeline={maker}`",
+    )
+
+
+@pytest.mark.parametrize(
+    ("params", "repeated"),
+    [
+        ("labeled_frac:0.1,seed=3", "labeled_frac=0.1,seed=3"),
+        ("model.attention.heads=4,seed:1", "model.attention.heads=4,seed=1"),
+        ("model.layers=[1, 1, 1, 2]", "'model.layers=[1,1,1,2]'"),
+        ("data.folder=null,augmentation.flip=true", "data.folder=null,augmentation.flip=true"),
+        ("data.folder='a b'", "'data.folder=a b'"),
+    ],
+)
+def test_the_command_that_makes_it_has_this_runs_options(
+    project: Path, params: str, repeated: str
+) -> None:
+    result = kedro("--pipeline=pretrain", "--env=cifar10_small", "--params", params)
+
+    assert_refused(
+        result,
+        project,
+        f"make it with `kedro run --pipeline=patch --env=cifar10_small --params {repeated}`",
+    )
+
+
+def test_the_command_that_makes_it_knows_the_environment_from_the_shell(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEDRO_ENV", "cifar10_small")
+
+    assert_refused(kedro("--pipeline=patch"), project, "--pipeline=ingest --env=cifar10_small`")
+
+
+def test_the_pipelines_are_listed(project: Path) -> None:
+    result = CliRunner().invoke(KedroCLI(project), ["registry", "list"])
+
+    assert result.exit_code == 0
+    listed = {line.removeprefix("- ") for line in result.stdout.splitlines() if line}
+    assert listed == {"__default__", *STAGES}
+
+
+def test_the_project_has_this_run(project: Path) -> None:
+    """Kedro falls back to its own, in silence, if a module is missing."""
+    command = KedroCLI(project).get_command(click.Context(run), "run")
+
+    assert command is run
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["-m", "kedro", "run"], ["-m", "selfie_pipeline"]],
+    ids=["kedro run", "python -m selfie_pipeline"],
+)
+def test_a_refusal_from_the_shell(project: Path, command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, *command, "--params", "labeled_frac:1.5"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if " INFO " not in line]
+    assert errors == ["Error: labeled_frac = 1.5 is not allowed; allowed: a number in (0, 1]"]
+    assert not list((project / "data").rglob("*"))

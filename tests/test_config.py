@@ -1,0 +1,264 @@
+from pathlib import Path
+
+import pytest
+from kedro.config import OmegaConfigLoader
+from pydantic import BaseModel
+
+from selfie_pipeline.config import Config, ConfigError, UserError, load_config
+from selfie_pipeline.settings import CONFIG_LOADER_ARGS
+
+CONF = Path(__file__).parents[1] / "conf"
+ENVIRONMENTS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "base")
+
+
+def refusal(parameters):
+    with pytest.raises(ConfigError) as caught:
+        load_config(parameters)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert isinstance(caught.value, UserError)
+    return message
+
+
+REFUSED = [  # key, value, what the message says after "KEY = VALUE"
+    # Fractions
+    ("labeled_frac", 0, "allowed: a number in (0, 1]"),
+    ("labeled_frac", -0.1, "allowed: a number in (0, 1]"),
+    ("labeled_frac", 1.01, "allowed: a number in (0, 1]"),
+    ("labeled_frac", 5, "allowed: a number in (0, 1]"),
+    ("labeled_frac", float("nan"), "allowed: a number in (0, 1]"),
+    ("model.attention.dropout", 1.0, "allowed: a number in [0, 1)"),
+    ("finetune.momentum", -0.9, "allowed: a number in [0, 1)"),
+    # Wrong types
+    ("labeled_frac", "a tenth", "allowed: a number in (0, 1]"),
+    ("labeled_frac", "0.1", "allowed: a number in (0, 1]"),
+    ("labeled_frac", None, "allowed: a number in (0, 1]"),
+    ("seed", 1.5, "allowed: a whole number from 0 to 4294967295"),
+    ("seed", True, "allowed: a whole number from 0 to 4294967295"),
+    ("seed", -1, "allowed: a whole number from 0 to 4294967295"),
+    ("pretrain.seed", 2**32, "allowed: a whole number from 0 to 4294967295"),
+    ("pretrain.steps", "many", "allowed: a whole number, 1 or more"),
+    ("augmentation.flip", 1, "allowed: true or false"),
+    ("augmentation.pad", -1, "allowed: a whole number, 0 or more"),
+    ("model.layers", [1, 1, 1], "allowed: a list of four whole numbers"),
+    ("model.layers", 3, "allowed: a list of four whole numbers"),
+    ("model.attention", 3, "allowed:"),
+    ("patch", None, "allowed:"),
+    # Out of range, or none of the choices
+    ("pretrain.steps", 0, "allowed: a whole number, 1 or more"),
+    ("finetune.batch_size", 1, "allowed: a whole number, 2 or more"),
+    ("finetune.peak_learning_rate", 0.0, "allowed: a number above 0"),
+    ("finetune.peak_learning_rate", float("inf"), "allowed: a number above 0"),
+    ("finetune.peak_learning_rate", float("nan"), "allowed: a number above 0"),
+    ("pretrain.weight_decay", -1e-4, "allowed: a number, 0 or more"),
+    ("pretrain.clip_norm", 0.0, "allowed: greater than 0"),
+    ("model.width", 12, "allowed: a multiple of 8"),
+    ("model.stem", "tiny", "allowed: 'small' or 'standard'"),
+    ("model.positions", "sinus", "allowed: 'table' or 'row_column'"),
+    ("data.source", "imagnet", "allowed: 'digits'"),
+    ("compute.accelerator", "tpu", "allowed: 'auto', 'cpu' or 'gpu'"),
+    ("compute.precision", "fp16", "allowed: 'auto', 'bf16' or 'fp32'"),
+    ("resume", "always", "allowed: 'auto' or 'never'"),
+    ("patch.targets", 1, "allowed: a whole number, 2 or more"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "allowed"), REFUSED, ids=lambda part: str(part)[:30])
+def test_a_value_that_is_not_allowed_is_named_with_key_and_what_is(
+    make_parameters, key, value, allowed
+):
+    message = refusal(make_parameters({key: value}))
+    assert message.startswith(f"{key} = {value!r} is not allowed; ")
+    assert allowed in message
+
+
+def test_an_item_of_a_list_is_named_by_its_place(make_parameters):
+    message = refusal(make_parameters({"model.layers": [1, 0, 1, 1]}))
+    assert message.startswith("model.layers.1 = 0 is not allowed; allowed:")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"patch.patch_size": 7},
+            "patch.patch_size = 7 does not divide patch.image_size = 32; allowed: 2, 4, 8, 16, 32",
+        ),
+        (
+            {"patch.canvas_size": 36},
+            "patch.patch_size = 8 does not divide patch.canvas_size = 36; "
+            "allowed: 2, 3, 4, 6, 9, 12, 18, 36",
+        ),
+        (
+            {"patch.canvas_size": 24},
+            "patch.canvas_size = 24 is smaller than patch.image_size = 32; allowed: 32 or more",
+        ),
+        (
+            {"patch.targets": 16},
+            "patch.targets = 16 leaves no context: the 4 × 4 grid has 16 patches; allowed: 2 to 15",
+        ),
+        (
+            {"patch.targets": 40},
+            "patch.targets = 40 leaves no context: the 4 × 4 grid has 16 patches; allowed: 2 to 15",
+        ),
+        (
+            {"model.attention.heads": 3},
+            "model.attention.heads = 3 does not divide 16 × model.width = 128; "
+            "allowed: a divisor of 128",
+        ),
+        (
+            {"pretrain.accumulate": 3},
+            "pretrain.accumulate = 3 does not divide pretrain.batch_size = 8; "
+            "allowed: a divisor of 8",
+        ),
+        (
+            {"finetune.warmup_steps": 4},
+            "finetune.warmup_steps = 4 leaves no step after the warm-up; "
+            "allowed: less than finetune.steps = 4",
+        ),
+    ],
+    ids=str,
+)
+def test_values_that_do_not_go_together_are_named_with_what_is_allowed(
+    make_parameters, changes, expected
+):
+    assert refusal(make_parameters(changes)) == expected
+
+
+def test_what_is_said_to_be_allowed_is(make_parameters):
+    """Each patch size that the message names is taken, wherever it leaves enough patches."""
+    for size in (2, 4, 8, 16):
+        changes = {"patch.patch_size": size, "patch.targets": 3}
+        assert load_config(make_parameters(changes)).patch.patches == (32 // size) ** 2
+
+
+def test_a_patch_size_that_leaves_one_patch_is_refused_in_words_that_help(make_parameters):
+    """Nothing is allowed for patch.targets then: the message must not say "2 to 0"."""
+    message = refusal(make_parameters({"patch.patch_size": 32, "patch.targets": 2}))
+    assert "2 to 0" not in message
+
+
+@pytest.mark.parametrize(
+    ("key", "suggestion"),
+    [
+        ("labeled_fraction", "labeled_frac"),
+        ("pretrain.learning_rate", "peak_learning_rate"),
+        ("model.atention", "attention"),
+        ("model.attention.head", "heads"),
+        ("finetune.batchsize", "batch_size"),
+        ("patch.target", "targets"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_one_that_was_meant(make_parameters, key, suggestion):
+    message = refusal(make_parameters({key: 1}))
+    assert message.startswith(f"{key} is not a parameter; did you mean {suggestion}? allowed here:")
+
+
+def test_an_unknown_key_like_no_other_is_named_with_those_allowed(make_parameters):
+    message = refusal(make_parameters({"augmentation.xyz": 1}))
+    assert message == "augmentation.xyz is not a parameter; allowed here: pad, flip"
+
+
+def test_a_missing_key_is_named(make_parameters):
+    parameters = make_parameters()
+    del parameters["model"]["attention"]["heads"]
+    message = refusal(parameters)
+    assert message == "model.attention.heads is missing; its default belongs into conf/base"
+
+
+def test_all_that_is_wrong_is_named_at_once(make_parameters):
+    changes = {
+        "labeled_frac": 2,
+        "seeed": 1,
+        "model.stem": "tiny",
+        "pretrain.steps": "many",
+        "patch.patch_size": 5,
+        "augmentation.pad": -3,
+    }
+    message = refusal(make_parameters(changes))
+    for words in (
+        "labeled_frac = 2 ",
+        "seeed is not a parameter; did you mean seed?",
+        "model.stem = 'tiny' ",
+        "pretrain.steps = 'many' ",
+        "patch.patch_size = 5 ",
+        "augmentation.pad = -3 ",
+    ):
+        assert words in message
+    assert message.count("; allowed") == 6 - 1  # an unknown key's are after a question mark
+
+
+def test_the_edges_of_what_is_allowed_are(make_parameters):
+    changes = {
+        "labeled_frac": 1,
+        "seed": 2**32 - 1,
+        "patch.targets": 15,
+        "pretrain.warmup_steps": 0,
+        "finetune.warmup_steps": 3,
+        "finetune.momentum": 0.0,
+        "pretrain.accumulate": 8,
+        "model.attention.heads": 128,
+    }
+    config = load_config(make_parameters(changes))
+    assert (config.labeled_frac, config.patch.targets) == (1.0, 15)
+
+
+def test_sizes_that_follow_from_others(make_config):
+    config = make_config({"patch.image_size": 56, "patch.canvas_size": 64, "model.width": 24})
+    assert (config.patch.grid_size, config.patch.patches) == (7, 49)
+    assert config.model.features == 384
+
+
+def test_a_configuration_can_not_be_changed(make_config):
+    config = make_config()
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 3
+
+
+def leaves(model, above=""):
+    """The dotted keys below a model."""
+    found = set()
+    for name, field in model.model_fields.items():
+        key = f"{above}{name}"
+        nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        found |= leaves(field.annotation, f"{key}.") if nested else {key}
+    return found
+
+
+def keys(parameters, above=""):
+    found = set()
+    for name, value in parameters.items():
+        found |= keys(value, f"{above}{name}.") if isinstance(value, dict) else {above + name}
+    return found
+
+
+def shipped(environment):
+    arguments = CONFIG_LOADER_ARGS | {"default_run_env": environment}
+    return OmegaConfigLoader(conf_source=str(CONF), **arguments)["parameters"]
+
+
+def test_every_parameter_has_its_default_in_conf_base_and_nowhere_else():
+    assert keys(shipped("base")) == leaves(Config)
+    required = Config.model_json_schema()
+    for model in (required, *required["$defs"].values()):
+        assert set(model["required"]) == set(model["properties"])
+
+
+@pytest.mark.parametrize("environment", ["base", *ENVIRONMENTS])
+def test_what_is_shipped_is_valid(environment):
+    load_config(shipped(environment))
+
+
+def test_the_recipe_of_cifar10_is_the_paper_s():
+    config = load_config(shipped("cifar10"))
+    assert config.model.layers == [3, 4, 6, 3]
+    assert (config.model.width, config.model.stem) == (64, "small")
+    attention = config.model.attention
+    assert (attention.blocks, attention.heads, attention.intermediate) == (3, 32, 640)
+    assert (attention.dropout, attention.attention_dropout) == (0.1, 0.1)
+    assert (config.patch.patches, config.patch.targets, config.patch.patch_size) == (16, 4, 8)
+    assert (config.augmentation.pad, config.augmentation.flip) == (4, True)
+    for recipe in (config.pretrain, config.finetune):
+        assert (recipe.steps, recipe.batch_size, recipe.warmup_steps) == (120_000, 512, 100)
+        assert (recipe.momentum, recipe.weight_decay) == (0.9, 1e-4)
+        assert 0.01 <= recipe.peak_learning_rate <= 0.4

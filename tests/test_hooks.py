@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from kedro.framework.project import configure_project, pipelines
+from kedro.io import DataCatalog, MemoryDataset, Version
+
+from selfie_pipeline.config import ConfigError, UserError
+from selfie_pipeline.datasets.folder import Folder
+from selfie_pipeline.datasets.weights import Weights, WeightsDataset
+from selfie_pipeline.hooks import ProjectHooks
+from selfie_pipeline.settings import HOOKS
+
+RUN: dict[str, Any] = {"env": None, "runtime_params": {}, "load_versions": {}}
+
+
+@pytest.fixture(autouse=True)
+def _project() -> None:
+    configure_project("selfie_pipeline")
+
+
+def encoder(folder: Path, load: str | None = None, save: str | None = None) -> WeightsDataset:
+    path = folder / "encoder.safetensors"
+    return WeightsDataset(filepath=str(path), version=Version(load, save))
+
+
+def catalog_of(stage: str, **datasets: Any) -> DataCatalog:
+    """All that a stage reads is there, but for the data sets given."""
+    there = {name: MemoryDataset(1) for name in pipelines[stage].inputs()}
+    return DataCatalog(there | datasets)
+
+
+def test_they_are_kedros_hooks() -> None:
+    assert [type(hook) for hook in HOOKS] == [ProjectHooks]
+
+
+def test_parameters_are_checked(make_parameters: Callable[..., dict[str, Any]]) -> None:
+    hooks = ProjectHooks()
+
+    hooks.after_context_created(context_with(make_parameters()))
+
+    with pytest.raises(ConfigError, match="seed = -1"):
+        hooks.after_context_created(context_with(make_parameters({"seed": -1})))
+
+
+def context_with(parameters: dict[str, Any]) -> Any:
+    return SimpleNamespace(config_loader={"parameters": parameters})
+
+
+def test_all_inputs_are_there() -> None:
+    for stage in pipelines:
+        ProjectHooks().before_pipeline_run(RUN, pipelines[stage], catalog_of(stage))
+
+
+def test_an_input_is_missing() -> None:
+    catalog = catalog_of("pretrain", patch_grids=MemoryDataset())
+    run = RUN | {"env": "cifar10", "runtime_params": {"pretrain": {"steps": 5}, "resume": "never"}}
+
+    with pytest.raises(UserError) as caught:
+        ProjectHooks().before_pipeline_run(run, pipelines["pretrain"], catalog)
+
+    assert str(caught.value) == (
+        "patch_grids is not there yet; make it with "
+        "`kedro run --pipeline=patch --env=cifar10 --params pretrain.steps=5,resume=never`"
+    )
+
+
+def test_a_version_is_missing(tmp_path: Path) -> None:
+    old, new = "2026-01-01T00.00.00.000Z", "2026-01-02T00.00.00.000Z"
+    for version in (old, new):
+        encoder(tmp_path, save=version).save(Weights({"w": torch.zeros(1)}, {}))
+    wrong = "2025-01-01T00.00.00.000Z"
+    catalog = catalog_of("finetune", encoder=encoder(tmp_path, load=wrong))
+    run = RUN | {"load_versions": {"encoder": wrong}}
+
+    with pytest.raises(UserError) as caught:
+        ProjectHooks().before_pipeline_run(run, pipelines["finetune"], catalog)
+
+    assert str(caught.value) == (
+        f"--load-versions = encoder:{wrong} does not exist; allowed: {new}, {old}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "removed"),
+    [
+        ("pretrain", ["pretrain"]),
+        ("finetune", ["selfie"]),
+        ("baseline", ["supervised"]),
+        ("patch", []),
+    ],
+)
+def test_checkpoints_are_removed_after_their_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str, removed: list[str]
+) -> None:
+    names = ["pretrain", "selfie", "supervised"]
+    folders = {f"{name}_checkpoints": Folder(filepath=str(tmp_path / name)) for name in names}
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "step-000000001.json").touch()
+
+    ProjectHooks().after_pipeline_run(pipelines[stage], catalog_of(stage, **folders))
+
+    assert [name for name in names if not (tmp_path / name).exists()] == removed
+    assert capsys.readouterr().out == ""
+
+
+def test_a_refusal_does_not_wait_for_heavy_imports() -> None:
+    heavy = {"torch", "lightning", "sklearn", "matplotlib", "timm"}
+    code = (
+        "import sys, selfie_pipeline.cli, selfie_pipeline.settings; "
+        f"print(*sorted({heavy} & sys.modules.keys()))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == ""

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from selfie_pipeline import provenance
+from selfie_pipeline.config import Config
+from selfie_pipeline.provenance import configuration, digest, environment
+
+
+def test_the_configuration_is_that_of_the_parts(make_config: Callable[..., Config]) -> None:
+    config = make_config({"pretrain.steps": 7})
+
+    found = configuration(patch=config.patch, pretrain=config.pretrain)
+
+    assert found.keys() == {"patch", "pretrain"}
+    assert found["patch"] == {
+        "canvas_size": 32,
+        "image_size": 32,
+        "patch_size": 8,
+        "targets": 4,
+    }
+    assert found["pretrain"]["steps"] == 7
+
+
+def test_how_often_one_looks_is_not_part_of_it(make_config: Callable[..., Config]) -> None:
+    once = make_config({"pretrain.log_every": 1, "pretrain.checkpoint_every": 1}).pretrain
+    seldom = make_config({"pretrain.log_every": 9, "pretrain.checkpoint_every": 9}).pretrain
+
+    assert configuration(pretrain=once) == configuration(pretrain=seldom)
+
+
+def test_every_other_parameter_is_part_of_it(make_config: Callable[..., Config]) -> None:
+    recipe = make_config().pretrain
+
+    found = configuration(pretrain=recipe)["pretrain"]
+
+    assert type(recipe).model_fields.keys() - found.keys() == {"log_every", "checkpoint_every"}
+
+
+def test_the_digest_is_of_the_content() -> None:
+    one = {"a": 1, "b": {"c": [1, 2], "d": None}}
+
+    assert re.fullmatch("[0-9a-f]{64}", digest(one))
+    assert digest(one) == digest({"b": {"d": None, "c": [1, 2]}, "a": 1})
+    assert digest(one) != digest({"a": 1, "b": {"c": [2, 1], "d": None}})
+    assert digest({"a": 1}) != digest({"a": 1.5})
+
+
+def test_the_environment() -> None:
+    found = environment()
+
+    assert found["versions"]["torch"] == version("torch")
+    assert {"python", "selfie-pipeline", "kedro", "lightning", "timm"} <= found["versions"].keys()
+    assert found["commit"]
+    assert environment() == found  # no time: equal runs leave equal files
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    done = subprocess.run(
+        ["git", "-C", str(folder), *identity, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The place that the code is taken to lie in."""
+    path = tmp_path / "provenance.py"
+    path.write_text("one = 1\n")
+    monkeypatch.setattr(provenance, "__file__", str(path))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    return path
+
+
+def test_the_commit_and_whether_it_was_changed_since(module: Path) -> None:
+    folder = module.parent
+    git(folder, "init")
+    git(folder, "add", ".")
+    git(folder, "commit", "--message=one")
+    git(folder, "tag", "--annotate", "v1", "--message=v1")
+    commit = git(folder, "rev-parse", "HEAD")
+
+    clean = environment()["commit"]
+    module.write_text("one = 2\n")
+    changed = environment()["commit"]
+
+    assert (clean, changed) == (commit, f"{commit}-dirty")
+
+
+def test_no_checkout(module: Path) -> None:
+    assert environment()["commit"] == "unknown: the code is not a git checkout"
+
+
+def test_no_git(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(module.parent))
+
+    assert environment()["commit"].startswith("unknown")

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from selfie_pipeline.config import Config, TrainingConfig
+from selfie_pipeline.training import progress as module
+from selfie_pipeline.training.progress import Progress
+from selfie_pipeline.training.tasks import HistoryRow
+
+
+class Clock:
+    """The seconds since the start, as the test says."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def recipe(make_config: Callable[..., Config]) -> TrainingConfig:
+    return make_config({"pretrain.steps": 100, "pretrain.batch_size": 20}).pretrain
+
+
+def task(*rows: HistoryRow) -> Any:
+    return SimpleNamespace(history=list(rows))
+
+
+ROW = HistoryRow(step=40, loss=1.23456, accuracy=0.56789, learning_rate=0.05)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_line_now_and_then_where_there_is_no_terminal(
+    recipe: TrainingConfig, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "selfie_pipeline")
+    with Progress("pretrain", recipe, 0) as progress:
+        for done in range(1, 100):
+            clock.now += 1
+            progress.update(task(ROW), done)
+
+    assert [line.split(",")[0] for line in caplog.messages] == [
+        f"pretrain: step {step} of 100" for step in (30, 60, 90)
+    ]
+    assert caplog.messages[1] == (
+        "pretrain: step 60 of 100, 20 images/s, loss 1.235, accuracy 0.568, learning rate 0.05, "
+        "00:40 left"
+    )
+
+
+def test_a_line_at_the_end(
+    recipe: TrainingConfig, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "selfie_pipeline")
+    with Progress("finetune", recipe, 0) as progress:
+        clock.now += 40
+        progress.update(task(ROW), 100)
+
+    assert caplog.messages == [
+        "finetune: 100 steps done, 50 images/s, loss 1.235, accuracy 0.568, learning rate 0.05"
+    ]
+
+
+def test_the_rate_is_that_of_this_run_alone(
+    recipe: TrainingConfig, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A training that was gone on with did its first steps in another run."""
+    caplog.set_level(logging.INFO, "selfie_pipeline")
+    with Progress("pretrain", recipe, 90) as progress:
+        clock.now += 10
+        progress.update(task(), 100)
+
+    assert caplog.messages == ["pretrain: 100 steps done, 20 images/s"]
+
+
+def test_a_bar_on_a_terminal(
+    recipe: TrainingConfig,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "selfie_pipeline")
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setattr(module, "_SECONDS_BEFORE_BAR", 0)
+    with Progress("pretrain", recipe, 40) as progress:
+        for done in range(41, 100):
+            clock.now += 1
+            progress.update(task(ROW), done)
+        progress.bar.refresh()
+        shown = terminal.getvalue().split("\r")[-1]
+        clock.now += 1
+        progress.update(task(ROW), 100)
+
+    assert "pretrain: " in shown
+    assert "99/100" in shown
+    assert "loss 1.235, accuracy 0.568, learning rate 0.05" in shown
+    assert [line.split(",")[0] for line in caplog.messages] == ["pretrain: 100 steps done"]
+
+
+def test_no_bar_for_what_takes_less_than_five_seconds(
+    recipe: TrainingConfig, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with Progress("pretrain", recipe, 0) as progress:
+        for done in range(1, 101):
+            clock.now += 0.01
+            progress.update(task(), done)
+
+    assert terminal.getvalue().strip("\r\n ") == ""
+
+
+def test_the_bar_is_closed_when_the_training_fails(
+    recipe: TrainingConfig, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with pytest.raises(RuntimeError), Progress("pretrain", recipe, 0) as progress:
+        raise RuntimeError
+
+    assert progress.bar.disable
