@@ -17,8 +17,8 @@ from pydantic_core import ErrorDetails
 
 Fraction = Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")]
 Probability = Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")]
-Positive = Annotated[float, Field(gt=0, description="a number above 0")]
-NotNegative = Annotated[float, Field(ge=0, description="a number, 0 or more")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number, 0 or more")]
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number from 0 to 4294967295")]
 Count = Annotated[int, Field(ge=1, description="a whole number, 1 or more")]
 Whole = Annotated[int, Field(ge=0, description="a whole number, 0 or more")]
@@ -72,7 +72,7 @@ class PatchConfig(_Config):
     def _check(self) -> Self:
         for name, size in (("image_size", self.image_size), ("canvas_size", self.canvas_size)):
             if size % self.patch_size:
-                divisors = [d for d in range(2, size + 1) if size % d == 0]
+                divisors = [d for d in range(2, size // 2 + 1) if size % d == 0]
                 raise ValueError(
                     f"patch.patch_size = {self.patch_size} does not divide patch.{name} = {size}; "
                     f"allowed: {', '.join(map(str, divisors))}"
@@ -81,6 +81,11 @@ class PatchConfig(_Config):
             raise ValueError(
                 f"patch.canvas_size = {self.canvas_size} is smaller than patch.image_size = "
                 f"{self.image_size}; allowed: {self.image_size} or more"
+            )
+        if self.grid_size == 1:
+            raise ValueError(
+                f"patch.patch_size = {self.patch_size} leaves one patch of {self.image_size} × "
+                f"{self.image_size}, and no puzzle; allowed: {self.image_size // 2} or less"
             )
         if self.targets >= self.patches:
             raise ValueError(
@@ -256,6 +261,10 @@ def _explain(details: ErrorDetails) -> str:
     if details["type"] == "value_error":
         return message
     field = siblings.get(location[-1])
+    if details["type"] == "model_type" and field:
+        message = (
+            f"its parts, one by one, such as {key}.{next(iter(_fields_beside([*location, ''])))}"
+        )
     allowed = field.description if field and field.description else message
     return f"{key} = {details['input']!r} is not allowed; allowed: {allowed}"
 

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from selfie_pipeline.models.backbone import PRETRAINED_STAGES
 
+_PREFIX = "patch_network."
+_STAYS_BEHIND = "patch_network.norm."
 _HANDED_OVER = ("stem.", *(f"stages.{stage}." for stage in range(PRETRAINED_STAGES)))
 
 
@@ -28,11 +30,10 @@ def hand_over(encoder: Mapping[str, Tensor], classifier: nn.Module) -> list[str]
         ValueError: A tensor is missing on either side or its shape differs; the message names it.
             Nothing has been copied then.
     """
-    prefix = "patch_network."
     given = {
-        name.removeprefix(prefix): tensor
+        name.removeprefix(_PREFIX): tensor
         for name, tensor in encoder.items()
-        if name.removeprefix(prefix).startswith(_HANDED_OVER)
+        if name.startswith(_PREFIX) and not name.startswith(_STAYS_BEHIND)
     }
     own = classifier.state_dict()
     wanted = {name for name in own if name.startswith(_HANDED_OVER)}

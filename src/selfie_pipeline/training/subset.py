@@ -14,7 +14,7 @@ def labeled_subset(labels: NDArray[np.int64], fraction: float, seed: int) -> NDA
 
     Every class has its share, to within one sample; and of the same seed, a smaller fraction's
     subset lies within a larger one's. Both follow from one order of all samples: each class is
-    shuffled and spread evenly over it, and the subset is its beginning.
+    shuffled and spread evenly over it, and the subset is its beginning (Webster's method).
 
     Args:
         labels: (N,), int64: the class of each training sample.
@@ -31,9 +31,9 @@ def labeled_subset(labels: NDArray[np.int64], fraction: float, seed: int) -> NDA
     classes, counts = np.unique(labels, return_counts=True)
     spread = np.empty(len(labels))
     for label, count in zip(classes, counts, strict=True):
-        spread[labels == label] = (random.permutation(count) + random.random()) / count
+        spread[labels == label] = (random.permutation(count) + 0.5) / count
     size = round(len(labels) * fraction)
-    chosen = np.argsort(spread, kind="stable")[:size]
+    chosen = np.lexsort((random.random(len(labels)), spread))[:size]  # ties between classes: chance
     missing = np.setdiff1d(classes, labels[chosen])
     if len(missing):
         least = len(classes) / len(labels)

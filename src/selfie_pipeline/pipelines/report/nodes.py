@@ -42,6 +42,7 @@ class Puzzles(TypedDict):
 
 def solve_puzzles(
     encoder: Weights,
+    selfie: dict[str, Any],
     samples: pd.DataFrame,
     patch_grids: PatchGrids,
     patch: PatchConfig,
@@ -49,7 +50,17 @@ def solve_puzzles(
     model: ModelConfig,
     compute: ComputeConfig,
 ) -> Puzzles:
-    """Let the encoder pick the masked patches of a few images that it was not trained on."""
+    """Let the encoder pick the masked patches of a few images that it was not trained on.
+
+    Raises:
+        UserError: It is not the encoder that this run's result was finetuned from, or does not fit
+            the parameters.
+    """
+    if encoder.digest() != selfie["provenance"]["encoder"]:
+        raise UserError(
+            "the result was finetuned from another encoder than this one: run `kedro run "
+            "--pipeline=finetune` again, or name its version with --load-versions=encoder:VERSION"
+        )
     unseen = samples.loc[samples["split"] == "test", "sample"].to_numpy()
     rows = unseen[:: max(1, len(unseen) // _PUZZLES)][:_PUZZLES]  # spread over the classes
     images = stored_images(patch_grids, patch, augmentation)

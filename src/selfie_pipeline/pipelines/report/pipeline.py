@@ -19,6 +19,7 @@ def create_pipeline() -> Pipeline:
                 solve_puzzles,
                 inputs=[
                     "encoder",
+                    "selfie_metrics",
                     "samples",
                     "patch_grids",
                     "params:patch",
