@@ -64,10 +64,13 @@ def test_it_learns_20_digits_by_heart(make_config, train, labels):
 
 @pytest.mark.parametrize("changes", [{}, {"finetune.clip_norm": 0.5}], ids=["plain", "clipped"])
 def test_the_steps_are_those_of_sgd_written_out(make_config, make_images, train, labels, changes):
-    """The paper's recipe, from the batches on: Nesterov momentum, L2, and the rate of each step."""
-    config = make_config({"finetune.steps": 4, "finetune.weight_decay": 0.01} | changes)
+    """The recipe from the batches on: Nesterov, L2, the rate of each step.
+
+    Rounding grows tenfold a step, so there are few.
+    """
+    config = make_config({"finetune.steps": 2, "finetune.weight_decay": 0.01} | changes)
     network = fresh_classifier(config.model, 10, seed=0)
-    ours = copy.deepcopy(network).to(memory_format=torch.channels_last)  # rounds alike
+    ours = copy.deepcopy(network)
     trained, images = train(config, network)
 
     label_of_row = torch.zeros(2000, dtype=torch.int64)
