@@ -3,8 +3,9 @@
 `--params` takes `key:value` as well as `key=value`, and lists in brackets; and what a person can
 mend ends the run with one line instead of a traceback.
 
-Only click, Kedro and this project may be imported here: Kedro takes a module that is missing while
-it imports this file for a project without commands of its own, and says nothing.
+Nothing may be imported here that Kedro does not need itself, but for pydantic: Kedro takes a module
+that is missing while it imports this file for a project without commands of its own, and says
+nothing.
 """
 
 from __future__ import annotations
