@@ -55,8 +55,16 @@ class Pictures(Dataset[Any]):
         return self.transform(Image.fromarray(self.images[index]))
 
 
-def endless(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The loader's batches, epoch after epoch."""
+def endless(transform: Callable[[Image.Image], Any], batch: int, workers: int) -> Iterator[Any]:
+    """Batches of transformed digits, epoch after epoch."""
+    loader = DataLoader(
+        Pictures(transform),
+        batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
     while True:
         yield from loader
 
@@ -138,15 +146,7 @@ def plain(config: Config, workers: int) -> Callable[[], None]:
             transforms.Normalize([0.5] * 3, [0.25] * 3),
         ]
     )
-    loader = DataLoader(
-        Pictures(transform),
-        config.pretrain.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-    )
-    batches = endless(loader)
+    batches = endless(transform, config.pretrain.batch_size, workers)
     network = PlainSelfie(config)
     return stepper(network.parameters(), lambda: network(next(batches)))
 
@@ -157,15 +157,7 @@ def simclr(config: Config, workers: int) -> Callable[[], None]:
     from lightly.models.modules import SimCLRProjectionHead
     from lightly.transforms import SimCLRTransform
 
-    loader = DataLoader(
-        Pictures(SimCLRTransform(input_size=32)),
-        config.pretrain.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-    )
-    batches = endless(loader)
+    batches = endless(SimCLRTransform(input_size=32), config.pretrain.batch_size, workers)
     backbone = small_resnet50()
     head = SimCLRProjectionHead(2048, 512, 128)
     criterion = NTXentLoss()
