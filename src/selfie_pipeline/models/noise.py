@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+_LEVELS = 2**16
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Noise:
 
         Args:
             values: (rows, …) of this part of the batch.
-            rate: Probability in [0, 1); nothing is drawn at 0.
+            rate: Probability in [0, 1), taken to the nearest 1 / 65,536; nothing is drawn at 0.
 
         Returns:
             As `values`, with the same mean in expectation.
@@ -38,11 +41,18 @@ class Noise:
         if rate == 0:
             return values
         rows = values.shape[0]
-        keep = torch.rand(
-            (self.batch_size, *values.shape[1:]), generator=self.generator, device=values.device
-        )
-        keep = keep[self.first_row : self.first_row + rows] >= rate  # (rows, …)
+        lowest = round(rate * _LEVELS) - _LEVELS // 2
+        drawn = self._draw((self.batch_size, *values.shape[1:]))  # (batch_size, …)
+        keep = drawn[self.first_row : self.first_row + rows] >= lowest  # (rows, …)
         return values * keep / (1 - rate)
+
+    def _draw(self, shape: tuple[int, ...]) -> Tensor:
+        """Evenly distributed over all of int16: a quarter of the generator's calls for floats."""
+        words = torch.empty(
+            -(-math.prod(shape) // 4), dtype=torch.int64, device=self.generator.device
+        )
+        words.random_(-(2**63), None, generator=self.generator)  # every bit is random
+        return words.view(torch.int16)[: math.prod(shape)].view(shape)
 
 
 def dropout(values: Tensor, rate: float, noise: Noise | None) -> Tensor:

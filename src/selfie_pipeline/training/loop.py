@@ -16,6 +16,7 @@ from selfie_pipeline.training.batches import Batches
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.interruption import StopRequest
+from selfie_pipeline.training.memory import keep_freed_memory
 from selfie_pipeline.training.progress import Progress
 from selfie_pipeline.training.tasks import HistoryRow, Task
 
@@ -54,6 +55,8 @@ def fit(
         UserError: The training was asked to stop; it goes on from there when it is run again. Or
             the loss is not finite. Or a checkpoint can't be written.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     found = checkpoints.newest()
     if found is not None:
         task.restore(found)
