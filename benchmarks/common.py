@@ -42,11 +42,17 @@ def recipe(name: str, **changes: Any) -> Config:
     return load_config(parameters)
 
 
+def drawn_digits() -> NDArray[np.uint8]:
+    """Scikit-learn's digits: (M, 32, 32, 3)."""
+    source = Digits()
+    return np.concatenate([chunk.images for chunk in source.images(source.samples(), 32)])
+
+
 class DigitGrids:
     """Scikit-learn's digits as patch grids in memory."""
 
     def __init__(self, patch_size: int) -> None:
-        images = torch.from_numpy(np.concatenate(list(Digits().images(32))))  # (M, H, W, C)
+        images = torch.from_numpy(drawn_digits())  # (M, H, W, C)
         self.patches = cut(images.permute(0, 3, 1, 2), patch_size)  # (M, N, C, P, P)
         pixels = images.reshape(-1, 3).float() / 255
         self.grid = (32 // patch_size, 32 // patch_size)

@@ -117,7 +117,7 @@ def main() -> None:
         }
         killed = digests(project)
     same = [name for name in undisturbed if killed.get(name) == undisturbed[name]]
-    device = find_device(ComputeConfig(accelerator="auto", precision="auto"))
+    device = find_device(ComputeConfig(accelerator="auto", precision="auto", compile="auto"))
     result = {f"kills of {stage}": count for stage, count in kills.items()}
     result |= {"results compared": len(undisturbed), "equal byte for byte": len(same)}
     report(result, device, options.json)

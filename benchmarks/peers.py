@@ -17,13 +17,13 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import timm
 import torch
 from common import (
     arguments,
     bare_step,
     digit_images,
+    drawn_digits,
     median,
     pretraining_task,
     recipe,
@@ -36,7 +36,6 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from selfie_pipeline.config import Config
-from selfie_pipeline.sources.digits import Digits
 from selfie_pipeline.training.batches import Batches
 from selfie_pipeline.training.device import find_device
 
@@ -45,7 +44,7 @@ class Pictures(Dataset[Any]):
     """The digits one by one, each through a transform."""
 
     def __init__(self, transform: Callable[[Image.Image], Any]) -> None:
-        self.images = np.concatenate(list(Digits().images(32)))
+        self.images = drawn_digits()
         self.transform = transform
 
     def __len__(self) -> int:

@@ -36,7 +36,8 @@ _PARAMETERS: dict[str, Any] = {
     "labeled_frac": 0.1,
     "seed": 0,
     "resume": "auto",
-    "data": {"source": "digits", "folder": None},
+    "pretrained_on": "digits",
+    "data": {"name": "digits", "source": "digits", "folder": None, "max_unreadable": 0.01},
     "patch": {"canvas_size": 32, "image_size": 32, "patch_size": 8, "targets": 4},
     "augmentation": {"pad": 2, "flip": True},
     "model": {
@@ -55,9 +56,27 @@ _PARAMETERS: dict[str, Any] = {
             "attention_dropout": 0.1,
         },
     },
-    "pretrain": {"seed": 0, **_RECIPE},
-    "finetune": _RECIPE,
-    "compute": {"accelerator": "cpu", "precision": "fp32"},
+    "pretrain": {"seed": 0, "images": None, **_RECIPE},
+    "finetune": {
+        **_RECIPE,
+        "architecture": "resnet",
+        "reestimate_statistics": False,
+        "pretrained_rate": 1.0,
+        "tuned": [],
+    },
+    "experiment": {"labeled_fracs": [0.1], "seeds": [0], "arms": ["supervised", "selfie"]},
+    "tune": {
+        "seed": 0,
+        "trials": 2,
+        "validation_share": 0.2,
+        "space": {"peak_learning_rate": {"low": 0.01, "high": 0.4, "log": True}},
+    },
+    "ratio": {"images": [100]},
+    "images": None,
+    "predict": {"arm": "selfie"},
+    "embed": {"layer": "stage3", "map": "pca", "points": 50},
+    "export": {"licence": "unknown"},
+    "compute": {"accelerator": "cpu", "precision": "fp32", "compile": "auto"},
 }
 PAPER = {"model.layers": [3, 4, 6, 3], "model.width": 64} | {
     f"model.attention.{key}": value
@@ -122,8 +141,12 @@ MakeImages = Callable[..., Images]
 def digits() -> tuple[Tensor, NDArray[np.int64]]:
     """scikit-learn's 1,797 digits: (1797, 3, 32, 32), uint8, and their labels."""
     source = Digits()
-    pixels = torch.from_numpy(np.concatenate(list(source.images(32)))).permute(0, 3, 1, 2)
-    return pixels.contiguous(), source.samples()["label"].to_numpy(dtype=np.int64, copy=True)
+    samples = source.samples()
+    pixels = torch.from_numpy(
+        np.concatenate([chunk.images for chunk in source.images(samples, 32)])
+    )
+    pixels = pixels.permute(0, 3, 1, 2)  # (1797, 3, 32, 32)
+    return pixels.contiguous(), samples["label"].to_numpy(dtype=np.int64, copy=True)
 
 
 @pytest.fixture

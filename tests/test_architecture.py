@@ -13,7 +13,10 @@ ROOMS = {
     if path.suffix == ".py" or (path / "__init__.py").is_file()
 }
 
-LOWER = {"config", "models", "training", "evaluation", "sources", "datasets", "provenance"}
+LOWER = {
+    *("config", "models", "training", "evaluation", "sources", "datasets", "provenance"),
+    "project",
+}
 MAY_KNOW = {  # itself aside
     "config": set(),
     "provenance": set(),
@@ -24,17 +27,23 @@ MAY_KNOW = {  # itself aside
     "evaluation": {"models", "config"},
     "pipelines": LOWER,
     "pipeline_registry": {"pipelines"},
+    "project": set(),
+    "paths": set(),
     "hooks": LOWER,
-    "settings": LOWER | {"hooks"},
+    "settings": LOWER | {"hooks", "paths"},
     "cli": LOWER | {"hooks"},
     "__main__": {"cli"},
     "__init__": set(),
 }
-KEDRO = {"pipelines", "datasets", "hooks", "settings", "cli", "__main__", "pipeline_registry"}
+KEDRO = {
+    *("pipelines", "datasets", "hooks", "settings", "cli", "__main__", "pipeline_registry"),
+    "project",
+}
 ONLY_IN = {
     "kedro": KEDRO,
     "kedro_datasets": {"datasets"},
     "lightning": {"training"},
+    "optuna": {"pipelines"},
     "ray": {"training"},
     "timm": {"models", "training"},
 }

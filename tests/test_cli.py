@@ -22,6 +22,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:'BaseCommand' is deprecated"),
 ]
 STAGES = ["ingest", "patch", "pretrain", "finetune", "baseline", "report"]
+STUDIES = ["tune", "cells", "experiment", "ratio"]
+USES = ["predict", "embed", "export"]
 
 
 @pytest.fixture
@@ -174,7 +176,7 @@ def test_an_unknown_environment(project: Path) -> None:
         kedro("--env=cifar100"),
         project,
         f"--env = cifar100 is not an environment in {project / 'conf'}",
-        "allowed: base, cifar10, cifar10_small, local",
+        "allowed: base, cifar10, cifar10_small, image_folder, imagenet224, imagenet32, local",
     )
 
 
@@ -253,7 +255,7 @@ def test_the_pipelines_are_listed(project: Path) -> None:
 
     assert result.exit_code == 0
     listed = {line.removeprefix("- ") for line in result.stdout.splitlines() if line}
-    assert listed == {"__default__", *STAGES}
+    assert listed == {"__default__", *STAGES, *STUDIES, *USES}
 
 
 def test_the_project_has_this_run(project: Path) -> None:

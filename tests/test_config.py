@@ -52,12 +52,17 @@ REFUSED = [  # key, value, what the message says after "KEY = VALUE"
     ("finetune.peak_learning_rate", float("nan"), "allowed: a number above 0"),
     ("pretrain.weight_decay", -1e-4, "allowed: a number, 0 or more"),
     ("pretrain.clip_norm", 0.0, "allowed: greater than 0"),
+    ("finetune.pretrained_rate", 0.0, "allowed: a number above 0"),
+    ("finetune.pretrained_rate", -1.0, "allowed: a number above 0"),
+    ("finetune.reestimate_statistics", 1, "allowed: true or false"),
+    ("finetune.architecture", "vit", "allowed: 'resnet' or 'resnet36_attention'"),
     ("model.width", 12, "allowed: a multiple of 8"),
     ("model.stem", "tiny", "allowed: 'small' or 'standard'"),
     ("model.positions", "sinus", "allowed: 'table' or 'row_column'"),
     ("data.source", "imagnet", "allowed: 'digits'"),
     ("compute.accelerator", "tpu", "allowed: 'auto', 'cpu' or 'gpu'"),
     ("compute.precision", "fp16", "allowed: 'auto', 'bf16' or 'fp32'"),
+    ("compute.compile", "on", "allowed: 'auto', 'always' or 'never'"),
     ("resume", "always", "allowed: 'auto' or 'never'"),
     ("patch.targets", 1, "allowed: a whole number, 2 or more"),
 ]
@@ -110,6 +115,16 @@ def test_an_item_of_a_list_is_named_by_its_place(make_parameters):
             {"pretrain.accumulate": 3},
             "pretrain.accumulate = 3 does not divide pretrain.batch_size = 8; "
             "allowed: a divisor of 8",
+        ),
+        (
+            {"finetune.architecture": "resnet36_attention", "patch.patch_size": 2},
+            "patch.patch_size = 2 does not fit finetune.architecture = resnet36_attention: "
+            "one place of its map stands for 4 × 4 pixels; allowed: a multiple of 4",
+        ),
+        (
+            {"finetune.architecture": "resnet36_attention", "model.stem": "standard"},
+            "patch.patch_size = 8 does not fit finetune.architecture = resnet36_attention: "
+            "one place of its map stands for 16 × 16 pixels; allowed: a multiple of 16",
         ),
         (
             {"finetune.warmup_steps": 4},
@@ -198,6 +213,9 @@ def test_the_edges_of_what_is_allowed_are(make_parameters):
         "finetune.momentum": 0.0,
         "pretrain.accumulate": 8,
         "model.attention.heads": 128,
+        "finetune.architecture": "resnet36_attention",
+        "patch.patch_size": 4,
+        "finetune.pretrained_rate": 10,
     }
     config = load_config(make_parameters(changes))
     assert (config.labeled_frac, config.patch.targets) == (1.0, 15)
@@ -215,6 +233,9 @@ def test_a_configuration_can_not_be_changed(make_config):
         config.seed = 3
 
 
+FREE_KEYS = {"tune.space"}  # dictionaries whose keys are the person's choice
+
+
 def leaves(model, above=""):
     """The dotted keys below a model."""
     found = set()
@@ -228,7 +249,8 @@ def leaves(model, above=""):
 def keys(parameters, above=""):
     found = set()
     for name, value in parameters.items():
-        found |= keys(value, f"{above}{name}.") if isinstance(value, dict) else {above + name}
+        nested = isinstance(value, dict) and f"{above}{name}" not in FREE_KEYS
+        found |= keys(value, f"{above}{name}.") if nested else {above + name}
     return found
 
 
@@ -262,3 +284,10 @@ def test_the_recipe_of_cifar10_is_the_paper_s():
         assert (recipe.steps, recipe.batch_size, recipe.warmup_steps) == (120_000, 512, 100)
         assert (recipe.momentum, recipe.weight_decay) == (0.9, 1e-4)
         assert 0.01 <= recipe.peak_learning_rate <= 0.4
+
+
+@pytest.mark.parametrize("environment", ["base", *ENVIRONMENTS])
+def test_what_the_paper_did_not_do_in_finetuning_is_off(environment):
+    finetune = load_config(shipped(environment)).finetune
+    assert finetune.architecture == "resnet"
+    assert (finetune.reestimate_statistics, finetune.pretrained_rate) == (False, 1.0)

@@ -51,7 +51,12 @@ def test_parameters_are_checked(make_parameters: Callable[..., dict[str, Any]]) 
 
 
 def context_with(parameters: dict[str, Any]) -> Any:
-    return SimpleNamespace(config_loader={"parameters": parameters})
+    return SimpleNamespace(
+        config_loader={"parameters": parameters},
+        project_path=Path(),
+        env=None,
+        _runtime_params=None,
+    )
 
 
 def test_all_inputs_are_there() -> None:

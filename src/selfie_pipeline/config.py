@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 Fraction = Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")]
+Share = Annotated[float, Field(ge=0, le=1, description="a number in [0, 1]")]
 Probability = Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number, 0 or more")]
@@ -41,9 +42,15 @@ class _Config(BaseModel):
 class DataConfig(_Config):
     """Which data set, and where its raw files lie."""
 
-    source: Literal["digits", "cifar10"]
+    name: str
+    """What results and reports call it; the paper's numbers stand beside cifar10, imagenet32 and
+    imagenet224."""
+    source: Literal["digits", "cifar10", "imagenet32", "image_folder"]
     folder: str | None
-    """Folder of the raw files, relative to the project; null for a source that needs none."""
+    """Folder of the raw files, absolute or relative to the project; null for a source that needs
+    none."""
+    max_unreadable: Share
+    """Largest share of the image files that may turn out to be none; a larger one ends the run."""
 
 
 class PatchConfig(_Config):
@@ -144,6 +151,11 @@ class ModelConfig(_Config):
         """Length of the vector that P makes of a patch."""
         return 16 * self.width
 
+    @property
+    def stride(self) -> int:
+        """Side of the square of pixels that one place of P's map stands for."""
+        return 4 if self.stem == "small" else 16
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.features % self.attention.heads:
@@ -181,6 +193,109 @@ class PretrainConfig(TrainingConfig):
 
     seed: Seed
     """Of the encoder. `seed` alone, at the top level, is the finetuning's."""
+    images: Count | None
+    """How many of the training images it sees, drawn at random; null for all."""
+
+
+Architecture = Literal["resnet", "resnet36_attention"]
+Arm = Literal["supervised", "selfie"]
+
+
+TunedName = Literal["peak_learning_rate", "weight_decay", "momentum", "pretrained_rate"]
+
+
+class FinetuneConfig(TrainingConfig):
+    """Finetuning's recipe and network, the same for both arms."""
+
+    architecture: Architecture
+    """`resnet`: the whole ResNet. `resnet36_attention`: P on the whole image, then A in the place
+    of the fourth stage."""
+    reestimate_statistics: Switch
+    """Whether the handed-over BatchNorm statistics, which are of patches, are estimated anew on
+    the labeled samples' whole images before the first step."""
+    pretrained_rate: Positive
+    """Learning rate of what was handed over, as a factor of that of what is fresh."""
+    tuned: list[TunedName]
+    """Which of these values were found by the tuning; set by the experiment, for the records."""
+
+
+class ExperimentConfig(_Config):
+    """The grid of finetunings that a table is made of."""
+
+    labeled_fracs: Annotated[
+        list[Fraction], Field(min_length=1, description="a list of numbers in (0, 1]")
+    ]
+    seeds: Annotated[list[Seed], Field(min_length=1, description="a list of whole numbers")]
+    arms: Annotated[
+        list[Arm], Field(min_length=1, description="a list of supervised, selfie or both")
+    ]
+
+
+class RangeConfig(_Config):
+    """Where the tuning looks for a parameter's value."""
+
+    low: Positive
+    high: Positive
+    log: Switch
+    """Whether the range is searched on a logarithmic scale."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(
+                f"tune.space has a range from {self.low:g} to {self.high:g}; allowed: low less "
+                "than high"
+            )
+        return self
+
+
+class TuneConfig(_Config):
+    """The search for finetuning's parameters, for each arm and labeled fraction."""
+
+    seed: Seed
+    """Of the validation split, the labeled subset, the trainings and the search."""
+    trials: Count
+    """Trainings for each arm and fraction; the first has the recipe's own values."""
+    validation_share: Annotated[float, Field(gt=0, lt=1, description="a number in (0, 1)")]
+    """Share of the training samples that are held out to score the trials."""
+    space: Annotated[
+        dict[TunedName, RangeConfig],
+        Field(min_length=1, description="ranges of finetune's parameters by their names"),
+    ]
+
+
+class RatioConfig(_Config):
+    """How much unlabeled data it takes: pretraining on fewer images."""
+
+    images: Annotated[
+        list[Count], Field(min_length=1, description="a list of whole numbers, 1 or more")
+    ]
+
+
+class PredictConfig(_Config):
+    """What classifies images from files."""
+
+    arm: Arm
+    """Whose classifier it is. Set it with --params alone: files lie where it says."""
+
+
+class EmbedConfig(_Config):
+    """One vector an image, from the encoder."""
+
+    layer: Literal["stage3", "u"]
+    """`stage3`: P on the whole image, the mean over its map. `u`: P on every patch, and A over all
+    of them."""
+    map: Literal["pca", "tsne"]
+    """How the vectors come onto the map's two dimensions."""
+    points: Count
+    """Images on the map, drawn at random where there are more."""
+
+
+class ExportConfig(_Config):
+    """The classifier for others."""
+
+    licence: str
+    """Of the weights, as the Hugging Face Hub calls it, such as `mit` or `cc-by-nc-4.0`."""
 
 
 class ComputeConfig(_Config):
@@ -189,6 +304,8 @@ class ComputeConfig(_Config):
     accelerator: Literal["auto", "cpu", "gpu"]
     precision: Literal["auto", "bf16", "fp32"]
     """`auto`: bf16 mixed precision where the processor has the instructions, else fp32."""
+    compile: Literal["auto", "always", "never"]
+    """`auto`: torch compiles the ResNet's stages on a GPU; on CPUs it was measured not to pay."""
 
 
 class Config(_Config):
@@ -200,13 +317,25 @@ class Config(_Config):
     """Of the finetuning: its labeled subset, fresh weights and batches."""
     resume: Literal["auto", "never"]
     """`auto`: an interrupted training goes on where it stopped; `never`: it starts anew."""
+    pretrained_on: str
+    """The recipe whose encoder is finetuned; another one than the run's own is a transfer. Set it
+    with --params alone: files lie where it says."""
     data: DataConfig
     patch: PatchConfig
     augmentation: AugmentationConfig
     model: ModelConfig
     pretrain: PretrainConfig
-    finetune: TrainingConfig
+    finetune: FinetuneConfig
     """The recipe of both arms: from the pretrained stages, and from scratch."""
+    experiment: ExperimentConfig
+    tune: TuneConfig
+    ratio: RatioConfig
+    images: str | None
+    """Folder of the images that `predict` classifies, absolute or relative to the project; null
+    for none."""
+    predict: PredictConfig
+    embed: EmbedConfig
+    export: ExportConfig
     compute: ComputeConfig
 
     @model_validator(mode="after")
@@ -223,6 +352,13 @@ class Config(_Config):
                     f"{name}.warmup_steps = {recipe.warmup_steps} leaves no step after the "
                     f"warm-up; allowed: less than {name}.steps = {recipe.steps}"
                 )
+        hybrid = self.finetune.architecture == "resnet36_attention"
+        if hybrid and self.patch.patch_size % self.model.stride:
+            raise ValueError(
+                f"patch.patch_size = {self.patch.patch_size} does not fit finetune.architecture = "
+                f"resnet36_attention: one place of its map stands for {self.model.stride} × "
+                f"{self.model.stride} pixels; allowed: a multiple of {self.model.stride}"
+            )
         return self
 
 

@@ -15,10 +15,12 @@ from kedro.config import MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
-from kedro.io import AbstractVersionedDataset, DataCatalog
+from kedro.io import AbstractVersionedDataset, DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline
 
 from selfie_pipeline.config import UserError, load_config
+from selfie_pipeline.project import Project
+from selfie_pipeline.provenance import leaves
 
 
 class ProjectHooks:
@@ -42,6 +44,13 @@ class ProjectHooks:
                 f"--env = {loader.env} is not an environment in {conf}; allowed: {known}"
             ) from None
         load_config(parameters)
+        params = context._runtime_params or {}  # Kedro tells no other way
+        self._project = Project(Path(context.project_path), context.env, params)
+
+    @hook_impl
+    def after_catalog_created(self, catalog: DataCatalog) -> None:
+        """Give the catalog the project itself, for nodes that run other pipelines."""
+        catalog["project"] = MemoryDataset(self._project, copy_mode="assign")
 
     @hook_impl
     def before_pipeline_run(
@@ -50,8 +59,16 @@ class ProjectHooks:
         """Check that what the first nodes read is there.
 
         Raises:
-            UserError: It is not; the message names it and the command that makes it.
+            UserError: It is not; the message names it and the command that makes it. Or the run
+                would replace another recipe's encoder.
         """
+        pretrained_on = (run_params["runtime_params"] or {}).get("pretrained_on")
+        if pretrained_on and "encoder" in pipeline.all_outputs():
+            raise UserError(
+                f"pretrained_on = {pretrained_on} names whose encoder is finetuned, and this run "
+                "pretrains one of its own: leave it out, or run "
+                "--pipelines=finetune,baseline,report"
+            )
         for name in sorted(pipeline.inputs()):
             maker = _maker(name)
             if maker is None or catalog.exists(name):
@@ -61,6 +78,11 @@ class ProjectHooks:
                 raise UserError(
                     f"--load-versions = {name}:{run_params['load_versions'][name]} does not "
                     f"exist; allowed: {', '.join(versions)}"
+                )
+            if name == "encoder" and pretrained_on:
+                raise UserError(
+                    f"pretrained_on = {pretrained_on}, but that recipe has no encoder; allowed: a "
+                    "recipe whose pipelines ingest, patch and pretrain have been run"
                 )
             command = _command(maker, run_params)
             raise UserError(f"{name} is not there yet; make it with `{command}`")
@@ -101,7 +123,7 @@ def _command(stage: str, run_params: dict[str, Any]) -> str:
     if run_params["env"]:
         command += f" --env={run_params['env']}"
     if run_params["runtime_params"]:
-        settings = [f"{key}={_typed(value)}" for key, value in _flat(run_params["runtime_params"])]
+        settings = [f"{key}={_typed(value)}" for key, value in leaves(run_params["runtime_params"])]
         command += f" --params {shlex.quote(','.join(settings))}"
     return command
 
@@ -109,12 +131,3 @@ def _command(stage: str, run_params: dict[str, Any]) -> str:
 def _typed(value: Any) -> str:
     """A parameter's value as one types it."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-
-
-def _flat(params: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:
-    """Nested parameters as --params has them."""
-    found = []
-    for key, value in params.items():
-        nested = isinstance(value, dict)
-        found += _flat(value, f"{above}{key}.") if nested else [(above + key, value)]
-    return found

@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,15 @@ def configuration(**parts: BaseModel) -> dict[str, Any]:
 def digest(value: Mapping[str, Any]) -> str:
     """SHA-256 of plain data in hex digits; equal for equal data in any order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def leaves(nested: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested dictionaries by their dotted keys."""
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{above}{key}.")
+        else:
+            yield above + key, value
 
 
 def environment() -> dict[str, Any]:

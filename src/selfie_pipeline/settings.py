@@ -1,6 +1,7 @@
 """Kedro's settings of this project."""
 
 from selfie_pipeline.hooks import ProjectHooks
+from selfie_pipeline.paths import images_folder, percent, variant_folder
 
 HOOKS = (ProjectHooks(),)
 
@@ -9,5 +10,9 @@ CONFIG_LOADER_ARGS = {
     "default_run_env": "local",
     # An environment overrides single values of a group, not the whole group.
     "merge_strategy": {"parameters": "soft", "globals": "soft"},
-    "custom_resolvers": {"percent": lambda fraction: f"{100 * float(fraction):g}"},
+    "custom_resolvers": {
+        "percent": percent,
+        "images_folder": images_folder,
+        "variant_folder": variant_folder,
+    },
 }

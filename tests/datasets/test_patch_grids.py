@@ -6,6 +6,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +18,9 @@ from kedro.io import DataCatalog
 from kedro.io.core import DatasetError, Version
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.datasets import patch_grids
-from selfie_pipeline.datasets.patch_grids import NewPatchGrids, PatchGridDataset
+from selfie_pipeline.datasets import patch_grid_shards
+from selfie_pipeline.datasets.patch_grid_shards import NewPatchGrids
+from selfie_pipeline.datasets.patch_grids import PatchGridDataset
 from selfie_pipeline.datasets.whole import CatalogError
 
 SAMPLES, GRID, SIDE = 23, (2, 3), 4
@@ -27,15 +31,20 @@ ROW_BYTES = PIXELS[0].nbytes
 
 @pytest.fixture(autouse=True)
 def five_rows_a_shard(monkeypatch):
-    monkeypatch.setattr(patch_grids, "SHARD_BYTES", 5 * ROW_BYTES + 1)
+    monkeypatch.setattr(patch_grid_shards, "SHARD_BYTES", 5 * ROW_BYTES + 1)
 
 
 def pieces(*lengths, pixels=PIXELS):
-    """The pixels in chunks of the given lengths."""
-    return lambda: iter(np.split(pixels, list(itertools.accumulate(lengths))))
+    """The pixels in chunks of the given lengths, from any sample on."""
+
+    def chunks(start):
+        for chunk in np.split(pixels[start:], list(itertools.accumulate(lengths))):
+            yield chunk, {}
+
+    return chunks
 
 
-def new(fingerprint="f1", chunks=None, statistics_rows=TRAINING):
+def new(fingerprint="f1", chunks=None, statistics_rows=TRAINING, **more):
     return NewPatchGrids(
         fingerprint=fingerprint,
         samples=SAMPLES,
@@ -43,10 +52,11 @@ def new(fingerprint="f1", chunks=None, statistics_rows=TRAINING):
         patch_size=SIDE,
         chunks=chunks or pieces(1, 7, 2, 11),
         statistics_rows=statistics_rows,
+        **more,
     )
 
 
-def not_asked():
+def not_asked(start):
     raise AssertionError("the pixels are there already")
 
 
@@ -165,16 +175,31 @@ def mapped_bytes(path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux")
-def test_what_has_been_read_does_not_add_up_in_memory(grids, tmp_path, monkeypatch):
-    shard = tmp_path / "grids/v1/grids" / SHARDS[0]
-    monkeypatch.setattr(patch_grids, "MAPPED_BYTES", 3 * (ROW_BYTES + patch_grids._FAULT_BYTES))
+def test_what_has_been_read_does_not_add_up_in_memory(grids, tmp_path):
+    shards = [tmp_path / "grids/v1/grids" / name for name in SHARDS]
+    assert grids._shards[0].sum() > 0
+    assert mapped_bytes(shards[0]) > 0
 
-    grids.gather(np.array([0, 1]))
-    after_two_rows = mapped_bytes(shard)
-    grids.gather(np.array([2]))
+    grids.gather(np.arange(SAMPLES))
 
-    assert after_two_rows > 0
-    assert mapped_bytes(shard) == 0
+    assert [mapped_bytes(shard) for shard in shards] == [0] * len(shards)
+
+
+def test_rows_that_span_pages_are_read_right(tmp_path, monkeypatch):
+    """Rows of 27 KiB in shards of three, where neither begins at a page."""
+    pixels = np.random.default_rng(1).integers(0, 256, (7, 4, 3, 48, 48), dtype=np.uint8)
+    monkeypatch.setattr(patch_grid_shards, "SHARD_BYTES", 3 * pixels[0].nbytes)
+    described = replace(
+        new(chunks=pieces(pixels=pixels)),
+        samples=7,
+        grid=(2, 2),
+        patch_size=48,
+        statistics_rows=np.ones(7, dtype=bool),
+    )
+    dataset(tmp_path, save="v1").save(described)
+    rows = np.array([6, 0, 5, 2, 2, 3])
+
+    assert np.array_equal(dataset(tmp_path).load().gather(rows).numpy(), pixels[rows])
 
 
 def test_another_process_gets_the_path_not_the_pixels(grids):
@@ -260,12 +285,12 @@ def test_a_shard_with_objects_is_not_unpickled(grids, tmp_path):
     ("wrong", "message"),
     [
         ({"chunks": pieces(pixels=PIXELS[:-1])}, "22 samples came, not 23"),
-        ({"chunks": lambda: iter([])}, "0 samples came, not 23"),
+        ({"chunks": lambda _: iter([])}, "0 samples came, not 23"),
         ({"chunks": pieces(20, pixels=np.repeat(PIXELS, 2, axis=0))}, "not 23"),
         ({"chunks": pieces(pixels=PIXELS / 255)}, "float64"),
         ({"chunks": pieces(pixels=PIXELS[:, :5])}, "shape"),
         ({"chunks": pieces(pixels=PIXELS[..., 0])}, "shape"),
-        ({"chunks": lambda: iter([PIXELS[:20], PIXELS[20:, :, :1]])}, "shape"),
+        ({"chunks": lambda _: iter([(PIXELS[:20], {}), (PIXELS[20:, :, :1], {})])}, "shape"),
         ({"statistics_rows": TRAINING[:-1]}, "statistics_rows"),
         ({"statistics_rows": np.zeros(SAMPLES, dtype=bool)}, "statistics_rows"),
     ],
@@ -278,8 +303,8 @@ def test_what_is_not_as_announced_is_refused(tmp_path, wrong, message):
 
 
 def test_a_damaged_source_is_named_and_leaves_the_version_before(grids, tmp_path):
-    def chunks():
-        yield PIXELS[:12]
+    def chunks(start):
+        yield PIXELS[:12], {}
         raise UserError("data_batch_3 is damaged")
 
     with pytest.raises(UserError, match=r"^data_batch_3 is damaged$"):
@@ -290,28 +315,215 @@ def test_a_damaged_source_is_named_and_leaves_the_version_before(grids, tmp_path
 
 
 VICTIM = """
-import os, signal, sys
+import os, signal, sys, time
 import numpy as np
 from kedro.io.core import Version
-from selfie_pipeline.datasets.patch_grids import NewPatchGrids, PatchGridDataset
+from selfie_pipeline.datasets import patch_grid_shards
+from selfie_pipeline.datasets.patch_grids import PatchGridDataset
 
-def chunks():
-    yield np.zeros((12, 6, 3, 4, 4), dtype=np.uint8)
+patch_grid_shards.SHARD_BYTES, patch_grid_shards.SECONDS_BETWEEN_MARKS = int(sys.argv[1]), 0
+pixels, training = np.load("pixels.npy"), np.load("training.npy")
+
+def chunks(start):
+    for row in range(start, 12):
+        yield pixels[row : row + 1], {2: "cut off"} if row == 2 else {}
+        time.sleep(0.02)
     os.kill(os.getpid(), signal.SIGKILL)
 
-grids = NewPatchGrids("f2", 23, (2, 3), 4, chunks, np.ones(23, dtype=bool))
-PatchGridDataset(filepath=sys.argv[1] + "/grids", version=Version(None, "v2")).save(grids)
+grids = patch_grid_shards.NewPatchGrids("f2", 23, (2, 3), 4, chunks, training)
+PatchGridDataset(filepath="grids", version=Version(None, "v2")).save(grids)
 """
 
 
-def test_a_killed_process_leaves_the_version_before(grids, tmp_path):
-    victim = subprocess.run([sys.executable, "-c", VICTIM, tmp_path], check=False)
+def kill_a_process_before_row_12(folder):
+    np.save(folder / "pixels.npy", WITH_A_HOLE)
+    np.save(folder / "training.npy", TRAINING)
+    command = [sys.executable, "-c", VICTIM, str(patch_grid_shards.SHARD_BYTES)]
+    victim = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+    assert victim.returncode == -signal.SIGKILL, victim.stderr
 
-    assert victim.returncode == -signal.SIGKILL
-    assert any(".partial-grids/shard" in name for name in files_of(tmp_path))
+
+WITH_A_HOLE = PIXELS.copy()
+WITH_A_HOLE[2] = 0
+
+
+@dataclass
+class OneByOne:
+    """Chunks of one row each; the third is unreadable. Keeps account of where it was begun."""
+
+    stop_before: int = SAMPLES + 1
+    begun_at: list[int] = field(default_factory=list)
+
+    def __call__(self, start):
+        self.begun_at.append(start)
+        for row in range(start, SAMPLES):
+            if row == self.stop_before:
+                raise KeyboardInterrupt
+            if row == 3 < self.stop_before <= SAMPLES:
+                time.sleep(0.2)  # until the mark after the third row is written
+            yield WITH_A_HOLE[row : row + 1], {2: "cut off"} if row == 2 else {}
+        if self.stop_before == SAMPLES:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def mark_often(monkeypatch):
+    monkeypatch.setattr(patch_grid_shards, "SECONDS_BETWEEN_MARKS", 0)
+
+
+def interrupt(folder, row, fingerprint="f2"):
+    chunks = OneByOne(stop_before=row)
+    with pytest.raises(KeyboardInterrupt):
+        dataset(folder, save="v2").save(new(fingerprint, chunks))
+    return chunks.begun_at[0]
+
+
+def finish(folder, fingerprint="f2"):
+    chunks = OneByOne()
+    dataset(folder, save="v3").save(new(fingerprint, chunks))
+    return chunks.begun_at[0]
+
+
+def assert_as_undisturbed(folder):
+    """The version v3 is, byte for byte, that of a run that nobody disturbed; nothing else is."""
+    finish(folder / "undisturbed")
+    names = [f"grids/v3/grids/{name}" for name in ["manifest.json", *SHARDS]]
+    assert files_of(folder / "undisturbed") == names
+    for name in names:
+        assert (folder / name).read_bytes() == (folder / "undisturbed" / name).read_bytes(), name
+    assert not list(folder.rglob(".partial-*"))
+
+
+def test_a_killed_process_leaves_the_version_before_and_is_gone_on_with(grids, tmp_path, caplog):
+    caplog.set_level("INFO", "selfie_pipeline")
+    kill_a_process_before_row_12(tmp_path)
     assert dataset(tmp_path).load().fingerprint == "f1"
-    dataset(tmp_path, save="v3").save(new(fingerprint="f2"))
+
+    start = finish(tmp_path)
+
+    assert 0 < start <= 12
+    assert f"Patch grids: goes on after sample {start} of 23" in caplog.messages
     assert dataset(tmp_path).load().fingerprint == "f2"
+    assert_as_undisturbed(tmp_path)
+
+
+@pytest.mark.parametrize("rows", [[1], [4], [5], [12], [4, 9, 21], [23], [23, 23]], ids=str)
+def test_however_often_it_is_interrupted_the_result_is_the_same(tmp_path, mark_often, rows):
+    starts = [interrupt(tmp_path, row) for row in rows] + [finish(tmp_path)]
+
+    assert starts[0] == 0
+    assert all(0 < start <= row for start, row in zip(starts[1:], rows, strict=True))
+    assert starts == sorted(starts)
+    assert_as_undisturbed(tmp_path)
+
+
+def test_what_was_left_of_other_pixels_is_removed(tmp_path, mark_often, caplog):
+    caplog.set_level("INFO", "selfie_pipeline")
+    interrupt(tmp_path, 12, fingerprint="f9")
+    (tmp_path / "grids/v1").mkdir()
+    (tmp_path / "grids/v1/.partial-grids").mkdir()  # of a process that died while it renamed
+
+    assert finish(tmp_path) == 0
+
+    assert not any("goes on" in line for line in caplog.messages)
+    assert_as_undisturbed(tmp_path)
+
+
+def test_a_short_work_that_fails_leaves_nothing(tmp_path):
+    interrupt(tmp_path, 12)
+
+    assert files_of(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: shorten(folder / "progress.json"),
+        lambda folder: (folder / "progress.json").unlink(),
+        lambda folder: (folder / SHARDS[0]).unlink(),
+        lambda folder: (folder / SHARDS[0]).write_bytes(b""),
+    ],
+    ids=["mark cut off", "mark missing", "shard missing", "shard cut off"],
+)
+def test_what_can_not_be_gone_on_with_is_written_anew(tmp_path, mark_often, damage):
+    interrupt(tmp_path, 12)
+    damage(tmp_path / "grids/.partial-f2")
+
+    assert finish(tmp_path) == 0
+
+    assert_as_undisturbed(tmp_path)
+
+
+def test_an_unreadable_sample_is_recorded_and_not_counted(tmp_path):
+    pixels = PIXELS.copy()
+    pixels[[1, 4]] = 0
+    reasons = {1: "empty", 4: "cut off"}
+
+    def chunks(start):
+        yield pixels[:3], {1: "empty"}
+        yield pixels[3:], {4: "cut off"}
+
+    told = []
+    dataset(tmp_path, save="v1").save(
+        new(chunks=chunks, check_unreadable=lambda r: told.append(dict(r)))
+    )
+
+    grids = dataset(tmp_path).load()
+    counted = np.delete(PIXELS, [1, 4], axis=0)[np.delete(TRAINING, [1, 4])] / 255
+    assert grids.unreadable == reasons
+    assert told == [{1: "empty"}, reasons]
+    np.testing.assert_allclose(grids.mean, counted.mean(axis=(0, 1, 3, 4)), rtol=1e-6)
+    np.testing.assert_allclose(grids.std, counted.std(axis=(0, 1, 3, 4)), rtol=1e-6)
+
+
+def test_unreadable_samples_are_judged_when_gone_on_with_and_when_shared(tmp_path, mark_often):
+    def refuse(unreadable):
+        raise UserError(f"{dict(unreadable)} is too much")
+
+    interrupt(tmp_path, 12)
+    refusing = new("f2", not_asked, check_unreadable=refuse)
+
+    with pytest.raises(UserError, match=r"\{2: 'cut off'\} is too much"):
+        dataset(tmp_path, save="v2").save(refusing)
+    assert finish(tmp_path) > 0  # of use still, if it is not too much after all
+    with pytest.raises(UserError, match=r"\{2: 'cut off'\} is too much"):
+        dataset(tmp_path, save="v4").save(refusing)
+
+    assert_as_undisturbed(tmp_path)
+
+
+def test_without_a_readable_sample_there_are_no_statistics(tmp_path):
+    def chunks(start):
+        yield 0 * PIXELS, dict.fromkeys(range(SAMPLES), "empty")
+
+    with pytest.raises(UserError, match="none of the training images can be read"):
+        dataset(tmp_path, save="v1").save(new(chunks=chunks))
+
+
+def test_two_processes_write_one_after_the_other(tmp_path, caplog):
+    """The second waits, and shares the pixels that the first has written."""
+    caplog.set_level("INFO", "selfie_pipeline")
+    begun = threading.Event()
+
+    def save_second():
+        begun.wait()
+        dataset(tmp_path, save="v2").save(new(chunks=not_asked))
+
+    def chunks(start):
+        begun.set()
+        while not any("Waits for another run" in line for line in caplog.messages):
+            time.sleep(0.01)
+        yield PIXELS, {}
+
+    thread = threading.Thread(target=save_second)
+    thread.start()
+    dataset(tmp_path, save="v1").save(new(chunks=chunks))
+    thread.join()
+
+    assert [Path(version).parent.name for version in dataset(tmp_path).list_versions()] == [
+        "v2",
+        "v1",
+    ]
 
 
 def test_the_catalog_versions_it_by_itself(tmp_path):

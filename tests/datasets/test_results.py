@@ -5,7 +5,7 @@ from kedro.io import DataCatalog
 from kedro.io.core import Version
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.datasets.results import NewestVersions
+from selfie_pipeline.datasets.results import AllVersions
 from selfie_pipeline.datasets.whole import JSONFile
 
 
@@ -17,17 +17,19 @@ def save(folder, cell, version, metrics):
 
 @pytest.fixture
 def results(tmp_path):
-    return NewestVersions(filepath=str(tmp_path / "digits/*/*/metrics.json"))
+    return AllVersions(filepath=str(tmp_path / "digits/**/metrics.json"))
 
 
-def test_the_newest_version_of_each_is_read_in_the_order_of_paths(tmp_path, results):
+def test_all_versions_at_any_depth_are_read_in_the_order_of_paths(tmp_path, results):
     save(tmp_path, "selfie/seed-1", "2026-01-02", {"accuracy": 0.9})
     save(tmp_path, "selfie/seed-0", "2026-01-01", {"accuracy": 0.7})
     save(tmp_path, "selfie/seed-0", "2026-01-03", {"accuracy": 0.8})
-    save(tmp_path, "too/deep/down", "2026-01-01", {})
+    save(tmp_path, "images_100/selfie/seed-0", "2026-01-01", {"accuracy": 0.6})
 
     assert results.exists()
     assert results.load() == [
+        {"accuracy": 0.6, "version": "2026-01-01"},
+        {"accuracy": 0.7, "version": "2026-01-01"},
         {"accuracy": 0.8, "version": "2026-01-03"},
         {"accuracy": 0.9, "version": "2026-01-02"},
     ]
@@ -66,8 +68,8 @@ def test_it_is_read_only(results):
 def test_the_catalog_knows_the_type(tmp_path):
     written = save(tmp_path, "selfie/seed-0", "2026-01-01", {"seed": 0})
     entry = {
-        "type": "selfie_pipeline.datasets.results.NewestVersions",
-        "filepath": str(tmp_path / "digits/*/*/metrics.json"),
+        "type": "selfie_pipeline.datasets.results.AllVersions",
+        "filepath": str(tmp_path / "digits/**/metrics.json"),
         "metadata": {"kedro-viz": {"layer": "reporting"}},
     }
 

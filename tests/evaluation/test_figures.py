@@ -7,9 +7,13 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 
-from selfie_pipeline.evaluation.figures import accuracy_over_labels, training_curves
+from selfie_pipeline.evaluation.figures import (
+    accuracy_over_labels,
+    gain_over_ratio,
+    variance_over_labels,
+)
 from selfie_pipeline.evaluation.style import DARK, LIGHT
-from selfie_pipeline.evaluation.tables import results_table
+from selfie_pipeline.evaluation.tables import gains_over_ratio, results_table, select
 
 
 def bars(axes) -> dict[str, ErrorbarContainer]:
@@ -21,29 +25,6 @@ def spans(container: ErrorbarContainer) -> list[tuple[float, float]]:
     (lines,) = container.lines[2]
     ends = [(segment[0][1], segment[1][1]) for segment in lines.get_segments() if len(segment)]
     return [end for end in ends if not math.isnan(end[0])]
-
-
-def test_training_curves_mark_chance(history) -> None:
-    figure = training_curves(history, {"selfie": history, "supervised": history}, chance=0.25)
-    loss, accuracy, arms = figure.axes
-    curve, chance = loss.get_lines()
-    assert curve.get_ydata().tolist() == history["loss"].tolist()
-    assert set(chance.get_ydata()) == {math.log(4)}
-    assert [text.get_text() for text in loss.texts] == ["chance: 1.39"]
-    curve, chance = accuracy.get_lines()
-    assert curve.get_ydata().tolist() == pytest.approx([25, 50, 70, 80, 86])
-    assert set(chance.get_ydata()) == {25}
-    assert accuracy.get_ylabel() == "patches picked rightly (%)"
-    assert [line.get_label() for line in arms.get_lines()] == ["supervised", "Selfie"]
-    assert len({line.get_linestyle() for line in arms.get_lines()}) == 2  # readable in grey
-    assert "86 % of the masked patches" in figure.get_label()
-
-
-def test_training_curves_without_an_arm(history) -> None:
-    figure = training_curves(history, {}, chance=1 / 13)
-    assert figure.axes[2].get_legend() is None
-    with pytest.raises(ValueError, match="chance"):
-        training_curves(history, {}, chance=25)
 
 
 def test_error_bars_are_the_standard_deviations(four_seeds) -> None:
@@ -106,3 +87,88 @@ def test_each_role_has_a_colour_of_its_own_in_both_palettes() -> None:
     assert LIGHT.keys() == DARK.keys()
     assert len(set(LIGHT.values())) == len(LIGHT)
     assert all(to_hex(colour) == colour for colour in LIGHT.values())
+
+
+def test_deviations_and_their_ratio(four_seeds) -> None:
+    table = results_table(four_seeds)
+    left, right = variance_over_labels(table).axes
+    drawn = {line.get_label(): line.get_ydata().tolist() for line in left.get_lines()}
+    assert drawn == {
+        "supervised (n = 4)": pytest.approx([math.sqrt(5 / 3)]),
+        "Selfie (n = 4)": pytest.approx([table["std"].iloc[1]]),
+    }
+    assert len({line.get_marker() for line in left.get_lines()}) == 2  # readable in grey
+    selfie = table.iloc[1]
+    ((low, high),) = spans(bars(right)["ratio, 95 % interval"])
+    assert (low, high) == pytest.approx((selfie["std_ratio_low"], selfie["std_ratio_high"]))
+
+
+def test_deviations_of_the_paper_are_hollow(four_seeds) -> None:
+    table = results_table([cell | {"data": "cifar10"} for cell in four_seeds])
+    left, right = variance_over_labels(table).axes
+    papers = {
+        line.get_label(): line.get_ydata().tolist()
+        for axes in (left, right)
+        for line in axes.get_lines()
+        if line.get_markerfacecolor() == "none"
+    }
+    assert papers == {
+        "supervised, paper (n = 5)": [0.7],
+        "Selfie, paper (n = 5)": [0.4],
+        "ratio, paper (n = 5)": pytest.approx([1.75]),
+    }
+
+
+def test_one_seed_has_no_deviation(one_seed) -> None:
+    figure = variance_over_labels(results_table(one_seed))
+    left, right = figure.axes
+    assert [text.get_text() for text in left.texts] == [
+        "fewer than two seeds:\nno standard deviation"
+    ]
+    assert not bars(right)["ratio, 95 % interval"].has_yerr
+    assert "nothing is claimed" in figure.get_label()
+    figure.draw_without_rendering()
+
+
+@pytest.fixture
+def gain_cells(make_cells) -> list[dict]:
+    def origin(images: int) -> dict:
+        provenance = {"configuration": {"pretrain": {"images": images}}}
+        return {"provenance": provenance | {"pretraining_images": images}, "labels": 60}
+
+    return [
+        *make_cells("supervised", {0: 0.70, 1: 0.72}, labels=60),
+        *make_cells("selfie", {0: 0.80, 1: 0.84}, **origin(1200)),
+        *make_cells("selfie", {0: 0.73}, configuration="fewer", **origin(300)),
+    ]
+
+
+def test_gain_over_the_ratio(gain_cells) -> None:
+    gains = gains_over_ratio(select(gain_cells, {"present"}))
+    figure = gain_over_ratio(gains)
+    (axes,) = figure.axes
+    ((label, line),) = bars(axes).items()
+    assert label == "digits, 5 % (60 labels; n = 1 to 2)"
+    assert line.lines[0].get_xdata().tolist() == [5, 20]
+    assert line.lines[0].get_ydata().tolist() == pytest.approx([3, 11])
+    assert spans(line) == [
+        pytest.approx(tuple(gains.iloc[1][["difference_low", "difference_high"]]))
+    ]
+    marks = {line.get_label(): line.get_xdata() for line in axes.get_lines()}
+    assert marks["paper: gains take off at about 10 times"] == [10, 10]
+    assert axes.get_xlim()[0] < 5
+    assert axes.get_xlim()[1] > 20
+    assert "20 times as many images: +11.0 points" in figure.get_label()
+
+
+def test_gain_of_one_seed_has_no_error_bar(gain_cells) -> None:
+    cells = [cell for cell in gain_cells if cell["seed"] == 0]
+    (axes,) = gain_over_ratio(gains_over_ratio(select(cells, {"present"}))).axes
+    (line,) = bars(axes).values()
+    assert not line.has_yerr
+
+
+def test_without_a_gain_the_figure_says_so() -> None:
+    figure = gain_over_ratio(gains_over_ratio(select([], set())))
+    assert "no result says" in figure.axes[0].texts[0].get_text()
+    figure.draw_without_rendering()

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from selfie_pipeline.evaluation.figures import accuracy_over_labels, training_curves
+from selfie_pipeline.evaluation.curves import training_curves
+from selfie_pipeline.evaluation.figures import accuracy_over_labels
 from selfie_pipeline.evaluation.report import render_report
 from selfie_pipeline.evaluation.tables import results_table, select
 
@@ -61,7 +62,7 @@ def test_says_what_was_left_out_and_why(four_seeds, make_cells) -> None:
     again = make_cells("selfie", {0: 0.1}, version="2020-01-01")
     text = Page(report([*four_seeds, *other, *again])).text
     assert "8 finetunings are used." in text
-    assert "2 found but left out: made with another configuration" in text
+    assert "2 found but left out of the table: made with another configuration" in text
     assert "1 found but left out: run again later" in text
     assert "the-other" in text
     assert "None was left out." in Page(report(four_seeds)).text
@@ -93,6 +94,53 @@ def test_papers_numbers_beside(make_cells) -> None:
     assert "Paper (n = 5)" in text
     assert "75.9 ± 0.4" in text
     assert "ResNet-50" in text
+
+
+def test_tests_stand_under_how_sure(four_seeds, one_seed) -> None:
+    text = Page(report(four_seeds)).text
+    assert text.index("85.5 ± 2.4 (n = 4)") < text.index("How sure") < text.index("0.0052")
+    assert "0.54 (0.14 to 2.1)" in text
+    text = Page(report(one_seed)).text
+    assert "so nothing is claimed" in text
+    assert "McNemar" not in text
+
+
+def test_every_cell_says_where_it_comes_from(make_cells) -> None:
+    origin = {
+        "data": "d" * 64,
+        "encoder": "e" * 64,
+        "device": "a processor",
+        "commit": "0123456789abcdef" * 2 + "01234567-dirty",
+        "versions": {"python": "3.11.2", "torch": "2.15.0"},
+    }
+    cells = [
+        *make_cells("selfie", {0: 0.5}, configuration="present", provenance=origin),
+        *make_cells("supervised", {7: 0.4}, provenance={"encoder": None}),
+    ]
+    text = Page(report(cells)).text
+    assert (
+        f"Selfie 0 50.00 2026-11-22T06.00.00.000Z present {'d' * 12} {'e' * 12} a processor "
+        "0123456789ab-dirty python 3.11.2, torch 2.15.0" in text
+    )
+    assert "supervised 7 40.00 2026-11-22T06.00.00.000Z present – – – –" in text
+
+
+def test_long_lists_of_provenance_are_told_briefly(make_cells) -> None:
+    names = [f"stage.{n}" for n in range(100)]
+    text = Page(report(make_cells("selfie", {0: 0.5}, provenance={"handed_over": names}))).text
+    assert "handed_over 100 items, stage.0 to stage.99" in text
+
+
+def test_tables_have_heads_and_can_be_scrolled_by_keyboard(four_seeds) -> None:
+    page = Page(report(four_seeds))
+    heads = [attributes for tag, attributes in page.tags if tag == "th"]
+    assert {attributes.get("scope") for attributes in heads} == {"col", "row"}
+    regions = [attributes for tag, attributes in page.tags if attributes.get("class") == "scroll"]
+    assert len(regions) == sum(tag == "table" for tag, _ in page.tags)
+    assert all(a["tabindex"] == "0" and a["aria-label"] for a in regions)
+    levels = [tag for tag, _ in page.tags if tag in {"h1", "h2", "h3"}]
+    assert levels[0] == "h1"
+    assert set(levels[1:]) == {"h2"}
 
 
 def test_counts_have_totals(four_seeds) -> None:

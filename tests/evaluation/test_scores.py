@@ -74,3 +74,23 @@ def test_predictions_need_an_id_a_label_and_a_runner_up() -> None:
         scores.predictions_table(np.array([1]), LABELS, PROBABILITIES)
     with pytest.raises(ValueError, match="two classes"):
         scores.predictions_table(np.array([1]), np.array([0]), np.zeros((1, 1)))
+
+
+def test_answers_packed_by_hand() -> None:
+    # right, wrong, right, and five bits of filling
+    assert scores.pack_correct(LABELS, PROBABILITIES) == f"{0b10100000:02x}"
+    assert scores.unpack_correct("a0", 3).tolist() == [True, False, True]
+
+
+def test_answers_survive_packing() -> None:
+    rng = np.random.default_rng(0)
+    for count in (1, 7, 8, 9, 540):
+        labels, logits = rng.integers(0, 3, count), rng.normal(size=(count, 3))
+        found = scores.unpack_correct(scores.pack_correct(labels, logits), count)
+        assert found.tolist() == (logits.argmax(axis=1) == labels).tolist()
+
+
+@pytest.mark.parametrize(("text", "count"), [("a0", 9), ("a0ff", 8), ("", 1)])
+def test_refuses_to_unpack_another_number_of_answers(text: str, count: int) -> None:
+    with pytest.raises(ValueError, match="are not the answers"):
+        scores.unpack_correct(text, count)

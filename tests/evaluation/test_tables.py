@@ -4,10 +4,17 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from selfie_pipeline.evaluation.tables import paper_results, results_table, select
+from selfie_pipeline.evaluation.scores import pack_correct
+from selfie_pipeline.evaluation.tables import (
+    gains_over_ratio,
+    paper_results,
+    results_table,
+    select,
+)
 
 METHOD = Path(__file__).parents[3] / "shared" / "METHOD.md"
 
@@ -30,6 +37,63 @@ def test_mean_std_and_difference_by_hand(four_seeds) -> None:
     assert selfie["difference_low"] == pytest.approx(6 - 2.598, abs=1e-3)
     assert selfie["difference_high"] == pytest.approx(6 + 2.598, abs=1e-3)
     assert supervised[["pairs", "difference", "paper_mean"]].isna().all()
+
+
+def test_tests_of_the_difference_by_hand(four_seeds) -> None:
+    supervised, selfie = (row(results_table(four_seeds), arm) for arm in ("supervised", "selfie"))
+    # t = 6 / (sqrt(8 / 3) / 2) = 7.348; a printed table has t(0.995, 3) = 5.841, t(0.9995) = 12.92
+    assert 0.001 < selfie["t_p"] < 0.01
+    assert selfie["permutation_p"] == pytest.approx(2 / 16)
+    assert selfie["std_ratio"] == pytest.approx(supervised["std"] / selfie["std"])
+    # F(0.975; 3, 3) = 15.439 from a printed table
+    assert selfie["std_ratio_low"] == pytest.approx(selfie["std_ratio"] / math.sqrt(15.439), 1e-4)
+    assert selfie["std_ratio_high"] == pytest.approx(selfie["std_ratio"] * math.sqrt(15.439), 1e-4)
+    tests = ["t_p", "permutation_p", "std_ratio", "gained", "lost", "mcnemar_p"]
+    assert supervised[tests].isna().all()
+
+
+def with_answers(cells: list[dict], rights: list[str]) -> list[dict]:
+    """The cells with "correct": a "1" for each sample that is answered rightly."""
+    return [
+        cell
+        | {
+            "correct": pack_correct(
+                np.zeros(len(right), dtype=int), np.array([[int(c), 0.5] for c in right])
+            ),
+            "test_samples": len(right),
+            "accuracy": right.count("1") / len(right),
+        }
+        for cell, right in zip(cells, rights, strict=True)
+    ]
+
+
+def test_answers_are_pooled_over_the_paired_seeds(make_cells) -> None:
+    supervised = with_answers(
+        make_cells("supervised", {0: 0, 1: 0, 9: 0}), ["1100110010", "1000000000", "1" * 10]
+    )
+    selfie = with_answers(make_cells("selfie", {1: 0, 0: 0}), ["0111100000", "1111110010"])
+    found = row(results_table([*supervised, *selfie]), "selfie")
+    assert (found["gained"], found["lost"]) == (6, 1)  # 4 and 1 of seed 1, 2 and 0 of seed 0
+    assert found["mcnemar_p"] == pytest.approx(2 * (1 + 7) / 2**7)
+
+
+def test_answers_that_a_cell_lacks_are_missing_not_an_error(four_seeds, make_cells) -> None:
+    assert pd.isna(row(results_table(four_seeds), "selfie")["mcnemar_p"])
+    old = make_cells("supervised", {0: 0.1, 1: 0.2})
+    new = with_answers(make_cells("selfie", {0: 0, 1: 0}), ["1100110010", "1000000000"])
+    found = row(results_table([*old, *new]), "selfie")
+    assert found[["gained", "lost", "mcnemar_p"]].isna().all()
+    assert found["pairs"] == 2
+
+
+def test_one_pair_is_not_tested(make_cells) -> None:
+    arms = (make_cells(arm, {0: 0}) for arm in ("supervised", "selfie"))
+    cells = [
+        c for arm, r in zip(arms, ("0001", "1111"), strict=True) for c in with_answers(arm, [r])
+    ]
+    found = row(results_table(cells), "selfie")
+    assert found["difference"] == pytest.approx(75)
+    assert found[["t_p", "permutation_p", "std_ratio", "gained", "mcnemar_p"]].isna().all()
 
 
 def test_columns_say_what_was_run(four_seeds) -> None:
@@ -121,6 +185,50 @@ def test_a_seed_run_again_counts_once_the_newest(make_cells) -> None:
         assert (selfie["seeds"], selfie["mean"]) == (2, pytest.approx(75))
 
 
+def pretrained_on(images: int | None, number: int | None = None, **other) -> dict:
+    """What a cell of Selfie has that was pretrained on so many images, None for all."""
+    configuration = {"model": {"width": 16}, "pretrain": {"steps": 10, "images": images}}
+    provenance = {"configuration": configuration | other, "data": "the data"}
+    provenance["pretraining_images"] = images if number is None else number
+    return {"configuration": f"{images} {other}", "provenance": provenance}
+
+
+def test_gains_over_the_ratio_of_images_to_labels(make_cells) -> None:
+    cells = [
+        *make_cells("supervised", {0: 0.70, 1: 0.72}, labels=60, configuration="scratch"),
+        *make_cells("selfie", {0: 0.80, 1: 0.84}, labels=60, **pretrained_on(None, 1200)),
+        *make_cells("selfie", {0: 0.73, 5: 0.9}, labels=60, **pretrained_on(300)),
+        *make_cells("selfie", {0: 0.99}, labels=60, **pretrained_on(300, finetune=1)),
+    ]
+    selection = select(cells, {"scratch", "None {}"})
+    gains = gains_over_ratio(selection)
+    assert gains["images"].tolist() == [300, 1200]
+    assert gains["ratio"].tolist() == [5, 20]
+    assert gains["pairs"].tolist() == [1, 2]
+    assert gains["difference"].tolist() == pytest.approx([3, 11])
+    assert gains["difference_low"].isna().tolist() == [True, False]
+    full = row(results_table(selection.used), "selfie")
+    assert gains["difference_low"].iloc[1] == pytest.approx(full["difference_low"])
+
+
+def test_of_a_gain_run_again_the_newest_counts(make_cells) -> None:
+    cells = [
+        *make_cells("supervised", {0: 0.70}, configuration="scratch"),
+        *make_cells("selfie", {0: 0.80}, **pretrained_on(None, 1200)),
+        *make_cells("selfie", {0: 0.90}, version="2026-12", **pretrained_on(63)),
+        *make_cells("selfie", {0: 0.10}, version="2020-01", **pretrained_on(63)),
+    ]
+    gains = gains_over_ratio(select(cells, {"scratch", "None {}"}))
+    assert gains["difference"].tolist() == pytest.approx([20, 10])
+
+
+def test_no_gain_where_the_number_of_images_is_not_known(four_seeds, make_cells) -> None:
+    for cells in ([], four_seeds, make_cells("selfie", {0: 0.8}, **pretrained_on(63))):
+        gains = gains_over_ratio(select(cells, {"present"}))
+        assert gains.empty
+        assert gains["ratio"].dtype == "float64"
+
+
 def test_nothing_found_is_a_table_without_rows() -> None:
     table = results_table([])
     assert table.empty
@@ -160,6 +268,17 @@ def test_paper_beside(make_cells) -> None:
     assert paper.loc[("cifar10", 8.01, "supervised")].tolist() == [79.3, 1.0]
     assert paper.loc[("cifar10", 10.0, "selfie")].isna().all()
     assert paper.loc[("digits", 8.0, "selfie")].isna().all()
+
+
+def test_papers_deviations_are_compared_on_selfies_row(make_cells) -> None:
+    cells = [
+        cell
+        for arm in ("supervised", "selfie")
+        for cell in make_cells(arm, {0: 0.5}, data="cifar10", labeled_frac=0.08, labels=4000)
+    ]
+    table = results_table(cells)
+    assert row(table, "selfie")["paper_std_ratio"] == pytest.approx(1.0 / 0.3)
+    assert pd.isna(row(table, "supervised")["paper_std_ratio"])
 
 
 def test_paper_table_holds_what_the_paper_says() -> None:

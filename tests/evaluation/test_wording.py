@@ -6,7 +6,13 @@ import pandas as pd
 import pytest
 
 from selfie_pipeline.evaluation.tables import results_table
-from selfie_pipeline.evaluation.wording import readable, summary, to_markdown, verdict
+from selfie_pipeline.evaluation.wording import (
+    how_sure,
+    readable,
+    summary,
+    to_markdown,
+    verdict,
+)
 
 
 def test_verdict_helped(four_seeds) -> None:
@@ -47,6 +53,19 @@ def test_verdict_of_one_seed_says_little(make_cells, selfie: float, lead: str, p
     )
 
 
+def test_verdict_of_equal_differences_is_no_certainty(make_cells) -> None:
+    cells = [
+        *make_cells("supervised", {0: 0.78, 1: 0.80}),
+        *make_cells("selfie", {0: 0.82, 1: 0.84}),
+    ]
+    table = results_table(cells)
+    assert verdict(table) == (
+        "With the same difference at every seed, which leaves no interval, pretraining came out "
+        "ahead: +4.0 points with 5 % of the labels (63), over 2 seeds."
+    )
+    assert "+4.0 (n = 2)" in readable(table).to_numpy()
+
+
 def test_verdict_of_several_fractions_is_one_sentence(four_seeds, make_cells) -> None:
     cells = [
         *four_seeds,
@@ -74,7 +93,45 @@ def test_markdown(four_seeds) -> None:
         "| digits | ResNet 1-1-1-1, width 16 | 5 % (63) | supervised | 79.5 ± 1.3 (n = 4) |  |  |",
         "| digits | ResNet 1-1-1-1, width 16 | 5 % (63) | Selfie | 85.5 ± 2.4 (n = 4) | "
         "+6.0 (+3.4 to +8.6; n = 4) |  |",
+        "",
+        "| Data set | Network | Labeled | Pairs | t test | Permutation | "
+        "Right alone, Selfie : supervised | McNemar | Deviations, ratio (95 %) | Paper's ratio |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| digits | ResNet 1-1-1-1, width 16 | 5 % (63) | 4 | 0.0052 | 0.12 |  |  | "
+        "0.54 (0.14 to 2.1) |  |",
     ]
+
+
+def test_how_sure_says_nothing_of_one_seed(one_seed) -> None:
+    assert how_sure(results_table(one_seed)).empty
+    assert "McNemar" not in to_markdown(results_table(one_seed))
+
+
+def test_how_sure_has_the_answers_and_the_papers_ratio(four_seeds) -> None:
+    table = results_table([c | {"data": "cifar10", "labeled_frac": 0.08} for c in four_seeds])
+    selfie = table["arm"] == "selfie"
+    table.loc[selfie, ["gained", "lost"]] = [1200, 34]
+    table.loc[selfie, "mcnemar_p"] = 1e-9
+    (found,) = how_sure(table).to_dict("records")
+    assert found["Right alone, Selfie : supervised"] == "1,200 : 34"
+    assert found["McNemar"] == "< 0.001"
+    assert found["Paper's ratio"] == "3.3"  # 1.0 over 0.3
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [
+        (0.0512, "0.051"),
+        (0.9, "0.90"),
+        (1.0, "1.0"),
+        (9.99, "10.0"),
+        (12.6, "13"),
+        (1234.5, "1,234"),
+    ],
+)
+def test_ratios_have_two_digits_or_more(four_seeds, ratio: float, text: str) -> None:
+    table = results_table(four_seeds).assign(paper_std_ratio=ratio)
+    assert how_sure(table)["Paper's ratio"].tolist() == [text]
 
 
 def test_markdown_of_one_seed_shows_a_dash(one_seed) -> None:
@@ -126,4 +183,5 @@ def test_a_table_read_back_from_csv_reads_the_same(four_seeds) -> None:
     table = results_table(four_seeds)
     again = pd.read_csv(io.StringIO(table.to_csv(index=False)))
     pd.testing.assert_frame_equal(readable(again), readable(table))
+    pd.testing.assert_frame_equal(how_sure(again), how_sure(table))
     assert verdict(again) == verdict(table)

@@ -1,10 +1,17 @@
 import pytest
 import torch
+from torch.nn import functional
 
-from selfie_pipeline.models.backbone import build_resnet
-from selfie_pipeline.models.classifier import hand_over
+from selfie_pipeline.models.classifier import (
+    build_classifier,
+    count_outputs,
+    hand_over,
+    patch_stages,
+)
+from selfie_pipeline.models.noise import Noise
 from selfie_pipeline.models.selfie import Selfie
 
+ARCHITECTURES = ["resnet", "resnet36_attention"]
 PRETRAINED = ("stem.", "stages.0.", "stages.1.", "stages.2.")
 
 
@@ -30,7 +37,13 @@ def encoder(config):
 @pytest.fixture
 def classifier(config):
     torch.manual_seed(2)
-    return build_resnet(config.model, classes=10)
+    return build_classifier(config.model, "resnet", config.patch, classes=10)
+
+
+@pytest.fixture
+def hybrid(config):
+    torch.manual_seed(2)
+    return build_classifier(config.model, "resnet36_attention", config.patch, classes=10)
 
 
 def test_stem_and_stages_are_handed_over_whole(encoder, classifier):
@@ -141,3 +154,127 @@ def test_one_tensor_under_another_prefix_is_an_error(encoder, classifier):
 
 def test_an_empty_encoder_is_an_error(classifier):
     refused({}, classifier, "missing in the encoder")
+
+
+def test_a_hybrid_takes_everything_and_only_its_head_is_fresh(encoder, hybrid):
+    before = snapshot(hybrid)
+    names = hand_over(encoder, hybrid)
+    assert names == sorted(encoder)
+    own = hybrid.state_dict()
+    for name in names:
+        assert torch.equal(own[name], encoder[name]), name
+    assert own.keys() - set(names) == {"head.fc.weight", "head.fc.bias"}
+    for name in own.keys() - set(names):
+        assert torch.equal(own[name], before[name]), name
+
+
+def test_positions_that_a_hybrid_does_not_use_stay_behind(config, encoder):
+    model = config.model.model_copy(update={"encoder_positions": False})
+    network = build_classifier(model, "resnet36_attention", config.patch, classes=10)
+    names = hand_over(encoder, network)
+    assert names == sorted(name for name in encoder if not name.startswith("positions."))
+    assert not [name for name in network.state_dict() if "positions" in name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pooling.u0",
+        "pooling.blocks.1.self_attn.in_proj_weight",
+        "positions.table",
+        "patch_network.stem.conv.weight",
+        "patch_network.stages.2.blocks.0.conv1.weight",
+    ],
+)
+def test_a_hybrid_misses_a_tensor_wants_its_shape_and_no_other(encoder, hybrid, name):
+    refused({key: value for key, value in encoder.items() if key != name}, hybrid, name, "missing")
+    refused({**encoder, name: torch.zeros(7, 3)}, hybrid, name, "7×3")
+    refused({**encoder, f"{name}.more": torch.zeros(3)}, hybrid, f"{name}.more", "no place")
+
+
+def test_p_s_last_normalisation_is_a_hybrid_s_too(make_config, encoder, hybrid):
+    names = [name for name in encoder if name.startswith("patch_network.norm.")]
+    for name in names:  # none in v1
+        short = {key: value for key, value in encoder.items() if key != name}
+        refused(short, hybrid, name, "missing in the encoder")
+    assert len([name for name in names if "running" in name]) == (2 if names else 0)
+
+
+def seen_images(network):
+    """Evaluation with BatchNorm statistics that are not the initial ones."""
+    torch.manual_seed(3)
+    network.train()(torch.rand(4, 3, 32, 32) * 3)
+    return network.eval()
+
+
+@pytest.mark.parametrize("encoder_positions", [True, False])
+@pytest.mark.parametrize("positions", ["table", "row_column"])
+def test_a_hybrid_pools_the_mean_of_each_patch_s_part_of_the_whole_image_s_map(
+    make_config, positions, encoder_positions
+):
+    config = make_config(
+        {"model.positions": positions, "model.encoder_positions": encoder_positions}
+    )
+    network = build_classifier(config.model, "resnet36_attention", config.patch, 5)
+    network = seen_images(network)
+    images = torch.rand(3, 3, 32, 32)
+    maps = network.patch_network.features(images)
+    assert maps.shape == (3, 128, 8, 8)
+    vectors = functional.avg_pool2d(maps, 2).flatten(2).transpose(1, 2)
+    if encoder_positions:
+        vectors = vectors + network.positions()
+    expected = network.head.fc(network.pooling(vectors))
+    assert expected.shape == (3, 5)
+    torch.testing.assert_close(network(images), expected)
+
+
+def test_every_patch_is_context(hybrid):
+    images = torch.rand(1, 3, 32, 32, requires_grad=True)
+    seen_images(hybrid)(images)[0, 0].backward()
+    assert (functional.max_pool2d(images.grad.abs(), 8) > 0).all()
+
+
+def test_units_drop_in_a_hybrid_as_the_noise_says_and_not_without_it(hybrid):
+    images, network = torch.rand(4, 3, 32, 32), seen_images(hybrid)
+
+    def noise(seed, first_row=0):
+        return Noise(torch.Generator().manual_seed(seed), batch_size=4, first_row=first_row)
+
+    whole = network(images, noise(0))
+    assert torch.equal(network(images, noise(0)), whole)
+    assert not torch.allclose(network(images, noise(1)), whole)
+    torch.testing.assert_close(network(images[2:], noise(0, first_row=2)), whole[2:])
+    assert torch.equal(network.train()(images), network(images))  # none: nothing drops
+
+
+def test_a_hybrid_has_the_paper_s_size(paper_config):
+    network = build_classifier(paper_config.model, "resnet36_attention", paper_config.patch, 10)
+    millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    assert millions == pytest.approx(25.07 + 0.01 + 0.016, abs=0.01)  # P and A, head, positions
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_outputs_are_counted_from_the_tensors(make_config, architecture):
+    config = make_config()
+    network = build_classifier(config.model, architecture, config.patch, classes=7)
+    assert count_outputs(network.state_dict()) == 7
+    assert seen_images(network)(torch.rand(2, 3, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_p_s_stages_are_those_that_are_handed_over(config, encoder, architecture):
+    network = build_classifier(config.model, architecture, config.patch, classes=10)
+    handed_over = hand_over(encoder, network)
+    own = network.state_dict(keep_vars=True)
+    stages = {id(tensor) for tensor in patch_stages(network).state_dict(keep_vars=True).values()}
+    assert {name for name in own if id(own[name]) in stages} == {
+        name for name in handed_over if not name.startswith(("pooling.", "positions."))
+    }
+
+
+@pytest.mark.parametrize(("stem", "stride"), [("small", 4), ("standard", 16)])
+def test_one_place_of_the_map_stands_for_a_stride_of_pixels(make_config, stem, stride):
+    model = make_config({"model.stem": stem}).model
+    assert model.stride == stride
+    network = build_classifier(model, "resnet36_attention", make_config().patch, 3)
+    assert network.patch_network.features(torch.rand(1, 3, 64, 64)).shape[-1] == 64 // stride

@@ -29,6 +29,9 @@ TINY = {
         "model: {width: 8, attention: {blocks: 1, heads: 2, intermediate: 16}}\n"
         f"pretrain: {{steps: 6, {_RECIPE}}}\n"
         f"finetune: {{steps: 4, {_RECIPE}}}\n"
+        "experiment: {labeled_fracs: [0.05, 0.1], seeds: [0, 1]}\n"
+        "tune: {trials: 3}\n"
+        "ratio: {images: [100]}\n"
     ),
 }
 
@@ -48,7 +51,8 @@ class Project:
 
     def kedro_run(self, *options: str) -> Result:
         """Run as the command line does, in this process."""
-        return CliRunner().invoke(run, ["--env=tiny", *options])
+        env = () if any(option.startswith("--env") for option in options) else ("--env=tiny",)
+        return CliRunner().invoke(run, [*env, *options])
 
     def catalog(self, params: str = "") -> DataCatalog:
         with self._session(params) as session:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -23,12 +25,16 @@ pytestmark = pytest.mark.filterwarnings(
 )
 STAGES = ["ingest", "patch", "pretrain", "finetune", "baseline", "report"]
 IN_MEMORY = {
+    "mistakes",
     "puzzles",
     "selection",
     "selfie.initial_classifier",
     "supervised.initial_classifier",
 }
-FIGURES = {"training_curves", "accuracy_over_labels", "puzzle_picture"}
+FIGURES = {
+    *("training_curves", "accuracy_over_labels", "puzzle_picture", "variance_over_labels"),
+    *("gain_over_ratio", "confusion_matrix", "sample_errors"),
+}
 
 
 def outputs() -> list[str]:
@@ -72,7 +78,10 @@ def test_every_number_has_its_provenance(whole_run: Any) -> None:
     data = catalog.load("patch_grids").fingerprint
     parts = {"patch", "augmentation", "model", "finetune"}
 
-    for arm, digest, more in (("selfie", encoder.digest(), {"pretrain"}), ("supervised", None, ())):
+    for arm, digest, more in (
+        ("selfie", encoder.digest(), {"pretrain", "pretrained_on"}),
+        ("supervised", None, ()),
+    ):
         metrics = catalog.load(f"{arm}_metrics")
         provenance = metrics["provenance"]
         assert metrics["arm"] == arm
@@ -84,6 +93,8 @@ def test_every_number_has_its_provenance(whole_run: Any) -> None:
         assert provenance["seed"] == 0
         assert provenance["data"] == data
         assert provenance["encoder"] == digest
+        assert provenance["pretraining_images"] == (1257 if digest else None)
+        assert provenance["tuned"] == {}
         assert provenance["classifier"] == catalog.load(f"{arm}_classifier").digest()
         assert provenance["precision"] in {"32-true", "bf16-mixed"}
         assert provenance["device"].endswith("1 threads")
@@ -163,6 +174,75 @@ def test_a_run_after_another_gathers_only_what_is_alike(
     finished.run("finetune", "baseline", "report", params="seed=1,finetune.steps=5")
 
     assert list(finished.load("results_table")["seeds"]) == [1, 1]
+
+
+def test_an_encoder_of_fewer_images_neither_replaces_the_other_nor_its_results(
+    finished: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = finished.files()
+    fewer = "pretrain.images=100"
+
+    finished.run("pretrain", "finetune", params=fewer)
+    finished.run("report")
+
+    encoder = finished.load("encoder", fewer)
+    assert encoder.provenance["pretraining_images"] == 100
+    assert finished.load("encoder").provenance["pretraining_images"] == 1257
+    assert finished.load("selfie_metrics", fewer)["provenance"]["encoder"] == encoder.digest()
+    after = finished.files()
+    assert {name: after.get(name) for name in before} == before
+    assert list(finished.load("results_table")["seeds"]) == [1, 1]
+
+
+def test_more_images_than_there_are_cannot_be_pretrained_on(finished: Any) -> None:
+    result = finished.kedro_run("--pipeline=pretrain", "--params=pretrain.images=1258")
+
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert "pretrain.images = 1258" in line
+    assert "allowed: 1257 or less" in line
+
+
+def test_an_encoder_is_carried_over_to_other_data(finished: Any) -> None:
+    """Pretrained under one recipe, finetuned under another; each keeps its own files."""
+    other = finished.path / "conf" / "other"
+    shutil.copytree(finished.path / "conf" / "tiny", other)
+    (other / "globals.yml").write_text("recipe: other\n")
+    finished.kedro_run("--env=other", "--pipelines=ingest,patch,baseline")
+
+    done = finished.kedro_run("--env=other", "--pipeline=finetune", "--params=pretrained_on=tiny")
+
+    assert done.exit_code == 0, done.output
+    (metrics,) = finished.path.glob(
+        "data/08_reporting/other/pretrained_on_tiny/selfie/*/seed_0/metrics.json/*/metrics.json"
+    )
+    cell = json.loads(metrics.read_text("utf-8"))
+    assert cell["provenance"]["encoder"] == finished.load("encoder").digest()
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (
+            ["--pipeline=finetune", "--params=pretrained_on=nowhere"],
+            ["pretrained_on = nowhere", "no encoder"],
+        ),
+        (
+            ["--pipeline=pretrain", "--params=pretrained_on=nowhere"],
+            ["pretrained_on = nowhere", "--pipelines=finetune,baseline,report"],
+        ),
+    ],
+)
+def test_a_transfer_that_cannot_be(finished: Any, options: list[str], parts: list[str]) -> None:
+    before = finished.files()
+
+    result = finished.kedro_run(*options)
+
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    for part in parts:
+        assert part in line
+    assert finished.files() == before
 
 
 def test_pixels_are_written_once(finished: Any) -> None:

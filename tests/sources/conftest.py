@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
+from selfie_pipeline.sources import Source
 
 CLASS_NAMES = [b"airplane", b"automobile", b"bird"]
 
@@ -71,12 +74,41 @@ def cifar_folder(tmp_path: Path, batches: dict[str, dict[bytes, Any]]) -> Path:
     return folder
 
 
+def shared(folder: str) -> Path:
+    """Real images that lie beside the repository, if they do."""
+    path = (Path(__file__).parents[2] / "../shared/data" / folder).resolve()
+    if not path.is_dir():
+        pytest.skip(f"{path} is absent")
+    return path
+
+
 @pytest.fixture(scope="session")
 def cifar_mini() -> Path:
     """Real CIFAR-10 images in the published layout, cut down."""
-    folder = (
-        Path(__file__).parents[2] / "../shared/data/cifar-10-mini/cifar-10-batches-py"
-    ).resolve()
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is absent")
-    return folder
+    return shared("cifar-10-mini/cifar-10-batches-py")
+
+
+@pytest.fixture(scope="session")
+def imagenet32_mini() -> Path:
+    """The published layout of ImageNet 32×32 in .npz files, with 50 classes of Tiny-ImageNet."""
+    return shared("imagenet32-mini")
+
+
+@pytest.fixture(scope="session")
+def imagenette_mini() -> Path:
+    """JPEG files of ten of ImageNet's classes, in train/ and val/."""
+    return shared("imagenette-mini")
+
+
+AllImages = Callable[..., NDArray[np.uint8]]
+
+
+@pytest.fixture(scope="session")
+def all_images() -> AllImages:
+    """The images of a source from a sample on, in one array."""
+
+    def read(source: Source, canvas_size: int, start: int = 0) -> NDArray[np.uint8]:
+        chunks = source.images(source.samples(), canvas_size, start)
+        return np.concatenate([chunk.images for chunk in chunks])
+
+    return read

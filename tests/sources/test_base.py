@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,7 +12,7 @@ def noise(*shape):
 
 
 def fitted(images, canvas_size):
-    return np.concatenate(list(base.fit_images(images, canvas_size)))
+    return np.concatenate([chunk.images for chunk in base.fit_images([images], canvas_size)])
 
 
 def test_an_image_that_fits_keeps_its_pixels():
@@ -41,10 +43,25 @@ def test_images_come_in_order_and_in_chunks_of_limited_size(monkeypatch):
     monkeypatch.setattr(base, "CHUNK_BYTES", 3 * 3 * 8 * 8)
     images = noise(10, 8, 8, 3)
 
-    chunks = list(base.fit_images(images, 8))
+    chunks = [chunk.images for chunk in base.fit_images([images[:5], images[5:]], 8)]
 
-    assert [len(chunk) for chunk in chunks] == [3, 3, 3, 1]
+    assert [len(chunk) for chunk in chunks] == [3, 2, 3, 2]
     assert np.array_equal(np.concatenate(chunks), images)
+
+
+def test_one_part_is_held_at_a_time():
+    made = []
+
+    def part():
+        assert not any(earlier() is not None for earlier in made)
+        planes = noise(4, 3, 8, 8)
+        made.append(weakref.ref(planes))
+        return planes
+
+    parts = (part().transpose(0, 2, 3, 1) for _ in range(3))
+    chunks = [chunk.images for chunk in base.fit_images(parts, 8)]
+
+    assert sum(map(len, chunks)) == 12
 
 
 def test_a_view_in_another_order_is_read_by_its_indices():

@@ -26,8 +26,8 @@ def test_the_table_has_the_training_batches_then_the_test_batch(cifar_folder):
     assert samples["place"][22] == "test_batch[2]"
 
 
-def test_images_are_in_the_table_order_with_red_green_blue_last(cifar_folder, batches):
-    images = np.concatenate(list(Cifar10(cifar_folder).images(32)))
+def test_images_are_in_the_table_order_with_red_green_blue_last(cifar_folder, batches, all_images):
+    images = all_images(Cifar10(cifar_folder), 32)
 
     assert images.shape == (23, 32, 32, 3)
     red_green_blue = batches["data_batch_5"][b"data"][1].reshape(3, 32, 32)
@@ -35,31 +35,53 @@ def test_images_are_in_the_table_order_with_red_green_blue_last(cifar_folder, ba
 
 
 def test_images_come_on_the_canvas(cifar_folder):
-    assert [chunk.shape for chunk in Cifar10(cifar_folder).images(48)] == [
-        *[(4, 48, 48, 3)] * 5,
-        (3, 48, 48, 3),
-    ]
+    source = Cifar10(cifar_folder)
+
+    chunks = list(source.images(source.samples(), 48))
+
+    assert [chunk.images.shape for chunk in chunks] == [*[(4, 48, 48, 3)] * 5, (3, 48, 48, 3)]
+    assert not any(chunk.unreadable for chunk in chunks)
+
+
+@pytest.mark.parametrize("start", [0, 3, 4, 13, 22, 23])
+def test_images_can_be_had_from_any_sample_on(cifar_folder, all_images, start):
+    source = Cifar10(cifar_folder)
+    everything = all_images(source, 32)
+
+    rest = [chunk.images for chunk in source.images(source.samples(), 32, start)]
+
+    assert np.array_equal(np.concatenate([everything[:start], *rest]), everything)
+    assert sum(map(len, rest)) == 23 - start
 
 
 def test_the_fingerprint_is_of_the_files(cifar_folder, batches, write_python2):
-    before = Cifar10(cifar_folder).fingerprint()
-    assert Cifar10(cifar_folder).fingerprint() == before
+    samples = Cifar10(cifar_folder).samples()
+    before = Cifar10(cifar_folder).fingerprint(samples)
+    assert Cifar10(cifar_folder).fingerprint(samples) == before
 
     batch = batches["test_batch"]
     batch[b"data"][2, 3071] ^= 1
     write_python2(cifar_folder / "test_batch", batch)
 
-    assert Cifar10(cifar_folder).fingerprint() != before
+    assert Cifar10(cifar_folder).fingerprint(samples) != before
 
 
-def test_real_files_give_the_pixels_of_a_plain_read(cifar_mini, batches):
+def test_other_labels_than_were_listed_are_found_out(cifar_folder, batches, write_python2):
+    samples = Cifar10(cifar_folder).samples()
+    write_python2(cifar_folder / "test_batch", batches["test_batch"] | {b"labels": [2, 1, 0]})
+
+    with pytest.raises(UserError, match="the raw files have changed since"):
+        Cifar10(cifar_folder).fingerprint(samples)
+
+
+def test_real_files_give_the_pixels_of_a_plain_read(cifar_mini, batches, all_images):
     source = Cifar10(cifar_mini)
     real = []
     for name in batches:
         with (cifar_mini / name).open("rb") as file:
             real.append(pickle.load(file, encoding="bytes"))
 
-    images = np.concatenate(list(source.images(32)))
+    images = all_images(source, 32)
     samples = source.samples()
 
     pixels = np.concatenate([batch[b"data"] for batch in real])
@@ -99,13 +121,14 @@ def test_a_missing_batch_is_named(cifar_folder):
     ],
 )
 def test_a_damaged_batch_is_named(cifar_folder, batches, write_python2, change, message):
+    intact = Cifar10(cifar_folder).samples()
     write_python2(cifar_folder / "data_batch_3", batches["data_batch_3"] | change)
     source = Cifar10(cifar_folder)
 
     with pytest.raises(UserError, match=f"data_batch_3 is damaged: .*{message}"):
         source.samples()
     with pytest.raises(UserError, match="data_batch_3 is damaged"):
-        list(source.images(32))
+        list(source.images(intact, 32))
 
 
 def test_a_cut_off_batch_is_named(cifar_folder):
@@ -149,7 +172,10 @@ def publisher(cifar_folder, tmp_path, monkeypatch):
 def test_an_absent_folder_is_downloaded(publisher, tmp_path):
     folder = tmp_path / "data/01_raw/cifar"
 
-    source = open_source(DataConfig(source="cifar10", folder="data/01_raw/cifar"), folder)
+    source = open_source(
+        DataConfig(name="cifar10", source="cifar10", folder="data/01_raw/cifar", max_unreadable=0),
+        folder,
+    )
 
     assert len(source.samples()) == 23
     assert [path.name for path in folder.parent.iterdir()] == ["cifar"]  # no archive, no rest

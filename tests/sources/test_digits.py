@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from selfie_pipeline.config import UserError
 from selfie_pipeline.sources.digits import Digits
 
 
@@ -19,17 +20,17 @@ def test_the_split_is_fixed_and_stratified(digits):
     assert samples.equals(Digits().samples())
 
 
-def test_labels_and_images_are_in_the_library_order(digits):
+def test_labels_and_images_are_in_the_library_order(digits, all_images):
     library = load_digits()
 
-    images = np.concatenate(list(digits.images(8)))
+    images = all_images(digits, 8)
 
     assert digits.samples()["label"].tolist() == library.target.tolist()
     assert np.array_equal(images[..., 1], np.rint(library.images * 255 / 16).astype(np.uint8))
 
 
-def test_digits_are_drawn_grey_at_any_size_over_the_whole_range(digits):
-    (images,) = digits.images(32)
+def test_digits_are_drawn_grey_at_any_size_over_the_whole_range(digits, all_images):
+    images = all_images(digits, 32)
 
     assert images.shape == (1797, 32, 32, 3)
     assert images.dtype == np.uint8
@@ -42,13 +43,17 @@ def test_the_fingerprint_is_of_pixels_and_labels(digits):
     other_label, other_pixel = Digits(), Digits()
     other_label._labels[0] = 7
     other_pixel._grey[0, 0, 0] += 1
+    sources = (digits, other_label, other_pixel)
 
-    assert digits.fingerprint() == Digits().fingerprint()
-    assert len({source.fingerprint() for source in (digits, other_label, other_pixel)}) == 3
+    assert digits.fingerprint(digits.samples()) == Digits().fingerprint(Digits().samples())
+    assert len({source.fingerprint(source.samples()) for source in sources}) == 3
 
 
 def test_another_split_is_another_fingerprint(digits, monkeypatch):
-    before = digits.fingerprint()
+    samples = digits.samples()
+    before = digits.fingerprint(samples)
     monkeypatch.setattr("selfie_pipeline.sources.digits._SPLIT_SEED", 1)
 
-    assert digits.fingerprint() != before
+    assert digits.fingerprint(digits.samples()) != before
+    with pytest.raises(UserError, match="the library's digits have changed"):
+        digits.fingerprint(samples)

@@ -6,16 +6,27 @@ from selfie_pipeline.sources.cifar10 import Cifar10
 from selfie_pipeline.sources.digits import Digits
 
 
+def config(source, folder="raw"):
+    return DataConfig(name="x", source=source, folder=folder, max_unreadable=0)
+
+
 def test_an_embedded_source_needs_no_folder():
-    assert isinstance(open_source(DataConfig(source="digits", folder=None), None), Digits)
+    assert isinstance(open_source(config("digits", folder=None), None), Digits)
 
 
 def test_a_source_in_files_is_opened_where_they_lie(cifar_folder):
-    source = open_source(DataConfig(source="cifar10", folder="raw"), cifar_folder)
-
-    assert isinstance(source, Cifar10)
+    assert isinstance(open_source(config("cifar10"), cifar_folder), Cifar10)
 
 
-def test_a_source_in_files_without_a_folder_is_refused():
+@pytest.mark.parametrize("source", ["cifar10", "imagenet32", "image_folder"])
+def test_a_source_in_files_without_a_folder_is_refused(source):
     with pytest.raises(UserError, match=r"data\.folder = null"):
-        open_source(DataConfig(source="cifar10", folder=None), None)
+        open_source(config(source, folder=None), None)
+
+
+@pytest.mark.parametrize("source", ["imagenet32", "image_folder"])
+def test_a_folder_that_is_not_there_is_named_with_what_belongs_there(source, tmp_path):
+    with pytest.raises(UserError, match=r"absent .*; put ") as caught:
+        open_source(config(source), tmp_path / "absent")
+
+    assert "\n" not in str(caught.value)

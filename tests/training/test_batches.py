@@ -158,7 +158,7 @@ def test_dropout_differs_from_step_to_step(make_config, make_images):
     images, recipe = make_images(config), config.pretrain
     task = PretrainingTask(Selfie(config.model, config.patch).eval(), recipe, images)
     batch = Batches(images, ROWS, recipe.seed, recipe).part(2)
-    noises = [task._noise(batch._replace(step=step)) for step in (2, 2, 3)]
+    noises = [task.noise(recipe.seed, batch._replace(step=step)) for step in (2, 2, 3)]
     kept = [noise.dropout(torch.ones(8, 50), 0.5) for noise in noises]
     assert torch.equal(kept[0], kept[1])
     assert not torch.equal(kept[0], kept[2])

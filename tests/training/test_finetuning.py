@@ -11,11 +11,21 @@ from selfie_pipeline.training import finetuning
 from selfie_pipeline.training.augmentation import normalise
 from selfie_pipeline.training.batches import Batches
 from selfie_pipeline.training.device import Device
-from selfie_pipeline.training.finetuning import classify, finetune, fresh_classifier
+from selfie_pipeline.training.finetuning import (
+    classify,
+    finetune,
+    fresh_classifier,
+    reestimate_statistics,
+)
 from selfie_pipeline.training.schedule import learning_rate_factor
+from selfie_pipeline.training.tasks import FinetuningTask
 
 PROCESSOR = Device(type="cpu", bf16=False)
 ROWS = np.arange(5, 205, 10)  # 20 digits
+
+
+def fresh(config, seed=0):
+    return fresh_classifier(config.model, config.finetune.architecture, config.patch, 10, seed)
 
 
 @pytest.fixture
@@ -25,10 +35,11 @@ def labels(digits):
 
 @pytest.fixture
 def train(make_images, no_checkpoints, labels):
-    def train(config, network):
+    def train(config, network, handed_over=()):
         images = make_images(config)
         trained = finetune(
             network,
+            handed_over=handed_over,
             recipe=config.finetune,
             seed=config.seed,
             images=images,
@@ -43,6 +54,10 @@ def train(make_images, no_checkpoints, labels):
     return train
 
 
+HYBRID = {"finetune.architecture": "resnet36_attention"}
+NOTHING_DROPS = {"model.attention.dropout": 0.0, "model.attention.attention_dropout": 0.0}
+
+
 def test_it_learns_20_digits_by_heart(make_config, train, labels):
     config = make_config(
         {
@@ -54,7 +69,7 @@ def test_it_learns_20_digits_by_heart(make_config, train, labels):
             "finetune.warmup_steps": 5,
         }
     )
-    network = fresh_classifier(config.model, 10, seed=0)
+    network = fresh(config)
     trained, images = train(config, network)
     assert trained.history[-1].accuracy == 1
     network.load_state_dict(trained.tensors, strict=True)
@@ -62,14 +77,18 @@ def test_it_learns_20_digits_by_heart(make_config, train, labels):
     assert (logits.argmax(axis=1) == labels).all()
 
 
-@pytest.mark.parametrize("changes", [{}, {"finetune.clip_norm": 0.5}], ids=["plain", "clipped"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"finetune.clip_norm": 0.5}, HYBRID | NOTHING_DROPS],
+    ids=["plain", "clipped", "hybrid"],
+)
 def test_the_steps_are_those_of_sgd_written_out(make_config, make_images, train, labels, changes):
     """The recipe from the batches on: Nesterov, L2, the rate of each step.
 
     Rounding grows tenfold a step, so there are few.
     """
     config = make_config({"finetune.steps": 2, "finetune.weight_decay": 0.01} | changes)
-    network = fresh_classifier(config.model, 10, seed=0)
+    network = fresh(config)
     ours = copy.deepcopy(network)
     trained, images = train(config, network)
 
@@ -95,8 +114,8 @@ def test_the_steps_are_those_of_sgd_written_out(make_config, make_images, train,
         states.append(copy.deepcopy(ours.state_dict()))
     for name, tensor in trained.tensors.items():
         torch.testing.assert_close(tensor, states[-1][name], rtol=1e-3, atol=1e-4)
-    before = states[-2]["stages.3.blocks.0.conv1.weight"]
-    assert not torch.allclose(before, states[-1]["stages.3.blocks.0.conv1.weight"], atol=1e-4)
+    last = "head.fc.weight"
+    assert not torch.allclose(states[-2][last], states[-1][last], atol=1e-4)
 
 
 class TestFaultCheckpointsChosenOnTheTestSet:
@@ -107,13 +126,13 @@ class TestFaultCheckpointsChosenOnTheTestSet:
 
     def test_finetuning_reads_no_sample_but_the_labeled(self, make_config, train):
         config = make_config({"finetune.steps": 6})
-        _, images = train(config, fresh_classifier(config.model, 10, seed=0))
+        _, images = train(config, fresh(config))
         assert set(images.grids.asked_for) == set(ROWS.tolist())
         assert len(images.grids.asked_for) == 6 * 8
 
     def test_the_tensors_are_those_that_the_network_ends_with(self, make_config, train):
         config = make_config()
-        network = fresh_classifier(config.model, 10, seed=0)
+        network = fresh(config)
         trained, _ = train(config, network)
         assert trained.tensors.keys() == network.state_dict().keys()
         for name, tensor in network.state_dict().items():
@@ -129,25 +148,179 @@ def test_a_label_belongs_to_its_row(make_config, train, labels, monkeypatch):
     given = []
     task = finetuning.FinetuningTask
 
-    def watched(*arguments):
+    def watched(*arguments, **more):
         given.append(arguments[-1])
-        return task(*arguments)
+        return task(*arguments, **more)
 
     monkeypatch.setattr(finetuning, "FinetuningTask", watched)
     config = make_config({"finetune.steps": 2})
-    train(config, fresh_classifier(config.model, 10, seed=0))
+    train(config, fresh(config))
     label_of_row = given[0].numpy()
     assert np.array_equal(label_of_row[ROWS], labels)
     others = np.setdiff1d(np.arange(len(label_of_row)), ROWS)
     assert (label_of_row[others] == -1).all()
 
 
-def test_both_arms_share_what_is_fresh(make_config):
-    model = make_config().model
-    one, again, other = (fresh_classifier(model, 10, seed) for seed in (3, 3, 4))
+@pytest.mark.parametrize("architecture", ["resnet", "resnet36_attention"])
+def test_both_arms_share_what_is_fresh(make_config, architecture):
+    config = make_config({"finetune.architecture": architecture})
+    one, again, other = (fresh(config, seed) for seed in (3, 3, 4))
     for name, tensor in one.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
-    assert not torch.equal(one.stem.conv.weight, other.stem.conv.weight)
+    assert not torch.equal(one.head.fc.weight, other.head.fc.weight)
+
+
+def test_units_drop_by_seed_step_and_place_in_the_batch(make_config, make_images):
+    config = make_config(HYBRID)
+    network, images = fresh(config), make_images(config)
+    network.patch_network.eval()  # its statistics would depend on the parts
+    zeros = torch.zeros(205, dtype=torch.int64)
+
+    def loss(seed=0, step=0, accumulate=1, part=0):
+        recipe = config.finetune.model_copy(update={"accumulate": accumulate})
+        task = FinetuningTask(network, recipe, images, zeros, seed=seed, handed_over=())
+        batch = Batches(images, ROWS, 0, recipe).part(0, part)._replace(step=step)
+        return task.score(batch)[0].item()
+
+    assert loss() == loss()
+    assert len({loss(), loss(seed=1), loss(step=1)}) == 3
+    parts = [loss(accumulate=2, part=part) for part in (0, 1)]
+    assert sum(parts) / 2 == pytest.approx(loss(), rel=1e-5)
+
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+HANDED_OVER = ("stem.", "stages.0.", "stages.1.", "stages.2.")
+
+
+def handed_over(network):
+    """What a pretrained encoder gives."""
+    hybrid = hasattr(network, "patch_network")
+    return [
+        name
+        for name in network.state_dict()
+        if (not name.startswith("head.") if hybrid else name.startswith(HANDED_OVER))
+    ]
+
+
+def differing(one, other):
+    assert one.keys() == other.keys()
+    return {name for name in one if not torch.equal(one[name], other[name])}
+
+
+SWITCHES = [{"finetune.reestimate_statistics": True}, {"finetune.pretrained_rate": 0.1}]
+
+
+class TestMismatch:
+    """Each switch changes what it says, and nothing else."""
+
+    @pytest.fixture(params=["resnet", "resnet36_attention"])
+    def changed(self, request, make_config):
+        """A configuration with changes to its finetuning."""
+        base = {"finetune.architecture": request.param}
+        return lambda changes=None: make_config(base | (changes or {}))
+
+    @pytest.mark.parametrize("changes", SWITCHES, ids=str)
+    def test_no_switch_touches_the_supervised_arm(self, changed, train, changes):
+        without, _ = train(changed(), fresh(changed()))
+        having, _ = train(changed(changes), fresh(changed()))
+        assert differing(without.tensors, having.tensors) == set()
+        assert without.history == having.history
+
+    def test_off_the_names_of_what_was_handed_over_change_nothing(self, changed, train):
+        network = fresh(changed())
+        scratch, _ = train(changed(), copy.deepcopy(network))
+        pretrained, _ = train(changed(), network, handed_over(network))
+        assert differing(scratch.tensors, pretrained.tensors) == set()
+
+    def test_statistics_estimated_anew_are_all_that_differs(self, changed, train):
+        """Training does not read them, so after it everything else is the same."""
+        network = fresh(changed())
+        names = handed_over(network)
+        without, _ = train(changed(), copy.deepcopy(network), names)
+        having, _ = train(changed({"finetune.reestimate_statistics": True}), network, names)
+        different = differing(without.tensors, having.tensors)
+        assert different == {name for name in names if name.endswith(STATISTICS)} - {
+            name for name in names if name.startswith("pooling.")
+        }
+        assert len(different) > 20
+        assert without.history == having.history
+
+    def test_they_are_estimated_on_the_labeled_samples(self, changed, train, monkeypatch):
+        config = changed({"finetune.reestimate_statistics": True, "finetune.steps": 2})
+        network = fresh(config)
+        _, images = train(config, network, handed_over(network))
+        assert set(images.grids.asked_for[:20]) == set(ROWS.tolist())
+        assert len(images.grids.asked_for) == 20 + 2 * 8
+
+        monkeypatch.setattr(finetuning, "_STATISTICS_SAMPLES", 6)
+        _, images = train(config, network, handed_over(network))
+        assert len(set(images.grids.asked_for[:6])) == 6
+        assert len(images.grids.asked_for) == 6 + 2 * 8
+
+    def test_estimating_is_cumulative_over_whole_images(self, changed, make_images, monkeypatch):
+        monkeypatch.setattr(finetuning, "_INFERENCE_BATCH", 10)
+        config = changed()
+        network, images = fresh(config).eval(), make_images(config)
+        modules = [module for module in network.modules() if hasattr(module, "momentum")]
+        momenta = [module.momentum for module in modules]
+        before = copy.deepcopy(network.state_dict())
+
+        reestimate_statistics(network, images, ROWS, PROCESSOR)
+
+        p = getattr(network, "patch_network", network)
+        mean, std = torch.from_numpy(images.grids.mean), torch.from_numpy(images.grids.std)
+        with torch.no_grad():
+            halves = [
+                p.stem(normalise(images.central(half), mean, std))
+                for half in (ROWS[:10], ROWS[10:])
+            ]
+        norm = p.stages[0].blocks[0].norm1  # it sees the stem's map
+        means = torch.stack([half.mean(dim=(0, 2, 3)) for half in halves])
+        variances = torch.stack([half.var(dim=(0, 2, 3)) for half in halves])
+        torch.testing.assert_close(norm.running_mean, means.mean(dim=0))
+        torch.testing.assert_close(norm.running_var, variances.mean(dim=0), rtol=1e-4, atol=0)
+        assert norm.num_batches_tracked == 2
+        assert [module.momentum for module in modules] == momenta
+        assert not any(module.training for module in network.modules())
+        different = differing(before, network.state_dict())
+        assert all(name.endswith(STATISTICS) for name in different)
+        assert all(name in handed_over(network) for name in different)
+
+    def test_what_was_handed_over_takes_smaller_steps(self, changed, train):
+        """The first step, from the same gradient; without warm-up its rate is the peak."""
+        once = {"finetune.steps": 1, "finetune.warmup_steps": 0}
+        network = fresh(changed())
+        names, start = handed_over(network), copy.deepcopy(network.state_dict())
+        full, _ = train(changed(once), copy.deepcopy(network), names)
+        slow, _ = train(changed(once | {"finetune.pretrained_rate": 0.25}), network, names)
+        weights = {name for name, _ in network.named_parameters()}
+        assert weights & set(names)
+        for name in weights & set(names):
+            step = full.tensors[name] - start[name]
+            torch.testing.assert_close(
+                slow.tensors[name] - start[name], step / 4, rtol=1e-2, atol=1e-6
+            )
+        assert differing(full.tensors, slow.tensors) <= weights & set(names)
+
+    def test_warm_up_and_decay_are_those_of_both_rates(self, changed, make_images):
+        config = changed({"finetune.pretrained_rate": 0.25, "finetune.steps": 6})
+        network = fresh(config)
+        task = FinetuningTask(
+            network,
+            config.finetune,
+            make_images(config),
+            torch.zeros(1),
+            seed=0,
+            handed_over=handed_over(network),
+        )
+        made = task.configure_optimizers()
+        for step in range(6):
+            fresh_rate, rate = (group["lr"] for group in made["optimizer"].param_groups)
+            expected = 0.05 * learning_rate_factor(step, config.finetune)
+            assert fresh_rate == pytest.approx(expected)
+            assert rate == pytest.approx(expected / 4)
+            made["optimizer"].step()
+            made["lr_scheduler"]["scheduler"].step()
 
 
 @pytest.fixture

@@ -84,8 +84,11 @@ def train(config: Config, folder: Path, stage: str = "pretrain") -> Trained:
     device = find_device(config.compute)
     if stage == "pretrain":
         return pretrain(config.model, config.pretrain, images, rows, device, checkpoints)
+    architecture = config.finetune.architecture
+    network = fresh_classifier(config.model, architecture, config.patch, 3, config.seed)
     return finetune(
-        fresh_classifier(config.model, 3, config.seed),
+        network,
+        handed_over=[name for name in network.state_dict() if not name.startswith("head.")],
         recipe=config.finetune,
         seed=config.seed,
         images=images,
@@ -161,6 +164,15 @@ VARIANTS = {
     ),
     "finetune": ("finetune", {}),
     "finetune, bf16 where there is": ("finetune", {"compute.precision": "auto"}),
+    "finetune the hybrid in parts, at two rates": (
+        "finetune",
+        {
+            "finetune.architecture": "resnet36_attention",
+            "finetune.accumulate": 2,
+            "finetune.pretrained_rate": 0.1,
+            "finetune.reestimate_statistics": True,
+        },
+    ),
 }
 
 
@@ -376,6 +388,9 @@ def test_a_loss_that_is_not_finite_stops_the_training(
     )
     assert "\n" not in message
     assert sorted(tmp_path.glob("step-*.json"))[-1].stem == "step-000000003"
+    state = json.loads((tmp_path / "not-finite.json").read_text("utf-8"))
+    assert (state["step"], state["samples"]) == (4, seen)
+    assert state["learning_rate"] == pytest.approx(0.0466506, rel=1e-5)
 
 
 def test_an_absurd_learning_rate(small: Callable[..., Config], tmp_path: Path) -> None:

@@ -45,7 +45,14 @@ def steps_of_the_optimizer(make_config, make_images):
     def run(**changes):
         config = make_config({f"finetune.{key}": value for key, value in changes.items()})
         network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
-        task = FinetuningTask(network, config.finetune, make_images(config), torch.zeros(1))
+        task = FinetuningTask(
+            network,
+            config.finetune,
+            make_images(config),
+            torch.zeros(1),
+            seed=0,
+            handed_over=(),
+        )
         made = task.configure_optimizers()
         optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
         assert made["lr_scheduler"]["interval"] == "step"

@@ -13,19 +13,20 @@ from kedro.io.core import AbstractDataset
 from selfie_pipeline.datasets.whole import CatalogError
 
 
-class NewestVersions(AbstractDataset[NoReturn, list[dict[str, Any]]]):
-    """The newest version of each versioned JSON file that a pattern finds; read-only.
+class AllVersions(AbstractDataset[NoReturn, list[dict[str, Any]]]):
+    """All versions of each versioned JSON file that a pattern finds; read-only.
 
     Made for the cells of an experiment, each of which saves to a path of its own:
-    `data/08_reporting/digits/*/*/*/metrics.json` finds the folders `metrics.json/` in which Kedro
-    keeps `<version>/metrics.json`.
+    `data/08_reporting/digits/**/metrics.json` finds the folders `metrics.json/`, at any depth, in
+    which Kedro keeps `<version>/metrics.json`.
     """
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
         """Point to the files; nothing is read.
 
         Args:
-            filepath: Where they lie, `*` standing for any name of one folder.
+            filepath: Where they lie, `*` standing for any name of one folder, `**` for any number
+                of folders.
             metadata: For plugins, such as Kedro-Viz's layer.
         """
         self._filepath = filepath
@@ -41,7 +42,7 @@ class NewestVersions(AbstractDataset[NoReturn, list[dict[str, Any]]]):
         Raises:
             CatalogError: A file is damaged; the message names it.
         """
-        return [_read(path) | {"version": path.parent.name} for path in self._newest()]
+        return [_read(path) | {"version": path.parent.name} for path in self._versions()]
 
     def save(self, data: NoReturn) -> None:  # noqa: ARG002
         """Refuse: each file is another data set's.
@@ -51,13 +52,13 @@ class NewestVersions(AbstractDataset[NoReturn, list[dict[str, Any]]]):
         """
         raise CatalogError(f"{self._filepath} is read-only: it gathers what other data sets save")
 
-    def _newest(self) -> Iterator[Path]:
-        for versioned in map(Path, sorted(glob(self._filepath))):
-            if versions := sorted(versioned.glob(f"*/{versioned.name}")):
-                yield versions[-1]
+    def _versions(self) -> Iterator[Path]:
+        folders = map(Path, sorted(glob(self._filepath, recursive=True)))
+        for folder in filter(Path.is_dir, folders):  # "**" finds the files within, too
+            yield from sorted(folder.glob(f"*/{folder.name}"))
 
     def _exists(self) -> bool:
-        return any(True for _ in self._newest())
+        return any(True for _ in self._versions())
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._filepath}

@@ -184,6 +184,17 @@ class JSONFile(_WholeFile, JSONDataset):
     """Numbers, strings, lists and dictionaries as JSON."""
 
 
+class OptionalJSONFile(JSONFile):
+    """As `JSONFile`; where nothing has been saved yet, there is an empty list."""
+
+    def load(self) -> Any:
+        """Read the version asked for, or the newest; an empty list where there is none at all."""
+        return super().load() if super()._exists() else []
+
+    def _exists(self) -> bool:
+        return True
+
+
 class TextFile(_WholeFile, TextDataset):
     """A text, in UTF-8."""
 

@@ -16,10 +16,13 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from selfie_pipeline.evaluation import style
-from selfie_pipeline.evaluation.tables import ARMS, Selection
-from selfie_pipeline.evaluation.wording import blocks, readable, verdict
+from selfie_pipeline.evaluation.tables import ARMS, Cell, Selection
+from selfie_pipeline.evaluation.wording import NOTHING, blocks, how_sure, readable, verdict
 
 _FEW_VALUES = 4
+_MANY_ITEMS = 12
+_DIGITS = 12
+"""So many digits of a hash tell all that one has."""
 _SVG_STYLE: Any = {"svg.hashsalt": "selfie", "svg.fonttype": "path", "image.composite_image": False}
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
@@ -51,11 +54,13 @@ def render_report(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["thousands"] = "{:,}".format
+    environment.filters["origin"] = _origin
     source = resources.files(__package__).joinpath("report.html.jinja").read_text("utf-8")
     return environment.from_string(source).render(
         data=data,
         verdict=verdict(table),
         results=blocks(readable(table)),
+        sure=blocks(how_sure(table)),
         one_seed=bool((table["seeds"] < 2).any()),  # noqa: PLR2004
         paper=bool(table["paper_mean"].notna().any()),
         counts=counts.assign(total=counts.sum(axis=1)).rename_axis("class").reset_index(),
@@ -125,10 +130,36 @@ def _leaves(
 
 def _in_words(values: list[Any], cells: int) -> str:
     """The distinct values of a key; where not all cells have the same, how many have each."""
-    distinct = Counter(map(str, values))
+    distinct = Counter(map(_brief, values))
     if len(distinct) == 1 and len(values) == cells:
-        return str(values[0])
+        return _brief(values[0])
     if len(distinct) > _FEW_VALUES:
         ordered = sorted(values, key=lambda value: (str(type(value)), value))
-        return f"{ordered[0]} to {ordered[-1]} ({len(distinct)} values)"
+        return f"{_brief(ordered[0])} to {_brief(ordered[-1])} ({len(distinct)} values)"
     return ", ".join(f"{value} ({count}×)" for value, count in distinct.items())
+
+
+def _brief(value: Any) -> str:
+    """A value, or how long it is if it would fill the page."""
+    if isinstance(value, list) and len(value) > _MANY_ITEMS:
+        return f"{len(value)} items, {value[0]} to {value[-1]}"
+    return str(value)
+
+
+def _origin(cell: Cell) -> dict[str, str]:
+    """Where one cell comes from, by the heads of its table."""
+    provenance = cell["provenance"]
+    known = {
+        "Configuration": str(cell["configuration"])[:_DIGITS],
+        "Data": str(provenance.get("data", NOTHING))[:_DIGITS],
+        "Encoder": str(provenance.get("encoder") or NOTHING)[:_DIGITS],
+        "Device": str(provenance.get("device", NOTHING)),
+        "Commit": _commit(str(provenance.get("commit", NOTHING))),
+    }
+    versions = provenance.get("versions", {})
+    return known | {"Versions": ", ".join(f"{name} {v}" for name, v in versions.items())}
+
+
+def _commit(described: str) -> str:
+    """The first digits of a commit, and whether files were changed since."""
+    return re.sub(rf"^([0-9a-f]{{{_DIGITS}}})[0-9a-f]+", r"\1", described)

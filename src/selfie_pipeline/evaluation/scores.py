@@ -86,6 +86,43 @@ def predictions_table(samples: Integers, labels: Integers, logits: Floats) -> pd
     )
 
 
+def pack_correct(labels: Integers, logits: Floats) -> str:
+    """Which samples' largest logit is the label's, in a few characters.
+
+    Args:
+        labels: (N,) integers in [0, K).
+        logits: (N, K) floats; probabilities do as well.
+
+    Returns:
+        Hex digits, a bit a sample in the order given, the first in the highest place; the last
+        byte is filled up with zeros.
+
+    Raises:
+        ValueError: As `accuracy`.
+    """
+    _check(labels, logits)
+    return np.packbits(logits.argmax(axis=1) == labels).tobytes().hex()
+
+
+def unpack_correct(text: str, count: int) -> NDArray[np.bool_]:
+    """What `pack_correct` packed.
+
+    Args:
+        text: Its hex digits.
+        count: Number of samples, N.
+
+    Returns:
+        (N,) bool.
+
+    Raises:
+        ValueError: These are not the hex digits of so many samples.
+    """
+    packed = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
+    if len(packed) != -(-count // 8):
+        raise ValueError(f"{len(packed)} bytes are not the answers to {count} samples")
+    return np.unpackbits(packed, count=count).astype(np.bool_)
+
+
 def _check(labels: Integers, logits: Floats) -> None:
     """Refuse what would give a number without meaning."""
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not labels.size:  # noqa: PLR2004

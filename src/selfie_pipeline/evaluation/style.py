@@ -76,3 +76,8 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """Decorate a function that draws a figure: it draws in this style, changing no global one."""
     context: Callable[[Callable[P, Figure]], Callable[P, Figure]] = mpl.rc_context(_STYLE)
     return context(draw)
+
+
+def sentences(*parts: str) -> str:
+    """What a figure shows, in words."""
+    return ". ".join(parts) + "."

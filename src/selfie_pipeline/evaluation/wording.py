@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -15,6 +16,9 @@ NOTHING = "–"
 PAPER_SEEDS = 5
 DIFFERENCE = "Difference, points (95 %)"
 PAPER = f"Paper (n = {PAPER_SEEDS})"
+ANSWERS = "Right alone, Selfie : supervised"
+DEVIATIONS = "Deviations, ratio (95 %)"
+PAPERS_RATIO = "Paper's ratio"
 _TERMINAL_COLUMNS = 100
 
 
@@ -34,8 +38,17 @@ class Row(NamedTuple):
     difference_std: float
     difference_low: float
     difference_high: float
+    t_p: float
+    permutation_p: float
+    std_ratio: float
+    std_ratio_low: float
+    std_ratio_high: float
+    gained: int
+    lost: int
+    mcnemar_p: float
     paper_mean: float
     paper_std: float
+    paper_std_ratio: float
 
 
 def verdict(table: pd.DataFrame) -> str:
@@ -78,7 +91,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         {
             "Data set": row.data,
             "Network": row.network,
-            "Labeled": f"{row.labeled_percent:g} % ({row.labels:,})",
+            "Labeled": _labeled(row),
             "Arm": ARMS[row.arm],
             "Accuracy, %": _mean_and_std(row.mean, row.std, row.seeds),
             DIFFERENCE: _difference(row) if row.arm == "selfie" else "",
@@ -92,16 +105,55 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns, dtype=str)
 
 
-def to_markdown(table: pd.DataFrame) -> str:
-    """The table as Markdown.
+def how_sure(table: pd.DataFrame) -> pd.DataFrame:
+    """What the tests say of each comparison, as people read it.
 
     Args:
         table: As `tables.results_table` makes it.
 
     Returns:
-        A pipe table with a line for the head, one for the alignment and one a row.
+        A row for each of Selfie's rows with two seeds or more, all columns strings: ``Data set``,
+        ``Network``, ``Labeled``, ``Pairs`` (of seeds), ``t test`` and ``Permutation`` (p values of
+        the paired tests), ``Right alone, Selfie : supervised`` (answers, pooled), ``McNemar`` (p
+        value of these), ``Deviations, ratio (95 %)`` (supervised's over Selfie's) and ``Paper's
+        ratio``. What cannot be said is empty.
     """
-    text = readable(table)
+    rows = [
+        {
+            "Data set": row.data,
+            "Network": row.network,
+            "Labeled": _labeled(row),
+            "Pairs": str(row.pairs),
+            "t test": _p_value(row.t_p),
+            "Permutation": _p_value(row.permutation_p),
+            ANSWERS: "" if pd.isna(row.gained) else f"{row.gained:,} : {row.lost:,}",
+            "McNemar": _p_value(row.mcnemar_p),
+            DEVIATIONS: _ratio(row),
+            PAPERS_RATIO: _number(row.paper_std_ratio),
+        }
+        for row in _rows(table[table["arm"] == "selfie"])
+        if row.pairs > 1 or pd.notna(row.std_ratio)
+    ]
+    columns = ["Data set", "Network", "Labeled", "Pairs", "t test", "Permutation", ANSWERS]
+    columns += ["McNemar", DEVIATIONS, PAPERS_RATIO]
+    return pd.DataFrame(rows, columns=columns, dtype=str)
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """The table and what the tests say of it, as Markdown.
+
+    Args:
+        table: As `tables.results_table` makes it.
+
+    Returns:
+        A pipe table with a line for the head, one for the alignment and one a row; after an empty
+        line another one as `how_sure` makes it, where there are two seeds or more.
+    """
+    sure = how_sure(table)
+    return _markdown(readable(table)) + (f"\n{_markdown(sure)}" if len(sure) else "")
+
+
+def _markdown(text: pd.DataFrame) -> str:
     lines = [list(text.columns), ["---"] * len(text.columns), *text.to_numpy().tolist()]
     return "".join(f"| {' | '.join(map(_markdown_cell, line))} |\n" for line in lines)
 
@@ -144,7 +196,9 @@ def blocks(text: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 def _rows(table: pd.DataFrame) -> Iterable[Row]:
     """The rows, typed."""
-    whole = table[list(Row._fields)].astype({"pairs": "Int64"})  # from CSV it comes as float
+    whole = table[list(Row._fields)].astype(
+        {"pairs": "Int64", "gained": "Int64", "lost": "Int64"}  # from CSV they come as floats
+    )
     return (Row(*values) for values in whole.itertuples(index=False, name=None))
 
 
@@ -153,9 +207,11 @@ def _finding(row: Row) -> str:
     if row.pairs == 0:
         return "Selfie and the baseline have no seed in common and cannot be compared"
     ahead = "pretraining" if row.difference > 0 else "the baseline"
-    if row.pairs == 1:
+    if pd.isna(row.difference_low):
         lead = f"{ahead} came out ahead" if row.difference else "both arms came out equal"
-        return f"with one seed, which says little, {lead}"
+        if row.pairs == 1:
+            return f"with one seed, which says little, {lead}"
+        return f"with the same difference at every seed, which leaves no interval, {lead}"
     if row.difference_low > 0:
         return "pretraining helped"
     if row.difference_high < 0:
@@ -171,8 +227,8 @@ def _full_evidence(row: Row) -> str:
     points = f"{_signed(row.difference)} points with {place}"
     if row.pairs == 1:
         return points
-    interval = f"{_signed(row.difference_low)} to {_signed(row.difference_high)}"
-    return f"{points}, over {row.pairs} seeds (95 % interval {interval})"
+    interval = f" (95 % interval {_interval(row)})" if pd.notna(row.difference_low) else ""
+    return f"{points}, over {row.pairs} seeds{interval}"
 
 
 def _short_evidence(row: Row) -> str:
@@ -185,8 +241,40 @@ def _difference(row: Row) -> str:
     """Such as "+6.5 (+4.1 to +8.9; n = 4)"."""
     if row.pairs == 0:
         return f"{NOTHING} (n = 0)"
-    interval = f"{_signed(row.difference_low)} to {_signed(row.difference_high)}; "
-    return f"{_signed(row.difference)} ({interval if row.pairs > 1 else ''}n = {row.pairs})"
+    interval = f"{_interval(row)}; " if pd.notna(row.difference_low) else ""
+    return f"{_signed(row.difference)} ({interval}n = {row.pairs})"
+
+
+def _interval(row: Row) -> str:
+    """Such as "+4.1 to +8.9"."""
+    return f"{_signed(row.difference_low)} to {_signed(row.difference_high)}"
+
+
+def _labeled(row: Row) -> str:
+    """Such as "5 % (63)"."""
+    return f"{row.labeled_percent:g} % ({row.labels:,})"
+
+
+def _p_value(p: float) -> str:
+    """Such as "0.013"."""
+    if pd.isna(p):
+        return ""
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"  # noqa: PLR2004
+
+
+def _ratio(row: Row) -> str:
+    """Such as "2.4 (0.79 to 7.5)"."""
+    if pd.isna(row.std_ratio):
+        return ""
+    low, high = _number(row.std_ratio_low), _number(row.std_ratio_high)
+    return f"{_number(row.std_ratio)} ({low} to {high})"
+
+
+def _number(value: float) -> str:
+    """A ratio with two digits that count, such as "0.79", "2.4" and "13"."""
+    if pd.isna(value):
+        return ""
+    return f"{value:,.{max(0, 1 - math.floor(math.log10(value)))}f}"
 
 
 def _mean_and_std(mean: float, std: float, seeds: int) -> str:

@@ -3,7 +3,7 @@
 A patch network's maps are tiny: an 8×8 patch ends at 2×2. There, oneDNN's convolutions reach a
 fraction of the rate of its matrix products, and a 3×3 kernel spends most of its work on the zeros
 around the map. The numbers are those of `torch.nn.Conv2d` up to rounding; so are the tensors'
-names and shapes. Other devices run torch's own convolution.
+names and shapes. Other devices run torch's own convolution, and so does an exported network.
 
 In this module a map is written (B, H, W, I), its kernel (O, 3, 3, I), with I channels in, O out.
 """
@@ -35,10 +35,11 @@ class Conv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
         """(B, I, H, W) to (B, O, H', W'), in channels-last memory format."""
         plain = self.groups == 1 and self.dilation == (1, 1) and self.bias is None
-        if input.device.type == "cpu" and plain:
+        if input.device.type == "cpu" and plain and not torch.compiler.is_exporting():
             stride = self.stride[0]
             if self.kernel_size == (1, 1):
                 maps = input[:, :, ::stride, ::stride].permute(0, 2, 3, 1)  # (B, H', W', I)
+                maps = maps.contiguous()  # else, without gradients, the kernel is copied B·H' times
                 out = functional.linear(maps, self.weight.flatten(1))  # (B, H', W', O)
                 return out.permute(0, 3, 1, 2)  # (B, O, H', W')
             side = max(input.shape[2:])

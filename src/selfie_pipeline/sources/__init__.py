@@ -9,12 +9,18 @@ from selfie_pipeline.config import DataConfig, UserError
 from selfie_pipeline.sources.base import Source
 from selfie_pipeline.sources.cifar10 import open_cifar10
 from selfie_pipeline.sources.digits import Digits
+from selfie_pipeline.sources.image_folder import ImageFolder
+from selfie_pipeline.sources.imagenet32 import ImageNet32
 from selfie_pipeline.sources.samples import check_samples, count_samples
 
 __all__ = ["Source", "check_samples", "count_samples", "open_source"]
 
 _WITHOUT_FOLDER: dict[str, Callable[[], Source]] = {"digits": Digits}
-_IN_FOLDER: dict[str, Callable[[Path], Source]] = {"cifar10": open_cifar10}
+_IN_FOLDER: dict[str, Callable[[Path], Source]] = {
+    "cifar10": open_cifar10,
+    "image_folder": ImageFolder,
+    "imagenet32": ImageNet32,
+}
 
 
 def open_source(config: DataConfig, folder: Path | None) -> Source:

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.sources.base import fit_images
+from selfie_pipeline.sources.base import Chunk, changed, fit_images
 from selfie_pipeline.sources.pickles import as_text, read_arrays
 from selfie_pipeline.sources.samples import sample_table
 
@@ -78,30 +78,36 @@ class Cifar10:
             places += [f"{name}[{row}]" for row in range(len(batch_labels))]
         return sample_table(splits, np.concatenate(labels), places, self.classes)
 
-    def images(self, canvas_size: int) -> Iterator[NDArray[np.uint8]]:
-        """The images in the table's order, with one batch in memory at a time.
-
-        Args:
-            canvas_size: Side of the images, pixels.
-
-        Yields:
-            uint8 of shape (n, canvas_size, canvas_size, 3), red, green, blue.
+    def fingerprint(self, samples: pd.DataFrame) -> str:
+        """SHA-256 over the seven files' bytes, in hex digits.
 
         Raises:
-            UserError: A batch is damaged; the message names it.
+            UserError: The batches have changed since the samples were listed.
         """
-        for name in _SPLIT_OF_BATCH:
-            pixels, _ = self._read_batch(name)
-            images = pixels.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
-            yield from fit_images(images, canvas_size)
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the seven files' bytes, in hex digits."""
+        if not self.samples().equals(samples):
+            raise changed()
         digest = hashlib.sha256()
         for name in _FILES:
             with (self._folder / name).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
+
+    def images(
+        self,
+        samples: pd.DataFrame,  # noqa: ARG002
+        canvas_size: int,
+        start: int = 0,
+    ) -> Iterator[Chunk]:
+        """The images in the table's order, with one batch in memory at a time.
+
+        Raises:
+            UserError: A batch is damaged; the message names it.
+        """
+        batches = (
+            self._read_batch(name)[0].reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
+            for name in _SPLIT_OF_BATCH
+        )  # (n, _SIDE, _SIDE, 3) each
+        yield from fit_images(batches, canvas_size, start)
 
     def _read_batch(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Pixels (n, 3072), red, green and blue planes after one another, and labels (n,)."""

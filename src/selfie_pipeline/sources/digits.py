@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from selfie_pipeline.sources.base import fit_images
+from selfie_pipeline.sources.base import Chunk, changed, fit_images
 from selfie_pipeline.sources.samples import sample_table
 
 _BRIGHTEST = 16
@@ -43,19 +43,24 @@ class Digits:
         places = [f"load_digits()[{row}]" for row in rows]
         return sample_table(splits, self._labels, places, self.classes)
 
-    def images(self, canvas_size: int) -> Iterator[NDArray[np.uint8]]:
-        """The digits, drawn.
+    def fingerprint(self, samples: pd.DataFrame) -> str:
+        """SHA-256 over the grey levels, the labels and the split, in hex digits.
 
-        Args:
-            canvas_size: Side of the images, pixels.
-
-        Yields:
-            uint8 of shape (n, canvas_size, canvas_size, 3), the three channels equal.
+        Raises:
+            UserError: The samples are not this version's of the library.
         """
-        yield from fit_images(np.repeat(self._grey[..., None], 3, axis=-1), canvas_size)
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the grey levels, the labels and the split, in hex digits."""
+        if not self.samples().equals(samples):
+            raise changed("the library's digits have")
         digest = hashlib.sha256(self._grey.tobytes())
-        digest.update(self.samples().to_csv().encode())
+        digest.update(samples.to_csv().encode())
         return digest.hexdigest()
+
+    def images(
+        self,
+        samples: pd.DataFrame,  # noqa: ARG002
+        canvas_size: int,
+        start: int = 0,
+    ) -> Iterator[Chunk]:
+        """The digits, drawn; the three channels are equal."""
+        drawn = np.repeat(self._grey[..., None], 3, axis=-1)  # (1797, 8, 8, 3)
+        yield from fit_images([drawn], canvas_size, start)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from selfie_pipeline.config import UserError
 
 SPLITS = ("train", "test", "unlabeled")
+SAMPLE_COLUMNS = ("split", "label", "class_name", "place")
+"""Of every table of samples, beside its index."""
 
 
 def sample_table(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -114,21 +113,10 @@ class Batches:
         return (self.recipe.steps - self.first_step) * self.recipe.accumulate
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the parts in order; the next is read while the present one is computed."""
-        todo = (
-            (step, part)
-            for step in range(self.first_step, self.recipe.steps)
-            for part in range(self.recipe.accumulate)
-        )
-        with ThreadPoolExecutor(max_workers=1) as reader:
-            ahead = None
-            for step, part in todo:
-                coming = reader.submit(self.part, step, part)
-                if ahead is not None:
-                    yield ahead.result()
-                ahead = coming
-            if ahead is not None:
-                yield ahead.result()
+        """Yield the parts in order."""
+        for step in range(self.first_step, self.recipe.steps):
+            for part in range(self.recipe.accumulate):
+                yield self.part(step, part)
 
     def part(self, step: int, part: int = 0) -> Batch:
         """One of the parts of the batch at a step."""
@@ -169,8 +157,9 @@ def shuffled(seed: int, samples: int, places: NDArray[np.int64]) -> NDArray[np.i
 
 
 @lru_cache(maxsize=2)  # a batch touches two epochs at most, unless an epoch is shorter than it
-def _permutation(seed: int, epoch: int, samples: int) -> NDArray[np.int64]:
-    return np.random.default_rng(fold(seed, Purpose.SHUFFLE, epoch)).permutation(samples)
+def _permutation(seed: int, epoch: int, samples: int) -> NDArray[np.uint32]:
+    random = np.random.default_rng(fold(seed, Purpose.SHUFFLE, epoch))
+    return random.permutation(np.arange(samples, dtype=np.uint32))  # kept: half of int64's bytes
 
 
 def patch_order(seed: int, step: int, batch_size: int, patches: int) -> Tensor:

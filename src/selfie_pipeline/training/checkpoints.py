@@ -110,6 +110,13 @@ class Checkpoints:
                 _LOG.warning("%s is not used: %s", record.with_suffix(".safetensors"), reason)
         return None
 
+    def note(self, name: str, content: Mapping[str, Any]) -> None:
+        """Leave a JSON file beside the checkpoints: what happened, for who looks into it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write_whole(
+            self.folder / f"{name}.json", json.dumps({**content, "identity": self.identity})
+        )
+
     def clear(self) -> None:
         """Remove all checkpoints: the training's result lies elsewhere, or is not wanted."""
         for record in self._records():

@@ -7,7 +7,13 @@ import threading
 from types import FrameType
 from typing import Any, Self
 
+from selfie_pipeline.config import UserError
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(UserError):  # noqa: N818  # no error of anybody's
+    """A training was asked to stop, and can go on where it stopped."""
 
 
 class StopRequest:

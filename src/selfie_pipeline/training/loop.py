@@ -11,14 +11,13 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import Tensor
 
-from selfie_pipeline.config import UserError
 from selfie_pipeline.training.batches import Batches
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import Device
-from selfie_pipeline.training.interruption import StopRequest
-from selfie_pipeline.training.memory import keep_freed_memory
+from selfie_pipeline.training.feed import feed
+from selfie_pipeline.training.interruption import Interrupted, StopRequest
 from selfie_pipeline.training.progress import Progress
-from selfie_pipeline.training.tasks import HistoryRow, Task
+from selfie_pipeline.training.tasks import HistoryRow, NotFinite, Task
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,8 +35,17 @@ class Trained:
     history: list[HistoryRow]
 
 
+Watch = Callable[[Task, int], None]
+"""Called with the task and the steps done after every step; it may end the training by raising."""
+
+
 def fit(
-    task: Task, batches: Batches, device: Device, checkpoints: Checkpoints, title: str
+    task: Task,
+    batches: Batches,
+    device: Device,
+    checkpoints: Checkpoints,
+    title: str,
+    watch: Watch | None = None,
 ) -> Trained:
     """Train a task's network on all the batches, going on from the newest checkpoint.
 
@@ -47,16 +55,15 @@ def fit(
         device: Where and in which precision.
         checkpoints: Where the training's state is kept.
         title: What progress calls it.
+        watch: Looks at the training as it goes, such as to give it up early.
 
     Returns:
         The weights after the last step, and the history.
 
     Raises:
-        UserError: The training was asked to stop; it goes on from there when it is run again. Or
-            the loss is not finite. Or a checkpoint can't be written.
+        Interrupted: It was asked to stop; it goes on from there when it is run again.
+        UserError: The loss is not finite, or a checkpoint can't be written.
     """
-    if device.type == "cpu":
-        keep_freed_memory()
     found = checkpoints.newest()
     if found is not None:
         task.restore(found)
@@ -69,20 +76,28 @@ def fit(
             if due or stop.received:
                 checkpoints.save(task.checkpoint())
             if stop.received:
-                raise UserError(
+                raise Interrupted(
                     f"{title} was stopped by {stop.received.name} after step {done} of "
                     f"{task.recipe.steps}; run the same command to go on from there"
                 )
 
         if task.steps_done < task.recipe.steps:
-            callbacks = [OwnSignals(stop), AfterStep(progress.update, keep_state)]
+            actions = [progress.update, keep_state, *([watch] if watch else [])]
+            callbacks = [OwnSignals(stop), AfterStep(*actions)]
             trainer = _trainer(task, device, callbacks)
+            device.prepare(task.network)
             with warnings.catch_warnings():
                 # The batches read ahead in a thread of their own; worker processes don't help.
                 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
                 # Lightning 2.6 walks trees in a way that torch 2.15 has deprecated.
                 warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
-                trainer.fit(task, train_dataloaders=batches)
+                # torch's compiler looks whether what it is given has a gradient.
+                warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is")
+                try:
+                    trainer.fit(task, train_dataloaders=feed(batches, device))
+                except NotFinite as error:
+                    checkpoints.note("not-finite", vars(error))
+                    raise
     tensors = {name: tensor.detach().cpu() for name, tensor in task.network.state_dict().items()}
     return Trained(tensors, task.history)
 
@@ -121,7 +136,7 @@ class OwnSignals(pl.Callback):
 class AfterStep(pl.Callback):
     """Calls functions with the task and the steps done, after the last part of each batch."""
 
-    def __init__(self, *actions: Callable[[Task, int], None]) -> None:
+    def __init__(self, *actions: Watch) -> None:
         self.actions = actions
 
     def on_train_batch_end(

@@ -19,6 +19,8 @@ class Purpose(IntEnum):
     MASK = 3
     DROPOUT = 4
     SUBSET = 5
+    PRETRAINING_IMAGES = 6
+    VALIDATION = 7
 
 
 def fold(seed: int, purpose: Purpose, step: int = 0) -> int:

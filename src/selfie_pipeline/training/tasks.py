@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from selfie_pipeline.config import PretrainConfig, TrainingConfig, UserError
+from selfie_pipeline.config import FinetuneConfig, PretrainConfig, TrainingConfig, UserError
+from selfie_pipeline.models.classifier import AttentionClassifier, Classifier
 from selfie_pipeline.models.noise import Noise
 from selfie_pipeline.models.patch_grid import cut
 from selfie_pipeline.models.selfie import Selfie, picking_accuracy, selfie_loss
@@ -22,6 +23,31 @@ from selfie_pipeline.training.checkpoints import Checkpoint
 from selfie_pipeline.training.randomness import Purpose, generator
 from selfie_pipeline.training.schedule import learning_rate_factor
 
+_SAMPLES_NAMED = 8
+
+
+class NotFinite(UserError):  # noqa: N818  # it says what the loss is
+    """A training's loss is infinite or not a number.
+
+    Attributes:
+        step: Steps done with it.
+        loss: Of the first part of the batch where it was so.
+        learning_rate: At this step.
+        samples: Of the batch.
+    """
+
+    def __init__(self, step: int, loss: float, learning_rate: float, samples: list[int]) -> None:
+        more = f" and {len(samples) - _SAMPLES_NAMED} more" if len(samples) > _SAMPLES_NAMED else ""
+        super().__init__(
+            f"the loss is {loss} at step {step}, learning rate {learning_rate:g}, samples "
+            f"{', '.join(map(str, samples[:_SAMPLES_NAMED]))}{more}; the same command comes back "
+            "to it from the last checkpoint: try a lower peak_learning_rate, or clip_norm"
+        )
+        self.step = step
+        self.loss = loss
+        self.learning_rate = learning_rate
+        self.samples = samples
+
 
 class HistoryRow(NamedTuple):
     """What is kept of a training: means over the steps since the row before.
@@ -30,7 +56,7 @@ class HistoryRow(NamedTuple):
         step: Steps done.
         loss: Mean cross-entropy, nats.
         accuracy: Share picked or classified right, on the augmented training batches.
-        learning_rate: At the last of these steps.
+        learning_rate: At the last of these steps, of what is fresh.
     """
 
     step: int
@@ -75,6 +101,11 @@ class Task(pl.LightningModule):
         windows = self.data.cut_out(batch.patches, batch.corners, batch.flips)
         return normalise(windows, self.mean, self.std)
 
+    def noise(self, seed: int, batch: Batch) -> Noise:
+        """The random numbers of the batch's step, of which a part takes its own rows'."""
+        random = generator(seed, Purpose.DROPOUT, batch.step, self.device)
+        return Noise(random, self.recipe.batch_size, batch.first_row)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """As Lightning calls it, once for each part of a batch."""
         loss, accuracy = self.score(batch)
@@ -110,7 +141,7 @@ class Task(pl.LightningModule):
             unread: The newest steps that are left for later.
 
         Raises:
-            UserError: The message names step, learning rate and samples.
+            NotFinite: The message names step, learning rate and samples.
         """
         while len(self._unchecked) > unread:
             step, losses, samples = self._unchecked.pop(0)
@@ -118,18 +149,13 @@ class Task(pl.LightningModule):
             if not len(bad):
                 continue
             rate = self.recipe.peak_learning_rate * learning_rate_factor(step, self.recipe)
-            rows = ", ".join(map(str, torch.cat(samples).tolist()))
-            raise UserError(
-                f"the loss is {bad[0].item()} at step {step + 1}, learning rate {rate:g}, samples "
-                f"{rows}; the same command comes back to it from the last checkpoint: try a lower "
-                "peak_learning_rate, or clip_norm"
-            )
+            raise NotFinite(step + 1, bad[0].item(), rate, torch.cat(samples).tolist())
 
     def checkpoint(self) -> Checkpoint:
         """The state after the last whole step.
 
         Raises:
-            UserError: Its loss was not finite.
+            NotFinite: Its loss was not finite.
         """
         self._check_finite(unread=0)
         tensors = {
@@ -157,10 +183,14 @@ class Task(pl.LightningModule):
         ]
         self._since_row = list(checkpoint.tensors.get("since_row", ()))
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The weights; a group may have a peak learning rate of its own."""
+        return [{"params": list(self.network.parameters())}]
+
     def configure_optimizers(self) -> Any:
         """Nesterov momentum and L2 on every weight, as the paper; the rate changes every step."""
         self.optimizer = torch.optim.SGD(
-            self.network.parameters(),
+            self.parameter_groups(),
             lr=self.recipe.peak_learning_rate,
             momentum=self.recipe.momentum,
             nesterov=self.recipe.momentum > 0,
@@ -192,36 +222,65 @@ class PretrainingTask(Task):
         patches = cut(self.images(batch), batch.patches.shape[-1])  # (B, N, C, P, P)
         order = patch_order(self.recipe.seed, batch.step, self.recipe.batch_size, patches.shape[1])
         own = order[batch.first_row : batch.first_row + len(patches)].to(patches.device)  # (B, N)
-        scores = self.network(patches, own, self._noise(batch))  # (B, T, T)
+        noise = self.noise(self.recipe.seed, batch)
+        scores = self.network(patches, own, noise)  # (B, T, T)
         return selfie_loss(scores), picking_accuracy(scores)
-
-    def _noise(self, batch: Batch) -> Noise:
-        random = generator(self.recipe.seed, Purpose.DROPOUT, batch.step, self.device)
-        return Noise(random, self.recipe.batch_size, batch.first_row)
 
 
 class FinetuningTask(Task):
     """Classify whole images."""
 
+    network: Classifier
+    recipe: FinetuneConfig
     labels: Tensor
 
     def __init__(
         self,
-        network: nn.Module,
-        recipe: TrainingConfig,
+        network: Classifier,
+        recipe: FinetuneConfig,
         images: Images,
         labels: Tensor,
+        *,
+        seed: int,
+        handed_over: Collection[str],
     ) -> None:
-        """As `Task`, with labels (M,), int64: the class of every stored sample."""
+        """As `Task`, with more.
+
+        Args:
+            network: What is finetuned.
+            recipe: Of the training.
+            images: What to train on.
+            labels: (M,), int64: the class of every stored sample.
+            seed: Of the batches.
+            handed_over: Names of the network's tensors that are not fresh.
+        """
         super().__init__(network, recipe, images)
+        self.seed = seed
+        self.handed_over = frozenset(handed_over)
         self.register_buffer("labels", labels, persistent=False)
 
     def score(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Cross-entropy over the classes, and the share of images classified right."""
         labels = self.labels[batch.samples]  # (B,)
-        logits = self.network(self.images(batch)).float()  # (B, classes)
+        logits = self._logits(batch).float()  # (B, classes)
         right = logits.argmax(dim=1) == labels  # (B,)
         return functional.cross_entropy(logits, labels), right.float().mean()
+
+    def _logits(self, batch: Batch) -> Tensor:
+        images = self.images(batch)  # (B, C, H, W)
+        if isinstance(self.network, AttentionClassifier):
+            logits: Tensor = self.network(images, self.noise(self.seed, batch))  # (B, classes)
+        else:  # nothing drops in a ResNet
+            logits = self.network(images)  # (B, classes)
+        return logits
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is fresh, and what was handed over, which may learn more slowly."""
+        named = dict(self.network.named_parameters())
+        fresh = [named[name] for name in named if name not in self.handed_over]
+        handed_over = [named[name] for name in named if name in self.handed_over]
+        rate = self.recipe.peak_learning_rate * self.recipe.pretrained_rate
+        return [{"params": fresh}, {"params": handed_over, "lr": rate}]
 
 
 def _strip(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
 from selfie_pipeline.config import (
+    Architecture,
     AugmentationConfig,
     ComputeConfig,
     DataConfig,
+    FinetuneConfig,
     ModelConfig,
     PatchConfig,
-    TrainingConfig,
     UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.datasets.weights import Weights
-from selfie_pipeline.evaluation.scores import accuracy, mean_loss, predictions_table
-from selfie_pipeline.models.backbone import build_resnet
-from selfie_pipeline.models.classifier import hand_over
+from selfie_pipeline.evaluation.scores import accuracy, mean_loss, pack_correct, predictions_table
+from selfie_pipeline.models.classifier import (
+    Classifier,
+    build_classifier,
+    count_outputs,
+    hand_over,
+)
+from selfie_pipeline.pipelines.finetune.origin import (
+    FROM_SCRATCH,
+    classifier_origin,
+    comparable,
+    from_encoder,
+)
 from selfie_pipeline.pipelines.patch.nodes import stored_images
-from selfie_pipeline.provenance import configuration, digest, environment
+from selfie_pipeline.provenance import environment
+from selfie_pipeline.training.batches import Images
 from selfie_pipeline.training.checkpoints import Checkpoints
-from selfie_pipeline.training.device import find_device
+from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.finetuning import classify, finetune, fresh_classifier
+from selfie_pipeline.training.loop import Trained, Watch
 from selfie_pipeline.training.subset import labeled_subset
 
 _LOG = logging.getLogger(__name__)
@@ -36,35 +50,66 @@ def draw_labeled_subset(samples: pd.DataFrame, labeled_frac: float, seed: int) -
     """Choose the training samples whose labels finetuning may see."""
     train = samples[samples["split"] == "train"]
     if train.empty:
-        raise UserError("there are no labeled training samples; only pretraining can run")
+        raise UserError(
+            "there are no labeled training samples, so only pretraining can run: `kedro run "
+            "--pipelines=ingest,patch,pretrain`"
+        )
     chosen = labeled_subset(train["label"].to_numpy(), labeled_frac, seed)
     return train.iloc[chosen].reset_index(drop=True)
 
 
 def initialise_from_encoder(
-    encoder: Weights, samples: pd.DataFrame, model: ModelConfig, seed: int
+    encoder: Weights,
+    samples: pd.DataFrame,
+    patch: PatchConfig,
+    model: ModelConfig,
+    recipe: FinetuneConfig,
+    seed: int,
 ) -> Weights:
-    """Hand the stem and the first three stages over; the fourth stage and the head are fresh."""
-    network = fresh_classifier(model, count_classes(samples), seed)
+    """Hand over what was pretrained of the network; the rest is fresh.
+
+    Raises:
+        UserError: The encoder's tensors do not fit, or it uses them in another way.
+    """
+    network = fresh_classifier(model, recipe.architecture, patch, count_classes(samples), seed)
     try:
         handed_over = hand_over(encoder.tensors, network)
+        if recipe.architecture == "resnet36_attention":
+            _check_same_use(encoder, model)
     except ValueError as error:
         raise UserError(
             f"{error}; the encoder was pretrained with other model parameters: run `kedro run "
             "--pipeline=pretrain`, or name a version that fits with --load-versions=encoder:VERSION"
         ) from None
-    _LOG.info("Handed over %d tensors of the stem and the first three stages", len(handed_over))
-    pretraining = {
-        "encoder": encoder.digest(),
-        "configuration": {"pretrain": encoder.provenance["configuration"]["pretrain"]},
-    }
-    return Weights(network.state_dict(), pretraining)
+    parts = Counter(name.split(".")[0] for name in handed_over)
+    counts = ", ".join(f"{count} of {part}" for part, count in parts.items())
+    _LOG.info("Handed over %d tensors: %s", len(handed_over), counts)
+    return Weights(network.state_dict(), from_encoder(encoder) | {"handed_over": handed_over})
 
 
-def initialise_from_scratch(samples: pd.DataFrame, model: ModelConfig, seed: int) -> Weights:
-    """The same network with the same fresh fourth stage and head, nothing handed over."""
-    network = fresh_classifier(model, count_classes(samples), seed)
-    return Weights(network.state_dict(), {"encoder": None, "configuration": {}})
+def _check_same_use(encoder: Weights, model: ModelConfig) -> None:
+    """Check what the shapes of A's tensors do not tell."""
+    theirs = ModelConfig.model_validate(encoder.provenance["configuration"]["model"])
+    for key, pretrained, wanted in (
+        ("encoder_positions", theirs.encoder_positions, model.encoder_positions),
+        ("attention.heads", theirs.attention.heads, model.attention.heads),
+    ):
+        if pretrained != wanted:
+            raise ValueError(
+                f"model.{key} = {wanted} does not fit the encoder, which has {pretrained}"
+            )
+
+
+def initialise_from_scratch(
+    samples: pd.DataFrame,
+    patch: PatchConfig,
+    model: ModelConfig,
+    recipe: FinetuneConfig,
+    seed: int,
+) -> Weights:
+    """The same network with the same fresh layers, nothing handed over."""
+    network = fresh_classifier(model, recipe.architecture, patch, count_classes(samples), seed)
+    return Weights(network.state_dict(), FROM_SCRATCH | {"handed_over": []})
 
 
 def count_classes(samples: pd.DataFrame) -> int:
@@ -80,7 +125,7 @@ def finetune_classifier(
     patch: PatchConfig,
     augmentation: AugmentationConfig,
     model: ModelConfig,
-    recipe: TrainingConfig,
+    recipe: FinetuneConfig,
     compute: ComputeConfig,
     seed: int,
     resume: Literal["auto", "never"],
@@ -88,43 +133,85 @@ def finetune_classifier(
     """Train the whole network on the labeled subset.
 
     Returns:
-        The classifier after the last step, and the training's history.
+        The classifier after the last step, and the training's history. With its provenance the
+        classifier needs nothing else: `classes` are the outputs' names, `mean` and `std`, of each
+        channel in units of 255, what its images are normalised with.
     """
     device = find_device(compute)
-    classes = len(initial_classifier.tensors["head.fc.bias"])
-    network = build_resnet(model, classes)
-    network.load_state_dict(initial_classifier.tensors, strict=True)
     pretraining = initial_classifier.provenance
-    origin = {
-        "configuration": configuration(
-            patch=patch, augmentation=augmentation, model=model, finetune=recipe
-        )
-        | pretraining["configuration"],
-        "seed": seed,
-        "labels": len(labeled_samples),
-        "data": patch_grids.fingerprint,
-        "encoder": pretraining["encoder"],
-    }
-    trained = finetune(
-        network,
-        recipe=recipe,
-        seed=seed,
-        images=stored_images(patch_grids, patch, augmentation),
-        rows=labeled_samples["sample"].to_numpy(),
-        labels=labeled_samples["label"].to_numpy(),
-        device=device,
-        checkpoints=Checkpoints(
-            checkpoints, {**origin, "precision": device.precision}, recipe.checkpoint_every, resume
-        ),
+    origin = classifier_origin(
+        pretraining, patch_grids.fingerprint, patch, augmentation, model, recipe
+    ) | {"seed": seed, "labels": len(labeled_samples)}
+    identity = {**origin, "precision": device.precision}
+    _, trained = train_classifier(
+        initial_classifier,
+        labeled_samples,
+        stored_images(patch_grids, patch, augmentation),
+        model,
+        recipe,
+        seed,
+        device,
+        Checkpoints(checkpoints, identity, recipe.checkpoint_every, resume),
         title="finetune" if pretraining["encoder"] else "baseline",
     )
     provenance = {
         **origin,
+        "classes": labeled_samples.groupby("label")["class_name"].first().tolist(),
+        "mean": patch_grids.mean.tolist(),
+        "std": patch_grids.std.tolist(),
         "device": device.name,
         "precision": device.precision,
         **environment(),
     }
     return Weights(trained.tensors, provenance), pd.DataFrame(trained.history)
+
+
+def train_classifier(
+    initial_classifier: Weights,
+    labeled_samples: pd.DataFrame,
+    images: Images,
+    model: ModelConfig,
+    recipe: FinetuneConfig,
+    seed: int,
+    device: Device,
+    checkpoints: Checkpoints,
+    title: str,
+    watch: Watch | None = None,
+) -> tuple[Classifier, Trained]:
+    """Train the network of some initial weights.
+
+    Args:
+        initial_classifier: As `initialise_from_encoder` or `initialise_from_scratch` makes it.
+        labeled_samples: What to train on: columns `sample` and `label`.
+        images: Where they lie.
+        model: Parameters.
+        recipe: Parameters.
+        seed: Of the batches.
+        device: Where and in which precision.
+        checkpoints: Where the training's state is kept.
+        title: What progress calls it.
+        watch: Looks at the training as it goes.
+
+    Returns:
+        The network after the last step, and what the training leaves.
+    """
+    classes = count_outputs(initial_classifier.tensors)
+    network = build_classifier(model, recipe.architecture, images.patch, classes)
+    network.load_state_dict(initial_classifier.tensors, strict=True)
+    trained = finetune(
+        network,
+        handed_over=initial_classifier.provenance["handed_over"],
+        recipe=recipe,
+        seed=seed,
+        images=images,
+        rows=labeled_samples["sample"].to_numpy(),
+        labels=labeled_samples["label"].to_numpy(),
+        device=device,
+        checkpoints=checkpoints,
+        title=title,
+        watch=watch,
+    )
+    return network, trained
 
 
 def test_classifier(
@@ -143,8 +230,7 @@ def test_classifier(
     Returns:
         The result as a cell of the results table, and one row a test sample.
     """
-    network = build_resnet(model, len(classifier.tensors["head.fc.bias"]))
-    network.load_state_dict(classifier.tensors, strict=True)
+    network = load_classifier(classifier)
     test = samples[samples["split"] == "test"]
     rows, labels = test["sample"].to_numpy(), test["label"].to_numpy()
     logits = classify(
@@ -152,8 +238,8 @@ def test_classifier(
     )  # (M, classes)
     provenance = classifier.provenance
     cell = {
-        "data": data.source,
-        "network": network_name(model),
+        "data": data.name,
+        "network": network_name(model, provenance["configuration"]["finetune"]["architecture"]),
         "arm": "selfie" if provenance["encoder"] else "supervised",
         "labeled_frac": labeled_frac,
         "labels": provenance["labels"],
@@ -161,17 +247,42 @@ def test_classifier(
         "accuracy": accuracy(labels, logits),
         "loss": mean_loss(labels, logits),
         "test_samples": len(test),
-        "configuration": digest(
-            {"configuration": provenance["configuration"], "data": provenance["data"]}
-        ),
+        "correct": pack_correct(labels, logits),
+        "configuration": comparable(provenance),
         "provenance": {**provenance, "classifier": classifier.digest()},
     }
     return cell, predictions_table(rows, labels, logits)
 
 
-def network_name(model: ModelConfig) -> str:
-    """The network in words, such as "ResNet-50 v2"."""
+def load_classifier(classifier: Weights) -> Classifier:
+    """The network of a classifier's tensors, as the configuration that they were made with says.
+
+    Raises:
+        UserError: It does not say so: the classifier is another version's of this project.
+    """
+    made_with = classifier.provenance["configuration"]
+    try:
+        network = build_classifier(
+            ModelConfig.model_validate(made_with["model"]),
+            made_with["finetune"]["architecture"],
+            PatchConfig.model_validate(made_with["patch"]),
+            count_outputs(classifier.tensors),
+        )
+    except (KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"the classifier does not say which network it is ({reason}): another version of this "
+            "project made it; make it anew with `kedro run --pipelines=finetune,baseline`"
+        ) from None
+    network.load_state_dict(classifier.tensors, strict=True)
+    return network
+
+
+def network_name(model: ModelConfig, architecture: Architecture) -> str:
+    """The network in words, such as "ResNet-50 v2" or "ResNet-36 v2 + attention"."""
     version = "v2" if model.preactivation else "v1"
-    if model.layers == [3, 4, 6, 3] and model.width == 64:  # noqa: PLR2004
-        return f"ResNet-50 {version}"
-    return f"ResNet {version} {'-'.join(map(str, model.layers))}, width {model.width}"
+    hybrid = architecture == "resnet36_attention"
+    layers, end = (model.layers[:3], " + attention") if hybrid else (model.layers, "")
+    if model.width == 64 and layers == [3, 4, 6, 3][: len(layers)]:  # noqa: PLR2004
+        return f"ResNet-{36 if hybrid else 50} {version}{end}"
+    return f"ResNet {version} {'-'.join(map(str, layers))}, width {model.width}{end}"

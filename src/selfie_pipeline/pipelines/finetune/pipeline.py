@@ -14,18 +14,19 @@ from selfie_pipeline.pipelines.finetune.nodes import (
 
 _SUBSET = node(
     draw_labeled_subset,
-    inputs=["samples", "params:labeled_frac", "params:seed"],
+    inputs=["usable_samples", "params:labeled_frac", "params:seed"],
     outputs="labeled_samples",
     name="draw_labeled_subset",
 )
-_SHARED = {"samples", "labeled_samples", "patch_grids"}
+_INITIAL = ["usable_samples", "params:patch", "params:model", "params:finetune", "params:seed"]
+_SHARED = {"usable_samples", "labeled_samples", "patch_grids"}
 
 
 def create_selfie_pipeline() -> Pipeline:
     """The arm that starts from the pretrained stages."""
     initialise = node(
         initialise_from_encoder,
-        inputs=["encoder", "samples", "params:model", "params:seed"],
+        inputs=["encoder", *_INITIAL],
         outputs="initial_classifier",
         name="initialise_from_encoder",
     )
@@ -36,7 +37,7 @@ def create_supervised_pipeline() -> Pipeline:
     """The arm that starts from scratch."""
     initialise = node(
         initialise_from_scratch,
-        inputs=["samples", "params:model", "params:seed"],
+        inputs=_INITIAL,
         outputs="initial_classifier",
         name="initialise_from_scratch",
     )
@@ -68,7 +69,7 @@ def _create_arm(namespace: str, initialise: Node, more_inputs: set[str]) -> Pipe
                 test_classifier,
                 inputs=[
                     "classifier",
-                    "samples",
+                    "usable_samples",
                     "patch_grids",
                     *parameters,
                     "params:compute",

@@ -12,7 +12,7 @@ from selfie_pipeline.sources import Source, check_samples, count_samples, open_s
 
 
 def open_raw(data: DataConfig) -> Source:
-    """Open the data set; its folder is relative to the project."""
+    """Open the data set; its folder is absolute or relative to the project."""
     project = find_kedro_project(Path.cwd()) or Path.cwd()
     return open_source(data, None if data.folder is None else project / data.folder)
 

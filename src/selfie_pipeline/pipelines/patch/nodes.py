@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from selfie_pipeline.config import AugmentationConfig, DataConfig, PatchConfig, UserError
-from selfie_pipeline.datasets.patch_grids import NewPatchGrids, PatchGrids
-from selfie_pipeline.models.patch_grid import cut
+from selfie_pipeline.datasets.patch_grid_shards import NewPatchGrids
+from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.pipelines.ingest.nodes import open_raw
 from selfie_pipeline.provenance import digest
+from selfie_pipeline.sources.decoding import NO_IMAGE, claims_to_be_image
+from selfie_pipeline.sources.samples import SAMPLE_COLUMNS
 from selfie_pipeline.training.batches import Images
+
+_LOG = logging.getLogger(__name__)
 
 
 def stored_images(
@@ -45,23 +50,19 @@ def cut_patches(samples: pd.DataFrame, data: DataConfig, patch: PatchConfig) -> 
         UserError: The raw files have changed since the samples were listed.
     """
     source = open_raw(data)
-    if not source.samples().reset_index().equals(samples):
-        raise UserError(
-            "the raw files have changed since they were listed; run `kedro run --pipeline=ingest`"
-        )
+    samples = samples.set_index("sample")
     per_side = patch.canvas_size // patch.patch_size
     fingerprint = digest(
         {
-            "source": source.fingerprint(),
+            "source": source.fingerprint(samples),
             "canvas_size": patch.canvas_size,
             "patch_size": patch.patch_size,
         }
     )
 
-    def chunks() -> Iterator[NDArray[np.uint8]]:
-        for images in source.images(patch.canvas_size):  # (n, H, W, C)
-            channels_first = torch.from_numpy(images).permute(0, 3, 1, 2)  # (n, C, H, W)
-            yield cut(channels_first, patch.patch_size).numpy()  # (n, N, C, P, P)
+    def chunks(start: int) -> Iterator[tuple[NDArray[np.uint8], Mapping[int, str]]]:
+        for images, unreadable in source.images(samples, patch.canvas_size, start):
+            yield _cut(images, patch.patch_size), unreadable
 
     return NewPatchGrids(
         fingerprint=fingerprint,
@@ -70,4 +71,71 @@ def cut_patches(samples: pd.DataFrame, data: DataConfig, patch: PatchConfig) -> 
         patch_size=patch.patch_size,
         chunks=chunks,
         statistics_rows=(samples["split"] != "test").to_numpy(),
+        check_unreadable=partial(_check_unreadable, samples, data.max_unreadable),
     )
+
+
+def _cut(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """As `models.patch_grid.cut`, from (n, H, W, C), in one thread: the others decode meanwhile."""
+    n, height, width, c = images.shape
+    rows, columns = height // size, width // size
+    grid = images.reshape(n, rows, size, columns, size, c)  # (n, R, P, S, P, C)
+    grid = grid.transpose(0, 1, 3, 5, 2, 4)  # (n, R, S, C, P, P)
+    return grid.reshape(n, rows * columns, c, size, size)  # (n, N, C, P, P)
+
+
+def _check_unreadable(
+    samples: pd.DataFrame, largest_share: float, unreadable: Mapping[int, str]
+) -> None:
+    """Refuse to go on if too many image files give no image; other files do not count."""
+    allowed = int(largest_share * len(samples))
+    if len(unreadable) <= allowed:
+        return
+    damaged = {
+        samples["place"][sample]: reason
+        for sample, reason in unreadable.items()
+        if reason != NO_IMAGE or claims_to_be_image(samples["place"][sample])
+    }
+    if len(damaged) > allowed:
+        place, reason = next(iter(damaged.items()))
+        raise UserError(
+            f"{len(damaged)} or more of {len(samples)} files can't be used, such as {place} "
+            f"({reason}); data.max_unreadable = {largest_share:g} allows {allowed}: mend or remove "
+            "them, or allow more"
+        )
+
+
+def list_usable_samples(
+    samples: pd.DataFrame, patch_grids: PatchGrids
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Leave the samples out that have no image.
+
+    Returns:
+        The table of the samples that have one; and the others' places, with the reasons.
+
+    Raises:
+        UserError: The patch grids are not of these samples, or no training image of a class is
+            left.
+    """
+    if len(samples) != len(patch_grids):
+        raise UserError(
+            f"patch_grids has {len(patch_grids)} images of {len(samples)} samples; run `kedro run "
+            "--pipeline=patch`"
+        )
+    reasons = samples["sample"].map(patch_grids.unreadable)
+    unreadable = samples[["sample", "split", "class_name", "place"]].assign(reason=reasons)
+    unreadable = unreadable[reasons.notna()]
+    usable = samples.loc[reasons.isna(), ["sample", *SAMPLE_COLUMNS]].reset_index(drop=True)
+    if len(unreadable):
+        _LOG.warning(
+            "%d of %d files can't be used and are left out; unreadable_files lists them",
+            len(unreadable),
+            len(samples),
+        )
+    lost = set(unreadable["class_name"]) - set(usable.loc[usable["split"] == "train", "class_name"])
+    if lost - {""}:
+        raise UserError(
+            f"no training image of the class {min(lost - {''})!r} can be read; mend its files, or "
+            "take the class out of the data set"
+        )
+    return usable, unreadable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline, node, pipeline
 
-from selfie_pipeline.pipelines.patch.nodes import cut_patches
+from selfie_pipeline.pipelines.patch.nodes import cut_patches, list_usable_samples
 
 
 def create_pipeline() -> Pipeline:
@@ -16,6 +16,12 @@ def create_pipeline() -> Pipeline:
                 inputs=["samples", "params:data", "params:patch"],
                 outputs="patch_grids",
                 name="cut_patches",
-            )
+            ),
+            node(
+                list_usable_samples,
+                inputs=["samples", "patch_grids"],
+                outputs=["usable_samples", "unreadable_files"],
+                name="list_usable_samples",
+            ),
         ]
     )

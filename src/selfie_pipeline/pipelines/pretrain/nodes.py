@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from selfie_pipeline.config import (
     AugmentationConfig,
@@ -13,6 +15,7 @@ from selfie_pipeline.config import (
     ModelConfig,
     PatchConfig,
     PretrainConfig,
+    UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.datasets.weights import Weights
@@ -21,6 +24,7 @@ from selfie_pipeline.provenance import configuration, environment
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.pretraining import pretrain
+from selfie_pipeline.training.randomness import Purpose, fold
 
 
 def pretrain_encoder(
@@ -34,13 +38,13 @@ def pretrain_encoder(
     compute: ComputeConfig,
     resume: Literal["auto", "never"],
 ) -> tuple[Weights, pd.DataFrame]:
-    """Pretrain on all samples but the test split's, without their labels.
+    """Pretrain on all samples but the test split's, or some of these, without their labels.
 
     Returns:
         The encoder (P, A and the positions), and the training's history.
     """
     device = find_device(compute)
-    rows = samples.loc[samples["split"] != "test", "sample"].to_numpy()
+    rows = _choose(samples.loc[samples["split"] != "test", "sample"].to_numpy(), recipe)
     settings = configuration(patch=patch, augmentation=augmentation, model=model, pretrain=recipe)
     origin = {"configuration": settings, "data": patch_grids.fingerprint}
     trained = pretrain(
@@ -55,8 +59,26 @@ def pretrain_encoder(
     )
     provenance = {
         **origin,
+        "pretraining_images": len(rows),
         "device": device.name,
         "precision": device.precision,
         **environment(),
     }
     return Weights(trained.tensors, provenance), pd.DataFrame(trained.history)
+
+
+def _choose(rows: NDArray[np.int64], recipe: PretrainConfig) -> NDArray[np.int64]:
+    """As many of the rows as the recipe says; fewer lie within more, of the same seed.
+
+    Raises:
+        UserError: There are not as many.
+    """
+    if recipe.images is None:
+        return rows
+    if recipe.images > len(rows):
+        raise UserError(
+            f"pretrain.images = {recipe.images}, but there are {len(rows)} images to pretrain on; "
+            f"allowed: {len(rows)} or less, or null for all"
+        )
+    random = np.random.default_rng(fold(recipe.seed, Purpose.PRETRAINING_IMAGES))
+    return np.sort(random.permutation(rows)[: recipe.images])

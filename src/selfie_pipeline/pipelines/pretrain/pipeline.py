@@ -15,7 +15,7 @@ def create_pipeline() -> Pipeline:
                 pretrain_encoder,
                 inputs=[
                     "patch_grids",
-                    "samples",
+                    "usable_samples",
                     "pretrain_checkpoints",
                     "params:patch",
                     "params:augmentation",

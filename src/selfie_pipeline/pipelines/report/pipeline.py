@@ -5,6 +5,7 @@ from __future__ import annotations
 from kedro.pipeline import Pipeline, node, pipeline
 
 from selfie_pipeline.pipelines.report.nodes import (
+    pick_errors,
     solve_puzzles,
     tabulate_results,
     write_report,
@@ -20,7 +21,7 @@ def create_pipeline() -> Pipeline:
                 inputs=[
                     "encoder",
                     "selfie_metrics",
-                    "samples",
+                    "usable_samples",
                     "patch_grids",
                     "params:patch",
                     "params:augmentation",
@@ -29,6 +30,17 @@ def create_pipeline() -> Pipeline:
                 ],
                 outputs="puzzles",
                 name="solve_puzzles",
+            ),
+            node(
+                pick_errors,
+                inputs=[
+                    "selfie_predictions",
+                    "patch_grids",
+                    "params:patch",
+                    "params:augmentation",
+                ],
+                outputs="mistakes",
+                name="pick_errors",
             ),
             node(
                 tabulate_results,
@@ -43,13 +55,26 @@ def create_pipeline() -> Pipeline:
                     "selection",
                     "results_table",
                     "sample_counts",
+                    "usable_samples",
+                    "selfie_metrics",
+                    "selfie_predictions",
+                    "mistakes",
                     "puzzles",
                     "pretrain_history",
                     "selfie_history",
                     "supervised_history",
                     "params:patch",
                 ],
-                outputs=["report", "training_curves", "accuracy_over_labels", "puzzle_picture"],
+                outputs=[
+                    "report",
+                    "accuracy_over_labels",
+                    "variance_over_labels",
+                    "gain_over_ratio",
+                    "training_curves",
+                    "puzzle_picture",
+                    "confusion_matrix",
+                    "sample_errors",
+                ],
                 name="write_report",
             ),
         ]

@@ -1,0 +1,117 @@
+"""Images a second from JPEG files to patch grids, beside a bare decode-and-resize.
+
+    python benchmarks/ingest.py
+    python benchmarks/ingest.py --folder data/01_raw/imagenet
+
+Ours is the stages ingest and patch as they run: list and digest the files, decode, cut, count the
+pixels' values, write the shards, force them to the disk. The bare one is what one would write:
+open, convert, resize and crop to the same canvas, with a pool of threads on all cores; it keeps
+nothing. Both run in turn; the ratio of each pair is taken, and the median reported.
+
+Without a folder, JPEGs of 500 × 375 pixels are cut out of scikit-learn's two photographs, as
+large as those of ImageNet.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from common import arguments, median, recipe, report, seconds
+from kedro.io.core import Version
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from sklearn.datasets import load_sample_images
+
+from selfie_pipeline.config import Config, DataConfig
+from selfie_pipeline.datasets.patch_grids import PatchGridDataset
+from selfie_pipeline.pipelines.ingest.nodes import list_samples
+from selfie_pipeline.pipelines.patch.nodes import cut_patches, list_usable_samples
+from selfie_pipeline.training.device import find_device
+
+SIZE = (500, 375)
+
+
+def make_images(folder: Path, count: int) -> None:
+    """JPEGs of realistic size, in two classes and two splits."""
+    photographs = [Image.fromarray(image) for image in load_sample_images().images]
+    random = np.random.default_rng(0)
+    for number in range(count):
+        split = "val" if number % 10 == 0 else "train"
+        path = folder / split / str(number % 2) / f"{number}.JPEG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        x, y = random.integers(0, 100, 2)
+        box = (x, y, x + 480, y + 320)
+        photographs[number % 2].resize(SIZE, Image.Resampling.BICUBIC, box).save(path, quality=90)
+
+
+def ours(folder: Path, config: Config) -> None:
+    """The stages ingest and patch, into a folder that is removed."""
+    data = DataConfig(name="images", source="image_folder", folder=str(folder), max_unreadable=0.01)
+    with tempfile.TemporaryDirectory() as store:
+        samples, _ = list_samples(data)
+        grids = PatchGridDataset(filepath=f"{store}/patch_grids", version=Version(None, "v1"))
+        grids.save(cut_patches(samples, data, config.patch))
+        list_usable_samples(samples, grids.load())
+
+
+def decode(path: Path, canvas_size: int) -> NDArray[np.uint8]:
+    """As one would write it."""
+    with Image.open(path) as image:
+        size = (canvas_size, canvas_size)
+        return np.asarray(ImageOps.fit(image.convert("RGB"), size, Image.Resampling.BICUBIC))
+
+
+def bare(paths: list[Path], config: Config) -> None:
+    """Decode and resize, nothing else."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(partial(decode, canvas_size=config.patch.canvas_size), paths):
+            pass
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = arguments(__doc__)
+    parser.add_argument("--recipe", default="imagenet224", help="for the size of the canvas")
+    parser.add_argument("--folder", type=Path, help="with train/CLASS/*.JPEG and val/CLASS/*.JPEG")
+    parser.add_argument("--images", type=int, default=1000, help="to make without a folder")
+    parser.add_argument("--pairs", type=int, default=7, help="pairs of runs")
+    options = parser.parse_args()
+
+    config = recipe(options.recipe)
+    with tempfile.TemporaryDirectory() as made:
+        folder = options.folder and options.folder.resolve()
+        if folder is None:
+            folder = Path(made)
+            make_images(folder, options.images)
+        paths = sorted(path for path in folder.rglob("*.*") if path.is_file())
+        kib = sum(path.stat().st_size for path in paths) / len(paths) / 1024
+        bare(paths, config)  # warm-up; the files are in the system's cache now
+        pairs = [
+            (seconds(lambda: bare(paths, config)), seconds(lambda: ours(folder, config)))
+            for _ in range(options.pairs)
+        ]
+    ratios = [theirs / mine for theirs, mine in pairs]
+    report(
+        {
+            "images": len(paths),
+            "KiB an image": kib,
+            "canvas": config.patch.canvas_size,
+            "cores": os.cpu_count(),
+            "bare, images a second": len(paths) / median([pair[0] for pair in pairs]),
+            "ours, images a second": len(paths) / median([pair[1] for pair in pairs]),
+            "ratio": median(ratios),
+            "lowest": min(ratios),
+            "highest": max(ratios),
+        },
+        find_device(config.compute),
+        options.json,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""The cells of an experiment: which there are, which are to be run, and running them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import pandas as pd
+from tqdm import tqdm
+
+from selfie_pipeline.config import Arm, ExperimentConfig, UserError
+from selfie_pipeline.evaluation.tables import Cell
+from selfie_pipeline.pipelines.finetune.origin import comparable
+from selfie_pipeline.project import Project
+from selfie_pipeline.training.interruption import Interrupted
+
+_LOG = logging.getLogger(__name__)
+Status = Literal["kept", "done", "failed"]
+_STAGE_OF_ARM = {"supervised": "baseline", "selfie": "finetune"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A cell's place in the grid."""
+
+    arm: Arm
+    labeled_frac: float
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.arm}, {100 * self.labeled_frac:g} %, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell that the experiment is to have.
+
+    Attributes:
+        place: Its place in the grid.
+        origin: As `finetune.origin.classifier_origin` gives it: what its result follows from.
+    """
+
+    place: Place
+    origin: dict[str, Any]
+
+    def is_result(self, cell: Cell) -> bool:
+        """Whether a result is this cell's, made with the same parameters, data and encoder."""
+        made = cell["provenance"]
+        return (
+            Place(cell["arm"], cell["labeled_frac"], cell["seed"]) == self.place
+            and cell["configuration"] == comparable(self.origin)
+            and made["encoder"] == self.origin["encoder"]
+            and made["tuned"] == self.origin["tuned"]
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell: a row of the table `experiment_cells`.
+
+    Attributes:
+        arm: Of the cell.
+        labeled_frac: Of the cell.
+        seed: Of the cell.
+        configuration: As its result has it.
+        encoder: As its result has it; empty for the supervised arm.
+        status: `kept` where its result was there already.
+        seconds: That it took now.
+        error: Why it failed, in one line; empty where it did not.
+    """
+
+    arm: Arm
+    labeled_frac: float
+    seed: int
+    configuration: str
+    encoder: str
+    status: Status
+    seconds: float
+    error: str
+
+    @property
+    def place(self) -> Place:
+        """Its cell's place in the grid."""
+        return Place(self.arm, self.labeled_frac, self.seed)
+
+    def is_of(self, cell: Cell) -> bool:
+        """Whether a result is this cell's."""
+        return (
+            Place(cell["arm"], cell["labeled_frac"], cell["seed"]) == self.place
+            and cell["configuration"] == self.configuration
+            and (cell["provenance"]["encoder"] or "") == self.encoder
+        )
+
+
+def grid(experiment: ExperimentConfig) -> list[Place]:
+    """All places: the two arms of a seed after one another, all fractions of it before the next.
+
+    So an experiment that ends early has whole pairs, of all fractions.
+    """
+    return [
+        Place(arm, fraction, seed)
+        for seed in experiment.seeds
+        for fraction in experiment.labeled_fracs
+        for arm in experiment.arms
+    ]
+
+
+def run_cells(
+    planned: Sequence[Planned], results: Sequence[Cell], project: Project
+) -> list[Outcome]:
+    """Run the cells that have no result yet; one that fails does not keep the others from running.
+
+    Args:
+        planned: All cells.
+        results: What there is already, of these and others.
+        project: Runs a cell, which saves its own result.
+
+    Returns:
+        One outcome a cell, in the order planned.
+
+    Raises:
+        Interrupted: The person stopped a training; what is done is kept.
+    """
+    kept = {cell.place for cell in planned if any(map(cell.is_result, results))}
+    todo = [cell for cell in planned if cell.place not in kept]
+    _LOG.info("experiment: %d cells, of which %d are there", len(planned), len(kept))
+    outcomes = {cell.place: _outcome(cell, "kept") for cell in planned if cell.place in kept}
+    started = time.monotonic()
+    for number, cell in enumerate(todo):
+        _LOG.info("experiment: cell %d of %d: %s", len(outcomes) + 1, len(planned), cell.place)
+        outcome = _run(cell, project)
+        outcomes[cell.place] = outcome
+        left = len(todo) - number - 1
+        failed = sum(each.status == "failed" for each in outcomes.values())
+        seconds = (time.monotonic() - started) / (number + 1) * left
+        _LOG.info(
+            "experiment: %d cells there%s, %d left, %s",
+            len(outcomes) - failed,
+            f", {failed} failed" if failed else "",
+            left,
+            f"{tqdm.format_interval(seconds)} to go",
+        )
+    return [outcomes[cell.place] for cell in planned]
+
+
+def _run(cell: Planned, project: Project) -> Outcome:
+    """Run the arm's pipeline for one cell, with the values that the tuning found."""
+    place, tuned = cell.place, cell.origin["tuned"]
+    recipe = {name.removeprefix("finetune."): value for name, value in tuned.items()}
+    started = time.monotonic()
+    error = ""
+    try:
+        project.run(
+            _STAGE_OF_ARM[place.arm],
+            labeled_frac=place.labeled_frac,
+            seed=place.seed,
+            finetune={**recipe, "tuned": list(recipe)},
+        )
+    except Interrupted:
+        raise
+    except UserError as reason:
+        error = " ".join(str(reason).split())
+        _LOG.error("experiment: %s failed: %s", place, error)  # it says it all
+    except Exception as reason:
+        error = f"{type(reason).__name__}: {' '.join(str(reason).split())}"
+        _LOG.exception("experiment: %s failed", place)
+    seconds = round(time.monotonic() - started, 1)
+    return _outcome(cell, "failed" if error else "done", seconds, error)
+
+
+def _outcome(cell: Planned, status: Status, seconds: float = 0.0, error: str = "") -> Outcome:
+    return Outcome(
+        **asdict(cell.place),
+        configuration=comparable(cell.origin),
+        encoder=cell.origin["encoder"] or "",
+        status=status,
+        seconds=seconds,
+        error=error,
+    )
+
+
+def to_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """One row a cell, with the fields of `Outcome`."""
+    return pd.DataFrame([asdict(outcome) for outcome in outcomes])
+
+
+def from_table(table: pd.DataFrame) -> list[Outcome]:
+    """The inverse of `to_table`."""
+    rows: list[dict[str, Any]] = table.to_dict("records")  # type: ignore[assignment]
+    return [Outcome(**row) for row in rows]

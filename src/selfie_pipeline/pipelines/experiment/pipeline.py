@@ -1,0 +1,57 @@
+"""The experiment: encoder and labels → the grid's cells → report."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Pipeline, node, pipeline
+
+from selfie_pipeline.pipelines.experiment.nodes import (
+    check_complete,
+    report_experiment,
+    run_experiment,
+)
+
+
+def create_cells_pipeline() -> Pipeline:
+    """The cells alone."""
+    return pipeline(
+        [
+            node(
+                run_experiment,
+                inputs=[
+                    "encoder",
+                    "patch_grids",
+                    "results",
+                    "best_settings",
+                    "project",
+                    "params:patch",
+                    "params:augmentation",
+                    "params:model",
+                    "params:finetune",
+                    "params:tune",
+                    "params:experiment",
+                ],
+                outputs="experiment_cells",
+                name="run_experiment",
+            )
+        ]
+    )
+
+
+def create_pipeline() -> Pipeline:
+    """The cells, then the report."""
+    return create_cells_pipeline() + pipeline(
+        [
+            node(
+                report_experiment,
+                inputs=["experiment_cells", "results", "project", "params:experiment"],
+                outputs="failed_cells",
+                name="report_experiment",
+            ),
+            node(
+                check_complete,
+                inputs="failed_cells",
+                outputs=None,
+                name="check_complete",
+            ),
+        ]
+    )

@@ -1,0 +1,50 @@
+"""Networks on whole images, without learning."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from selfie_pipeline.training.augmentation import normalise
+from selfie_pipeline.training.device import Device
+
+
+class Inference:
+    """A network at work: from batches of stored pixels to its outputs."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: NDArray[np.float32],
+        std: NDArray[np.float32],
+        device: Device,
+    ) -> None:
+        """Move the network to the device, for evaluation; it stays there.
+
+        Args:
+            network: From (B, C, H, W), normalised images, to (B, K).
+            mean: (C,): of the training pixels, in units of 255.
+            std: (C,), likewise.
+            device: Where and in which precision.
+        """
+        self._network = network.to(device.type).to(memory_format=torch.channels_last).eval()
+        self._mean = torch.from_numpy(mean).to(device.type)  # (C,)
+        self._std = torch.from_numpy(std).to(device.type)  # (C,)
+        self._device = device
+
+    @torch.inference_mode()
+    def __call__(self, windows: Tensor) -> NDArray[np.float32]:
+        """The network's outputs.
+
+        Args:
+            windows: (B, C, H, W), uint8.
+
+        Returns:
+            (B, K), float32.
+        """
+        images = normalise(windows.to(self._device.type), self._mean, self._std)  # (B, C, H, W)
+        with self._device.autocast():
+            outputs: Tensor = self._network(images)  # (B, K)
+        return outputs.float().cpu().numpy()

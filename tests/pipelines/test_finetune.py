@@ -1,0 +1,142 @@
+"""The nodes that choose, fill and find again the network that is finetuned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from selfie_pipeline.config import Architecture, Config, UserError
+from selfie_pipeline.datasets.weights import Weights
+from selfie_pipeline.models.selfie import Selfie
+from selfie_pipeline.pipelines.finetune.nodes import (
+    initialise_from_encoder,
+    initialise_from_scratch,
+    load_classifier,
+    network_name,
+)
+from selfie_pipeline.provenance import configuration
+
+SAMPLES = pd.DataFrame({"label": [0, 2, 1, 2]})
+ARCHITECTURES = ["resnet", "resnet36_attention"]
+MakeConfig = Callable[..., Config]
+
+
+def pretrained(config: Config) -> Weights:
+    torch.manual_seed(1)
+    made_with = configuration(model=config.model, pretrain=config.pretrain)
+    tensors = Selfie(config.model, config.patch).state_dict()
+    origin = {"configuration": made_with, "data": "a fingerprint", "pretraining_images": 4}
+    return Weights(tensors, origin)
+
+
+def from_encoder(encoder: Weights, config: Config) -> Weights:
+    return initialise_from_encoder(
+        encoder, SAMPLES, config.patch, config.model, config.finetune, config.seed
+    )
+
+
+def from_scratch(config: Config) -> Weights:
+    return initialise_from_scratch(
+        SAMPLES, config.patch, config.model, config.finetune, config.seed
+    )
+
+
+def hybrid(changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"finetune.architecture": "resnet36_attention"} | (changes or {})
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_arms_differ_in_what_is_handed_over_and_in_nothing_else(
+    make_config: MakeConfig, architecture: Architecture
+) -> None:
+    config = make_config({"finetune.architecture": architecture})
+    selfie, supervised = from_encoder(pretrained(config), config), from_scratch(config)
+
+    handed_over = set(selfie.provenance["handed_over"])
+    assert supervised.provenance["handed_over"] == []
+    assert selfie.tensors.keys() == supervised.tensors.keys()
+    fresh = selfie.tensors.keys() - handed_over
+    assert "head.fc.weight" in fresh
+    assert len(selfie.tensors["head.fc.bias"]) == 3
+    for name in fresh:
+        assert torch.equal(selfie.tensors[name], supervised.tensors[name]), name
+    different = {
+        name
+        for name in handed_over
+        if not torch.equal(selfie.tensors[name], supervised.tensors[name])
+    }
+    assert any(name.endswith("conv1.weight") for name in different)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model.encoder_positions": False}, {"model.attention.heads": 8}], ids=str
+)
+def test_a_hybrid_refuses_an_encoder_that_used_the_same_tensors_in_another_way(
+    make_config: MakeConfig, changes: dict[str, Any]
+) -> None:
+    encoder = pretrained(make_config())
+    (key,) = changes
+
+    with pytest.raises(UserError, match=f"^{key} = .* --pipeline=pretrain"):
+        from_encoder(encoder, make_config(hybrid(changes)))
+
+    from_encoder(encoder, make_config(changes))  # a ResNet has no use for them
+
+
+def test_an_encoder_of_another_size_is_refused(make_config: MakeConfig) -> None:
+    encoder = pretrained(make_config())
+    other = make_config(hybrid({"model.attention.intermediate": 32}))
+
+    with pytest.raises(UserError, match=r"pooling\.blocks\.0\.linear1\.bias is 48 .* 32 in the"):
+        from_encoder(encoder, other)
+
+
+def classifier(config: Config, **changes: Any) -> Weights:
+    made_with = configuration(patch=config.patch, model=config.model, finetune=config.finetune)
+    return Weights(from_scratch(config).tensors, {"configuration": made_with | changes})
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_classifier_tells_which_network_it_is(
+    make_config: MakeConfig, architecture: Architecture
+) -> None:
+    weights = classifier(make_config({"finetune.architecture": architecture, "model.width": 16}))
+
+    network = load_classifier(weights)
+
+    assert network.eval()(torch.rand(2, 3, 32, 32)).shape == (2, 3)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, weights.tensors[name]), name
+
+
+@pytest.mark.parametrize("changes", [{"finetune": {"steps": 3}}, {"model": {"width": 8}}], ids=str)
+def test_a_classifier_that_does_not_tell_is_refused(
+    make_config: MakeConfig, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(UserError, match="does not say which network it is") as caught:
+        load_classifier(classifier(make_config(), **changes))
+
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "architecture", "name"),
+    [
+        ({"model.layers": [3, 4, 6, 3], "model.width": 64}, "resnet", "ResNet-50 v2"),
+        (
+            {"model.layers": [3, 4, 6, 3], "model.width": 64},
+            "resnet36_attention",
+            "ResNet-36 v2 + attention",
+        ),
+        ({"model.preactivation": False}, "resnet", "ResNet v1 1-1-1-1, width 8"),
+        ({}, "resnet36_attention", "ResNet v2 1-1-1, width 8 + attention"),
+    ],
+)
+def test_a_network_has_a_name(
+    make_config: MakeConfig, changes: dict[str, Any], architecture: Architecture, name: str
+) -> None:
+    assert network_name(make_config(changes).model, architecture) == name

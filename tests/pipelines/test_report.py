@@ -1,0 +1,89 @@
+"""Nodes of the report that need no training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from selfie_pipeline.config import UserError
+from selfie_pipeline.pipelines.report.nodes import check_alike, class_names, tabulate
+
+
+def cell(arm: str, tuned: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """A result whose configuration differs in some parts."""
+    configuration = {"model": {"width": 8}, "finetune": {"steps": 4, "peak_learning_rate": 0.1}}
+    provenance = {"configuration": configuration | changes, "data": "the data"}
+    if tuned is not None:
+        provenance["tuned"] = tuned
+    return {
+        "data": "digits",
+        "network": "ResNet",
+        "arm": arm,
+        "labeled_frac": 0.05,
+        "labels": 63,
+        "seed": 0,
+        "accuracy": 0.5,
+        "configuration": arm,
+        "version": "1",
+        "provenance": provenance,
+    }
+
+
+RATE = {"finetune.peak_learning_rate": 0.3}
+OTHER_RATE = {"finetune": {"steps": 4, "peak_learning_rate": 0.3}}
+
+
+def test_arms_may_differ_in_the_pretraining() -> None:
+    check_alike(
+        cell("selfie", pretrain={"steps": 6}, pretrained_on="imagenet32"), cell("supervised")
+    )
+
+
+def test_arms_may_differ_in_what_was_tuned_for_both() -> None:
+    check_alike(
+        cell("selfie", RATE, **OTHER_RATE),
+        cell("supervised", {"finetune.peak_learning_rate": 0.1}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(RATE, None), (None, RATE), (RATE, {}), (None, None), (RATE, {"finetune.steps": 4})],
+)
+def test_a_parameter_tuned_for_one_arm_alone_is_a_difference(
+    ours: dict[str, Any] | None, theirs: dict[str, Any] | None
+) -> None:
+    with pytest.raises(UserError, match=r"different finetune.peak_learning_rate \(0.3 and 0.1\)"):
+        check_alike(cell("selfie", ours, **OTHER_RATE), cell("supervised", theirs))
+
+
+def test_tuning_one_parameter_excuses_no_other() -> None:
+    with pytest.raises(UserError, match=r"different finetune.steps \(9 and 4\);"):
+        check_alike(
+            cell("selfie", RATE, finetune={"steps": 9, "peak_learning_rate": 0.3}),
+            cell("supervised", RATE),
+        )
+
+
+def test_arms_of_other_data_are_not_alike() -> None:
+    other = cell("supervised")
+    other["provenance"]["data"] = "other data"
+    with pytest.raises(UserError, match="different the data"):
+        check_alike(cell("selfie"), other)
+
+
+def test_cells_of_the_configurations_given_are_tabulated() -> None:
+    cells = [cell("selfie"), cell("supervised"), cell("selfie") | {"configuration": "other"}]
+    selection, table, markdown = tabulate(cells, {"selfie", "supervised"})
+    assert selection.other_configuration == cells[2:]
+    assert table["seeds"].tolist() == [1, 1]
+    assert markdown.count("\n") == 4
+
+
+def test_class_names_stand_at_their_labels() -> None:
+    samples = pd.DataFrame(
+        {"label": [3, -1, 0, 3, 1], "class_name": ["owl", "", "cat", "owl", "dog"]}
+    )
+    assert class_names(samples) == ["cat", "dog", "?", "owl"]

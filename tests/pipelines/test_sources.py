@@ -1,0 +1,251 @@
+"""The command line on each layout of files: from raw files to an encoder, or to the end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from kedro.framework.session import KedroSession
+from PIL import Image
+
+from selfie_pipeline.cli import run
+from selfie_pipeline.models.patch_grid import join
+from selfie_pipeline.sources.decoding import decode_file
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Accessing the 'model_fields' attribute on the instance"  # Kedro's own doing
+)
+TINY = (
+    "model.width=8,model.layers=[1,1,1,1],model.attention.blocks=1,model.attention.heads=4,"
+    "model.attention.intermediate=16,labeled_frac=1.0,"
+    "pretrain.steps=2,pretrain.warmup_steps=1,pretrain.batch_size=4,"
+    "finetune.steps=2,finetune.warmup_steps=1,finetune.batch_size=4"
+)
+
+
+def kedro_run(env: str, stages: str, folder: Path, params: str = "") -> Result:
+    options = [f"--env={env}", f"--params=data.folder={folder},{TINY},{params}"]
+    return CliRunner().invoke(run, [*options, *([f"--pipelines={stages}"] if stages else [])])
+
+
+def catalog_of(project: Any, env: str) -> Any:
+    params = {"labeled_frac": 1.0}
+    with KedroSession.create(project.path, env=env, runtime_params=params) as session:
+        return session.load_context().catalog
+
+
+def add_image(path: Path, seed: int = 0) -> None:
+    """A file of noise, as wide as a photograph."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((400, 300)).save(path, format="JPEG")
+
+
+def add_images(folder: Path, *splits: str, count: int = 6) -> Path:
+    """Images of two classes in each of the splits; those of "unlabeled" have none."""
+    for split in splits:
+        for number in range(count):
+            above = split if split == "unlabeled" else f"{split}/{('cat', 'dog')[number % 2]}"
+            add_image(folder / above / f"{number}.jpg", number)
+    return folder
+
+
+def write_npz(folder: Path) -> Path:
+    """ImageNet 32×32 in small."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for name, images in (("train_data_batch_1", 8), ("train_data_batch_2", 4), ("val_data", 4)):
+        pixels = random.integers(0, 256, (images, 3072), dtype=np.uint8)
+        np.savez(folder / f"{name}.npz", data=pixels, labels=np.arange(images) % 4 + 1)
+    return folder
+
+
+def flat_val(folder: Path) -> Path:
+    """ImageNet as it is published: val/ is flat."""
+    add_images(folder, "train", "unlabeled")
+    for number in range(4):
+        add_image(folder / f"val/ILSVRC2012_val_0000000{number}.JPEG", number)
+    lines = [f"ILSVRC2012_val_0000000{number},{('cat', 'dog')[number % 2]}" for number in range(4)]
+    (folder / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *lines]))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("env", "make", "shape"),
+    [
+        ("imagenet32", write_npz, (16, 16, 3, 8, 8)),
+        ("imagenet224", flat_val, (16, 64, 3, 32, 32)),
+        ("image_folder", lambda folder: add_images(folder, "train", "test"), (12, 25, 3, 32, 32)),
+        ("image_folder", lambda folder: add_images(folder, "train"), (6, 25, 3, 32, 32)),
+    ],
+    ids=["imagenet32", "imagenet224", "own images", "own images without a test split"],
+)
+def test_from_raw_files_to_classifiers(
+    fresh: Any, env: str, make: Callable[[Path], Path], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    result = kedro_run(env, "ingest,patch,pretrain,finetune,baseline", make(tmp_path / "raw"))
+
+    assert result.exit_code == 0, result.stderr
+    catalog = catalog_of(fresh, env)
+    assert catalog.load("patch_grids").shape == shape
+    assert len(catalog.load("usable_samples")) == shape[0]
+    assert catalog.load("unreadable_files").empty
+    assert 0 <= catalog.load("selfie_metrics")["accuracy"] <= 1
+
+
+def test_the_stored_grids_are_the_decoded_images(fresh: Any, tmp_path: Path) -> None:
+    raw = add_images(tmp_path / "raw", "train", "test")
+
+    assert kedro_run("imagenet224", "ingest,patch", raw).exit_code == 0
+
+    catalog = catalog_of(fresh, "imagenet224")
+    samples, grids = catalog.load("usable_samples"), catalog.load("patch_grids")
+    images = join(grids.gather(samples["sample"].to_numpy()), grids.grid)  # (M, C, H, W)
+    expected = np.stack([decode_file(raw / place, 256) for place in samples["place"]])
+    assert torch.equal(images.permute(0, 2, 3, 1), torch.from_numpy(expected))
+
+
+def test_unlabeled_images_alone_are_enough_to_pretrain(fresh: Any, tmp_path: Path) -> None:
+    raw = add_images(tmp_path / "raw", "unlabeled")
+
+    pretrained = kedro_run("image_folder", "ingest,patch,pretrain", raw)
+    finetuned = kedro_run("image_folder", "finetune", raw)
+
+    assert pretrained.exit_code == 0, pretrained.stderr
+    assert finetuned.exit_code == 1
+    line = finetuned.stderr.splitlines()[-1]
+    assert line.startswith(
+        "Error: there are no labeled training samples, so only pretraining can run: `kedro run"
+    )
+
+
+def test_files_that_are_no_images_are_listed_and_left_out(fresh: Any, tmp_path: Path) -> None:
+    raw = add_images(tmp_path / "raw", "train", "test")
+    (raw / "train/cat/0.jpg").write_bytes(b"")
+    (raw / "test/dog/.DS_Store").write_bytes(b"Bud1")
+
+    refused = kedro_run("image_folder", "ingest,patch", raw)
+    allowed = kedro_run("image_folder", "patch,pretrain,finetune", raw, "data.max_unreadable=0.1")
+
+    assert refused.exit_code == 1
+    assert refused.stderr.splitlines()[-1] == (
+        "Error: patch_grids: 1 or more of 13 files can't be used, such as train/cat/0.jpg (empty); "
+        "data.max_unreadable = 0.01 allows 0: mend or remove them, or allow more"
+    )
+    assert allowed.exit_code == 0, allowed.stderr
+    catalog = catalog_of(fresh, "image_folder")
+    unreadable = catalog.load("unreadable_files")
+    assert unreadable[["place", "reason"]].to_numpy().tolist() == [
+        ["train/cat/0.jpg", "empty"],
+        ["test/dog/.DS_Store", "not an image"],
+    ]
+    usable = catalog.load("usable_samples")
+    assert len(usable) == 11
+    assert not set(usable["sample"]) & set(unreadable["sample"])
+    assert set(catalog.load("selfie_predictions")["sample"]) <= set(usable["sample"])
+    assert catalog.load("selfie_metrics")["test_samples"] == 6
+
+
+def test_files_that_name_no_images_do_not_count(fresh: Any, tmp_path: Path) -> None:
+    """As the ones that a Mac leaves, or Tiny-ImageNet's boxes."""
+    raw = add_images(tmp_path / "raw", "train", "test")
+    for split in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (raw / split / ".DS_Store").write_bytes(b"Bud1")
+        (raw / split / "boxes.txt").write_bytes(b"0.jpg\t1\t2\t3\t4")
+
+    result = kedro_run("image_folder", "ingest,patch", raw, "data.max_unreadable=0.0")
+
+    assert result.exit_code == 0, result.stderr
+    assert len(catalog_of(fresh, "image_folder").load("unreadable_files")) == 8
+
+
+def test_a_class_of_which_nothing_can_be_read_is_named(fresh: Any, tmp_path: Path) -> None:
+    raw = add_images(tmp_path / "raw", "train", "test")
+    (raw / "train/owl").mkdir()
+    (raw / "train/owl/notes.txt").write_bytes(b"no owl yet")
+
+    result = kedro_run("image_folder", "ingest,patch", raw)
+
+    assert result.exit_code == 1
+    assert "no training image of the class 'owl' can be read" in result.stderr.splitlines()[-1]
+
+
+def test_a_file_that_changed_since_ingestion_is_found_out(fresh: Any, tmp_path: Path) -> None:
+    raw = add_images(tmp_path / "raw", "train", "test")
+    assert kedro_run("image_folder", "ingest", raw).exit_code == 0
+    add_image(raw / "train/cat/0.jpg", seed=99)
+
+    result = kedro_run("image_folder", "patch", raw)
+
+    assert result.exit_code == 1
+    assert (
+        "changed since the samples were listed; run `kedro run --pipeline=ingest`"
+        in (result.stderr.splitlines()[-1])
+    )
+
+
+def test_patching_that_was_killed_goes_on(
+    fresh: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The shards and statistics are those of a run that nobody disturbed, byte for byte."""
+    raw = add_images(tmp_path / "raw", "train", "test", count=120)
+    assert kedro_run("imagenet224", "ingest", raw).exit_code == 0
+    command = "from selfie_pipeline.datasets import patch_grid_shards as s, patch_grids\n"
+    command += "import sys, time; s.SECONDS_BETWEEN_MARKS = 0; write = s._ShardWriter.append\n"
+    command += "s._ShardWriter.append = lambda *args: (write(*args), time.sleep(0.1))\n"
+    command += "from selfie_pipeline.__main__ import main; main()"
+    options = ["--env=imagenet224", "--pipelines=patch", f"--params=data.folder={raw}"]
+    victim = subprocess.Popen([sys.executable, "-c", command, *options], stderr=subprocess.DEVNULL)
+    store = fresh.path / "data/04_feature/imagenet224/patch_grids"
+    deadline = time.monotonic() + 120
+    while not list(store.glob(".partial-*/progress.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    victim.kill()
+    assert victim.wait() == -signal.SIGKILL
+    assert list(store.glob(".partial-*/progress.json"))
+
+    caplog.set_level("INFO", "selfie_pipeline")
+    resumed = kedro_run("imagenet224", "patch", raw)
+
+    assert resumed.exit_code == 0, resumed.stderr
+    assert "Patch grids: goes on after sample" in caplog.text
+    assert not list(fresh.path.rglob(".partial-*"))
+    (version,) = (path for path in store.iterdir() if any(path.iterdir()))
+    gone_on_with = {file.name: file.read_bytes() for file in (version / "patch_grids").iterdir()}
+    for file in (version / "patch_grids").iterdir():
+        file.unlink()
+    assert kedro_run("imagenet224", "patch", raw).exit_code == 0
+    newest = max(store.iterdir()) / "patch_grids"
+    assert {file.name: file.read_bytes() for file in newest.iterdir()} == gone_on_with
+
+
+SHARED = (Path(__file__).parents[2] / "../shared/data").resolve()
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is absent")
+@pytest.mark.parametrize(
+    ("env", "folder", "train", "test"),
+    [
+        ("imagenet32", "imagenet32-mini", 1000, 200),
+        ("imagenet224", "imagenette-mini", 240, 80),
+        ("image_folder", "imagenette-mini", 240, 80),
+    ],
+)
+def test_real_images(fresh: Any, env: str, folder: str, train: int, test: int) -> None:
+    result = kedro_run(env, "ingest,patch,pretrain", SHARED / folder)
+
+    assert result.exit_code == 0, result.stderr
+    catalog = catalog_of(fresh, env)
+    counts = catalog.load("sample_counts").set_index("class_name").loc["total"]
+    assert (counts["train"], counts["test"]) == (train, test)
+    assert len(catalog.load("usable_samples")) == train + test
+    assert (catalog.load("patch_grids").std > 0.1).all()

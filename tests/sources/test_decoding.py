@@ -1,0 +1,245 @@
+import io
+import threading
+import time
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from selfie_pipeline.sources import decoding
+from selfie_pipeline.sources.decoding import (
+    UnreadableImageError,
+    claims_to_be_image,
+    decode_file,
+    decode_files,
+    in_order,
+)
+
+SIDE = 16
+# A photograph in small: smooth, with a red, a green and a blue corner, and no symmetry
+ROWS, COLUMNS = np.mgrid[0:48, 0:64]
+PIXELS = np.stack([4 * COLUMNS, 5 * ROWS, 255 - 2 * (ROWS + COLUMNS)], axis=-1)
+PICTURE = Image.fromarray(PIXELS.clip(0, 255).astype(np.uint8))
+GREY = PICTURE.convert("L")
+
+
+def fitted(image):
+    size = (SIDE, SIDE)
+    return np.asarray(ImageOps.fit(image, size, Image.Resampling.BICUBIC)).astype(int)
+
+
+def decoded(path):
+    image = decode_file(path, SIDE)
+    assert image.shape == (SIDE, SIDE, 3)
+    assert image.dtype == np.uint8
+    return image.astype(int)
+
+
+def save(folder, image, name, **options):
+    path = folder / name
+    image.save(path, **options)
+    return path
+
+
+SIXTEEN_BITS = Image.fromarray(np.asarray(GREY).astype(np.uint16) * 257)
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "looks_like", "options", "tolerance"),
+    [
+        ("a.png", PICTURE, PICTURE, {}, 0),
+        ("a.bmp", PICTURE, PICTURE, {}, 0),
+        ("a.tif", PICTURE, PICTURE, {}, 0),
+        ("a.ppm", PICTURE, PICTURE, {}, 0),
+        ("a.webp", PICTURE, PICTURE, {"lossless": True}, 0),
+        ("a.jpg", PICTURE, PICTURE, {"quality": 98}, 8),
+        ("progressive.jpg", PICTURE, PICTURE, {"quality": 98, "progressive": True}, 8),
+        ("a.gif", PICTURE, PICTURE, {}, 40),
+        ("grey.jpg", GREY, GREY.convert("RGB"), {"quality": 98}, 8),
+        ("grey.png", GREY, GREY.convert("RGB"), {}, 0),
+        ("cmyk.jpg", PICTURE.convert("CMYK"), PICTURE, {"quality": 98}, 12),
+        ("palette.png", PICTURE.quantize(256), PICTURE, {}, 40),
+        ("one bit.png", GREY.convert("1"), GREY.convert("1").convert("RGB"), {}, 0),
+        ("16 bits.png", SIXTEEN_BITS, GREY.convert("RGB"), {}, 0),
+        ("16 bits.tiff", SIXTEEN_BITS, GREY.convert("RGB"), {}, 0),
+        ("32 bits.tiff", SIXTEEN_BITS.convert("I"), GREY.convert("RGB"), {}, 0),
+        ("opaque.png", PICTURE.convert("RGBA"), PICTURE, {}, 0),
+        ("HEAD", PICTURE, PICTURE, {"format": "PNG"}, 0),
+        ("wrong.JPEG", PICTURE, PICTURE, {"format": "PNG"}, 0),
+        ("wrong.txt", PICTURE, PICTURE, {"format": "BMP"}, 0),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_any_kind_of_image_comes_as_rgb(tmp_path, name, image, looks_like, options, tolerance):
+    path = save(tmp_path, image, name, **options)
+
+    assert abs(decoded(path) - fitted(looks_like)).max() <= tolerance
+
+
+def test_transparency_is_over_white(tmp_path):
+    image = PICTURE.convert("RGBA")
+    image.putalpha(0)
+
+    assert (decoded(save(tmp_path, image, "a.png")) == 255).all()
+
+
+def test_of_several_frames_it_is_the_first(tmp_path):
+    more = [Image.new("RGB", PICTURE.size, "red")] * 2
+
+    path = save(tmp_path, GREY, "a.gif", save_all=True, append_images=more)
+
+    assert abs(decoded(path) - fitted(GREY.convert("RGB"))).max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("orientation", "stored"),
+    [
+        (1, PICTURE),
+        (2, PICTURE.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
+        (3, PICTURE.transpose(Image.Transpose.ROTATE_180)),
+        (6, PICTURE.transpose(Image.Transpose.ROTATE_90)),
+        (8, PICTURE.transpose(Image.Transpose.ROTATE_270)),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp"])
+def test_a_rotation_of_the_camera_is_undone(tmp_path, orientation, stored, name):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if name == "a.webp" else {}
+
+    path = save(tmp_path, stored, name, exif=exif, **options)
+
+    assert np.array_equal(decoded(path), fitted(PICTURE))
+
+
+def test_damaged_exif_does_not_matter(tmp_path):
+    path = save(tmp_path, PICTURE, "a.jpg", quality=98, exif=b"Exif\0\0II*\0garbage garbage")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert abs(decoded(path) - fitted(PICTURE)).max() <= 8
+
+
+def test_a_large_photograph_is_decoded_at_a_fraction_of_its_size(tmp_path, monkeypatch):
+    sizes = []
+    original = ImageOps.fit
+    monkeypatch.setattr(
+        ImageOps, "fit", lambda image, *args: sizes.append(image.size) or original(image, *args)
+    )
+    large = PICTURE.resize((1280, 960), Image.Resampling.BICUBIC)
+    path = save(tmp_path, large, "a.jpg", quality=95)
+
+    pixels = decoded(path)
+
+    assert sizes == [(160, 120)]  # an eighth, and more than twice the canvas
+    assert abs(pixels - fitted(large)).max() <= 4
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"<html>404 Not Found</html>", "not an image"),
+        (b"\xff\xd8\xff", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+    ],
+)
+def test_what_is_no_image_is_said(tmp_path, content, reason):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+
+    for file in (path, io.BytesIO(content)):
+        with pytest.raises(UnreadableImageError, match=f"^{reason}$"):
+            decode_file(file, SIDE)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.bmp", "a.tif"])
+def test_a_truncated_file_is_damaged(tmp_path, name):
+    path = save(tmp_path, PICTURE.resize((640, 480)), name)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    with pytest.raises(UnreadableImageError, match=r"^(damaged: .+|not an image)$") as caught:
+        decode_file(path, SIDE)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_reasons(tmp_path, monkeypatch):
+    with pytest.raises(UnreadableImageError, match="can't be read: No such file"):
+        decode_file(tmp_path / "absent.jpg", SIDE)
+    with pytest.raises(UnreadableImageError, match="floating-point"):
+        decode_file(save(tmp_path, GREY.convert("F"), "a.tiff"), SIDE)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UnreadableImageError, match="more pixels"):
+        decode_file(save(tmp_path, PICTURE, "a.png"), SIDE)
+
+
+def test_many_files_come_in_order_with_the_errors_in_their_places(tmp_path):
+    paths = []
+    for number in range(60):
+        image = PICTURE.rotate(6 * number)
+        paths.append(save(tmp_path, image, f"{number}.png"))
+    paths[7].write_bytes(b"")
+    paths[59].unlink()
+
+    found = list(decode_files(paths, SIDE))
+
+    assert len(found) == 60
+    assert str(found[7]) == "empty"
+    assert str(found[59]) == "can't be read: No such file or directory"
+    for number in set(range(60)) - {7, 59}:
+        assert np.array_equal(found[number], decode_file(paths[number], SIDE))
+
+
+def test_items_are_taken_only_as_results_are():
+    taken = []
+
+    def items():
+        for number in range(10_000):
+            taken.append(number)
+            yield number
+
+    results = in_order(lambda number: number, items())
+
+    assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
+    assert len(taken) < 10_000 // 2
+    results.close()
+    time.sleep(0.01)
+    assert len(taken) < 10_000 // 2
+
+
+def test_all_cores_work(monkeypatch):
+    monkeypatch.setattr(decoding.os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    barrier = threading.Barrier(3)
+
+    assert list(in_order(lambda _: barrier.wait(timeout=10) < 3, range(6))) == [True] * 6
+
+
+def test_an_error_ends_the_work():
+    def fail(number):
+        if number == 3:
+            raise ValueError("three")
+        return number
+
+    results = in_order(fail, range(1000))
+
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three"):
+        next(results)
+
+
+@pytest.mark.parametrize(
+    ("place", "claims"),
+    [
+        ("train/dog/a.JPEG", True),
+        ("a.tif", True),
+        ("a.webp", True),
+        ("train/dog/._a.jpg", False),
+        (".DS_Store", False),
+        ("Thumbs.db", False),
+        ("n0_boxes.txt", False),
+        ("jpg", False),
+    ],
+)
+def test_which_names_claim_to_be_images(place, claims):
+    assert claims_to_be_image(place) == claims

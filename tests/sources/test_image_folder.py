@@ -1,0 +1,315 @@
+import hashlib
+import os
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from selfie_pipeline.config import UserError
+from selfie_pipeline.sources import image_folder
+from selfie_pipeline.sources.decoding import decode_file
+from selfie_pipeline.sources.image_folder import ImageFolder
+from selfie_pipeline.sources.samples import check_samples
+
+COLUMNS = ["split", "label", "class_name", "place", "bytes", "sha256"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Of images, to be filled by `add`."""
+    (tmp_path / "images").mkdir()
+    return tmp_path / "images"
+
+
+def add(folder, *places):
+    """A small image of its own at each place."""
+    for place in places:
+        path = folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        colours = hashlib.sha256(place.encode()).digest()[:27]
+        pixels = np.frombuffer(colours, dtype=np.uint8).reshape(3, 3, 3)
+        Image.fromarray(pixels).resize((12, 9)).save(path, format="PNG")
+
+
+TRAIN = [f"train/{name}/{number}.png" for name in ("cat", "dog") for number in range(10)]
+
+
+def listed(source):
+    """(split, class, place) of every sample."""
+    samples = source.samples()
+    return list(zip(samples["split"], samples["class_name"], samples["place"], strict=True))
+
+
+def test_the_table_has_the_training_files_then_the_test_files_then_the_unlabeled(folder):
+    add(folder, "unlabeled/b.png", "unlabeled/a/z.png", "test/dog/1.png", "test/cat/2.png")
+    add(folder, "train/dog/1.png", "train/cat/sub/sub/1.jpg", "train/cat/2.png")
+
+    source = ImageFolder(folder)
+    samples = source.samples()
+
+    assert source.classes == ("cat", "dog")
+    assert samples.columns.tolist() == COLUMNS
+    assert samples.index.name == "sample"
+    assert samples["label"].tolist() == [0, 0, 1, 0, 1, -1, -1]
+    assert listed(source) == [
+        ("train", "cat", "train/cat/2.png"),
+        ("train", "cat", "train/cat/sub/sub/1.jpg"),
+        ("train", "dog", "train/dog/1.png"),
+        ("test", "cat", "test/cat/2.png"),
+        ("test", "dog", "test/dog/1.png"),
+        ("unlabeled", "", "unlabeled/a/z.png"),
+        ("unlabeled", "", "unlabeled/b.png"),
+    ]
+    for place, size, sha256 in samples[["place", "bytes", "sha256"]].to_numpy().tolist():
+        content = (folder / place).read_bytes()
+        assert (size, sha256) == (len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_images_are_in_the_table_order_from_any_sample_on(folder, all_images, monkeypatch):
+    monkeypatch.setattr(image_folder, "CHUNK_BYTES", 3 * 3 * 8 * 8)
+    add(folder, *TRAIN, "test/cat/a.png", "test/dog/b.png")
+    source = ImageFolder(folder)
+    samples = source.samples()
+    expected = np.stack([decode_file(folder / place, 8) for place in samples["place"]])
+
+    assert np.array_equal(all_images(source, 8), expected)
+    assert np.array_equal(all_images(source, 8, start=7), expected[7:])
+    assert [len(chunk.images) for chunk in source.images(samples, 8, 14)] == [3, 3, 2]
+    assert list(source.images(samples, 8, 22)) == []
+
+
+ODD = {
+    "train/cat/empty.jpg": b"",
+    "train/cat/page.jpg": b"<html>",
+    "train/cat/.DS_Store": b"\0\0\0\1Bud1",
+    "train/cat/notes.txt": b"my cat",
+}
+
+
+def test_a_file_that_is_no_image_is_a_zero_image_with_a_reason(folder):
+    add(folder, *TRAIN, "test/cat/a.png", "test/dog/b.png", "train/cat/.hidden.png")
+    for place, content in ODD.items():
+        (folder / place).write_bytes(content)
+    cut_off = folder / "train/dog/9.png"
+    cut_off.write_bytes(cut_off.read_bytes()[:-30])
+    (folder / "train/dog/nowhere.png").symlink_to(folder / "absent.png")
+    source = ImageFolder(folder)
+    samples = source.samples()
+
+    (chunk,) = source.images(samples, 8)
+
+    reasons = {samples["place"][row]: reason for row, reason in chunk.unreadable.items()}
+    assert reasons.pop("train/dog/9.png").startswith("damaged: ")
+    assert reasons == {
+        "train/cat/empty.jpg": "empty",
+        "train/cat/page.jpg": "not an image",
+        "train/cat/.DS_Store": "not an image",
+        "train/cat/notes.txt": "not an image",
+        "train/dog/nowhere.png": "can't be read: No such file or directory",
+    }
+    zero = ~chunk.images.any(axis=(1, 2, 3))
+    assert np.flatnonzero(zero).tolist() == sorted(chunk.unreadable)
+    (later,) = source.images(samples, 8, start=4)
+    assert later.unreadable == {k: v for k, v in chunk.unreadable.items() if k >= 4}
+
+
+def test_a_name_that_is_no_text_is_a_file_that_can_not_be_read(folder):
+    add(folder, *TRAIN, "test/cat/a.png", "test/dog/b.png")
+    shutil.copy(folder / TRAIN[0], os.fsencode(folder) + b"/train/cat/caf\xe9.png")
+    source = ImageFolder(folder)
+
+    (chunk,) = source.images(source.samples(), 8)
+
+    assert list(chunk.unreadable.values()) == ["can't be read: No such file or directory"]
+    assert r"train/cat/caf\xe9.png" in source.samples()["place"].tolist()
+
+
+def test_links_are_followed_and_loops_and_hidden_folders_are_not(folder, tmp_path):
+    add(tmp_path, "elsewhere/1.png")
+    add(folder, "train/cat/1.png", "train/.ipynb_checkpoints/1.png", "test/cat/1.png")
+    (folder / "train/cat/.git").mkdir()
+    (folder / "train/dog").symlink_to(tmp_path / "elsewhere")
+    (folder / "train/cat/again").symlink_to(folder / "train/cat")
+    os.mkfifo(folder / "train/cat/pipe")
+
+    assert [place for *_, place in listed(ImageFolder(folder))] == [
+        "train/cat/1.png",
+        "train/dog/1.png",
+        "test/cat/1.png",
+    ]
+
+
+def test_without_a_test_split_a_fixed_share_of_each_class_is_it(folder, caplog):
+    caplog.set_level("INFO", "selfie_pipeline")
+    add(folder, *TRAIN, "train/owl/a.png", "train/owl/b.png", "train/ant/a.png", "unlabeled/a.png")
+
+    samples = ImageFolder(folder).samples()
+
+    counts = pd.crosstab(samples["class_name"], samples["split"])
+    assert counts["test"].to_dict() == {"": 0, "ant": 0, "cat": 2, "dog": 2, "owl": 1}
+    assert counts["train"].to_dict() == {"": 0, "ant": 1, "cat": 8, "dog": 8, "owl": 1}
+    assert samples["place"].is_unique
+    pd.testing.assert_frame_equal(ImageFolder(folder).samples(), samples)
+    assert (
+        "neither test/ nor val/ with labels: 20 % of each class of train/ (5 of 23" in caplog.text
+    )
+
+
+def test_val_is_the_test_split_where_there_is_no_other(folder):
+    add(folder, *TRAIN, "val/cat/a.png")
+    assert ("test", "cat", "val/cat/a.png") in listed(ImageFolder(folder))
+
+    add(folder, "test/cat/b.png")
+    places = [place for _, _, place in listed(ImageFolder(folder))]
+    assert "test/cat/b.png" in places
+    assert "val/cat/a.png" not in places
+
+
+@pytest.mark.parametrize("place", ["test/1.png", "test/images/1.png"])
+def test_a_test_folder_without_labels_is_left_aside(folder, caplog, place):
+    """As ImageNet's and Tiny-ImageNet's."""
+    add(folder, *TRAIN, "val/cat/a.png", "val/dog/a.png", place)
+
+    found = listed(ImageFolder(folder))
+
+    assert {place for split, _, place in found if split == "test"} == {
+        "val/cat/a.png",
+        "val/dog/a.png",
+    }
+    assert "1 files are left aside" in caplog.text
+    assert place in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("truth", "lines", "images"),
+    [
+        ("LOC_val_solution.csv", "ImageId,PredictionString\nv1,dog 1 2 3 4\nv2,cat\n", "val"),
+        ("val/val_annotations.txt", "v1.JPEG\tdog\t1\t2\nv2.JPEG\tcat\t1\t2\n", "val/images"),
+        ("val.txt", "v1.JPEG dog\nv2.JPEG cat\n", "val"),
+        ("val.txt", "images/v1.JPEG dog\nimages/v2.JPEG cat\n", "val/images"),
+    ],
+)
+def test_a_flat_folder_has_its_classes_from_the_ground_truth(folder, caplog, truth, lines, images):
+    add(folder, *TRAIN, f"{images}/v1.JPEG", f"{images}/v2.JPEG", f"{images}/v3.JPEG")
+    (folder / truth).write_text(lines)
+
+    test = [sample for sample in listed(ImageFolder(folder)) if sample[0] == "test"]
+
+    assert test == [
+        ("test", "dog", f"{images}/v1.JPEG"),
+        ("test", "cat", f"{images}/v2.JPEG"),
+    ]
+    (line,) = caplog.messages
+    assert line == f"1 files are left aside, such as {images}/v3.JPEG: not in the ground truth"
+
+
+def test_a_class_without_training_files_is_refused(folder):
+    add(folder, *TRAIN, "val/cat/a.png", "val/owl/a.png")
+    source = ImageFolder(folder)
+
+    with pytest.raises(UserError, match=r"no training samples of 1 of the 3 classes: 'owl'"):
+        check_samples(source.samples(), source.classes)
+
+
+def test_unlabeled_images_may_be_all_there_is(folder):
+    add(folder, "unlabeled/a.png", "unlabeled/deep/b.png")
+
+    source = ImageFolder(folder)
+    samples = source.samples()
+
+    assert source.classes == ()
+    assert samples["label"].tolist() == [-1, -1]
+    check_samples(samples, source.classes)
+
+
+def test_the_fingerprint_is_of_contents_names_and_splits_alone(folder, tmp_path):
+    add(folder, *TRAIN, "test/cat/a.png", "test/dog/b.png")
+
+    def fingerprint(where):
+        source = ImageFolder(where)
+        return source.fingerprint(source.samples())
+
+    before = fingerprint(folder)
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    os.utime(moved / TRAIN[0], (0, 0))
+    assert fingerprint(moved) == before
+
+    (moved / "unlabeled").mkdir()
+    (moved / TRAIN[3]).rename(moved / "unlabeled/3.png")
+    assert fingerprint(moved) != before
+    add(folder, TRAIN[4].replace(".png", ".PNG"))
+    other_name = fingerprint(folder)
+    shutil.copy(folder / TRAIN[0], folder / TRAIN[1])
+    assert len({before, other_name, fingerprint(folder)}) == 3
+
+
+def another_size(path):
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        another_size,
+        lambda path: path.unlink(),
+        lambda path: shutil.copy(path, path.with_name("another.png")),
+    ],
+    ids=["another size", "removed", "added"],
+)
+def test_files_that_came_or_went_since_are_found_out_at_once(folder, change):
+    add(folder, *TRAIN, "test/cat/a.png")
+    samples = ImageFolder(folder).samples()
+    change(folder / TRAIN[5])
+
+    with pytest.raises(UserError, match=r"the raw files have changed since .*pipeline=ingest"):
+        ImageFolder(folder).fingerprint(samples)
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("change", [flip_a_bit, lambda path: path.unlink()])
+def test_a_file_that_changed_since_is_found_out_when_it_is_decoded(folder, change):
+    add(folder, *TRAIN, "test/cat/a.png")
+    source = ImageFolder(folder)
+    samples = source.samples()
+    change(folder / TRAIN[5])
+
+    with pytest.raises(UserError, match=r"train/cat/5\.png has changed since the samples were"):
+        list(source.images(samples, 8))
+
+
+@pytest.mark.parametrize("places", [[], ["a.png"], ["cat/a.png"], ["test/cat/a.png"]])
+def test_a_folder_without_what_is_needed_is_told_the_layout(folder, places):
+    add(folder, *places)
+
+    with pytest.raises(UserError, match=r"no files in train/CLASS/ or unlabeled/; put images") as e:
+        ImageFolder(folder)
+    assert "\n" not in str(e.value)
+
+
+def test_training_images_without_a_class_are_said(folder, caplog):
+    add(folder, "train/a.png", "train/b.png")
+
+    with pytest.raises(UserError, match="no files in train/CLASS/"):
+        ImageFolder(folder)
+    assert "2 files are left aside, such as train/a.png: not in a class's folder" in caplog.text
+
+
+def test_real_images_are_decoded_as_one_would(imagenette_mini, all_images):
+    source = ImageFolder(imagenette_mini)
+    samples = source.samples()
+
+    images = all_images(source, 224)
+
+    assert samples["split"].value_counts().to_dict() == {"train": 240, "test": 80}
+    assert source.classes[0] == "n01440764"
+    for row in (0, 17, 300):
+        with Image.open(imagenette_mini / samples["place"][row]) as image:
+            assert np.array_equal(images[row], np.asarray(image.convert("RGB")))
