@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from kedro.config import OmegaConfigLoader
 from numpy.typing import NDArray
+from scipy.stats import quantile_test
 
 from selfie_pipeline.config import Config, load_config
 from selfie_pipeline.models.patch_grid import cut
@@ -53,7 +54,7 @@ class DigitGrids:
 
     def __init__(self, patch_size: int) -> None:
         images = torch.from_numpy(drawn_digits())  # (M, H, W, C)
-        self.patches = cut(images.permute(0, 3, 1, 2), patch_size)  # (M, N, C, P, P)
+        self.patches = cut(images.permute(0, 3, 1, 2), patch_size).numpy()  # (M, N, C, P, P)
         pixels = images.reshape(-1, 3).float() / 255
         self.grid = (32 // patch_size, 32 // patch_size)
         self.mean = pixels.mean(dim=0).numpy()
@@ -63,8 +64,8 @@ class DigitGrids:
         return len(self.patches)
 
     def gather(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        """As the patch-grid store."""
-        return self.patches[torch.from_numpy(rows)]
+        """As the patch-grid store: by numpy, for torch would use all threads of the step for it."""
+        return torch.from_numpy(self.patches[rows])
 
 
 def digit_images(config: Config) -> tuple[Images, NDArray[np.int64]]:
@@ -81,7 +82,11 @@ def pretraining_task(config: Config, images: Images) -> PretrainingTask:
 
 
 def bare_step(task: PretrainingTask, device: Device) -> Callable[[Any], None]:
-    """One step as a bare PyTorch loop has it: the same task, no Lightning around it."""
+    """One step as a bare PyTorch loop has it: the same task, no Lightning around it.
+
+    The process is set up as the project does it, for whatever else is measured in it too.
+    """
+    device.prepare(task.network)
     made = task.configure_optimizers()
     optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
 
@@ -103,12 +108,19 @@ def no_checkpoints() -> Checkpoints:
     return Checkpoints(Path(tempfile.mkdtemp()), {}, every=10**9, resume="never")
 
 
+def now() -> float:
+    """Seconds on the clock, when the GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def seconds(action: Callable[[], Any], repeat: int = 1) -> float:
     """Seconds that one of `repeat` calls takes."""
-    started = time.perf_counter()
+    started = now()
     for _ in range(repeat):
         action()
-    return (time.perf_counter() - started) / repeat
+    return (now() - started) / repeat
 
 
 def best_rate(device: Device) -> float:
@@ -131,6 +143,15 @@ def best_rate(device: Device) -> float:
 def median(values: list[float]) -> float:
     """The median."""
     return statistics.median(values)
+
+
+def median_interval(values: list[float]) -> tuple[float, float]:
+    """The median's 95 % confidence interval, from the binomial distribution of the values' ranks.
+
+    It holds for values of any distribution; of fewer than six it does not exist (nan).
+    """
+    interval = quantile_test(values, p=0.5).confidence_interval(0.95)
+    return float(interval.low), float(interval.high)
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:

@@ -2,13 +2,16 @@
 
     python benchmarks/overhead.py --recipe base
 
-The same training runs as a bare PyTorch loop and inside the project, in turn; the ratio of each
-pair's time a step is taken, and the median of the ratios reported.
+One training runs inside the project. After every block of its steps, the bare PyTorch loop takes
+as many of its own, in the same process; so whatever else the machine does slows both. Each block
+ends with a checkpoint, however rare they are in the recipe. Of each pair of blocks the ratio is
+taken, and the median of the ratios reported. The start of the training, once, is not in it.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from common import (
@@ -16,6 +19,8 @@ from common import (
     bare_step,
     digit_images,
     median,
+    median_interval,
+    now,
     pretraining_task,
     recipe,
     report,
@@ -26,51 +31,69 @@ from selfie_pipeline.config import Config
 from selfie_pipeline.training.batches import Batches
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import Device, find_device
+from selfie_pipeline.training.feed import feed
 from selfie_pipeline.training.loop import fit
+from selfie_pipeline.training.tasks import Task
 
 
-def bare(config: Config, device: Device) -> float:
-    """Seconds a step of the bare loop."""
+def bare(config: Config, device: Device) -> Callable[[], None]:
+    """A step of the bare loop, on the same batches."""
     images, rows = digit_images(config)
-    task = pretraining_task(config, images).to(device.type)
-    step = bare_step(task, device)
-    batches = iter(Batches(images, rows, 0, config.pretrain))
-    return seconds(lambda: step(next(batches)), config.pretrain.steps)
+    step = bare_step(pretraining_task(config, images).to(device.type), device)
+    batches = iter(feed(Batches(images, rows, 0, config.pretrain), device))
+    return lambda: step(next(batches))
 
 
-def inside(config: Config, device: Device) -> float:
-    """Seconds a step inside the project, from its own start of the training to the result."""
-    images, rows = digit_images(config)
-    task = pretraining_task(config, images)
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoints = Checkpoints(Path(folder), {}, config.pretrain.checkpoint_every, "never")
-        batches = Batches(images, rows, 0, config.pretrain)
-        return seconds(lambda: fit(task, batches, device, checkpoints, "")) / config.pretrain.steps
+class Blocks:
+    """Watches a training; after every block of its steps, times as many of the bare loop."""
+
+    def __init__(self, step: Callable[[], None], block: int) -> None:
+        self.step = step
+        self.block = block
+        self.started: float | None = None
+        self.pairs: list[tuple[float, float]] = []  # bare and inside, seconds a step
+
+    def __call__(self, task: Task, done: int) -> None:  # noqa: ARG002
+        """As the training calls it after every step."""
+        if done % self.block:
+            return
+        inside = None if self.started is None else (now() - self.started) / self.block
+        outside = seconds(self.step, self.block)
+        if inside is not None:  # the first block warms both up
+            self.pairs.append((outside, inside))
+        self.started = now()
 
 
 def main() -> None:
     """Measure and report."""
     parser = arguments(__doc__)
     parser.add_argument("--recipe", default="base", help="base, or a folder of conf/")
-    parser.add_argument("--steps", type=int, default=200, help="steps of each training")
-    parser.add_argument("--pairs", type=int, default=5, help="pairs of trainings")
+    parser.add_argument("--block", type=int, default=20, help="steps of a block")
+    parser.add_argument("--pairs", type=int, default=40, help="pairs of blocks")
     options = parser.parse_args()
 
-    config = recipe(options.recipe, steps=options.steps)
+    steps = options.block * (options.pairs + 1)
+    config = recipe(options.recipe, steps=steps, warmup_steps=1)
     device = find_device(config.compute)
-    bare(config, device)  # warm-up
-    pairs = [(bare(config, device), inside(config, device)) for _ in range(options.pairs)]
-    ratios = [ours / theirs for theirs, ours in pairs]
+    images, rows = digit_images(config)
+    blocks = Blocks(bare(config, device), options.block)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(Path(folder), {}, options.block, "never")
+        batches = Batches(images, rows, 0, config.pretrain)
+        task = pretraining_task(config, images)
+        fit(task, batches, device, checkpoints, "overhead", blocks)
+    ratios = [inside / outside for outside, inside in blocks.pairs]
+    low, high = median_interval(ratios)
     report(
         {
             "recipe": options.recipe,
-            "steps": options.steps,
-            "checkpoints every": config.pretrain.checkpoint_every,
-            "bare, ms a step": 1e3 * median([pair[0] for pair in pairs]),
-            "inside, ms a step": 1e3 * median([pair[1] for pair in pairs]),
+            "pairs of blocks": options.pairs,
+            "steps of a block, checkpoints every": options.block,
+            "bare, ms a step": 1e3 * median([pair[0] for pair in blocks.pairs]),
+            "inside, ms a step": 1e3 * median([pair[1] for pair in blocks.pairs]),
             "overhead, %": 100 * (median(ratios) - 1),
-            "lowest, %": 100 * (min(ratios) - 1),
-            "highest, %": 100 * (max(ratios) - 1),
+            "95 % interval, from, %": 100 * (low - 1),
+            "95 % interval, to, %": 100 * (high - 1),
         },
         device,
         options.json,

@@ -1,6 +1,6 @@
 """Images a second beside a plain Selfie and lightly's SimCLR: same images, batch, network, threads.
 
-    pip install lightly
+    pip install -e .[bench]
     python benchmarks/peers.py --batch 64
 
 - *plain*: Selfie as one would first write it: fp32, images augmented one by one in a DataLoader,
@@ -8,13 +8,19 @@
 - *SimCLR*: lightly's transform, projection head and loss on the same ResNet-50 with the same small
   stem, whole images, two views of each; left out where lightly is not installed.
 
-One training step of each is timed in turn, from the data set to the updated weights.
+One training step of each is timed in turn, from the data set to the updated weights. Each has a
+process of its own, which is frozen, DataLoader and all, while another has its turn.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import argparse
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import timm
@@ -37,7 +43,8 @@ from torchvision import transforms
 
 from selfie_pipeline.config import Config
 from selfie_pipeline.training.batches import Batches
-from selfie_pipeline.training.device import find_device
+from selfie_pipeline.training.device import Device, find_device
+from selfie_pipeline.training.feed import feed
 
 
 class Pictures(Dataset[Any]):
@@ -96,15 +103,15 @@ class PlainSelfie(nn.Module):
         b = len(images)
         patches = images.unfold(2, 8, 8).unfold(3, 8, 8)  # (B, C, R, S, P, P)
         patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(b, 16, 3, 8, 8)  # (B, N, C, P, P)
-        order = torch.rand(b, 16).argsort(dim=1)
+        order = torch.rand(b, 16, device=images.device).argsort(dim=1)
         context, masked = order[:, : -self.targets], order[:, -self.targets :]
-        image = torch.arange(b)[:, None]
+        image = torch.arange(b, device=images.device)[:, None]
         h_context = self.vectors(patches[image, context]) + self.positions[context]  # (B, K, D)
         h_masked = self.vectors(patches[image, masked])  # (B, T, D)
         sequence = torch.cat([self.u0.expand(b, -1, -1), h_context], dim=1)  # (B, 1 + K, D)
         u = self.attention(sequence)[:, :1]  # (B, 1, D)
         scores = (u + self.positions[masked]) @ h_masked.transpose(1, 2)  # (B, T, T)
-        answers = torch.arange(self.targets).expand(b, -1)  # (B, T)
+        answers = torch.arange(self.targets, device=images.device).expand(b, -1)  # (B, T)
         return nn.functional.cross_entropy(scores.flatten(0, 1), answers.flatten())
 
     def vectors(self, patches: torch.Tensor) -> torch.Tensor:
@@ -126,16 +133,15 @@ def stepper(parameters: Any, loss: Callable[[], torch.Tensor]) -> Callable[[], N
     return step
 
 
-def ours(config: Config) -> Callable[[], None]:
+def ours(config: Config, device: Device, _: int) -> Callable[[], None]:
     """A step of this project, with its own batches."""
-    device = find_device(config.compute)
     images, rows = digit_images(config)
     step = bare_step(pretraining_task(config, images).to(device.type), device)
-    batches = iter(Batches(images, rows, 0, config.pretrain))
+    batches = iter(feed(Batches(images, rows, 0, config.pretrain), device))
     return lambda: step(next(batches))
 
 
-def plain(config: Config, workers: int) -> Callable[[], None]:
+def plain(config: Config, device: Device, workers: int) -> Callable[[], None]:
     """A step of the plain Selfie."""
     transform = transforms.Compose(
         [
@@ -146,53 +152,100 @@ def plain(config: Config, workers: int) -> Callable[[], None]:
         ]
     )
     batches = endless(transform, config.pretrain.batch_size, workers)
-    network = PlainSelfie(config)
-    return stepper(network.parameters(), lambda: network(next(batches)))
+    network = PlainSelfie(config).to(device.type)
+    return stepper(network.parameters(), lambda: network(next(batches).to(device.type)))
 
 
-def simclr(config: Config, workers: int) -> Callable[[], None]:
+def simclr(config: Config, device: Device, workers: int) -> Callable[[], None]:
     """A step of lightly's SimCLR."""
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
     from lightly.transforms import SimCLRTransform
 
     batches = endless(SimCLRTransform(input_size=32), config.pretrain.batch_size, workers)
-    backbone = small_resnet50()
-    head = SimCLRProjectionHead(2048, 512, 128)
+    backbone = small_resnet50().to(device.type)
+    head = SimCLRProjectionHead(2048, 512, 128).to(device.type)
     criterion = NTXentLoss()
 
     def loss() -> torch.Tensor:
-        first, second = next(batches)
+        first, second = (view.to(device.type) for view in next(batches))
         return criterion(head(backbone(first)), head(backbone(second)))
 
     return stepper([*backbone.parameters(), *head.parameters()], loss)
+
+
+CONTENDERS = {"ours": ours, "plain Selfie": plain, "lightly SimCLR": simclr}
+
+
+class Contender:
+    """A contender's process, which trains a step when it is its turn and is frozen otherwise."""
+
+    def __init__(self, name: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, *sys.argv, "--child", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,  # so that its workers freeze with it
+        )
+        assert self.process.stdin
+        assert self.process.stdout
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
+        self.turn()  # builds and warms up
+
+    def turn(self) -> float:
+        """Seconds that a step takes."""
+        os.killpg(self.process.pid, signal.SIGCONT)
+        self.stdin.write("step\n")
+        self.stdin.flush()
+        taken = float(self.stdout.readline())
+        os.killpg(self.process.pid, signal.SIGSTOP)
+        return taken
+
+    def end(self) -> None:
+        """End the process and its workers."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def train_in_turns(step: Callable[[], None]) -> None:
+    """As a contender's process: a step for every line that comes; its seconds go out."""
+    for _ in sys.stdin:
+        print(seconds(step), flush=True)
 
 
 def main() -> None:
     """Measure and report."""
     parser = arguments(__doc__)
     parser.add_argument("--batch", type=int, default=64, help="images of a step")
-    parser.add_argument("--rounds", type=int, default=5, help="steps of each that are timed")
+    parser.add_argument("--rounds", type=int, default=10, help="steps of each that are timed")
     parser.add_argument("--workers", type=int, default=2, help="of the peers' DataLoaders")
+    parser.add_argument("--child", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
 
     config = recipe("cifar10", batch_size=options.batch)
-    steps = {"ours": ours(config), "plain Selfie": plain(config, options.workers)}
-    if importlib.util.find_spec("lightly"):
-        steps["lightly SimCLR"] = simclr(config, options.workers)
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    device = find_device(config.compute)
+    if options.child:
+        train_in_turns(CONTENDERS[options.child](config, device, options.workers))
+        return
+
+    there = [name for name in CONTENDERS if "lightly" not in name or find_spec("lightly")]
+    contenders = {name: Contender(name) for name in there}
+    times: dict[str, list[float]] = {name: [] for name in there}
     for round_number in range(options.rounds + 1):
-        for name, step in steps.items():
-            taken = seconds(step)
-            if round_number:  # the first round warms up
+        for name, contender in contenders.items():
+            taken = contender.turn()
+            if round_number:  # in the first the DataLoaders are still ahead
                 times[name].append(taken)
+    for contender in contenders.values():
+        contender.end()
     result: dict[str, Any] = {"batch": options.batch}
     for name, taken in times.items():
         result[f"{name}: images a second"] = options.batch / median(taken)
         if name != "ours":
             ratios = [theirs / mine for theirs, mine in zip(taken, times["ours"], strict=True)]
             result[f"ours is faster than {name}, times"] = median(ratios)
-    report(result, find_device(config.compute), options.json)
+    report(result, device, options.json)
 
 
 if __name__ == "__main__":

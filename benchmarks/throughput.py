@@ -8,6 +8,8 @@ large matrix product and a large convolution, measured between the steps of the 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from common import (
     arguments,
     bare_step,
@@ -23,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from selfie_pipeline.training.batches import Batches
 from selfie_pipeline.training.device import find_device
+from selfie_pipeline.training.feed import feed
 
 
 def main() -> None:
@@ -36,17 +39,19 @@ def main() -> None:
     config = recipe(options.recipe, batch_size=options.batch)
     device = find_device(config.compute)
     images, rows = digit_images(config)
-    task = pretraining_task(config, images).to(device.type)
-    batches = Batches(images, rows, 0, config.pretrain)
-    step = bare_step(task, device)
+    batches = iter(feed(Batches(images, rows, 0, config.pretrain), device))
 
+    eager = replace(device, compile=False)  # the counter does not see into compiled code
+    counted = bare_step(pretraining_task(config, images).to(device.type), eager)
     with FlopCounterMode(display=False) as counter:
-        step(batches.part(0))
+        counted(next(batches))
     operations = counter.get_total_flops()
-    step(batches.part(1))
+
+    step = bare_step(pretraining_task(config, images).to(device.type), device)
+    step(next(batches))
     times, rates = [], []
-    for number in range(2, options.steps + 2):
-        batch = batches.part(number)
+    for _ in range(options.steps):
+        batch = next(batches)
         times.append(seconds(lambda batch=batch: step(batch)))
         rates.append(best_rate(device))
     report(

@@ -70,7 +70,7 @@ class ProjectHooks:
                 "--pipelines=finetune,baseline,report"
             )
         for name in sorted(pipeline.inputs()):
-            maker = _maker(name)
+            maker = _maker(name, catalog)
             if maker is None or catalog.exists(name):
                 continue
             versions = _versions(catalog, name)
@@ -103,8 +103,10 @@ class ProjectHooks:
         print(f"Report: {report.list_versions()[0]}")  # noqa: T201
 
 
-def _maker(name: str) -> str | None:
+def _maker(name: str, catalog: DataCatalog) -> str | None:
     """The stage that makes a data set; none makes a parameter or what lies outside."""
+    if name == "chosen_classifier":  # one of the arms', under another name
+        name = f"{catalog.load('params:predict.arm')}_classifier"
     stages = (key for key in pipelines if key != "__default__")
     return next((key for key in stages if name in pipelines[key].all_outputs()), None)
 

@@ -1,16 +1,17 @@
-"""The pipelines by name: each stage, the whole, what repeats stages for a table, and what uses
-the networks that came out.
-"""
+"""The pipelines by name: each stage, the whole, studies that repeat stages, and uses."""
 
 from __future__ import annotations
 
 from kedro.pipeline import Pipeline
 
 from selfie_pipeline.pipelines import (
+    embed,
     experiment,
+    export,
     finetune,
     ingest,
     patch,
+    predict,
     pretrain,
     ratio,
     report,
@@ -19,7 +20,7 @@ from selfie_pipeline.pipelines import (
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """The stages in the order of the flow, `__default__`, which is all of them, studies, uses."""
+    """The stages in the order of the flow, `__default__`, which is all of them, and the others."""
     stages = {
         "ingest": ingest.create_pipeline(),
         "patch": patch.create_pipeline(),
@@ -34,4 +35,9 @@ def register_pipelines() -> dict[str, Pipeline]:
         "experiment": experiment.create_pipeline(),
         "ratio": ratio.create_pipeline(),
     }
-    return {**stages, "__default__": sum(stages.values(), Pipeline([])), **studies}
+    uses = {
+        "predict": predict.create_pipeline(),
+        "embed": embed.create_pipeline(),
+        "export": export.create_pipeline(),
+    }
+    return {**stages, "__default__": sum(stages.values(), Pipeline([])), **studies, **uses}

@@ -1,8 +1,14 @@
 import pytest
 import torch
+from torch import nn
 
 from selfie_pipeline.config import ComputeConfig, UserError
-from selfie_pipeline.training.device import find_device
+from selfie_pipeline.models.classifier import build_classifier
+from selfie_pipeline.models.selfie import Selfie
+from selfie_pipeline.training.batches import patch_order
+from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training.device import Device, find_device
+from selfie_pipeline.training.pretraining import pretrain
 
 HAS_GPU = torch.cuda.is_available()
 CAPABILITIES = torch.cpu.get_capabilities()
@@ -12,8 +18,33 @@ needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="torch sees no GPU")
 needs_no_gpu = pytest.mark.skipif(HAS_GPU, reason="torch sees a GPU")
 
 
-def find(accelerator="cpu", precision="auto"):
-    return find_device(ComputeConfig(accelerator=accelerator, precision=precision))
+PROCESSOR = Device(type="cpu", bf16=False)
+COMPILING = Device(type="cpu", bf16=False, compile=True)
+
+
+def find(accelerator="cpu", precision="auto", compiled="auto"):
+    config = ComputeConfig(accelerator=accelerator, precision=precision, compile=compiled)
+    return find_device(config)
+
+
+@pytest.fixture
+def captured(monkeypatch):
+    """The graphs that the compiler captures; they are run as they are, which saves minutes."""
+    graphs = []
+
+    def capture(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    original = nn.Module.compile
+
+    def compile_by_capturing(module, **options):
+        original(module, backend=capture, **options)
+
+    monkeypatch.setattr(nn.Module, "compile", compile_by_capturing)
+    torch.compiler.reset()
+    yield graphs
+    torch.compiler.reset()
 
 
 def test_auto_precision_on_a_processor_is_what_it_computes_in_itself():
@@ -68,11 +99,68 @@ def test_a_device_names_its_processor():
     assert f"{torch.get_num_threads()} threads" in find().name
 
 
+def test_auto_compiles_on_a_gpu_only():
+    assert not find().compile
+    assert not find(compiled="never").compile
+    assert find(compiled="always").compile
+
+
+@pytest.mark.parametrize("network", ["selfie", "resnet", "resnet36_attention"])
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is:UserWarning")
+def test_compiled_in_place_a_network_computes_the_same_by_the_same_names(
+    make_config, captured, network
+):
+    config = make_config()
+    torch.manual_seed(0)
+    if network == "selfie":
+        built = Selfie(config.model, config.patch)
+        given = (torch.randn(2, 16, 3, 8, 8), patch_order(0, 0, 2, 16))
+    else:
+        built = build_classifier(config.model, network, config.patch, classes=10)
+        given = (torch.randn(2, 3, 32, 32),)
+    names, expected = list(built.state_dict()), built(*given)
+
+    COMPILING.prepare(built)
+
+    torch.testing.assert_close(built(*given), expected)
+    assert len(captured) == 1  # no break in the graph
+    assert list(built.state_dict()) == names
+
+
+def test_a_compiled_training_is_the_same_training(make_config, make_images, captured, tmp_path):
+    config = make_config({"model.layers": [1, 1, 1, 1], "pretrain.accumulate": 2})
+    trained = [
+        pretrain(
+            config.model,
+            config.pretrain,
+            make_images(config),
+            torch.arange(50).numpy(),
+            device,
+            Checkpoints(tmp_path / str(device.compile), {}, every=2, resume="auto"),
+        )
+        for device in (PROCESSOR, COMPILING)
+    ]
+
+    assert captured
+    assert trained[1].tensors.keys() == trained[0].tensors.keys()
+    for row, expected in zip(trained[1].history, trained[0].history, strict=True):
+        assert row == pytest.approx(expected, rel=1e-3)
+
+
+@needs_gpu
+def test_on_a_gpu_products_of_fp32_may_round_to_tf32(make_config):
+    config = make_config()
+    find("gpu", compiled="never").prepare(Selfie(config.model, config.patch))
+    assert torch.get_float32_matmul_precision() == "high"
+    assert torch.backends.cudnn.benchmark
+
+
 @needs_gpu
 @pytest.mark.parametrize("accelerator", ["auto", "gpu"])
 def test_a_gpu_that_is_there_is_used(accelerator):
     device = find(accelerator)
     assert device.type == "cuda"
+    assert device.compile
     assert device.name == torch.cuda.get_device_name()
     assert device.bf16 == torch.cuda.is_bf16_supported(including_emulation=False)
     assert find("cpu").type == "cpu"

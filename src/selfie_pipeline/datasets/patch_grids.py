@@ -106,8 +106,9 @@ class PatchGrids:
 def _ask_for(shard: NDArray[np.uint8], row: int) -> None:
     """Have the system fetch a row of a mapped shard from the disk, in one piece and at once.
 
-    Otherwise each page that is touched is waited for, with others around it that nobody wants:
-    for 64 rows of 196 KiB that are not in the system's cache, 600 ms of computing against 7.
+    Otherwise each page that is touched is waited for, with others around it that nobody wants.
+    Of 64 rows of 196 KiB that the system's cache did not have, that took 41 to 61 ms against 12;
+    of a sparse file, 800 ms against 27. Reading into `out` without the map took 22 and 25.
     """
     memory_map, first = _mapping(shard)
     start = first + row * shard[0].nbytes

@@ -43,10 +43,10 @@ def contact_sheet(images: NDArray[np.uint8], predictions: pd.DataFrame) -> Figur
         panels, images, values, strict=False
     ):
         answers = [(str(first), f"{100 * sure:.0f} %"), (str(second), f"{100 * less_sure:.0f} %")]
-        lines = [f"{_short(name)} {percent}" for name, percent in answers]
+        lines = [f"{_short(name)}: {percent}" for name, percent in answers]
         axes.imshow(image)
         axes.set_title("\n".join([_end(str(file)), *lines]), fontsize=7, fontweight="normal")
-        told.append(f"{file}: " + " or ".join(" ".join(answer) for answer in answers))
+        told.append(f"{file}: " + " or ".join(map(" ".join, answers)))
     if not told:
         panels[0].text(0, 0.5, "there is no image", transform=panels[0].transAxes)
         told = ["There is none"]

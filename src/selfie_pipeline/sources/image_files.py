@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selfie_pipeline.config import PatchConfig, UserError
-from selfie_pipeline.sources.decoding import UnreadableImageError, decode_files
+from selfie_pipeline.sources.decoding import UnreadableImageError, try_decode
 
 
 def list_files(folder: Path) -> list[Path]:
@@ -39,31 +38,27 @@ def list_files(folder: Path) -> list[Path]:
 
 
 def read_windows(
-    paths: Sequence[Path], patch: PatchConfig, batch_size: int
-) -> Iterator[tuple[NDArray[np.uint8], list[str | None]]]:
-    """The central windows of image files, decoded on all cores, in order, with constant memory.
+    paths: Sequence[Path], patch: PatchConfig
+) -> tuple[NDArray[np.uint8], list[str | None]]:
+    """The central windows of image files, decoded one after another; for `in_order`.
 
     Args:
         paths: The files.
         patch: For the sizes of canvas and window.
-        batch_size: Files taken at once.
 
-    Yields:
-        The windows of the next files that can be read, uint8 of shape (n, H, W, 3); and for each
-        of these files why it gives none, or None.
+    Returns:
+        The windows of the files that can be read, uint8 of shape (n, H, W, 3); and for each file
+        why it gives none, or None.
     """
     edge = (patch.canvas_size - patch.image_size) // 2
     inside = slice(edge, edge + patch.image_size)
-    decoded = decode_files(paths, patch.canvas_size)
-    while some := list(islice(decoded, batch_size)):
-        windows = np.empty((len(some), patch.image_size, patch.image_size, 3), dtype=np.uint8)
-        reasons: list[str | None] = []
-        read = 0
-        for canvas in some:
-            if isinstance(canvas, UnreadableImageError):
-                reasons.append(str(canvas))
-                continue
-            windows[read] = canvas[inside, inside]  # (H, W, 3)
+    windows = [np.empty((0, patch.image_size, patch.image_size, 3), dtype=np.uint8)]
+    reasons: list[str | None] = []
+    for path in paths:
+        canvas = try_decode(path, patch.canvas_size)
+        if isinstance(canvas, UnreadableImageError):
+            reasons.append(str(canvas))
+        else:
+            windows.append(canvas[None, inside, inside])  # (1, H, W, 3)
             reasons.append(None)
-            read += 1
-        yield windows[:read], reasons
+    return np.concatenate(windows), reasons

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from selfie_pipeline.training.batches import Batch, Batches, Grids
 from selfie_pipeline.training.device import Device
+from selfie_pipeline.training.transfer import send
 
 RESIDENT_SHARE = 1 / 3
 """Most of a GPU's free memory that pixels may take; the training needs the rest."""
@@ -51,7 +53,7 @@ class ResidentGrids:
         places = self._places[rows]  # (B,)
         if places.min() < 0:
             raise IndexError(f"sample {rows[places.argmin()]} is not on the device")
-        return self._patches.index_select(0, _send(torch.from_numpy(places), self._patches.device))
+        return self._patches.index_select(0, send(torch.from_numpy(places), self._patches.device))
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class Feed:
 def feed(batches: Batches, device: Device) -> Feed:
     """Feed a device; a GPU that has room for the pixels is given them all before the first step."""
     if device.type == "cuda":
+        gc.collect()  # Lightning's objects hold each other, and an earlier training's pixels
+        torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info()
         batches = settle(batches, device.type, room=int(free * RESIDENT_SHARE))
     return Feed(batches, device.type)
@@ -110,14 +114,7 @@ def settle(batches: Batches, device: str, room: int) -> Batches:
 
 
 def _moved(part: Batch, device: torch.device) -> Batch:
-    return Batch(part.step, part.first_row, *(_send(tensor, device) for tensor in part[2:]))
-
-
-def _send(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device; nobody waits for the copy, which page-locked memory allows."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return Batch(part.step, part.first_row, *(send(tensor, device) for tensor in part[2:]))
 
 
 def _hand_over(part: Batch, stream: torch.cuda.Stream) -> None:

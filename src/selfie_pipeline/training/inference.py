@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -48,3 +51,17 @@ class Inference:
         with self._device.autocast():
             outputs: Tensor = self._network(images)  # (B, K)
         return outputs.float().cpu().numpy()
+
+
+@contextmanager
+def one_thread_a_batch() -> Iterator[None]:
+    """For batches that are computed in several threads at once: each in its own one alone.
+
+    Cores that share a batch of small images wait for each other at every layer.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

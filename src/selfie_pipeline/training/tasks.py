@@ -22,6 +22,7 @@ from selfie_pipeline.training.batches import Batch, Images, patch_order
 from selfie_pipeline.training.checkpoints import Checkpoint
 from selfie_pipeline.training.randomness import Purpose, generator
 from selfie_pipeline.training.schedule import learning_rate_factor
+from selfie_pipeline.training.transfer import Fetched, send
 
 _SAMPLES_NAMED = 8
 
@@ -89,7 +90,7 @@ class Task(pl.LightningModule):
         self.history: list[HistoryRow] = []
         self._since_row: list[Tensor] = []  # (loss, accuracy) of each part since the last row
         self._samples: list[Tensor] = []  # of each part of the present step
-        self._unchecked: list[tuple[int, Tensor, list[Tensor]]] = []  # step, losses, samples
+        self._unchecked: list[tuple[int, Fetched, list[Tensor]]] = []  # step, losses, samples
         self._momentum: dict[str, Tensor] = {}
 
     @abstractmethod
@@ -123,7 +124,7 @@ class Task(pl.LightningModule):
         """After a step's last part: count it, and every `log_every` steps write a row."""
         self.steps_done = batch.step + 1
         losses = torch.stack(self._since_row[-len(self._samples) :])[:, 0]  # (parts,)
-        self._unchecked.append((batch.step, losses, self._samples))
+        self._unchecked.append((batch.step, Fetched(losses), self._samples))
         self._samples = []
         # On a GPU a step late, so that it has work while we wait for the number.
         self._check_finite(unread=1 if losses.is_cuda else 0)
@@ -144,7 +145,8 @@ class Task(pl.LightningModule):
             NotFinite: The message names step, learning rate and samples.
         """
         while len(self._unchecked) > unread:
-            step, losses, samples = self._unchecked.pop(0)
+            step, fetched, samples = self._unchecked.pop(0)
+            losses = fetched.read()  # (parts,)
             bad = losses[~losses.isfinite()]
             if not len(bad):
                 continue
@@ -221,7 +223,7 @@ class PretrainingTask(Task):
         """Selfie's loss, and the share of target positions whose patch was picked."""
         patches = cut(self.images(batch), batch.patches.shape[-1])  # (B, N, C, P, P)
         order = patch_order(self.recipe.seed, batch.step, self.recipe.batch_size, patches.shape[1])
-        own = order[batch.first_row : batch.first_row + len(patches)].to(patches.device)  # (B, N)
+        own = send(order[batch.first_row :][: len(patches)], patches.device)  # (B, N)
         noise = self.noise(self.recipe.seed, batch)
         scores = self.network(patches, own, noise)  # (B, T, T)
         return selfie_loss(scores), picking_accuracy(scores)

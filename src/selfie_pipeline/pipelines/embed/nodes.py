@@ -1,0 +1,116 @@
+"""Nodes of the embedding."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from selfie_pipeline.config import (
+    AugmentationConfig,
+    ComputeConfig,
+    EmbedConfig,
+    ModelConfig,
+    PatchConfig,
+    UserError,
+)
+from selfie_pipeline.datasets.patch_grids import PatchGrids
+from selfie_pipeline.datasets.weights import Weights
+from selfie_pipeline.evaluation.embedding import embedding_map, score_vectors
+from selfie_pipeline.models.embedding import ImageEmbedding
+from selfie_pipeline.models.selfie import Selfie
+from selfie_pipeline.pipelines.patch.nodes import stored_images
+from selfie_pipeline.provenance import configuration, environment
+from selfie_pipeline.training.device import find_device
+from selfie_pipeline.training.inference import Inference
+
+_LOG = logging.getLogger(__name__)
+_BATCH = 64
+
+
+def embed_samples(
+    encoder: Weights,
+    samples: pd.DataFrame,
+    patch_grids: PatchGrids,
+    patch: PatchConfig,
+    augmentation: AugmentationConfig,
+    embed: EmbedConfig,
+    compute: ComputeConfig,
+) -> pd.DataFrame:
+    """Compute one vector of each sample's central window.
+
+    Returns:
+        A row a sample: sample, split, label (-1 for none), class_name, and vector, a float32 array
+        of length D.
+
+    Raises:
+        UserError: The encoder does not fit the images.
+    """
+    network = ImageEmbedding(load_encoder(encoder, patch, embed), embed.layer, patch.patch_size)
+    images = stored_images(patch_grids, patch, augmentation)
+    infer = Inference(network, patch_grids.mean, patch_grids.std, find_device(compute))
+    rows = samples["sample"].to_numpy()
+    batches = np.split(rows, range(_BATCH, len(rows), _BATCH))
+    progress = tqdm(batches, "embed", unit="batch", delay=5, disable=None)
+    vectors = np.concatenate([infer(images.central(batch)) for batch in progress])  # (M, D)
+    table = samples[["sample", "split", "label", "class_name"]]
+    return table.assign(vector=pd.Series(list(vectors), index=table.index, dtype=object))
+
+
+def load_encoder(encoder: Weights, patch: PatchConfig, embed: EmbedConfig) -> Selfie:
+    """The network of an encoder's tensors, as the configuration that they were made with says.
+
+    Raises:
+        UserError: u is asked for, and the encoder knows another patch grid.
+    """
+    made_with = encoder.provenance["configuration"]
+    theirs = PatchConfig.model_validate(made_with["patch"])
+    if embed.layer == "u" and theirs.grid_size != patch.grid_size:
+        raise UserError(
+            f"embed.layer = u, but the encoder knows {theirs.grid_size} × {theirs.grid_size} "
+            f"patches, and these images have {patch.grid_size} × {patch.grid_size}; allowed: "
+            "stage3, or an encoder that was pretrained with the same grid"
+        )
+    network = Selfie(ModelConfig.model_validate(made_with["model"]), theirs)
+    network.load_state_dict(encoder.tensors, strict=True)
+    return network
+
+
+def score_embeddings(
+    embeddings: pd.DataFrame, encoder: Weights, patch_grids: PatchGrids, embed: EmbedConfig
+) -> dict[str, Any]:
+    """Score the vectors on the test split, once: nothing is chosen by it.
+
+    Returns:
+        What `score_vectors` says, where there are labels, and what the vectors follow from.
+    """
+    scores = score_vectors(embeddings)
+    if scores is None:
+        _LOG.warning("embed: no scores: train or test has no labels")
+    else:
+        _LOG.info(
+            "embed: test accuracy %.1f %% (nearest neighbours), %.1f %% (linear probe)",
+            100 * scores["knn"]["accuracy"],
+            100 * scores["linear_probe"]["accuracy"],
+        )
+    provenance = {
+        "configuration": configuration(embed=embed) | encoder.provenance["configuration"],
+        "encoder": encoder.digest(),
+        "data": patch_grids.fingerprint,
+        **environment(),
+    }
+    return {
+        "layer": embed.layer,
+        "dimensions": len(embeddings["vector"].iloc[0]),
+        "scores": scores,
+        "provenance": provenance,
+    }
+
+
+def draw_map(embeddings: pd.DataFrame, embed: EmbedConfig) -> Figure:
+    """Draw the vectors on a map."""
+    return embedding_map(embeddings, embed.map, embed.points)

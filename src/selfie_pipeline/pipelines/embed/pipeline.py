@@ -1,0 +1,41 @@
+"""Embedding: encoder, patch grids → one vector an image, their scores and a map."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Pipeline, node, pipeline
+
+from selfie_pipeline.pipelines.embed.nodes import draw_map, embed_samples, score_embeddings
+
+
+def create_pipeline() -> Pipeline:
+    """Build the pipeline."""
+    return pipeline(
+        [
+            node(
+                embed_samples,
+                inputs=[
+                    "encoder",
+                    "usable_samples",
+                    "patch_grids",
+                    "params:patch",
+                    "params:augmentation",
+                    "params:embed",
+                    "params:compute",
+                ],
+                outputs="embeddings",
+                name="embed_samples",
+            ),
+            node(
+                score_embeddings,
+                inputs=["embeddings", "encoder", "patch_grids", "params:embed"],
+                outputs="embedding_scores",
+                name="score_embeddings",
+            ),
+            node(
+                draw_map,
+                inputs=["embeddings", "params:embed"],
+                outputs="embedding_map",
+                name="draw_map",
+            ),
+        ]
+    )

@@ -1,0 +1,81 @@
+import runpy
+from collections import Counter
+
+import onnx
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from selfie_pipeline.config import UserError
+from selfie_pipeline.models import export
+from selfie_pipeline.models.backbone import PatchNetwork, build_resnet
+from selfie_pipeline.models.export import encoder_tensors, loader_source, to_onnx
+from selfie_pipeline.models.selfie import Selfie
+
+CLASSES = ["cat", 'it\'s a "dog"', "owl"]
+
+
+def shaken(network):
+    """With statistics and weights of BatchNorm that tell, as a trained network has them."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.running_mean, -1, 1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return network.eval()
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("preactivation", [True, False])
+@pytest.mark.parametrize("stem", ["small", "standard"])
+def test_plain_timm_models_load_the_weights_and_give_the_numbers(
+    make_config, tmp_path, stem, preactivation, normalise
+):
+    config = make_config(
+        {
+            "model.stem": stem,
+            "model.preactivation": preactivation,
+            "model.normalise_before_pooling": normalise,
+            "model.layers": [1, 2, 1, 1],
+        }
+    )
+    torch.manual_seed(0)
+    resnet = shaken(build_resnet(config.model, 3))
+    encoder = shaken(Selfie(config.model, config.patch))
+    save_file(resnet.state_dict(), tmp_path / "resnetv2.safetensors")
+    save_file(encoder_tensors(encoder.state_dict()), tmp_path / "encoder.safetensors")
+    source = loader_source(config.model, CLASSES, 32, [0.5, 0.4, 0.3], [0.2, 0.2, 0.25])
+    (tmp_path / "load.py").write_text(source)
+
+    loader = runpy.run_path(str(tmp_path / "load.py"))
+    classifier, p = loader["load_classifier"](), loader["load_encoder"]()
+
+    assert loader["CLASSES"] == CLASSES
+    assert (loader["IMAGE_SIZE"], loader["MEAN"]) == (32, [0.5, 0.4, 0.3])
+    assert not any(type(module).__module__.startswith("selfie") for module in classifier.modules())
+    assert isinstance(encoder.patch_network, PatchNetwork)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(classifier(images), resnet(images), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(p(images), encoder.patch_network(images), rtol=1e-4, atol=1e-5)
+
+
+def test_onnx_has_torch_s_own_convolutions(make_config):
+    """Not the matrix products that stand for them on a CPU."""
+    network = shaken(build_resnet(make_config().model, 3))
+
+    operations = Counter(
+        node.op_type for node in onnx.load_from_string(to_onnx(network, 16)).graph.node
+    )
+
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in network.modules())
+    assert operations["Conv"] == convolutions
+    assert not {"MatMul", "Gemm"} & operations.keys()
+
+
+def test_an_export_that_does_not_agree_is_refused(make_config, monkeypatch):
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+
+    with pytest.raises(UserError, match=r"^ONNX Runtime's logits differ from PyTorch's by .*; no"):
+        to_onnx(build_resnet(make_config().model, 3), 16)

@@ -1,0 +1,76 @@
+"""Embedding, by the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Accessing the 'model_fields' attribute on the instance"  # Kedro's own doing
+)
+
+
+@pytest.mark.parametrize("layer", ["stage3", "u"])
+def test_every_sample_has_a_vector(finished: Any, layer: str) -> None:
+    result = finished.kedro_run(
+        "--pipeline=embed", f"--params=embed.layer={layer},embed.map=pca,embed.points=200"
+    )
+
+    assert result.exit_code == 0, result.stderr
+    table, samples = finished.load("embeddings"), finished.load("usable_samples")
+    names = ["sample", "split", "label", "class_name"]
+    assert list(table) == [*names, "vector"]
+    pd.testing.assert_frame_equal(table[names], samples[names])
+    vectors = np.stack(table["vector"].to_list())
+    assert vectors.shape == (1797, 128)
+    assert vectors.dtype == np.float32
+    assert (vectors.std(axis=0) > 0).any()
+    (picture,) = (finished.path / "data/08_reporting").rglob("embedding_map.png/*/*.png")
+    with Image.open(picture) as image:
+        assert image.width > 500
+
+
+def test_the_scores_say_what_they_follow_from(finished: Any) -> None:
+    result = finished.kedro_run("--pipeline=embed", "--params=embed.map=pca")
+
+    assert result.exit_code == 0, result.stderr
+    found = finished.load("embedding_scores")
+    assert (found["layer"], found["dimensions"]) == ("stage3", 128)
+    assert found["provenance"]["encoder"] == finished.load("encoder").digest()
+    assert found["provenance"]["data"] == finished.load("patch_grids").fingerprint
+    scores = found["scores"]
+    assert (scores["train_samples"], scores["test_samples"], scores["classes"]) == (1257, 540, 10)
+    assert scores["knn"]["accuracy"] > 0.3  # even P after six steps tells digits apart
+    assert scores["linear_probe"]["accuracy"] > 0.5
+
+
+def test_no_label_is_needed(fresh: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "raw/unlabeled"
+    folder.mkdir(parents=True)
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    params = f"data.source=image_folder,data.folder={tmp_path / 'raw'}"
+
+    result = fresh.kedro_run("--pipelines=ingest,patch,pretrain,embed", f"--params={params}")
+
+    assert result.exit_code == 0, result.stderr
+    assert fresh.load("embedding_scores", params)["scores"] is None
+    assert fresh.load("embeddings", params)["label"].tolist() == [-1] * 6
+
+
+def test_u_of_another_grid_is_refused_in_one_line(finished: Any) -> None:
+    params = "patch.patch_size=16,patch.targets=2"
+    assert finished.kedro_run("--pipeline=patch", f"--params={params}").exit_code == 0
+
+    refused = finished.kedro_run("--pipeline=embed", f"--params={params},embed.layer=u")
+    whole = finished.kedro_run("--pipeline=embed", f"--params={params},embed.map=pca")
+
+    assert refused.exit_code == 1
+    assert "Error: embed.layer = u, but the encoder knows 4 × 4 patches, and" in refused.stderr
+    assert whole.exit_code == 0, whole.stderr

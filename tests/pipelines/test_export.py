@@ -1,0 +1,125 @@
+"""Exporting, by the command line; and the files as others would use them."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from selfie_pipeline.config import ModelConfig, PatchConfig
+from selfie_pipeline.models import export
+from selfie_pipeline.models.selfie import Selfie
+from selfie_pipeline.pipelines.finetune.nodes import load_classifier
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Accessing the 'model_fields' attribute on the instance"  # Kedro's own doing
+)
+HYBRID = "finetune.architecture=resnet36_attention"
+
+
+def exported(project: Any, *stages: str, params: str = "seed=0") -> Path:
+    """The folder that a run of the stages and the export leaves."""
+    pipelines = ",".join([*stages, "export"])
+    result = project.kedro_run(f"--pipelines={pipelines}", f"--params={params}")
+    assert result.exit_code == 0, result.stderr
+    (folder,) = (project.path / "data/06_models").rglob("exported_classifier/*/exported_classifier")
+    assert isinstance(folder, Path)
+    return folder
+
+
+def run_onnx(folder: Path, images: torch.Tensor) -> np.ndarray:
+    session = onnxruntime.InferenceSession(folder / "classifier.onnx")
+    (logits,) = session.run(None, {"images": images.numpy()})
+    return np.asarray(logits)
+
+
+@torch.inference_mode()
+def said(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    out: torch.Tensor = network.eval()(images)
+    return out
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_resnet_runs_in_plain_timm_and_in_onnx_runtime(finished: Any) -> None:
+    folder = exported(finished, params="export.licence=cc-by-4.0")
+
+    assert names(folder) == {
+        *("README.md", "classifier.onnx", "encoder.safetensors", "load.py"),
+        "resnetv2.safetensors",
+    }
+    images = torch.randn(3, 3, 32, 32)
+    expected = said(load_classifier(finished.load("selfie_classifier")), images)
+    loader = runpy.run_path(str(folder / "load.py"))
+    found = said(loader["load_classifier"](), images)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(run_onnx(folder, images), expected, rtol=0, atol=1e-4)
+    assert loader["CLASSES"] == [str(digit) for digit in range(10)]
+    assert loader["MEAN"] == pytest.approx(finished.load("patch_grids").mean.tolist())
+    encoder = finished.load("encoder")
+    made_with = encoder.provenance["configuration"]
+    network = Selfie(
+        ModelConfig.model_validate(made_with["model"]),
+        PatchConfig.model_validate(made_with["patch"]),
+    )
+    network.load_state_dict(encoder.tensors, strict=True)
+    vectors = said(network.patch_network, images)
+    found = said(loader["load_encoder"](), images)
+    torch.testing.assert_close(found, vectors, rtol=1e-4, atol=1e-4)
+    card = (folder / "README.md").read_text("utf-8")
+    assert yaml.safe_load(card.split("---\n")[1])["license"] == "cc-by-4.0"
+    assert f"{100 * finished.load('selfie_metrics')['accuracy']:.2f} %" in card
+    assert (folder / "load.py").read_text("utf-8") in card
+
+
+def test_a_hybrid_runs_in_onnx_runtime(finished: Any) -> None:
+    folder = exported(finished, "finetune", params=HYBRID)
+
+    assert names(folder) == {"README.md", "classifier.onnx"}
+    images = torch.randn(3, 3, 32, 32)
+    expected = said(load_classifier(finished.load("selfie_classifier")), images)
+    np.testing.assert_allclose(run_onnx(folder, images), expected, rtol=0, atol=1e-4)
+    assert "timm has no network like this one" in (folder / "README.md").read_text("utf-8")
+
+
+def refusal(project: Any) -> str:
+    before = project.files()
+    result = project.kedro_run("--pipeline=export")
+    assert result.exit_code == 1
+    assert project.files() == before
+    (line,) = (text for text in result.stderr.splitlines() if text.startswith("Error: "))
+    assert isinstance(line, str)
+    return line
+
+
+def test_without_the_libraries_it_says_how_to_install_them(
+    finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+
+    line = refusal(finished)
+
+    assert line.startswith("Error: onnxruntime is not installed, and the export to ONNX needs it")
+    assert '--editable ".[export]"`' in line
+
+
+def test_what_does_not_agree_is_not_written(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+
+    assert "ONNX Runtime's logits differ from PyTorch's by" in refusal(finished)
+
+
+def test_what_does_not_belong_together_is_not_exported(finished: Any) -> None:
+    finished.run("pretrain", params="pretrain.seed=1")
+
+    assert "the classifier was finetuned from another encoder than this one" in refusal(finished)

@@ -1,0 +1,202 @@
+"""Predicting from files, by the command line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from selfie_pipeline.models.patch_grid import join
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Accessing the 'model_fields' attribute on the instance"  # Kedro's own doing
+)
+SHARED = (Path(__file__).parents[2] / "../shared/data/imagenette-mini").resolve()
+PHOTOGRAPHS = (
+    "data.source=image_folder,patch.canvas_size=48,labeled_frac=1.0,compute.precision=fp32"
+)
+
+
+def predict(project: Any, folder: Path, params: str = "") -> Any:
+    return project.kedro_run("--pipeline=predict", f"--params=images={folder},{params}")
+
+
+def add_photographs(folder: Path) -> Path:
+    """Large and small ones, upright and lying, of two classes in both splits."""
+    random = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for number in range(8):
+            path = folder / split / ("cat", "dog")[number % 2] / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+            size = ((400, 300), (60, 90))[number // 4]
+            Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(path)
+    return folder
+
+
+def recorded(project: Any, arm: str, params: str = "") -> pd.DataFrame:
+    """What `test_classifier` said of the test images, with names in the place of labels."""
+    samples = project.load("usable_samples", params).set_index("sample")
+    named = samples[samples["label"] >= 0].groupby("label")["class_name"].first()
+    table = project.load(f"{arm}_predictions", params).set_index("sample")
+    return pd.DataFrame(
+        {
+            "place": samples.loc[table.index, "place"],
+            "class": table["predicted"].map(named),
+            "probability": table["probability"],
+            "runner_up": table["runner_up"].map(named),
+        }
+    )
+
+
+def assert_same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
+    assert found["class"].tolist() == expected["class"].tolist()
+    assert found["runner_up"].tolist() == expected["runner_up"].tolist()
+    np.testing.assert_allclose(found["probability"], expected["probability"], rtol=1e-5)
+    assert (found["probability"] >= found["runner_up_probability"]).all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        add_photographs,
+        pytest.param(
+            lambda _: SHARED,
+            marks=pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is absent"),
+        ),
+    ],
+    ids=["made photographs", "real photographs"],
+)
+def test_the_test_images_files_give_the_recorded_predictions(
+    fresh: Any, tmp_path: Path, make: Any
+) -> None:
+    """From raw files, with a canvas that is larger than what the network sees."""
+    raw = make(tmp_path / "raw")
+    params = f"data.folder={raw},{PHOTOGRAPHS}"
+    trained = fresh.kedro_run("--pipelines=ingest,patch,pretrain,finetune", f"--params={params}")
+    assert trained.exit_code == 0, trained.stderr
+    expected = recorded(fresh, "selfie", params)
+    split = expected["place"].iloc[0].split("/")[0]
+
+    result = predict(fresh, raw / split, f"{PHOTOGRAPHS}")
+
+    assert result.exit_code == 0, result.stderr
+    found = fresh.load("image_predictions", params).set_index("file")
+    assert len(found) == len(expected)
+    places = expected["place"].str.removeprefix(f"{split}/")
+    assert_same(found.loc[places], expected)
+    assert fresh.load("unreadable_images", params).empty
+
+
+@pytest.fixture
+def digit_files(finished: Any, tmp_path: Path) -> Path:
+    """The digits' test images as files, by their samples."""
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    grids, samples = finished.load("patch_grids"), finished.load("usable_samples")
+    rows = samples.loc[samples["split"] == "test", "sample"].to_numpy()
+    canvases = join(grids.gather(rows), grids.grid).permute(0, 2, 3, 1)  # (M, H, W, C)
+    for row, canvas in zip(rows.tolist(), canvases.numpy(), strict=True):
+        Image.fromarray(canvas).save(folder / f"{row:04d}.png")
+    return folder
+
+
+def test_either_arm_predicts(finished: Any, digit_files: Path) -> None:
+    for arm in ("selfie", "supervised"):
+        result = predict(finished, digit_files, f"predict.arm={arm},compute.precision=fp32")
+        assert result.exit_code == 0, result.stderr
+        # Tested in the processor's own precision
+        found, expected = finished.load("image_predictions"), recorded(finished, arm)
+        agree = found["class"].to_numpy() == expected["class"].to_numpy()
+        assert agree.mean() > 0.97
+        np.testing.assert_allclose(found["probability"], expected["probability"], atol=0.03)
+
+
+def test_what_is_no_image_is_listed_with_its_reason(finished: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    (folder / "deep").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "deep/grey.png")
+    whole = (folder / "deep/grey.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.jpg").touch()
+    (folder / "notes.txt").write_text("no image")
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(whole)
+
+    result = predict(finished, folder)
+
+    assert result.exit_code == 0, result.stderr
+    unreadable = finished.load("unreadable_images").set_index("file")["reason"]
+    assert unreadable["empty.jpg"] == "empty"
+    assert unreadable["notes.txt"] == "not an image"
+    assert unreadable["cut.png"].startswith("damaged: ")
+    assert finished.load("image_predictions")["file"].tolist() == [r"caf\xe9.png", "deep/grey.png"]
+
+
+def test_a_folder_without_images_gives_an_empty_table(finished: Any, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/notes.txt").touch()
+
+    result = predict(finished, tmp_path / "images")
+
+    assert result.exit_code == 0, result.stderr
+    assert finished.load("image_predictions").empty
+    assert len(finished.load("unreadable_images")) == 1
+
+
+def test_the_contact_sheet_is_a_picture(finished: Any, digit_files: Path) -> None:
+    assert predict(finished, digit_files).exit_code == 0
+
+    (sheet,) = (finished.path / "data/08_reporting").rglob("*/contact_sheet.png/*/*.png")
+    with Image.open(sheet) as picture:
+        assert picture.width > 1000
+        assert picture.height > 1000
+
+
+def test_a_folder_is_relative_to_the_project(finished: Any, digit_files: Path) -> None:
+    digit_files.rename(finished.path / "digits")
+
+    result = predict(finished, Path("digits"))
+
+    assert result.exit_code == 0, result.stderr
+    assert len(finished.load("image_predictions")) == 540
+
+
+@pytest.mark.parametrize(
+    ("params", "line"),
+    [
+        ("seed=0", "images is not set; name the folder of the images to classify: `kedro run "),
+        ("images=nowhere", "nowhere is not there; allowed: a folder of image files"),
+        ("images=conf,predict.arm=both", "predict.arm = 'both' is not allowed; allowed: "),
+        ("images=conf,seed=7", "Did not find any versions"),
+    ],
+)
+def test_what_can_t_be_predicted_is_refused_in_one_line(
+    finished: Any, params: str, line: str
+) -> None:
+    before = finished.files()
+
+    result = finished.kedro_run("--pipeline=predict", f"--params={params}")
+
+    assert result.exit_code == 1
+    (error,) = (text for text in result.stderr.splitlines() if text.startswith("Error: "))
+    assert line in error
+    assert finished.files() == before
+
+
+def test_an_arm_that_the_catalog_does_not_know_of_is_refused(
+    finished: Any, digit_files: Path
+) -> None:
+    """Set in the parameters of an environment, where the catalog's paths do not follow."""
+    with (finished.path / "conf/tiny/parameters.yml").open("a") as file:
+        file.write("predict: {arm: supervised}\n")
+
+    result = predict(finished, digit_files)
+
+    assert result.exit_code == 1
+    assert "but the classifier found is of selfie: set it with --params" in result.stderr

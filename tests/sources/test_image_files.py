@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from selfie_pipeline.config import PatchConfig, UserError
+from selfie_pipeline.sources.decoding import decode_file
+from selfie_pipeline.sources.image_files import list_files, read_windows
+
+PATCH = PatchConfig(canvas_size=16, image_size=8, patch_size=4, targets=2)
+
+
+def add_image(path: Path, seed: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_files_are_found_at_any_depth_whatever_their_names(tmp_path: Path) -> None:
+    places = ["b/c/2.png", "a.png", "b/notes", ".hidden/3.png", ".DS_Store"]
+    for place in places:
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    (tmp_path / "dead").symlink_to("nowhere")
+
+    found = [path.relative_to(tmp_path).as_posix() for path in list_files(tmp_path)]
+
+    assert found == [".DS_Store", "a.png", "b/c/2.png", "b/notes", "dead"]
+
+
+def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^images = .* has no files; allowed: a folder"):
+        list_files(tmp_path)
+    with pytest.raises(UserError, match=r"^images = .*/nowhere is not there; allowed: a folder"):
+        list_files(tmp_path / "nowhere")
+
+
+def test_windows_are_the_centres_of_what_is_decoded_in_order(tmp_path: Path) -> None:
+    paths = [add_image(tmp_path / f"{number}.png", number) for number in range(5)]
+
+    windows, reasons = read_windows(paths, PATCH)
+
+    assert reasons == [None] * 5
+    expected = np.stack([decode_file(path, 16)[4:12, 4:12] for path in paths])
+    np.testing.assert_array_equal(windows, expected)
+
+
+def test_files_that_give_no_image_have_a_reason_instead(tmp_path: Path) -> None:
+    paths = [tmp_path / "empty.png", add_image(tmp_path / "whole.png", 0), tmp_path / "absent.png"]
+    paths[0].touch()
+
+    windows, reasons = read_windows(paths, PATCH)
+
+    assert reasons == ["empty", None, "can't be read: No such file or directory"]
+    np.testing.assert_array_equal(windows, decode_file(paths[1], 16)[None, 4:12, 4:12])
+
+
+def test_no_files_are_no_windows() -> None:
+    windows, reasons = read_windows([], PATCH)
+
+    assert windows.shape == (0, 8, 8, 3)
+    assert reasons == []

@@ -1,0 +1,70 @@
+"""The same trainings on a GPU: its precision, memory and compiler make them faster, not others."""
+
+import numpy as np
+import pytest
+import torch
+
+from selfie_pipeline.training import feed
+from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training.device import find_device
+from selfie_pipeline.training.pretraining import pretrain
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+
+ROWS = np.arange(0, 1797, 3)
+QUIET = {  # dropout takes its random numbers from the device's own generator
+    "model.attention.dropout": 0.0,
+    "model.attention.attention_dropout": 0.0,
+    "pretrain.steps": 8,
+    "pretrain.checkpoint_every": 4,
+}
+
+
+@pytest.fixture
+def train(make_config, make_images, tmp_path):
+    def train(accelerator, precision="fp32", compiled="never", folder="run"):
+        compute = {"accelerator": accelerator, "precision": precision, "compile": compiled}
+        config = make_config(QUIET | {f"compute.{key}": value for key, value in compute.items()})
+        checkpoints = Checkpoints(tmp_path / folder, {}, 4, "auto")
+        images, device = make_images(config), find_device(config.compute)
+        return pretrain(config.model, config.pretrain, images, ROWS, device, checkpoints)
+
+    return train
+
+
+def losses(trained):
+    return [row.loss for row in trained.history]
+
+
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("compiled", ["never", "always"])
+def test_it_learns_what_a_processor_learns(train, monkeypatch, compiled, resident):
+    monkeypatch.setattr(feed, "RESIDENT_SHARE", 1 / 3 if resident else 0)
+
+    expected, trained = train("cpu", folder="cpu"), train("gpu", compiled=compiled, folder="gpu")
+
+    assert trained.tensors.keys() == expected.tensors.keys()
+    assert losses(trained) == pytest.approx(losses(expected), rel=1e-2)
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or not torch.cuda.is_bf16_supported(including_emulation=False),
+    reason="the GPU has no bfloat16",
+)
+@pytest.mark.parametrize("compiled", ["never", "always"])
+def test_in_bf16_nearly_so(train, compiled):
+    expected = train("cpu", folder="cpu")
+    trained = train("gpu", precision="bf16", compiled=compiled, folder="gpu")
+
+    assert losses(trained) == pytest.approx(losses(expected), rel=5e-2)
+    assert {tensor.dtype for tensor in trained.tensors.values()} <= {torch.float32, torch.int64}
+
+
+def test_it_goes_on_from_a_checkpoint_of_its_own(train, tmp_path):
+    whole = train("gpu", folder="whole")
+    newest = sorted((tmp_path / "whole").glob("step-*.json"))[-1]
+    newest.unlink()  # the last checkpoint; the one before is of step 4
+
+    again = train("gpu", folder="whole")
+
+    assert losses(again) == pytest.approx(losses(whole), rel=1e-2)
