@@ -70,8 +70,7 @@ class ProjectHooks:
                 "--pipelines=finetune,baseline,report"
             )
         for name in sorted(pipeline.inputs()):
-            maker = _maker(name, catalog)
-            if maker is None or catalog.exists(name):
+            if catalog.exists(name) or (maker := _maker(name, catalog)) is None:
                 continue
             versions = _versions(catalog, name)
             if versions and name in run_params["load_versions"]:

@@ -173,7 +173,7 @@ def test_a_folder_is_relative_to_the_project(finished: Any, digit_files: Path) -
         ("seed=0", "images is not set; name the folder of the images to classify: `kedro run "),
         ("images=nowhere", "nowhere is not there; allowed: a folder of image files"),
         ("images=conf,predict.arm=both", "predict.arm = 'both' is not allowed; allowed: "),
-        ("images=conf,seed=7", "Did not find any versions"),
+        ("images=conf,seed=7", "make it with `kedro run --pipeline=finetune"),
     ],
 )
 def test_what_can_t_be_predicted_is_refused_in_one_line(
