@@ -39,9 +39,9 @@ def contact_sheet(images: NDArray[np.uint8], predictions: pd.DataFrame) -> Figur
         axes.set_axis_off()
     told = []
     values = predictions.itertuples(index=False, name=None)
-    for axes, image, (file, first, sure, second, less_sure) in zip(
-        panels, images, values, strict=False
-    ):
+    shown = zip(images, values, strict=True)
+    # The last row may have panels that stay empty.
+    for axes, (image, (file, first, sure, second, less_sure)) in zip(panels, shown, strict=False):
         answers = [(str(first), f"{100 * sure:.0f} %"), (str(second), f"{100 * less_sure:.0f} %")]
         lines = [f"{_short(name)}: {percent}" for name, percent in answers]
         axes.imshow(image)

@@ -155,6 +155,7 @@ def _draw_classes(
             x, y = np.median(points[labels == label], axis=0)
             axes.text(x, y, name, ha="center", size=8)
         return
+    # There are at least as many markers and colours as classes that come here.
     for (label, name), marker, colour in zip(classes, _MARKERS, _COLOURS, strict=False):
         of_class = points[labels == label].T  # (2, m)
         axes.plot(*of_class, marker, color=colour, ms=5, mew=0, alpha=0.8, label=name)

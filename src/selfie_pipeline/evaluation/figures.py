@@ -128,6 +128,7 @@ def gain_over_ratio(gains: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     lines = gains.groupby(["data", "network", "labeled_percent", "labels"], sort=False)
     styles = zip("oDv^sPX*", ("-", "--", "-.", ":") * 2, strict=True)
+    # More styles than lines: they begin again.
     for (key, rows), (marker, line) in zip(lines, list(styles) * len(gains), strict=False):
         data, _, percent, labels = key
         axes.errorbar(

@@ -99,9 +99,9 @@ def sample_errors(
     told = []
     labels, answers = (predictions[name].to_numpy(np.int64) for name in ("label", "predicted"))
     sure = predictions["probability"].to_numpy(np.float64)
-    for axes, image, label, answer, probability in zip(
-        panels, images, labels, answers, sure, strict=False
-    ):
+    errors = zip(images, labels, answers, sure, strict=True)
+    # The last row may have panels that stay empty.
+    for axes, (image, label, answer, probability) in zip(panels, errors, strict=False):
         true, said, percent = classes[label], classes[answer], f"{100 * probability:.0f} %"
         axes.imshow(image)
         title = f"is: {_short(true, 20)}\n✗ said: {_short(said, 16)}\n{percent} sure"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -127,3 +129,12 @@ def _fit_part(images: NDArray[np.uint8], canvas_size: int) -> Iterator[Chunk]:
         else:
             fitted = [np.asarray(fit_image(Image.fromarray(image), canvas_size)) for image in chunk]
             yield Chunk(np.stack(fitted), {})  # (m, canvas_size, canvas_size, 3)
+
+
+def digest_files(paths: Iterable[Path]) -> str:
+    """SHA-256 over the files' bytes, in hex digits; it depends on their order, not their names."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

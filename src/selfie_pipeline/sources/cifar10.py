@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import logging
 import socket
@@ -17,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.sources.base import Chunk, changed, fit_images
+from selfie_pipeline.sources.base import Chunk, changed, digest_files, fit_images
 from selfie_pipeline.sources.pickles import as_text, read_arrays
 from selfie_pipeline.sources.samples import sample_table
 
@@ -86,11 +85,7 @@ class Cifar10:
         """
         if not self.samples().equals(samples):
             raise changed()
-        digest = hashlib.sha256()
-        for name in _FILES:
-            with (self._folder / name).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
+        return digest_files([self._folder / name for name in _FILES])
 
     def images(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import zipfile
 import zlib
@@ -15,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.sources.base import Chunk, changed, fit_images
+from selfie_pipeline.sources.base import Chunk, changed, digest_files, fit_images
 from selfie_pipeline.sources.pickles import read_arrays
 from selfie_pipeline.sources.samples import sample_table
 
@@ -69,11 +68,7 @@ class ImageNet32:
         """
         if not self.samples().equals(samples):
             raise changed()
-        digest = hashlib.sha256()
-        for path in (*self._parts, *([self._names] if self._names else [])):
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
+        return digest_files([*self._parts, *([self._names] if self._names else [])])
 
     def images(
         self,
