@@ -129,6 +129,25 @@ def test_statistics_of_values_that_hardly_differ_are_exact(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("side", [7, 32, 300])
+def test_statistics_are_exact_whatever_the_patch_size(tmp_path, side):
+    pixels = np.random.default_rng(1).integers(250, 256, (2, 6, 3, side, side), dtype=np.uint8)
+    grids = NewPatchGrids(
+        fingerprint="f1",
+        samples=2,
+        grid=GRID,
+        patch_size=side,
+        chunks=pieces(1, pixels=pixels),
+        statistics_rows=np.ones(2, dtype=bool),
+    )
+
+    dataset(tmp_path, save="v1").save(grids)
+
+    manifest = json.loads((tmp_path / "grids/v1/grids/manifest.json").read_text())
+    values = pixels.transpose(2, 0, 1, 3, 4).reshape(3, -1).astype(int)
+    assert manifest["mean"] == [int(each.sum()) / (255 * each.size) for each in values]
+
+
 @pytest.mark.parametrize(
     "rows",
     [

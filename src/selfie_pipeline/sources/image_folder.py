@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import stat
@@ -10,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -149,9 +150,16 @@ class ImageFolder:
     ) -> NDArray[np.uint8] | UnreadableImageError:
         """An image, or why there is none."""
         place, sha256 = listed
-        if self._digest(place) != sha256:
+        file: Path | BinaryIO = self._folder / place
+        try:
+            content = (self._folder / place).read_bytes()  # once, for the digest and the decoder
+        except OSError:
+            digest = ""  # the decoder says why
+        else:
+            digest, file = hashlib.sha256(content).hexdigest(), io.BytesIO(content)
+        if digest != sha256:
             raise changed(f"{self._folder / place} has")
-        return try_decode(self._folder / place, canvas_size)
+        return try_decode(file, canvas_size)
 
 
 def _files(folder: Path, below: str) -> list[_File]:
