@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check clean
+.PHONY: demo test check reference clean
 
 demo: $(INSTALLED) ## Everything on scikit-learn's handwritten digits, in a few minutes
 	$(VENV)/bin/kedro run
@@ -15,6 +15,9 @@ check: $(INSTALLED) ## Format, lint and types
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
+
+reference: $(INSTALLED) ## docs/parameters.md, after a change of config.py or conf/
+	$(VENV)/bin/python docs/parameters.py
 
 clean: ## Remove the virtual environment
 	rm -rf $(VENV)

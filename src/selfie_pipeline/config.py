@@ -46,6 +46,7 @@ class DataConfig(_Config):
     """What results and reports call it; the paper's numbers stand beside cifar10, imagenet32 and
     imagenet224."""
     source: Literal["digits", "cifar10", "imagenet32", "image_folder"]
+    """How its files lie: the reader of that name in `sources/`."""
     folder: str | None
     """Folder of the raw files, absolute or relative to the project; null for a source that needs
     none."""
@@ -116,7 +117,9 @@ class AttentionConfig(_Config):
     """The attention pooling network A (paper, "Attention Pooling")."""
 
     blocks: Count
+    """Transformer blocks, one after another."""
     heads: Count
+    """Attention heads of a block; they divide 16 × `model.width`."""
     intermediate: Count
     """Width of the layer between a block's two linear layers."""
     dropout: Probability
@@ -170,12 +173,15 @@ class TrainingConfig(_Config):
     """A training's recipe: stochastic gradient descent with warm-up, then cosine decay."""
 
     steps: Count
+    """Batches, and so updates of the weights."""
     batch_size: AtLeastTwo
     """Images of one step."""
     accumulate: Count
     """Parts that a batch is computed in, one after another, where it is too large for memory."""
     peak_learning_rate: Positive
+    """Learning rate at the end of the warm-up."""
     warmup_steps: Whole
+    """Steps over which the learning rate rises linearly, before its cosine decay."""
     momentum: Probability
     """Nesterov momentum."""
     weight_decay: NotNegative
@@ -225,17 +231,22 @@ class ExperimentConfig(_Config):
     labeled_fracs: Annotated[
         list[Fraction], Field(min_length=1, description="a list of numbers in (0, 1]")
     ]
+    """The grid's values of `labeled_frac`."""
     seeds: Annotated[list[Seed], Field(min_length=1, description="a list of whole numbers")]
+    """The grid's values of `seed`."""
     arms: Annotated[
         list[Arm], Field(min_length=1, description="a list of supervised, selfie or both")
     ]
+    """From scratch, pretrained, or both."""
 
 
 class RangeConfig(_Config):
     """Where the tuning looks for a parameter's value."""
 
     low: Positive
+    """Least value."""
     high: Positive
+    """Greatest value."""
     log: Switch
     """Whether the range is searched on a logarithmic scale."""
 
@@ -262,6 +273,7 @@ class TuneConfig(_Config):
         dict[TunedName, RangeConfig],
         Field(min_length=1, description="ranges of finetune's parameters by their names"),
     ]
+    """Which of finetune's parameters are searched, and where: for each `low`, `high` and `log`."""
 
 
 class RatioConfig(_Config):
@@ -270,6 +282,7 @@ class RatioConfig(_Config):
     images: Annotated[
         list[Count], Field(min_length=1, description="a list of whole numbers, 1 or more")
     ]
+    """Numbers of images to pretrain on, besides all of them."""
 
 
 class PredictConfig(_Config):
@@ -302,6 +315,7 @@ class ComputeConfig(_Config):
     """What the training runs on."""
 
     accelerator: Literal["auto", "cpu", "gpu"]
+    """`auto`: a GPU where torch sees one, else the CPU."""
     precision: Literal["auto", "bf16", "fp32"]
     """`auto`: bf16 mixed precision where the processor has the instructions, else fp32."""
     compile: Literal["auto", "always", "never"]

@@ -125,6 +125,25 @@ def test_every_cell_says_where_it_comes_from(make_cells) -> None:
     assert "supervised 7 40.00 2026-11-22T06.00.00.000Z present – – – –" in text
 
 
+def test_values_of_provenance_are_as_short_as_people_need_them(make_cells) -> None:
+    origin = {
+        "encoder": None,
+        "data": "0123456789ab" * 5 + "cdef",
+        "commit": f"{'89abcdef' * 5}-dirty",
+        "mean": [0.3095252513885498, 0.25],
+        "classes": ["cat", "dog"],
+    }
+    text = Page(report(make_cells("selfie", {0: 0.5}, provenance=origin))).text
+    for shown in (
+        "encoder none ",
+        "data 0123456789ab ",
+        "commit 89abcdef89ab-dirty ",
+        "mean [0.309525, 0.25] ",
+        "classes [cat, dog] ",
+    ):
+        assert shown in text
+
+
 def test_long_lists_of_provenance_are_told_briefly(make_cells) -> None:
     names = [f"stage.{n}" for n in range(100)]
     text = Page(report(make_cells("selfie", {0: 0.5}, provenance={"handed_over": names}))).text

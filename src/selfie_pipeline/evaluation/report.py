@@ -140,10 +140,16 @@ def _in_words(values: list[Any], cells: int) -> str:
 
 
 def _brief(value: Any) -> str:
-    """A value, or how long it is if it would fill the page."""
-    if isinstance(value, list) and len(value) > _MANY_ITEMS:
-        return f"{len(value)} items, {value[0]} to {value[-1]}"
-    return str(value)
+    """A value as people read it, or how long it is if it would fill the page."""
+    if value is None:
+        return "none"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        if len(value) > _MANY_ITEMS:
+            return f"{len(value)} items, {value[0]} to {value[-1]}"
+        return f"[{', '.join(map(_brief, value))}]"
+    return _shorten_hash(str(value))
 
 
 def _origin(cell: Cell) -> dict[str, str]:
@@ -154,12 +160,12 @@ def _origin(cell: Cell) -> dict[str, str]:
         "Data": str(provenance.get("data", NOTHING))[:_DIGITS],
         "Encoder": str(provenance.get("encoder") or NOTHING)[:_DIGITS],
         "Device": str(provenance.get("device", NOTHING)),
-        "Commit": _commit(str(provenance.get("commit", NOTHING))),
+        "Commit": _shorten_hash(str(provenance.get("commit", NOTHING))),
     }
     versions = provenance.get("versions", {})
     return known | {"Versions": ", ".join(f"{name} {v}" for name, v in versions.items())}
 
 
-def _commit(described: str) -> str:
-    """The first digits of a commit, and whether files were changed since."""
-    return re.sub(rf"^([0-9a-f]{{{_DIGITS}}})[0-9a-f]+", r"\1", described)
+def _shorten_hash(text: str) -> str:
+    """The first digits of a digest or commit, and whether files were changed since."""
+    return re.sub(rf"^([0-9a-f]{{{_DIGITS}}})[0-9a-f]{{28,}}", r"\1", text)

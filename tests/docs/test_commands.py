@@ -1,0 +1,241 @@
+"""Every command in README.md and docs/ is run, in a copy of the project, made short.
+
+Commands are the lines of the ```sh blocks, and what stands as `kedro …`, `python …` or `make …` in
+the text. Each is run as it is written, with the parameters of `short` after its own; what the
+reader is to replace is replaced by what is there (`STANDS_FOR`). What can't be run here is in
+`NOT_RUN`, with the reason; that it exists with these options and parameters is checked all the
+same. A ```console block shows a refusal: its command must end with the line that it shows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from kedro.config import OmegaConfigLoader
+from kedro.framework.project import pipelines
+from PIL import Image
+
+from selfie_pipeline.cli import run
+from selfie_pipeline.config import load_config
+from selfie_pipeline.settings import CONFIG_LOADER_ARGS
+
+pytestmark = [
+    pytest.mark.docs,
+    pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute on the instance"),
+]
+REPOSITORY = Path(__file__).parents[2]
+PAGES = [
+    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted(REPOSITORY.glob("docs/*.md")),
+]
+NOT_RUN = {
+    r"python3? -m venv|.*\bpip install\b|source ": "makes the environment that the tests run in",
+    r"make |\.ci/run|.*\bpytest\b": "runs the tests, or is run by .ci/run itself",
+    r"kedro viz|kedro jupyter|jupyter ": "serves until it is stopped",
+    r".*--env=imagenet": "needs ImageNet; tests/pipelines/test_sources.py has a few files",
+    r"python benchmarks/(kill_resume|growth)\.py": "takes minutes at any size",
+    r"git |cd ": "is about the checkout",
+}
+"""Why a command that matches is not run."""
+STANDS_FOR = {
+    "/home/me/photographs": "photographs",
+    "path/to/folder": "photographs/train",
+    "path/to/image.jpg": "photographs/train/cat/0.jpg",
+}
+SHORTER = {
+    "benchmarks/throughput.py": "--recipe base --batch 8 --steps 1",
+    "benchmarks/overhead.py": "--block 1 --pairs 3",
+    "benchmarks/ingest.py": "--images 8 --pairs 1",
+    "benchmarks/peers.py": "--batch 2 --rounds 1",
+}
+"""What makes a benchmark one of seconds."""
+FEW_CELLS = (
+    "experiment.seeds=[0,1],experiment.labeled_fracs=[0.1],tune.trials=1,ratio.images=[20],"
+    "embed.points=50,data.max_unreadable=0.1"
+)
+FOLDERS = {"cifar10": "cifar", "cifar10_small": "cifar", "image_folder": "photographs"}
+
+
+def without_fences(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def fenced(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def commands_of(text: str) -> list[str]:
+    """The commands on a page."""
+    lines = "".join(fenced(text, "sh")).replace("\\\n", " ").splitlines()
+    inline = re.findall(r"`((?:kedro|python|make) [^`]+)`", without_fences(text))
+    plain = (re.sub(r"(^|\s)#.*", "", line) for line in lines)
+    return [" ".join(command.split()) for command in [*plain, *inline] if command.strip()]
+
+
+def refusals_of(text: str) -> list[tuple[str, str]]:
+    """The commands that are refused, and the line that they end with."""
+    blocks = (block.split("\n", 1) for block in fenced(text, "console"))
+    return [(command.removeprefix("$ "), " ".join(line.split())) for command, line in blocks]
+
+
+COMMANDS = sorted({c for page in PAGES for c in commands_of(page.read_text("utf-8"))})
+REFUSALS = [found for page in PAGES for found in refusals_of(page.read_text("utf-8"))]
+
+
+def reason_not_to_run(command: str) -> str | None:
+    return next((why for known, why in NOT_RUN.items() if re.match(known, command)), None)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _raw_data(project: Path) -> None:
+    """Photographs of noise, and files as CIFAR-10's, of noise, too."""
+    random = np.random.default_rng(0)
+    for number in range(60):
+        split = "test" if number % 3 == 0 else "train"
+        file = project / "photographs" / split / ("cat", "dog")[number % 2] / f"{number // 6}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, (15, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((200, 150)).save(file)
+    folder = project / "cifar"
+    folder.mkdir()
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        pixels = random.integers(0, 256, (100, 3072), dtype=np.uint8)
+        batch = {b"labels": [i % 10 for i in range(100)], b"data": pixels}
+        batch[b"filenames"] = [b"image.png"] * 100
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+    names = {b"label_names": [b"class %d" % label for label in range(10)]}
+    (folder / "batches.meta").write_bytes(pickle.dumps(names, protocol=2))
+
+
+@pytest.fixture(scope="module")
+def prepared() -> set[str]:
+    """The recipes that have been run once."""
+    return set()
+
+
+def words_of(command: str, project: Path) -> list[str]:
+    """The command's words, with what the reader is to replace replaced."""
+    for placeholder, real in STANDS_FOR.items():
+        command = command.replace(placeholder, real)
+    versions = sorted((project / "data/06_models/digits/encoder.safetensors").iterdir())
+    return shlex.split(re.sub(r"\bencoder:\d\S+", f"encoder:{versions[-1].name}", command))
+
+
+def option(words: list[str], name: str) -> str | None:
+    """The value of a command's option; the last one counts."""
+    context = run.make_context("run", words[2:])
+    value: str | None = context.params[name]
+    return value
+
+
+def kedro_run(words: list[str], short: str) -> Result:
+    """In this process, with the parameters that make it short after the command's own."""
+    env = option(words, "env") or ""
+    given = [word.removeprefix("--params=") for word in words if word.startswith("--params=")]
+    given += [after for word, after in itertools.pairwise(words) if word == "--params"]
+    folder = f"data.folder={FOLDERS[env]}" if env in FOLDERS else ""
+    params = ",".join(filter(None, [*given, folder, short, FEW_CELLS]))
+    return CliRunner().invoke(run, [*words[2:], f"--params={params}"])
+
+
+def check_kedro_run(words: list[str]) -> None:
+    """Its options exist, its pipelines, and its parameters are allowed."""
+    params = run.make_context("run", words[2:]).params
+    named = [params["pipeline"] or "", *(params["pipelines"] or [])]
+    assert {name for name in named if name} <= pipelines.keys()
+    arguments: dict[str, Any] = CONFIG_LOADER_ARGS | {
+        "default_run_env": params["env"] or "local",
+        "runtime_params": params["params"],
+    }
+    load_config(OmegaConfigLoader(str(REPOSITORY / "conf"), **arguments)["parameters"])
+
+
+def check_only(words: list[str], project: Path) -> None:
+    """What is not run is there all the same."""
+    if words[:2] == ["kedro", "run"]:
+        check_kedro_run(words)
+    elif words[0] == "make":
+        shell(["make", "--dry-run", *words[1:]], project)
+    elif words[0] == "kedro":
+        names = [word for word in words[1:] if not word.startswith("-")]
+        told = shell([sys.executable, "-m", "kedro", *names, "--help"], project)
+        assert all(word.split("=")[0] in told for word in words if word.startswith("--"))
+    elif words[0] == "python" and words[1].endswith(".py"):
+        told = shell([sys.executable, words[1], "--help"], project)
+        assert all(word.split("=")[0] in told for word in words if word.startswith("--"))
+
+
+def shell(words: list[str], project: Path) -> str:
+    done = subprocess.run(words, cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_runs(command: str, project: Path, short: str, prepared: set[str]) -> None:
+    words = words_of(command, project)
+    if reason_not_to_run(command):
+        check_only(words, project)
+        return
+    if words[:2] == ["kedro", "run"]:
+        check_kedro_run(words)
+        params = run.make_context("run", words[2:]).params["params"]
+        for env in {option(words, "env"), params.get("pretrained_on")} - {None, *prepared}:
+            first = kedro_run(["kedro", "run", f"--env={env}"], short)
+            assert first.exit_code == 0, first.output[-2000:]
+            prepared.add(env)
+        done = kedro_run(words, short)
+        assert done.exit_code == 0, done.output[-2000:]
+    else:
+        known = {"kedro": [sys.executable, "-m", "kedro"], "python": [sys.executable]}
+        more = SHORTER.get(words[1], "").split() if len(words) > 1 else []
+        shell([*known.get(words[0], words[:1]), *words[1:], *more], project)
+
+
+@pytest.mark.parametrize(("command", "line"), REFUSALS)
+def test_a_refusal_is_in_the_words_of_the_page(command: str, line: str, project: Path) -> None:
+    done = CliRunner().invoke(run, words_of(command, project)[2:])
+    assert done.exit_code != 0
+    told = " ".join(done.stderr.splitlines()[-1].split())
+    assert told.replace(str(project), "/home/me/selfie-pipeline") == line
+
+
+@pytest.mark.parametrize("picture", [path.name for path in REPOSITORY.glob("docs/pictures/*")])
+def test_pictures_are_small(picture: str) -> None:
+    assert (REPOSITORY / "docs/pictures" / picture).stat().st_size < 150_000
+
+
+def test_the_pages_have_commands() -> None:
+    assert sum(reason_not_to_run(command) is None for command in COMMANDS) > 20
+    assert {"kedro run", "kedro run --pipeline=predict --params images=path/to/folder"} <= {
+        *COMMANDS
+    }
+
+
+@pytest.mark.parametrize(
+    "page", PAGES, ids=[page.relative_to(REPOSITORY).as_posix() for page in PAGES]
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = without_fences(page.read_text("utf-8"))
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+    lost = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert lost == []
