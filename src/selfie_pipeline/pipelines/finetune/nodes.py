@@ -143,6 +143,9 @@ def finetune_classifier(
         pretraining, patch_grids.fingerprint, patch, augmentation, model, recipe
     ) | {"seed": seed, "labels": len(labeled_samples)}
     identity = {**origin, "precision": device.precision}
+    title = "finetune" if pretraining["encoder"] else "baseline"
+    passes = recipe.steps * recipe.batch_size / len(labeled_samples)
+    _LOG.info("%s: %s labeled images, %.3g passes", title, f"{len(labeled_samples):,}", passes)
     _, trained = train_classifier(
         initial_classifier,
         labeled_samples,
@@ -152,7 +155,7 @@ def finetune_classifier(
         seed,
         device,
         Checkpoints(checkpoints, identity, recipe.checkpoint_every, resume),
-        title="finetune" if pretraining["encoder"] else "baseline",
+        title,
     )
     provenance = {
         **origin,

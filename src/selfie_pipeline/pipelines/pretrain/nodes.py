@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,8 @@ from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.pretraining import pretrain
 from selfie_pipeline.training.randomness import Purpose, fold
 
+_LOG = logging.getLogger(__name__)
+
 
 def pretrain_encoder(
     patch_grids: PatchGrids,
@@ -45,6 +48,8 @@ def pretrain_encoder(
     """
     device = find_device(compute)
     rows = _choose(samples.loc[samples["split"] != "test", "sample"].to_numpy(), recipe)
+    passes = recipe.steps * recipe.batch_size / len(rows)
+    _LOG.info("pretrain: %s images without their labels, %.3g passes", f"{len(rows):,}", passes)
     settings = configuration(patch=patch, augmentation=augmentation, model=model, pretrain=recipe)
     origin = {"configuration": settings, "data": patch_grids.fingerprint}
     trained = pretrain(
