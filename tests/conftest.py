@@ -76,6 +76,7 @@ _PARAMETERS: dict[str, Any] = {
     "predict": {"arm": "selfie"},
     "embed": {"layer": "stage3", "map": "pca", "points": 50},
     "export": {"licence": "unknown"},
+    "tracking": {"mlflow": "never", "mlflow_uri": None, "tensorboard": False},
     "compute": {"accelerator": "cpu", "precision": "fp32", "compile": "auto"},
 }
 PAPER = {"model.layers": [3, 4, 6, 3], "model.width": 64} | {

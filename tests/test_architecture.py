@@ -29,8 +29,10 @@ MAY_KNOW = {  # itself aside
     "pipeline_registry": {"pipelines"},
     "project": set(),
     "paths": set(),
-    "hooks": LOWER,
-    "settings": LOWER | {"hooks", "paths"},
+    "plan": {"config", "training"},
+    "tracking": {"provenance"},
+    "hooks": LOWER | {"plan"},
+    "settings": LOWER | {"hooks", "paths", "tracking"},
     "cli": LOWER | {"hooks"},
     "__main__": {"cli"},
     "__init__": set(),
@@ -38,11 +40,13 @@ MAY_KNOW = {  # itself aside
 KEDRO = {
     *("pipelines", "datasets", "hooks", "settings", "cli", "__main__", "pipeline_registry"),
     "project",
+    "tracking",
 }
 ONLY_IN = {
     "kedro": KEDRO,
     "kedro_datasets": {"datasets"},
     "lightning": {"training"},
+    "mlflow": {"tracking"},
     "onnx": {"models"},
     "onnxruntime": {"models"},
     "onnxscript": {"models"},

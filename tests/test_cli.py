@@ -130,7 +130,8 @@ def test_every_other_option_is_kedros() -> None:
     ours = {option.name: option for option in run.params}
 
     assert ours.keys() == theirs.keys()
-    assert [name for name in ours if ours[name] is not theirs[name]] == ["params"]
+    changed = {name for name in ours if ours[name] is not theirs[name]}
+    assert changed == {"params", "runner"}
     assert theirs["params"].callback is not split_params  # Kedro's own is left as it was
     assert ours["params"].opts == theirs["params"].opts
 
@@ -162,6 +163,18 @@ def test_a_parameter_that_is_not_allowed(project: Path, params: str, parts: list
 @pytest.mark.parametrize("option", ["--pipeline=pretrian", "--pipelines=ingest,pretrian"])
 def test_an_unknown_pipeline(project: Path, option: str) -> None:
     assert_refused(kedro(option), project, "'pretrian'", "allowed: ", *STAGES)
+
+
+@pytest.mark.parametrize("runner", ["Nope", "no.such.module.Runner", "selfie_pipeline.cli.Nope"])
+def test_an_unknown_runner(project: Path, runner: str) -> None:
+    result = kedro(f"--runner={runner}")
+
+    assert result.exit_code == 2
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith(
+        f"Error: Invalid value for '--runner' / '-r': '{runner}' is not a runner"
+    )
+    assert "allowed: SequentialRunner, ThreadRunner, ParallelRunner" in line
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +33,14 @@ def encoder(folder: Path, load: str | None = None, save: str | None = None) -> W
     return WeightsDataset(filepath=str(path), version=Version(load, save))
 
 
+@pytest.fixture
+def hooks(make_parameters: Callable[..., dict[str, Any]]) -> ProjectHooks:
+    """Of a run whose parameters have been read."""
+    hooks = ProjectHooks()
+    hooks.after_context_created(context_with(make_parameters()))
+    return hooks
+
+
 def catalog_of(stage: str, **datasets: Any) -> DataCatalog:
     """All that a stage reads is there, but for the data sets given."""
     there = {name: MemoryDataset(1) for name in pipelines[stage].inputs()}
@@ -38,7 +48,10 @@ def catalog_of(stage: str, **datasets: Any) -> DataCatalog:
 
 
 def test_they_are_kedros_hooks() -> None:
-    assert [type(hook) for hook in HOOKS] == [ProjectHooks]
+    assert type(HOOKS[-1]) is ProjectHooks
+    assert [type(hook).__name__ for hook in HOOKS[:-1]] == (
+        ["MlflowHooks"] if find_spec("mlflow") else []
+    )
 
 
 def test_parameters_are_checked(make_parameters: Callable[..., dict[str, Any]]) -> None:
@@ -59,17 +72,17 @@ def context_with(parameters: dict[str, Any]) -> Any:
     )
 
 
-def test_all_inputs_are_there() -> None:
+def test_all_inputs_are_there(hooks: ProjectHooks) -> None:
     for stage in pipelines:
-        ProjectHooks().before_pipeline_run(RUN, pipelines[stage], catalog_of(stage))
+        hooks.before_pipeline_run(RUN, pipelines[stage], catalog_of(stage))
 
 
-def test_an_input_is_missing() -> None:
+def test_an_input_is_missing(hooks: ProjectHooks) -> None:
     catalog = catalog_of("pretrain", patch_grids=MemoryDataset())
     run = RUN | {"env": "cifar10", "runtime_params": {"pretrain": {"steps": 5}, "resume": "never"}}
 
     with pytest.raises(UserError) as caught:
-        ProjectHooks().before_pipeline_run(run, pipelines["pretrain"], catalog)
+        hooks.before_pipeline_run(run, pipelines["pretrain"], catalog)
 
     assert str(caught.value) == (
         "patch_grids is not there yet; make it with "
@@ -77,7 +90,7 @@ def test_an_input_is_missing() -> None:
     )
 
 
-def test_a_version_is_missing(tmp_path: Path) -> None:
+def test_a_version_is_missing(tmp_path: Path, hooks: ProjectHooks) -> None:
     old, new = "2026-01-01T00.00.00.000Z", "2026-01-02T00.00.00.000Z"
     for version in (old, new):
         encoder(tmp_path, save=version).save(Weights({"w": torch.zeros(1)}, {}))
@@ -86,7 +99,7 @@ def test_a_version_is_missing(tmp_path: Path) -> None:
     run = RUN | {"load_versions": {"encoder": wrong}}
 
     with pytest.raises(UserError) as caught:
-        ProjectHooks().before_pipeline_run(run, pipelines["finetune"], catalog)
+        hooks.before_pipeline_run(run, pipelines["finetune"], catalog)
 
     assert str(caught.value) == (
         f"--load-versions = encoder:{wrong} does not exist; allowed: {new}, {old}"
@@ -117,13 +130,33 @@ def test_checkpoints_are_removed_after_their_training(
     assert capsys.readouterr().out == ""
 
 
-def test_a_refusal_does_not_wait_for_heavy_imports() -> None:
-    heavy = {"torch", "lightning", "sklearn", "matplotlib", "timm"}
-    code = (
-        "import sys, selfie_pipeline.cli, selfie_pipeline.settings; "
-        f"print(*sorted({heavy} & sys.modules.keys()))"
+@pytest.mark.parametrize("command", [["--help"], ["run", "--params=nonsense=1"]], ids=" ".join)
+def test_help_and_a_refusal_do_not_wait_for_heavy_imports(command: list[str]) -> None:
+    heavy = {*("torch", "torchvision", "timm", "lightning", "onnx", "mlflow")} | {
+        *("sklearn", "scipy", "statsmodels", "matplotlib", "pandas", "optuna"),
+    }
+
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "kedro", *command],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = done.stderr.splitlines()
+    imported = {line.split("|")[-1].strip() for line in lines if line.startswith("import time:")}
+    assert "selfie_pipeline.hooks" in imported or command == ["--help"]
+    assert "selfie_pipeline.config" in imported
+    assert heavy & imported == set()
+    assert ("nonsense is not a parameter" in lines[-1]) == (done.returncode == 1)
 
-    assert done.stdout.strip() == ""
+
+def test_a_run_says_what_it_will_do(hooks: ProjectHooks, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "selfie_pipeline")
+
+    hooks.before_pipeline_run(RUN, pipelines["pretrain"], catalog_of("pretrain"))
+
+    assert [line.split(":")[0] for line in caplog.messages] == [
+        *("data", "network", "device", "pretrain")
+    ]

@@ -1,7 +1,7 @@
 """The project's `kedro run`: Kedro's own, with two differences.
 
 `--params` takes `key:value` as well as `key=value`, and lists in brackets; and what a person can
-mend ends the run with one line instead of a traceback.
+mend, an unknown runner among it, ends the run with one line instead of a traceback.
 
 Nothing may be imported here that Kedro does not need itself, but for pydantic: Kedro takes a module
 that is missing while it imports this file for a project without commands of its own, and says
@@ -20,6 +20,7 @@ from kedro import KedroDeprecationWarning
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.project import pipelines
 from kedro.io import DatasetError
+from kedro.utils import load_obj
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -89,17 +90,38 @@ def split_params(ctx: click.Context, option: click.Parameter, value: str) -> dic
     return cast("dict[str, Any]", params)
 
 
-def _with_our_params(option: click.Parameter) -> click.Parameter:
-    if option.name == "params":
+def check_runner(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """Check that there is the runner that `--runner` names.
+
+    Raises:
+        click.BadParameter: There is not.
+    """
+    try:
+        load_obj(value or "SequentialRunner", "kedro.runner")
+    except (ImportError, AttributeError, ValueError):
+        raise click.BadParameter(
+            f"'{value}' is not a runner; allowed: SequentialRunner, ThreadRunner, ParallelRunner, "
+            "or the full name of a class, as in package.module.Runner",
+            ctx,
+            option,
+        ) from None
+    return value
+
+
+_CALLBACKS = {"params": split_params, "runner": check_runner}
+
+
+def _with_our_callback(option: click.Parameter) -> click.Parameter:
+    if option.name in _CALLBACKS:
         option = copy.copy(option)
-        option.callback = split_params
+        option.callback = _CALLBACKS[option.name]
     return option
 
 
 run = _Run(
     name="run",
     callback=kedro_run.callback,
-    params=[_with_our_params(option) for option in kedro_run.params],
+    params=[_with_our_callback(option) for option in kedro_run.params],
     help=kedro_run.help,
 )
 cli.add_command(run)

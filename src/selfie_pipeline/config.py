@@ -322,6 +322,17 @@ class ComputeConfig(_Config):
     """`auto`: torch compiles the ResNet's stages on a GPU; on CPUs it was measured not to pay."""
 
 
+class TrackingConfig(_Config):
+    """Where runs are kept account of, beside the catalog; it changes no result."""
+
+    mlflow: Literal["auto", "never"]
+    """`auto`: wherever MLflow is installed."""
+    mlflow_uri: str | None
+    """Where MLflow keeps its runs; null for $MLFLOW_TRACKING_URI, or else data/mlflow.db."""
+    tensorboard: Switch
+    """Whether the trainings' histories are written as curves for TensorBoard, too."""
+
+
 class Config(_Config):
     """All parameters of a run."""
 
@@ -351,6 +362,7 @@ class Config(_Config):
     embed: EmbedConfig
     export: ExportConfig
     compute: ComputeConfig
+    tracking: TrackingConfig
 
     @model_validator(mode="after")
     def _check(self) -> Self:

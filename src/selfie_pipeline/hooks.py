@@ -6,6 +6,7 @@ Nothing heavy is imported here: a run that is refused must be refused at once.
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import shutil
 from pathlib import Path
@@ -19,8 +20,11 @@ from kedro.io import AbstractVersionedDataset, DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline
 
 from selfie_pipeline.config import UserError, load_config
+from selfie_pipeline.plan import plan
 from selfie_pipeline.project import Project
 from selfie_pipeline.provenance import leaves
+
+_LOG = logging.getLogger(__name__)
 
 
 class ProjectHooks:
@@ -43,7 +47,7 @@ class ProjectHooks:
             raise UserError(
                 f"--env = {loader.env} is not an environment in {conf}; allowed: {known}"
             ) from None
-        load_config(parameters)
+        self._config = load_config(parameters)
         params = context._runtime_params or {}  # Kedro tells no other way
         self._project = Project(Path(context.project_path), context.env, params)
 
@@ -56,11 +60,11 @@ class ProjectHooks:
     def before_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
-        """Check that what the first nodes read is there.
+        """Check that what the first nodes read is there, then say what the run will do.
 
         Raises:
             UserError: It is not; the message names it and the command that makes it. Or the run
-                would replace another recipe's encoder.
+                would replace another recipe's encoder, or asks for a device that is not there.
         """
         pretrained_on = (run_params["runtime_params"] or {}).get("pretrained_on")
         if pretrained_on and "encoder" in pipeline.all_outputs():
@@ -85,6 +89,8 @@ class ProjectHooks:
                 )
             command = _command(maker, run_params)
             raise UserError(f"{name} is not there yet; make it with `{command}`")
+        for line in plan(self._config, pipeline.all_outputs()):
+            _LOG.info("%s", line)
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:

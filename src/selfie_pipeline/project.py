@@ -32,7 +32,8 @@ class Project:
     ) -> None:
         """Run pipelines as `kedro run` does, under the same options and a version of its own.
 
-        Of Kedro's own messages only warnings are shown: there may be hundreds of such runs.
+        Of Kedro's own messages, and of what is said around a run, only warnings are shown: there
+        may be hundreds of such runs.
 
         Args:
             pipelines: Their names.
@@ -42,7 +43,7 @@ class Project:
         Raises:
             UserError: As the pipelines raise it.
         """
-        with _quiet_kedro(), self._session(params) as session:
+        with _quiet(), self._session(params) as session:
             session.run(
                 pipeline_names=list(pipelines),
                 load_versions=dict(load_versions or {}),
@@ -68,14 +69,16 @@ class Project:
 
 
 @contextmanager
-def _quiet_kedro() -> Iterator[None]:
-    kedro = logging.getLogger("kedro")
-    level = kedro.level
-    kedro.setLevel(logging.WARNING)
+def _quiet() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("kedro", "selfie_pipeline.hooks")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        kedro.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

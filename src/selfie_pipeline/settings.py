@@ -2,8 +2,10 @@
 
 from selfie_pipeline.hooks import ProjectHooks
 from selfie_pipeline.paths import images_folder, percent, variant_folder
+from selfie_pipeline.tracking import tracking_hooks
 
-HOOKS = (ProjectHooks(),)
+# Kedro calls the last one first: what is refused is not tracked.
+HOOKS = (*tracking_hooks(), ProjectHooks())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

@@ -1,4 +1,5 @@
 import hashlib
+import json
 
 import pytest
 import torch
@@ -44,6 +45,15 @@ def test_the_file_is_plain_safetensors(weights, tmp_path):
     path = tmp_path / "encoder.safetensors/v1/encoder.safetensors"
 
     assert torch.equal(load_file(path)["0.weight"], weights.tensors["0.weight"])
+
+
+def test_kedro_viz_previews_the_provenance(weights, tmp_path):
+    dataset(tmp_path, save="v1").save(weights)
+
+    preview = json.loads(dataset(tmp_path).preview())
+
+    sizes = [tensor.numel() for tensor in weights.tensors.values()]
+    assert preview == {"tensors": len(sizes), "numbers": sum(sizes), **PROVENANCE}
 
 
 def test_an_older_version_can_be_picked(weights, tmp_path):

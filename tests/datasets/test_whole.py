@@ -239,6 +239,7 @@ def test_the_catalog_knows_the_types(tmp_path):
         (CSVTable, "TablePreview"),
         (ParquetTable, "TablePreview"),
         (JSONFile, "JSONPreview"),
+        (TextFile, "TablePreview"),
         (Figure, "ImagePreview"),
     ],
 )
@@ -250,3 +251,25 @@ def test_kedro_viz_can_preview(kind, name, tmp_path):
 
     assert getattr(annotation, "__name__", annotation) == name
     assert dataset.preview()
+
+
+def test_the_preview_of_a_page_is_what_a_reader_sees(tmp_path):
+    dataset = TextFile(filepath=str(tmp_path / "report.html"))
+    dataset.save(
+        "<!doctype html><html><head><title>no</title><style>p {}</style></head><body>"
+        "<h1>Did it\n help?</h1><svg><text>no</text></svg><p>Yes &amp; no</p></body></html>"
+    )
+
+    assert dataset.preview()["data"] == [["Did it help?"], ["Yes & no"]]
+    assert dataset.preview(nrows=1)["data"] == [["Did it help?"]]
+
+
+def test_the_preview_of_a_text_is_its_first_lines(tmp_path):
+    dataset = TextFile(filepath=str(tmp_path / "results.md"))
+    dataset.save("| a |\n\n| 1 |\n| 2 |\n")
+
+    assert dataset.preview(nrows=2) == {
+        "index": [0, 1],
+        "columns": ["text"],
+        "data": [["| a |"], ["| 1 |"]],
+    }

@@ -59,11 +59,11 @@ def test_a_line_now_and_then_where_there_is_no_terminal(
             progress.update(task(ROW), done)
 
     assert [line.split(",")[0] for line in caplog.messages] == [
-        f"pretrain: step {step} of 100" for step in (30, 60, 90)
+        f"pretrain: step {step} of 100" for step in (5, 35, 65, 95)
     ]
     assert caplog.messages[1] == (
-        "pretrain: step 60 of 100, 20 images/s, loss 1.235, accuracy 0.568, learning rate 0.05, "
-        "00:40 left"
+        "pretrain: step 35 of 100, 20 images/s, loss 1.235, accuracy 0.568, learning rate 0.05, "
+        "01:05 left"
     )
 
 

@@ -166,6 +166,10 @@ class PatchGridDataset(WholeDataset[NewPatchGrids, PatchGrids]):
             write_version(data, unfinished)
             unfinished.rename(path)
 
+    def _preview(self, path: Path) -> Any:
+        """What the version says about itself."""
+        return _read_manifest(path).model_dump(mode="json")
+
     def _share(self, new: NewPatchGrids, folder: Path) -> bool:
         """Link the files of an earlier version with the same pixels, if there is one."""
         for version in map(Path, self.list_versions()):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kedro.io.core import AbstractDataset
+from kedro_datasets._typing import JSONPreview
 
 from selfie_pipeline.datasets.whole import CatalogError
 
@@ -51,6 +52,10 @@ class AllVersions(AbstractDataset[NoReturn, list[dict[str, Any]]]):
             CatalogError: Always.
         """
         raise CatalogError(f"{self._filepath} is read-only: it gathers what other data sets save")
+
+    def preview(self) -> JSONPreview:
+        """The files found, as Kedro-Viz shows them."""
+        return JSONPreview(json.dumps([str(path) for path in self._versions()]))
 
     def _versions(self) -> Iterator[Path]:
         folders = map(Path, sorted(glob(self._filepath, recursive=True)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,14 @@ class WeightsDataset(WholeDataset[Weights, Weights]):
                 "earlier version (--load-versions) or train again"
             )
         return weights
+
+    def _preview(self, path: Path) -> Any:
+        """The provenance, and how many numbers there are."""
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            sizes = [math.prod(file.get_slice(name).get_shape()) for name in names]
+            origin = json.loads(file.metadata()["origin"])
+        return {"tensors": len(names), "numbers": sum(sizes), **origin["provenance"]}
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:

@@ -9,15 +9,18 @@ Renaming is atomic on a local file system only, so these types refuse any other.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
 from kedro.io.core import AbstractVersionedDataset, DatasetError, Version
+from kedro_datasets._typing import JSONPreview, TablePreview
 from kedro_datasets.json.json_dataset import JSONDataset
 from kedro_datasets.matplotlib.matplotlib_dataset import MatplotlibDataset
 from kedro_datasets.pandas.csv_dataset import CSVDataset
@@ -25,6 +28,9 @@ from kedro_datasets.pandas.parquet_dataset import ParquetDataset
 from kedro_datasets.text.text_dataset import TextDataset
 
 from selfie_pipeline.config import UserError
+
+_UNSEEN = {"head", "style", "script", "svg"}
+"""Elements of a page whose text is not shown where it stands."""
 
 _Saved = TypeVar("_Saved")
 _Loaded = TypeVar("_Loaded")
@@ -143,6 +149,14 @@ class WholeDataset(AbstractVersionedDataset[_Saved, _Loaded], Generic[_Saved, _L
     @abstractmethod
     def _write(self, data: _Saved, path: Path) -> None: ...
 
+    def preview(self) -> JSONPreview:
+        """What Kedro-Viz shows of the version that `load` would read."""
+        return JSONPreview(json.dumps(self._preview(Path(self._get_load_path()))))
+
+    def _preview(self, path: Path) -> Any:
+        """A few facts about what lies there, as plain data, without reading all of it."""
+        return {"files": sorted(file.name for file in path.iterdir()) if path.is_dir() else []}
+
     def _exists(self) -> bool:
         return Path(self._get_load_path()).exists()
 
@@ -202,6 +216,39 @@ class TextFile(_WholeFile, TextDataset):
         "open_args_save": {"mode": "w", "encoding": "utf-8"},
         "open_args_load": {"mode": "r", "encoding": "utf-8"},
     }
+
+    def preview(self, nrows: int = 20) -> TablePreview:
+        """The first lines as a table, the one kind that Kedro-Viz shows text as.
+
+        Args:
+            nrows: How many lines. Of a page these are lines that a reader sees.
+        """
+        text: str = self.load()
+        if self._filepath.suffix == ".html":
+            page = _PageText()
+            page.feed(text)
+            text = "\n".join(page.lines)
+        lines = [[line] for line in text.splitlines() if line.strip()][:nrows]
+        return TablePreview({"index": list(range(len(lines))), "columns": ["text"], "data": lines})
+
+
+class _PageText(HTMLParser):
+    """The texts of a page, one for each element that has any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self._unseen = 0
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:  # noqa: ARG002
+        self._unseen += tag in _UNSEEN
+
+    def handle_endtag(self, tag: str) -> None:
+        self._unseen -= tag in _UNSEEN
+
+    def handle_data(self, data: str) -> None:
+        if not self._unseen and data.strip():
+            self.lines.append(" ".join(data.split()))
 
 
 class Figure(_WholeFile, MatplotlibDataset):

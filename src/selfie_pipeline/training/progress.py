@@ -14,6 +14,7 @@ from selfie_pipeline.training.tasks import Task
 
 _LOG = logging.getLogger(__name__)
 _SECONDS_BEFORE_BAR = 5
+_SECONDS_BEFORE_LINE = 5
 _SECONDS_BETWEEN_LINES = 30
 
 
@@ -24,7 +25,8 @@ class Progress:
         self.title = title
         self.recipe = recipe
         self.first_step = first_step
-        self.started = self.last_line = time.monotonic()
+        self.started = time.monotonic()
+        self.next_line = self.started + _SECONDS_BEFORE_LINE  # the estimate, soon
         self.bar: tqdm[Any] = tqdm(
             desc=title,
             total=recipe.steps,
@@ -47,8 +49,8 @@ class Progress:
         if not self.bar.disable:
             self.bar.set_postfix_str(self._state(task, done), refresh=False)
             self.bar.update(done - self.bar.n)
-        elif now - self.last_line >= _SECONDS_BETWEEN_LINES and done < self.recipe.steps:
-            self.last_line = now
+        elif now >= self.next_line and done < self.recipe.steps:
+            self.next_line = now + _SECONDS_BETWEEN_LINES
             state = self._state(task, done)
             _LOG.info("%s: step %d of %d, %s", self.title, done, self.recipe.steps, state)
         if done == self.recipe.steps:

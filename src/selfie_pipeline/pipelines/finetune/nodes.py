@@ -38,6 +38,7 @@ from selfie_pipeline.pipelines.patch.nodes import stored_images
 from selfie_pipeline.provenance import environment
 from selfie_pipeline.training.batches import Images
 from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training.curves import curves_beside
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.finetuning import classify, finetune, fresh_classifier
 from selfie_pipeline.training.loop import Trained, Watch
@@ -129,6 +130,7 @@ def finetune_classifier(
     compute: ComputeConfig,
     seed: int,
     resume: Literal["auto", "never"],
+    tensorboard: bool,
 ) -> tuple[Weights, pd.DataFrame]:
     """Train the whole network on the labeled subset.
 
@@ -143,6 +145,10 @@ def finetune_classifier(
         pretraining, patch_grids.fingerprint, patch, augmentation, model, recipe
     ) | {"seed": seed, "labels": len(labeled_samples)}
     identity = {**origin, "precision": device.precision}
+    title = "finetune" if pretraining["encoder"] else "baseline"
+    passes = recipe.steps * recipe.batch_size / len(labeled_samples)
+    _LOG.info("%s: %s labeled images, %.3g passes", title, f"{len(labeled_samples):,}", passes)
+    state = Checkpoints(checkpoints, identity, recipe.checkpoint_every, resume)
     _, trained = train_classifier(
         initial_classifier,
         labeled_samples,
@@ -151,8 +157,9 @@ def finetune_classifier(
         recipe,
         seed,
         device,
-        Checkpoints(checkpoints, identity, recipe.checkpoint_every, resume),
-        title="finetune" if pretraining["encoder"] else "baseline",
+        state,
+        title,
+        curves_beside(state) if tensorboard else None,
     )
     provenance = {
         **origin,

@@ -61,6 +61,7 @@ def _create_arm(namespace: str, initialise: Node, more_inputs: set[str]) -> Pipe
                     "params:compute",
                     "params:seed",
                     "params:resume",
+                    "params:tracking.tensorboard",
                 ],
                 outputs=["classifier", "history"],
                 name="finetune_classifier",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -22,9 +23,12 @@ from selfie_pipeline.datasets.weights import Weights
 from selfie_pipeline.pipelines.patch.nodes import stored_images
 from selfie_pipeline.provenance import configuration, environment
 from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training.curves import curves_beside
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.pretraining import pretrain
 from selfie_pipeline.training.randomness import Purpose, fold
+
+_LOG = logging.getLogger(__name__)
 
 
 def pretrain_encoder(
@@ -37,6 +41,7 @@ def pretrain_encoder(
     recipe: PretrainConfig,
     compute: ComputeConfig,
     resume: Literal["auto", "never"],
+    tensorboard: bool,
 ) -> tuple[Weights, pd.DataFrame]:
     """Pretrain on all samples but the test split's, or some of these, without their labels.
 
@@ -45,17 +50,21 @@ def pretrain_encoder(
     """
     device = find_device(compute)
     rows = _choose(samples.loc[samples["split"] != "test", "sample"].to_numpy(), recipe)
+    passes = recipe.steps * recipe.batch_size / len(rows)
+    _LOG.info("pretrain: %s images without their labels, %.3g passes", f"{len(rows):,}", passes)
     settings = configuration(patch=patch, augmentation=augmentation, model=model, pretrain=recipe)
     origin = {"configuration": settings, "data": patch_grids.fingerprint}
+    state = Checkpoints(
+        checkpoints, {**origin, "precision": device.precision}, recipe.checkpoint_every, resume
+    )
     trained = pretrain(
         model,
         recipe,
         stored_images(patch_grids, patch, augmentation),
         rows,
         device,
-        Checkpoints(
-            checkpoints, {**origin, "precision": device.precision}, recipe.checkpoint_every, resume
-        ),
+        state,
+        curves_beside(state) if tensorboard else None,
     )
     provenance = {
         **origin,

@@ -23,6 +23,7 @@ def create_pipeline() -> Pipeline:
                     "params:pretrain",
                     "params:compute",
                     "params:resume",
+                    "params:tracking.tensorboard",
                 ],
                 outputs=["encoder", "pretrain_history"],
                 name="pretrain_encoder",

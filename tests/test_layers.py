@@ -1,0 +1,51 @@
+"""The catalog's layers, as Kedro-Viz draws them: one above the other, or not at all."""
+
+from __future__ import annotations
+
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+from kedro.config import OmegaConfigLoader
+from kedro.framework.project import pipelines, settings
+from kedro.framework.startup import bootstrap_project
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+
+PROJECT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def catalog() -> DataCatalog:
+    bootstrap_project(PROJECT)
+    loader = OmegaConfigLoader(str(PROJECT / "conf"), env="base", **settings.CONFIG_LOADER_ARGS)
+    return DataCatalog.from_config(loader["catalog"])
+
+
+def layer_of(catalog: DataCatalog, name: str) -> str | None:
+    metadata = getattr(catalog.get(name, fallback_to_runtime_pattern=True), "metadata", None) or {}
+    layer: str | None = metadata.get("kedro-viz", {}).get("layer")
+    return layer
+
+
+def below(catalog: DataCatalog, pipeline: Pipeline) -> dict[str, set[str]]:
+    """For each layer the ones that its data sets are made of, also through those of no layer."""
+    made_of: dict[str, set[str]] = {}
+    for node in pipeline.nodes:
+        above = {layer for name in node.inputs if (layer := layer_of(catalog, name))}
+        for output in node.outputs:
+            made_of.setdefault(layer_of(catalog, output) or output, set()).update(above)
+    return {layer: others - {layer} for layer, others in made_of.items()}
+
+
+def test_every_data_set_has_a_layer(catalog: DataCatalog) -> None:
+    names = set().union(*(pipeline.datasets() for pipeline in pipelines.values()))
+    names = {name for name in names if not name.startswith("param") and name != "project"}
+
+    assert [name for name in sorted(names) if layer_of(catalog, name) is None] == []
+
+
+def test_no_layer_lies_below_itself(catalog: DataCatalog) -> None:
+    """Else Kedro-Viz shows none."""
+    for pipeline in pipelines.values():
+        TopologicalSorter(below(catalog, pipeline)).prepare()  # raises where there is a cycle

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import importlib.util
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.io.core import Version
+
+from selfie_pipeline import tracking
+from selfie_pipeline.datasets.files import Files
+from selfie_pipeline.datasets.whole import TextFile
+from selfie_pipeline.tracking import MlflowHooks, tracking_hooks
+
+# SQLAlchemy's connections live as long as MLflow keeps them.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+VERSION = "2026-01-01T00.00.00.000Z"
+RUN: dict[str, Any] = {"run_id": VERSION, "pipeline_names": ["pretrain", "report"]}
+HISTORY = pd.DataFrame(
+    {"step": [2, 4], "loss": [1.5, 1.25], "accuracy": [0.25, 0.5], "learning_rate": [0.1, 0.05]}
+)
+METRICS = {"arm": "selfie", "seed": 0, "accuracy": 0.75, "provenance": {"labels": 5}}
+
+
+def layer(name: str) -> dict[str, Any]:
+    return {"kedro-viz": {"layer": name}}
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> DataCatalog:
+    def place(name: str) -> dict[str, Any]:
+        return {"filepath": str(tmp_path / name), "version": Version(None, VERSION)}
+
+    return DataCatalog(
+        {
+            "report": TextFile(**place("report.html"), metadata=layer("reporting")),
+            "exported": Files(**place("exported"), metadata=layer("models")),
+            "note": TextFile(**place("note.txt"), metadata=layer("intermediate")),
+            "pretrain_history": MemoryDataset(),
+            "selfie_metrics": MemoryDataset(),
+        }
+    )
+
+
+@pytest.fixture
+def hooks(tmp_path: Path, make_parameters: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
+    """Hooks of a project in an empty folder, with changes to its parameters."""
+    pytest.importorskip("mlflow")
+    (tmp_path / "data").mkdir()
+
+    def make(hooks: MlflowHooks | None = None, **changes: Any) -> MlflowHooks:
+        hooks = hooks or MlflowHooks()
+        parameters = make_parameters({"tracking.mlflow": "auto"} | changes)
+        context: Any = SimpleNamespace(
+            project_path=tmp_path,
+            config_loader={"parameters": parameters, "globals": {"recipe": "digits"}},
+        )
+        hooks.after_context_created(context)
+        return hooks
+
+    return make
+
+
+def runs(folder: Path) -> list[Any]:
+    """All runs that are kept, the newest first."""
+    from mlflow import MlflowClient  # noqa: PLC0415
+
+    client = MlflowClient(f"sqlite:///{folder / 'data' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("digits")
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def test_a_run_is_kept_whole(
+    tmp_path: Path, hooks: Callable[..., MlflowHooks], catalog: DataCatalog
+) -> None:
+    from mlflow import MlflowClient  # noqa: PLC0415
+
+    hook = hooks()
+    hook.before_pipeline_run(RUN, catalog)
+    catalog["report"].save("<html>")
+    catalog["exported"].save({"a.txt": b"a", "b.txt": b"b"})
+    catalog["note"].save("note")
+    for name, data in (
+        ("pretrain_history", HISTORY),
+        ("selfie_metrics", METRICS),
+        ("report", "<html>"),
+        ("exported", {}),
+        ("note", "note"),
+    ):
+        hook.after_dataset_saved(name, data)
+    hook.after_pipeline_run()
+
+    (run,) = runs(tmp_path)
+    client = MlflowClient(f"sqlite:///{tmp_path / 'data' / 'mlflow.db'}")
+    points = client.get_metric_history(run.info.run_id, "pretrain/loss")
+    files = {path.name for path in Path(tmp_path, "data", "mlflow").rglob("*") if path.is_file()}
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == VERSION
+    assert run.data.params["pretrain.steps"] == str(hook._parameters["pretrain"]["steps"])
+    assert run.data.tags["pipelines"] == "pretrain, report"
+    assert [(point.step, point.value) for point in points] == [(2, 1.5), (4, 1.25)]
+    assert run.data.metrics["selfie/accuracy"] == 0.75
+    assert "selfie/seed" not in run.data.metrics
+    assert files == {"report.html", "a.txt", "b.txt"}
+
+
+def test_a_run_within_a_run_is_its_child(
+    tmp_path: Path, hooks: Callable[..., MlflowHooks], catalog: DataCatalog
+) -> None:
+    hook = hooks()
+    hook.before_pipeline_run(RUN, catalog)
+    hooks(hook).before_pipeline_run(RUN | {"run_id": "inner"}, catalog)
+    hook.on_pipeline_error()
+    hook.after_dataset_saved("selfie_metrics", METRICS)
+    hook.after_pipeline_run()
+
+    kept = {run.info.run_name: run for run in runs(tmp_path)}
+    inner, outer = kept["inner"], kept[VERSION]
+    assert inner.data.tags["mlflow.parentRunId"] == outer.info.run_id
+    assert (inner.info.status, outer.info.status) == ("FAILED", "FINISHED")
+    assert "selfie/accuracy" in outer.data.metrics
+
+
+def test_nothing_is_kept_where_it_is_not_wanted(
+    tmp_path: Path, hooks: Callable[..., MlflowHooks], catalog: DataCatalog
+) -> None:
+    hook = hooks(**{"tracking.mlflow": "never"})
+    hook.before_pipeline_run(RUN, catalog)
+    hook.after_dataset_saved("selfie_metrics", METRICS)
+    hook.after_pipeline_run()
+
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_store_that_cannot_be_written_does_not_end_the_run(
+    tmp_path: Path,
+    hooks: Callable[..., MlflowHooks],
+    catalog: DataCatalog,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").touch()
+    hook = hooks(**{"tracking.mlflow_uri": f"sqlite:///{tmp_path}/file/mlflow.db"})
+    hook.before_pipeline_run(RUN, catalog)
+    hook.after_dataset_saved("selfie_metrics", METRICS)
+    hook.after_pipeline_run()
+
+    ours = [record for record in caplog.records if record.name == tracking.__name__]
+    assert [record.levelno for record in ours] == [logging.WARNING]
+    assert "this run is not tracked any further" in ours[0].getMessage()
+
+
+def test_without_mlflow_there_are_no_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "find_spec", lambda _: None)
+
+    assert tracking_hooks() == ()
+
+
+def test_mlflow_is_not_imported_before_a_run_begins() -> None:
+    code = "import sys, selfie_pipeline.settings; print('mlflow' in sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "False"
+    assert importlib.util.find_spec("mlflow") is None or len(tracking_hooks()) == 1
