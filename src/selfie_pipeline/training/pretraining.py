@@ -16,7 +16,7 @@ from selfie_pipeline.training.augmentation import normalise
 from selfie_pipeline.training.batches import Batches, Images
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import Device
-from selfie_pipeline.training.loop import Trained, fit
+from selfie_pipeline.training.loop import Fit, Trained, fit
 from selfie_pipeline.training.randomness import fresh_weights
 from selfie_pipeline.training.tasks import PretrainingTask
 
@@ -28,6 +28,7 @@ def pretrain(
     rows: NDArray[np.int64],
     device: Device,
     checkpoints: Checkpoints,
+    train: Fit = fit,
 ) -> Trained:
     """Train P, A and the positions to pick masked patches (paper, "Pretraining Details").
 
@@ -38,6 +39,7 @@ def pretrain(
         rows: (M,), int64: which samples; all that are not for testing.
         device: Where and in which precision.
         checkpoints: Where the training's state is kept.
+        train: An engine's, where it is not this process that trains.
 
     Returns:
         The tensors of a `Selfie`, and the history.
@@ -45,7 +47,7 @@ def pretrain(
     with fresh_weights(recipe.seed):
         network = Selfie(model, images.patch)
     task = PretrainingTask(network, recipe, images)
-    return fit(task, Batches(images, rows, recipe.seed, recipe), device, checkpoints, "pretrain")
+    return train(task, Batches(images, rows, recipe.seed, recipe), device, checkpoints, "pretrain")
 
 
 @torch.inference_mode()

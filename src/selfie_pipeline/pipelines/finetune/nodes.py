@@ -39,8 +39,9 @@ from selfie_pipeline.provenance import environment
 from selfie_pipeline.training.batches import Images
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import Device, find_device
+from selfie_pipeline.training.engine import open_engine
 from selfie_pipeline.training.finetuning import classify, finetune, fresh_classifier
-from selfie_pipeline.training.loop import Trained, Watch
+from selfie_pipeline.training.loop import Fit, Trained, Watch, fit
 from selfie_pipeline.training.subset import labeled_subset
 
 _LOG = logging.getLogger(__name__)
@@ -137,30 +138,31 @@ def finetune_classifier(
         classifier needs nothing else: `classes` are the outputs' names, `mean` and `std`, of each
         channel in units of 255, what its images are normalised with.
     """
-    device = find_device(compute)
     pretraining = initial_classifier.provenance
     origin = classifier_origin(
         pretraining, patch_grids.fingerprint, patch, augmentation, model, recipe
     ) | {"seed": seed, "labels": len(labeled_samples)}
-    identity = {**origin, "precision": device.precision}
-    _, trained = train_classifier(
-        initial_classifier,
-        labeled_samples,
-        stored_images(patch_grids, patch, augmentation),
-        model,
-        recipe,
-        seed,
-        device,
-        Checkpoints(checkpoints, identity, recipe.checkpoint_every, resume),
-        title="finetune" if pretraining["encoder"] else "baseline",
-    )
+    with open_engine(compute) as engine:
+        identity = {**origin, **engine.identity}
+        _, trained = train_classifier(
+            initial_classifier,
+            labeled_samples,
+            stored_images(patch_grids, patch, augmentation),
+            model,
+            recipe,
+            seed,
+            engine.here,
+            Checkpoints(checkpoints, identity, recipe.checkpoint_every, resume),
+            title="finetune" if pretraining["encoder"] else "baseline",
+            train=engine.fit,
+        )
     provenance = {
         **origin,
         "classes": labeled_samples.groupby("label")["class_name"].first().tolist(),
         "mean": patch_grids.mean.tolist(),
         "std": patch_grids.std.tolist(),
-        "device": device.name,
-        "precision": device.precision,
+        "device": engine.name,
+        "precision": engine.precision,
         **environment(),
     }
     return Weights(trained.tensors, provenance), pd.DataFrame(trained.history)
@@ -177,6 +179,7 @@ def train_classifier(
     checkpoints: Checkpoints,
     title: str,
     watch: Watch | None = None,
+    train: Fit = fit,
 ) -> tuple[Classifier, Trained]:
     """Train the network of some initial weights.
 
@@ -191,6 +194,7 @@ def train_classifier(
         checkpoints: Where the training's state is kept.
         title: What progress calls it.
         watch: Looks at the training as it goes.
+        train: An engine's, where it is not this process that trains.
 
     Returns:
         The network after the last step, and what the training leaves.
@@ -210,6 +214,7 @@ def train_classifier(
         checkpoints=checkpoints,
         title=title,
         watch=watch,
+        train=train,
     )
     return network, trained
 

@@ -22,7 +22,7 @@ from selfie_pipeline.datasets.weights import Weights
 from selfie_pipeline.pipelines.patch.nodes import stored_images
 from selfie_pipeline.provenance import configuration, environment
 from selfie_pipeline.training.checkpoints import Checkpoints
-from selfie_pipeline.training.device import find_device
+from selfie_pipeline.training.engine import open_engine
 from selfie_pipeline.training.pretraining import pretrain
 from selfie_pipeline.training.randomness import Purpose, fold
 
@@ -43,25 +43,26 @@ def pretrain_encoder(
     Returns:
         The encoder (P, A and the positions), and the training's history.
     """
-    device = find_device(compute)
     rows = _choose(samples.loc[samples["split"] != "test", "sample"].to_numpy(), recipe)
     settings = configuration(patch=patch, augmentation=augmentation, model=model, pretrain=recipe)
     origin = {"configuration": settings, "data": patch_grids.fingerprint}
-    trained = pretrain(
-        model,
-        recipe,
-        stored_images(patch_grids, patch, augmentation),
-        rows,
-        device,
-        Checkpoints(
-            checkpoints, {**origin, "precision": device.precision}, recipe.checkpoint_every, resume
-        ),
-    )
+    with open_engine(compute) as engine:
+        trained = pretrain(
+            model,
+            recipe,
+            stored_images(patch_grids, patch, augmentation),
+            rows,
+            engine.here,
+            Checkpoints(
+                checkpoints, {**origin, **engine.identity}, recipe.checkpoint_every, resume
+            ),
+            engine.fit,
+        )
     provenance = {
         **origin,
         "pretraining_images": len(rows),
-        "device": device.name,
-        "precision": device.precision,
+        "device": engine.name,
+        "precision": engine.precision,
         **environment(),
     }
     return Weights(trained.tensors, provenance), pd.DataFrame(trained.history)
