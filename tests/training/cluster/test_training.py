@@ -33,6 +33,7 @@ from selfie_pipeline.training.tasks import PretrainingTask
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray's own pipes and sockets
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # within Ray itself
 ]
 STEPS = 8
 SMALL = {
@@ -41,6 +42,7 @@ SMALL = {
     "model.attention.blocks": 1,
     "pretrain.steps": STEPS,
     "pretrain.batch_size": 12,
+    "finetune.batch_size": 12,
     "pretrain.warmup_steps": 2,
     "pretrain.log_every": 3,
     "pretrain.checkpoint_every": 2,
@@ -210,3 +212,99 @@ def test_two_workers_learn_what_one_does(
     assert [line for line in caplog.messages if "steps done" in line] == [
         line for line in caplog.messages if line.startswith("pretrain: 8 steps done")
     ]
+
+
+KILLED = "pretrain: a worker died; all go on from the last checkpoint"
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(
+    cluster: None, arrange: Arrange, caplog: pytest.LogCaptureFixture, workers: int, victim: int
+) -> None:
+    """Two deaths, of which one comes before the step that the other is of."""
+    caplog.set_level(logging.INFO, "selfie_pipeline")
+    undisturbed = digest(arrange(workers).train())
+
+    trained = arrange(workers, (victim, 5, "killed"), times=2, compute__max_failures=2).train()
+
+    assert digest(trained) == undisturbed
+    assert sum(line.startswith(KILLED) for line in caplog.messages) == 2
+    assert "pretrain: goes on after step 4 of 8" in caplog.messages
+
+
+def test_dead_too_often_it_ends_with_one_line_and_goes_on_when_run_again(
+    cluster: None, arrange: Arrange
+) -> None:
+    training = arrange(2, (1, 5, "killed"), compute__max_failures=0)
+    with pytest.raises(UserError, match=r"died more than compute.max_failures = 0 times") as caught:
+        training.train()
+    assert "\n" not in str(caught.value)
+    assert (training.folder / "step-000000004.json").exists()
+
+    trained = training.train()
+
+    assert [row.step for row in trained.history] == [3, 6, 8]
+
+
+def test_a_loss_that_is_not_finite_on_one_worker_stops_all(cluster: None, arrange: Arrange) -> None:
+    training = arrange(2, (1, 4, "diverges"))
+
+    with pytest.raises(UserError, match=r"^the loss is nan at step 5, .* and 4 more") as caught:
+        training.train()
+
+    assert "\n" not in str(caught.value)
+    assert (training.folder / "not-finite.json").exists()
+    assert (training.folder / "step-000000004.json").exists()
+
+
+def test_a_signal_stops_all_workers_after_the_same_step_with_a_checkpoint(
+    cluster: None, arrange: Arrange
+) -> None:
+    undisturbed = digest(arrange(2, pretrain__steps=40).train())
+    training = arrange(2, pause=0.2, pretrain__steps=40, pretrain__checkpoint_every=100)
+    timer = threading.Timer(0, interrupt_when_begun, [training.folder])
+    timer.start()
+    with pytest.raises(Interrupted, match=r"stopped by SIGINT after step \d+ of 40"):
+        training.train()
+    timer.join()
+    (checkpoint,) = training.folder.glob("step-*.json")
+    assert 0 < int(checkpoint.stem.removeprefix("step-")) < 40
+    training.pause = 0.0
+
+    assert digest(training.train()) == undisturbed
+
+
+def interrupt_when_begun(folder: Path) -> None:
+    """Press Ctrl-C some time after the workers have been sent for."""
+    while not list(folder.glob("ray-*/*/*")):
+        time.sleep(0.1)
+    time.sleep(25)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_statistics_of_each_worker_alone_are_another_training(
+    cluster: None, arrange: Arrange
+) -> None:
+    alone = arrange(2, compute__batch_norm="local")
+
+    trained, synchronised = alone.train(), arrange(2).train()
+
+    name = "patch_network.norm.weight"
+    assert not torch.allclose(trained.tensors[name], synchronised.tensors[name], rtol=1e-4)
+    # Its checkpoints are not gone on with under synchronised statistics, nor by other workers.
+    with open_engine(alone.config.compute) as engine:
+        assert engine.identity["batch_norm"] == "local to 2 workers"
+
+
+def test_a_cluster_that_is_not_there(arrange: Arrange, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray  # noqa: PLC0415
+
+    ray.shutdown()
+    for address in ("127.0.0.1:1", "nowhere.invalid:6379", "ray://127.0.0.1:10001"):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        started = time.monotonic()
+        with pytest.raises(UserError, match=f"RAY_ADDRESS = {address}") as caught:
+            arrange(2).train()
+        assert time.monotonic() - started < 30
+        assert "\n" not in str(caught.value)

@@ -229,11 +229,12 @@ def test_classifier(
     compute: ComputeConfig,
     data: DataConfig,
     labeled_frac: float,
-) -> tuple[dict[str, Any], pd.DataFrame]:
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Read the test split, once: nothing after this chooses anything.
 
     Returns:
-        The result as a cell of the results table, and one row a test sample.
+        One row a test sample, and the result as a cell of the results table. In this order: where
+        there is a result, all else of it is there.
     """
     network = load_classifier(classifier)
     test = samples[samples["split"] == "test"]
@@ -256,7 +257,7 @@ def test_classifier(
         "configuration": comparable(provenance),
         "provenance": {**provenance, "classifier": classifier.digest()},
     }
-    return cell, predictions_table(rows, labels, logits)
+    return predictions_table(rows, labels, logits), cell
 
 
 def load_classifier(classifier: Weights) -> Classifier:

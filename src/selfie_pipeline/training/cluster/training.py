@@ -18,7 +18,7 @@ from typing import Any
 
 import ray
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -232,13 +232,16 @@ class _Watched:
                     self._stop(stop)
                 else:
                     self._look_after_the_cluster()
-        if self.error is not None:
-            reason = _last_line(self.error)
+        if isinstance(self.error, WorkerGroupError):
+            first_of_them = next(iter(self.error.worker_failures.values()))
+            reason = _last_line(first_of_them)
             raise UserError(
                 f"{self.title}: the workers died more than compute.max_failures = "
                 f"{self.max_failures} times, at last after step {done}: {reason}; the same command "
                 "goes on from the last checkpoint"
             ) from self.error
+        if self.error is not None:
+            raise self.error
 
     def _fit(self) -> None:
         try:
