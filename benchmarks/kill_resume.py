@@ -21,9 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import PROJECT, arguments, report
+from common import PROJECT, arguments, recipe, report
 
-from selfie_pipeline.config import ComputeConfig
 from selfie_pipeline.training.device import find_device
 
 RESULTS = ("encoder.safetensors", "classifier.safetensors", "history.csv", "metrics.json")
@@ -117,7 +116,7 @@ def main() -> None:
         }
         killed = digests(project)
     same = [name for name in undisturbed if killed.get(name) == undisturbed[name]]
-    device = find_device(ComputeConfig(accelerator="auto", precision="auto", compile="auto"))
+    device = find_device(recipe("base").compute)
     result = {f"kills of {stage}": count for stage, count in kills.items()}
     result |= {"results compared": len(undisturbed), "equal byte for byte": len(same)}
     report(result, device, options.json)

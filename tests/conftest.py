@@ -77,7 +77,18 @@ _PARAMETERS: dict[str, Any] = {
     "embed": {"layer": "stage3", "map": "pca", "points": 50},
     "export": {"licence": "unknown"},
     "tracking": {"mlflow": "never", "mlflow_uri": None, "tensorboard": False},
-    "compute": {"accelerator": "cpu", "precision": "fp32", "compile": "auto"},
+    "compute": {
+        "accelerator": "cpu",
+        "precision": "fp32",
+        "compile": "auto",
+        "engine": "local",
+        "workers": 1,
+        "cpus_per_worker": 1,
+        "batch_norm": "synchronised",
+        "cpus_per_cell": 1,
+        "gpus_per_cell": 1.0,
+        "max_failures": 1,
+    },
 }
 PAPER = {"model.layers": [3, 4, 6, 3], "model.width": 64} | {
     f"model.attention.{key}": value

@@ -297,3 +297,43 @@ def test_a_refusal_from_the_shell(project: Path, command: list[str]) -> None:
     errors = [line for line in done.stderr.splitlines() if " INFO " not in line]
     assert errors == ["Error: labeled_frac = 1.5 is not allowed; allowed: a number in (0, 1]"]
     assert not list((project / "data").rglob("*"))
+
+
+WITHOUT_RAY = """
+import importlib, pkgutil, sys
+from importlib.machinery import PathFinder
+
+find = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *rest: (
+    None if name.partition(".")[0] == "ray" else find(name, *rest)
+)
+import selfie_pipeline
+
+for module in pkgutil.walk_packages(selfie_pipeline.__path__, "selfie_pipeline."):
+    if ".cluster" not in module.name and not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+assert "ray" not in sys.modules
+from selfie_pipeline.__main__ import main
+sys.argv = ["selfie-pipeline", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("params", "code"), [("compute.engine=ray", 1), ("compute.engine=local", 0)]
+)
+def test_without_ray_all_but_its_engine_works(project: Path, params: str, code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_RAY, "--pipelines=ingest", "--params", params],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    refusals = [line for line in done.stderr.splitlines() if "pip install" in line]
+    assert refusals == code * [
+        "Error: compute.engine = ray, but Ray is not installed; install it with `pip install "
+        "'selfie-pipeline[ray]'`"
+    ]

@@ -67,6 +67,12 @@ REFUSED = [  # key, value, what the message says after "KEY = VALUE"
     ("compute.accelerator", "tpu", "allowed: 'auto', 'cpu' or 'gpu'"),
     ("compute.precision", "fp16", "allowed: 'auto', 'bf16' or 'fp32'"),
     ("compute.compile", "on", "allowed: 'auto', 'always' or 'never'"),
+    ("compute.engine", "spark", "allowed: 'local' or 'ray'"),
+    ("compute.workers", 0, "allowed: a whole number, 1 or more"),
+    ("compute.batch_norm", "global", "allowed: 'synchronised' or 'local'"),
+    ("compute.cpus_per_cell", 0, "allowed: a number above 0"),
+    ("compute.gpus_per_cell", 2, "allowed: a number in [0, 1]"),
+    ("compute.max_failures", -1, "allowed: a whole number, 0 or more"),
     ("resume", "always", "allowed: 'auto' or 'never'"),
     ("patch.targets", 1, "allowed: a whole number, 2 or more"),
 ]

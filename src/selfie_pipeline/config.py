@@ -320,6 +320,24 @@ class ComputeConfig(_Config):
     """`auto`: bf16 mixed precision where the processor has the instructions, else fp32."""
     compile: Literal["auto", "always", "never"]
     """`auto`: torch compiles the ResNet's stages on a GPU; on CPUs it was measured not to pay."""
+    engine: Literal["local", "ray"]
+    """`local`: this process. `ray`: the Ray cluster that the environment variable RAY_ADDRESS
+    names, or one on this machine that lasts as long as the run; an extra."""
+    workers: Count
+    """With `ray`: how many compute each batch of a training together; each has a GPU of its own
+    where the cluster has GPUs, unless `accelerator` is cpu."""
+    cpus_per_worker: Count
+    """With `ray`: cores, and threads, of a worker."""
+    batch_norm: Literal["synchronised", "local"]
+    """With several workers: whether BatchNorm takes its statistics over the rows of all of them,
+    as one worker would, or over each worker's own."""
+    cpus_per_cell: Positive
+    """With `ray`: cores of a cell of the experiment, or of a trial of the tuning."""
+    gpus_per_cell: Share
+    """With `ray`: share of a GPU that a cell or a trial takes, where the cluster has GPUs."""
+    max_failures: Whole
+    """With `ray`: how many times a training goes on by itself after a worker's death, and a cell
+    or a trial is tried again."""
 
 
 class TrackingConfig(_Config):
@@ -368,10 +386,18 @@ class Config(_Config):
     def _check(self) -> Self:
         for name in ("pretrain", "finetune"):
             recipe: TrainingConfig = getattr(self, name)
+            shares = recipe.accumulate * self.compute.workers
             if recipe.batch_size % recipe.accumulate:
                 raise ValueError(
                     f"{name}.accumulate = {recipe.accumulate} does not divide {name}.batch_size = "
                     f"{recipe.batch_size}; allowed: a divisor of {recipe.batch_size}"
+                )
+            if self.compute.engine == "ray" and recipe.batch_size % shares:
+                raise ValueError(
+                    f"compute.workers = {self.compute.workers} × {name}.accumulate = "
+                    f"{recipe.accumulate} does not divide {name}.batch_size = "
+                    f"{recipe.batch_size}; allowed: workers × accumulate a divisor of "
+                    f"{recipe.batch_size}"
                 )
             if recipe.warmup_steps >= recipe.steps:
                 raise ValueError(

@@ -5,6 +5,7 @@ Nothing heavy is imported here: a run that is refused must be refused at once.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import shlex
@@ -35,7 +36,7 @@ class ProjectHooks:
         """Check all parameters before anything else is done.
 
         Raises:
-            UserError: The environment does not exist.
+            UserError: The environment does not exist, or the engine is not installed.
             ConfigError: A parameter is unknown or not allowed.
         """
         loader = context.config_loader
@@ -48,6 +49,11 @@ class ProjectHooks:
                 f"--env = {loader.env} is not an environment in {conf}; allowed: {known}"
             ) from None
         self._config = load_config(parameters)
+        if self._config.compute.engine == "ray" and importlib.util.find_spec("ray") is None:
+            raise UserError(
+                "compute.engine = ray, but Ray is not installed; install it with "
+                "`pip install 'selfie-pipeline[ray]'`"
+            )
         params = context._runtime_params or {}  # Kedro tells no other way
         self._project = Project(Path(context.project_path), context.env, params)
 

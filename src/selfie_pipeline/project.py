@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
 from kedro.runner import SequentialRunner
 
 
@@ -59,6 +61,11 @@ class Project:
         with self._session(params) as session:
             catalog = session.load_context().catalog
             return catalog.load(name) if catalog.exists(name) else None
+
+    def enter(self) -> None:
+        """Set this process up for runs of the project, as `kedro run` does."""
+        os.chdir(self.path)
+        bootstrap_project(self.path)
 
     @contextmanager
     def _session(self, params: Mapping[str, Any]) -> Iterator[KedroSession]:

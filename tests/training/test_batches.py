@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,6 +59,21 @@ def test_parts_together_are_the_whole_batch(make_batches, parts):
         for name in ("samples", "patches", "corners", "flips"):
             together = torch.cat([getattr(part, name) for part in group])
             assert torch.equal(together, getattr(batch, name)), name
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("workers", [2, 4])
+def test_workers_together_have_the_parts_that_one_has(make_batches, workers, parts):
+    """So with 1, 2 or 4 workers each part has the same samples, crops, flips and rows of noise."""
+    alone = make_batches(steps=10, accumulate=parts)
+    together = [replace(alone, worker=worker, workers=workers) for worker in range(workers)]
+    assert {len(worker) for worker in together} == {len(alone)}
+    for part, *shares in zip(alone, *together, strict=True):
+        rows = [share.first_row + row for share in shares for row in range(len(share.samples))]
+        assert rows == [part.first_row + row for row in range(len(part.samples))]
+        for name in ("samples", "patches", "corners", "flips"):
+            joined = torch.cat([getattr(share, name) for share in shares])
+            assert torch.equal(joined, getattr(part, name)), name
 
 
 def test_the_patches_are_the_samples(make_batches):

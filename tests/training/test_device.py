@@ -23,7 +23,9 @@ COMPILING = Device(type="cpu", bf16=False, compile=True)
 
 
 def find(accelerator="cpu", precision="auto", compiled="auto"):
-    config = ComputeConfig(accelerator=accelerator, precision=precision, compile=compiled)
+    config = ComputeConfig.model_construct(
+        accelerator=accelerator, precision=precision, compile=compiled
+    )
     return find_device(config)
 
 

@@ -101,6 +101,8 @@ class Batches:
         seed: Of the training.
         recipe: For the number of steps, the batch size and its parts.
         first_step: Steps done already.
+        worker: Which of the workers this is that compute a batch together, from 0.
+        workers: How many they are; each computes as many rows of every part as any other.
     """
 
     images: Images
@@ -108,6 +110,8 @@ class Batches:
     seed: int
     recipe: TrainingConfig
     first_step: int = 0
+    worker: int = 0
+    workers: int = 1
 
     def __len__(self) -> int:
         return (self.recipe.steps - self.first_step) * self.recipe.accumulate
@@ -119,10 +123,11 @@ class Batches:
                 yield self.part(step, part)
 
     def part(self, step: int, part: int = 0) -> Batch:
-        """One of the parts of the batch at a step."""
+        """One of the parts of the batch at a step; of several workers, this one's rows of it."""
         whole = self.recipe.batch_size
-        size = whole // self.recipe.accumulate
-        own = slice(part * size, (part + 1) * size)
+        size = whole // (self.recipe.accumulate * self.workers)
+        share = part * self.workers + self.worker  # parts lie as they do with one worker
+        own = slice(share * size, (share + 1) * size)
         places = np.arange(step * whole, (step + 1) * whole)[own]  # (B,)
         samples = self.rows[shuffled(self.seed, len(self.rows), places)]  # (B,)
         random = generator(self.seed, Purpose.AUGMENTATION, step)

@@ -19,7 +19,7 @@ from selfie_pipeline.training.batches import Batches, Images, shuffled
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.inference import Inference
-from selfie_pipeline.training.loop import Trained, Watch, fit
+from selfie_pipeline.training.loop import Fit, Trained, Watch, fit
 from selfie_pipeline.training.randomness import fresh_weights
 from selfie_pipeline.training.tasks import FinetuningTask
 
@@ -49,6 +49,7 @@ def finetune(
     checkpoints: Checkpoints,
     title: str,
     watch: Watch | None = None,
+    train: Fit = fit,
 ) -> Trained:
     """Train the whole network on whole images (paper, "Fine Tuning").
 
@@ -64,6 +65,7 @@ def finetune(
         checkpoints: Where the training's state is kept.
         title: What progress calls it.
         watch: Looks at the training as it goes, such as to give it up early.
+        train: An engine's, where it is not this process that trains.
 
     Returns:
         The tensors after the last step (no step is chosen by its score), and the history.
@@ -74,7 +76,7 @@ def finetune(
         chosen = shuffled(seed, len(rows), np.arange(min(len(rows), _STATISTICS_SAMPLES)))
         reestimate_statistics(network, images, rows[chosen], device)
     task = FinetuningTask(network, recipe, images, label_of_row, seed=seed, handed_over=handed_over)
-    return fit(task, Batches(images, rows, seed, recipe), device, checkpoints, title, watch)
+    return train(task, Batches(images, rows, seed, recipe), device, checkpoints, title, watch)
 
 
 def reestimate_statistics(

@@ -32,6 +32,10 @@ class StopRequest:
             self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self
 
+    def ask(self) -> signal.Signals | None:
+        """The first signal that came, or None; called once after every step."""
+        return self.received
+
     def listen(self) -> None:
         """Take the signals back from whoever has set handlers of their own in the meantime."""
         if self.received is None:

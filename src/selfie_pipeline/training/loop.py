@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, Self
 
 import lightning.pytorch as pl
 from torch import Tensor
 
+from selfie_pipeline.config import TrainingConfig
 from selfie_pipeline.training.batches import Batches
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import Device
@@ -39,6 +40,49 @@ Watch = Callable[[Task, int], None]
 """Called with the task and the steps done after every step; it may end the training by raising."""
 
 
+class Fit(Protocol):
+    """Trains a task's network: `fit` in this process, or an engine's on others."""
+
+    def __call__(
+        self,
+        task: Task,
+        batches: Batches,
+        device: Device,
+        checkpoints: Checkpoints,
+        title: str,
+        watch: Watch | None = None,
+    ) -> Trained:
+        """As `fit`."""
+
+
+class Shows(Protocol):
+    """Is told how far a training is, as `Progress`."""
+
+    def __enter__(self) -> Self:
+        """Before the first step."""
+
+    def __exit__(self, *_: object) -> None:
+        """After the last."""
+
+    def update(self, task: Task, done: int) -> None:
+        """After every step."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a training goes on in.
+
+    Attributes:
+        stop: Where it learns that it is asked to stop.
+        progress: Who is told how far it is.
+        trainer: Options of Lightning's trainer: how many devices, and how they work together.
+    """
+
+    stop: Callable[[], StopRequest] = StopRequest
+    progress: Callable[[str, TrainingConfig, int], Shows] = Progress
+    trainer: Mapping[str, Any] = field(default_factory=lambda: {"devices": 1})
+
+
 def fit(
     task: Task,
     batches: Batches,
@@ -46,6 +90,7 @@ def fit(
     checkpoints: Checkpoints,
     title: str,
     watch: Watch | None = None,
+    surroundings: Surroundings = Surroundings(),  # frozen
 ) -> Trained:
     """Train a task's network on all the batches, going on from the newest checkpoint.
 
@@ -56,6 +101,7 @@ def fit(
         checkpoints: Where the training's state is kept.
         title: What progress calls it.
         watch: Looks at the training as it goes, such as to give it up early.
+        surroundings: Another than this process alone.
 
     Returns:
         The weights after the last step, and the history.
@@ -69,22 +115,24 @@ def fit(
         task.restore(found)
         batches = replace(batches, first_step=found.step)
         _LOG.info("%s: goes on after step %d of %d", title, found.step, task.recipe.steps)
-    with StopRequest() as stop, Progress(title, task.recipe, task.steps_done) as progress:
+    shown = surroundings.progress(title, task.recipe, task.steps_done)
+    with surroundings.stop() as stop, shown as progress:
 
         def keep_state(task: Task, done: int) -> None:
+            received = stop.ask()
             due = done % checkpoints.every == 0 or done == task.recipe.steps
-            if due or stop.received:
+            if due or received:
                 checkpoints.save(task.checkpoint())
-            if stop.received:
+            if received:
                 raise Interrupted(
-                    f"{title} was stopped by {stop.received.name} after step {done} of "
+                    f"{title} was stopped by {received.name} after step {done} of "
                     f"{task.recipe.steps}; run the same command to go on from there"
                 )
 
         if task.steps_done < task.recipe.steps:
             actions = [progress.update, keep_state, *([watch] if watch else [])]
             callbacks = [OwnSignals(stop), AfterStep(*actions)]
-            trainer = _trainer(task, device, callbacks)
+            trainer = _trainer(task, device, callbacks, surroundings.trainer)
             device.prepare(task.network)
             with warnings.catch_warnings():
                 # The batches read ahead in a thread of their own; worker processes don't help.
@@ -98,15 +146,22 @@ def fit(
                 except NotFinite as error:
                     checkpoints.note("not-finite", vars(error))
                     raise
+    return trained(task)
+
+
+def trained(task: Task) -> Trained:
+    """What a task has come to."""
     tensors = {name: tensor.detach().cpu() for name, tensor in task.network.state_dict().items()}
     return Trained(tensors, task.history)
 
 
-def _trainer(task: Task, device: Device, callbacks: list[pl.Callback]) -> pl.Trainer:
+def _trainer(
+    task: Task, device: Device, callbacks: list[pl.Callback], options: Mapping[str, Any]
+) -> pl.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     return pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
+        **options,
         precision=device.precision,  # type: ignore[arg-type]  # a literal there
         max_epochs=1,  # of the batches, which know the data's own epochs
         accumulate_grad_batches=task.recipe.accumulate,

@@ -16,7 +16,7 @@ from selfie_pipeline.training.augmentation import normalise
 from selfie_pipeline.training.batches import Batches, Images
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import Device
-from selfie_pipeline.training.loop import Trained, Watch, fit
+from selfie_pipeline.training.loop import Fit, Trained, Watch, fit
 from selfie_pipeline.training.randomness import fresh_weights
 from selfie_pipeline.training.tasks import PretrainingTask
 
@@ -29,6 +29,7 @@ def pretrain(
     device: Device,
     checkpoints: Checkpoints,
     watch: Watch | None = None,
+    train: Fit = fit,
 ) -> Trained:
     """Train P, A and the positions to pick masked patches (paper, "Pretraining Details").
 
@@ -40,6 +41,7 @@ def pretrain(
         device: Where and in which precision.
         checkpoints: Where the training's state is kept.
         watch: Looks at the training as it goes.
+        train: An engine's, where it is not this process that trains.
 
     Returns:
         The tensors of a `Selfie`, and the history.
@@ -48,7 +50,7 @@ def pretrain(
         network = Selfie(model, images.patch)
     task = PretrainingTask(network, recipe, images)
     batches = Batches(images, rows, recipe.seed, recipe)
-    return fit(task, batches, device, checkpoints, "pretrain", watch)
+    return train(task, batches, device, checkpoints, "pretrain", watch)
 
 
 @torch.inference_mode()

@@ -23,6 +23,7 @@ from selfie_pipeline.training.checkpoints import Checkpoint
 from selfie_pipeline.training.randomness import Purpose, generator
 from selfie_pipeline.training.schedule import learning_rate_factor
 from selfie_pipeline.training.transfer import Fetched, send
+from selfie_pipeline.training.workers import mean_over_workers, of_all_workers
 
 _SAMPLES_NAMED = 8
 
@@ -123,14 +124,16 @@ class Task(pl.LightningModule):
     def end_step(self, batch: Batch) -> None:
         """After a step's last part: count it, and every `log_every` steps write a row."""
         self.steps_done = batch.step + 1
-        losses = torch.stack(self._since_row[-len(self._samples) :])[:, 0]  # (parts,)
+        parts = len(self._samples)
+        means = mean_over_workers(torch.stack(self._since_row[-parts:]))  # (parts, 2)
+        self._since_row[-parts:] = means.unbind()
+        losses = means[:, 0]  # (parts,)
         self._unchecked.append((batch.step, Fetched(losses), self._samples))
         self._samples = []
         # On a GPU a step late, so that it has work while we wait for the number.
         self._check_finite(unread=1 if losses.is_cuda else 0)
         if self.steps_done % self.recipe.log_every == 0 or self.steps_done == self.recipe.steps:
-            means = torch.stack(self._since_row).double().mean(dim=0)  # (2,)
-            loss, accuracy = means.tolist()
+            loss, accuracy = torch.stack(self._since_row).double().mean(dim=0).tolist()
             rate = self.recipe.peak_learning_rate * learning_rate_factor(batch.step, self.recipe)
             self.history.append(HistoryRow(self.steps_done, loss, accuracy, rate))
             self._since_row.clear()
@@ -151,7 +154,8 @@ class Task(pl.LightningModule):
             if not len(bad):
                 continue
             rate = self.recipe.peak_learning_rate * learning_rate_factor(step, self.recipe)
-            raise NotFinite(step + 1, bad[0].item(), rate, torch.cat(samples).tolist())
+            seen = of_all_workers(torch.cat(samples).tolist())
+            raise NotFinite(step + 1, bad[0].item(), rate, [row for each in seen for row in each])
 
     def checkpoint(self) -> Checkpoint:
         """The state after the last whole step.

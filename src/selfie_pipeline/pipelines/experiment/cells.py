@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 import pandas as pd
 from tqdm import tqdm
 
-from selfie_pipeline.config import Arm, ExperimentConfig, UserError
+from selfie_pipeline.config import Arm, ComputeConfig, ExperimentConfig, UserError
 from selfie_pipeline.evaluation.tables import Cell
 from selfie_pipeline.pipelines.finetune.origin import comparable
 from selfie_pipeline.project import Project
+from selfie_pipeline.training.engine import Chain, WorkerLost, run_chains
 from selfie_pipeline.training.interruption import Interrupted
 
 _LOG = logging.getLogger(__name__)
@@ -109,14 +111,19 @@ def grid(experiment: ExperimentConfig) -> list[Place]:
 
 
 def run_cells(
-    planned: Sequence[Planned], results: Sequence[Cell], project: Project
+    planned: Sequence[Planned], results: Sequence[Cell], project: Project, compute: ComputeConfig
 ) -> list[Outcome]:
     """Run the cells that have no result yet; one that fails does not keep the others from running.
+
+    On a cluster they run side by side, each in this process's stead: it reads and writes the
+    catalog's files, of which each cell has its own. One whose process dies is run again, unless
+    its result is there: so none is lost, and none is there twice.
 
     Args:
         planned: All cells.
         results: What there is already, of these and others.
         project: Runs a cell, which saves its own result.
+        compute: Parameters.
 
     Returns:
         One outcome a cell, in the order planned.
@@ -129,24 +136,52 @@ def run_cells(
     _LOG.info("experiment: %d cells, of which %d are there", len(planned), len(kept))
     outcomes = {cell.place: _outcome(cell, "kept") for cell in planned if cell.place in kept}
     started = time.monotonic()
-    for number, cell in enumerate(todo):
-        _LOG.info("experiment: cell %d of %d: %s", len(outcomes) + 1, len(planned), cell.place)
-        outcome = _run(cell, project)
-        outcomes[cell.place] = outcome
-        left = len(todo) - number - 1
-        failed = sum(each.status == "failed" for each in outcomes.values())
-        seconds = (time.monotonic() - started) / (number + 1) * left
-        _LOG.info(
-            "experiment: %d cells there%s, %d left, %s",
-            len(outcomes) - failed,
-            f", {failed} failed" if failed else "",
-            left,
-            f"{tqdm.format_interval(seconds)} to go",
-        )
+    run = partial(_run_elsewhere, project) if compute.engine == "ray" else partial(_run, project)
+
+    def chain(cell: Planned, number: int) -> Chain[None]:
+        place = cell.place
+        _LOG.info("experiment: cell %d of %d: %s", len(kept) + number, len(planned), place)
+        try:
+            outcome: Outcome = yield partial(run, cell)
+        except WorkerLost as reason:
+            outcome = _outcome(cell, "failed", 0.0, str(reason))
+        outcomes[place] = outcome
+        if outcome.error:
+            _LOG.error("experiment: %s failed: %s", place, outcome.error)
+        _tell_progress(outcomes, len(kept), len(planned), time.monotonic() - started)
+
+    run_chains([chain(cell, number) for number, cell in enumerate(todo, start=1)], compute)
     return [outcomes[cell.place] for cell in planned]
 
 
-def _run(cell: Planned, project: Project) -> Outcome:
+def _tell_progress(
+    outcomes: Mapping[Place, Outcome], kept: int, planned: int, seconds: float
+) -> None:
+    """Say how many cells there are, and when the others will be."""
+    left = planned - len(outcomes)
+    failed = sum(each.status == "failed" for each in outcomes.values())
+    _LOG.info(
+        "experiment: %d cells there%s, %d left, %s to go",
+        len(outcomes) - failed,
+        f", {failed} failed" if failed else "",
+        left,
+        tqdm.format_interval(seconds / (len(outcomes) - kept) * left),
+    )
+
+
+def _run_elsewhere(project: Project, cell: Planned) -> Outcome:
+    """Run a cell in a process that another has started, perhaps for the second time."""
+    project.enter()
+    place = cell.place
+    made: Cell | None = project.load(
+        f"{place.arm}_metrics", labeled_frac=place.labeled_frac, seed=place.seed
+    )
+    if made is not None and cell.is_result(made):  # the process died just after it
+        return _outcome(cell, "done")
+    return _run(project, cell, compute={"engine": "local"})
+
+
+def _run(project: Project, cell: Planned, **params: Any) -> Outcome:
     """Run the arm's pipeline for one cell, with the values that the tuning found."""
     place, tuned = cell.place, cell.origin["tuned"]
     recipe = {name.removeprefix("finetune."): value for name, value in tuned.items()}
@@ -158,12 +193,12 @@ def _run(cell: Planned, project: Project) -> Outcome:
             labeled_frac=place.labeled_frac,
             seed=place.seed,
             finetune={**recipe, "tuned": list(recipe)},
+            **params,
         )
     except Interrupted:
         raise
     except UserError as reason:
-        error = " ".join(str(reason).split())
-        _LOG.error("experiment: %s failed: %s", place, error)  # it says it all
+        error = " ".join(str(reason).split())  # it says it all
     except Exception as reason:
         error = f"{type(reason).__name__}: {' '.join(str(reason).split())}"
         _LOG.exception("experiment: %s failed", place)

@@ -11,6 +11,7 @@ import pandas as pd
 from selfie_pipeline.config import (
     Arm,
     AugmentationConfig,
+    ComputeConfig,
     ExperimentConfig,
     FinetuneConfig,
     ModelConfig,
@@ -51,6 +52,7 @@ def run_experiment(
     recipe: FinetuneConfig,
     tune: TuneConfig,
     experiment: ExperimentConfig,
+    compute: ComputeConfig,
 ) -> pd.DataFrame:
     """Run the cells of the grid that have no result yet, with what the tuning found for them.
 
@@ -76,7 +78,7 @@ def run_experiment(
 
     planned = [plan(place) for place in grid(experiment)]
     _tell_settings(planned)
-    return to_table(run_cells(planned, results, project))
+    return to_table(run_cells(planned, results, project, compute))
 
 
 def _tell_settings(planned: list[Planned]) -> None:

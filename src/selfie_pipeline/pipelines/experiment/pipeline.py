@@ -29,6 +29,7 @@ def create_cells_pipeline() -> Pipeline:
                     "params:finetune",
                     "params:tune",
                     "params:experiment",
+                    "params:compute",
                 ],
                 outputs="experiment_cells",
                 name="run_experiment",

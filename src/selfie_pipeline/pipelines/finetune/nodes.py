@@ -40,8 +40,9 @@ from selfie_pipeline.training.batches import Images
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.curves import curves_beside
 from selfie_pipeline.training.device import Device, find_device
+from selfie_pipeline.training.engine import open_engine
 from selfie_pipeline.training.finetuning import classify, finetune, fresh_classifier
-from selfie_pipeline.training.loop import Trained, Watch
+from selfie_pipeline.training.loop import Fit, Trained, Watch, fit
 from selfie_pipeline.training.subset import labeled_subset
 
 _LOG = logging.getLogger(__name__)
@@ -139,35 +140,36 @@ def finetune_classifier(
         classifier needs nothing else: `classes` are the outputs' names, `mean` and `std`, of each
         channel in units of 255, what its images are normalised with.
     """
-    device = find_device(compute)
     pretraining = initial_classifier.provenance
     origin = classifier_origin(
         pretraining, patch_grids.fingerprint, patch, augmentation, model, recipe
     ) | {"seed": seed, "labels": len(labeled_samples)}
-    identity = {**origin, "precision": device.precision}
     title = "finetune" if pretraining["encoder"] else "baseline"
     passes = recipe.steps * recipe.batch_size / len(labeled_samples)
     _LOG.info("%s: %s labeled images, %.3g passes", title, f"{len(labeled_samples):,}", passes)
-    state = Checkpoints(checkpoints, identity, recipe.checkpoint_every, resume)
-    _, trained = train_classifier(
-        initial_classifier,
-        labeled_samples,
-        stored_images(patch_grids, patch, augmentation),
-        model,
-        recipe,
-        seed,
-        device,
-        state,
-        title,
-        curves_beside(state) if tensorboard else None,
-    )
+    with open_engine(compute) as engine:
+        identity = {**origin, **engine.identity}
+        state = Checkpoints(checkpoints, identity, recipe.checkpoint_every, resume)
+        _, trained = train_classifier(
+            initial_classifier,
+            labeled_samples,
+            stored_images(patch_grids, patch, augmentation),
+            model,
+            recipe,
+            seed,
+            engine.here,
+            state,
+            title,
+            curves_beside(state) if tensorboard else None,
+            train=engine.fit,
+        )
     provenance = {
         **origin,
         "classes": labeled_samples.groupby("label")["class_name"].first().tolist(),
         "mean": patch_grids.mean.tolist(),
         "std": patch_grids.std.tolist(),
-        "device": device.name,
-        "precision": device.precision,
+        "device": engine.name,
+        "precision": engine.precision,
         **environment(),
     }
     return Weights(trained.tensors, provenance), pd.DataFrame(trained.history)
@@ -184,6 +186,7 @@ def train_classifier(
     checkpoints: Checkpoints,
     title: str,
     watch: Watch | None = None,
+    train: Fit = fit,
 ) -> tuple[Classifier, Trained]:
     """Train the network of some initial weights.
 
@@ -198,6 +201,7 @@ def train_classifier(
         checkpoints: Where the training's state is kept.
         title: What progress calls it.
         watch: Looks at the training as it goes.
+        train: An engine's, where it is not this process that trains.
 
     Returns:
         The network after the last step, and what the training leaves.
@@ -217,6 +221,7 @@ def train_classifier(
         checkpoints=checkpoints,
         title=title,
         watch=watch,
+        train=train,
     )
     return network, trained
 
@@ -231,11 +236,12 @@ def test_classifier(
     compute: ComputeConfig,
     data: DataConfig,
     labeled_frac: float,
-) -> tuple[dict[str, Any], pd.DataFrame]:
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Read the test split, once: nothing after this chooses anything.
 
     Returns:
-        The result as a cell of the results table, and one row a test sample.
+        One row a test sample, and the result as a cell of the results table. In this order: where
+        there is a result, all else of it is there.
     """
     network = load_classifier(classifier)
     test = samples[samples["split"] == "test"]
@@ -258,7 +264,7 @@ def test_classifier(
         "configuration": comparable(provenance),
         "provenance": {**provenance, "classifier": classifier.digest()},
     }
-    return cell, predictions_table(rows, labels, logits)
+    return predictions_table(rows, labels, logits), cell
 
 
 def load_classifier(classifier: Weights) -> Classifier:

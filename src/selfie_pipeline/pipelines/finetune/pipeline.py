@@ -77,7 +77,7 @@ def _create_arm(namespace: str, initialise: Node, more_inputs: set[str]) -> Pipe
                     "params:data",
                     "params:labeled_frac",
                 ],
-                outputs=["metrics", "predictions"],
+                outputs=["predictions", "metrics"],
                 name="test_classifier",
             ),
         ]

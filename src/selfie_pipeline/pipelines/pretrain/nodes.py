@@ -24,7 +24,7 @@ from selfie_pipeline.pipelines.patch.nodes import stored_images
 from selfie_pipeline.provenance import configuration, environment
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.curves import curves_beside
-from selfie_pipeline.training.device import find_device
+from selfie_pipeline.training.engine import open_engine
 from selfie_pipeline.training.pretraining import pretrain
 from selfie_pipeline.training.randomness import Purpose, fold
 
@@ -48,29 +48,29 @@ def pretrain_encoder(
     Returns:
         The encoder (P, A and the positions), and the training's history.
     """
-    device = find_device(compute)
     rows = _choose(samples.loc[samples["split"] != "test", "sample"].to_numpy(), recipe)
     passes = recipe.steps * recipe.batch_size / len(rows)
     _LOG.info("pretrain: %s images without their labels, %.3g passes", f"{len(rows):,}", passes)
     settings = configuration(patch=patch, augmentation=augmentation, model=model, pretrain=recipe)
     origin = {"configuration": settings, "data": patch_grids.fingerprint}
-    state = Checkpoints(
-        checkpoints, {**origin, "precision": device.precision}, recipe.checkpoint_every, resume
-    )
-    trained = pretrain(
-        model,
-        recipe,
-        stored_images(patch_grids, patch, augmentation),
-        rows,
-        device,
-        state,
-        curves_beside(state) if tensorboard else None,
-    )
+    with open_engine(compute) as engine:
+        identity = {**origin, **engine.identity}
+        state = Checkpoints(checkpoints, identity, recipe.checkpoint_every, resume)
+        trained = pretrain(
+            model,
+            recipe,
+            stored_images(patch_grids, patch, augmentation),
+            rows,
+            engine.here,
+            state,
+            curves_beside(state) if tensorboard else None,
+            train=engine.fit,
+        )
     provenance = {
         **origin,
         "pretraining_images": len(rows),
-        "device": device.name,
-        "precision": device.precision,
+        "device": engine.name,
+        "precision": engine.precision,
         **environment(),
     }
     return Weights(trained.tensors, provenance), pd.DataFrame(trained.history)

@@ -36,11 +36,12 @@ from selfie_pipeline.pipelines.finetune.nodes import (
 )
 from selfie_pipeline.pipelines.finetune.origin import FROM_SCRATCH, classifier_origin, from_encoder
 from selfie_pipeline.pipelines.patch.nodes import stored_images
-from selfie_pipeline.pipelines.tune.search import Search, ended
+from selfie_pipeline.pipelines.tune.search import Best, Search, ended
 from selfie_pipeline.provenance import digest
 from selfie_pipeline.training.batches import Images
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import Device, find_device
+from selfie_pipeline.training.engine import Chain, run_chains
 from selfie_pipeline.training.finetuning import classify
 from selfie_pipeline.training.randomness import Purpose, fold
 from selfie_pipeline.training.tasks import NotFinite, Task
@@ -94,7 +95,8 @@ def tune_finetuning(
     """Search the best parameters for each arm and fraction of the experiment.
 
     A trial is finetuned on a labeled subset of what is not held out, and scored on what is; the
-    test split has no part in it.
+    test split has no part in it. On a cluster the searches go on side by side; the trials of each
+    follow from one another, so that it finds what it finds here.
 
     Returns:
         What was found, an entry of `Best`'s fields a search; and one row a trial.
@@ -104,39 +106,40 @@ def tune_finetuning(
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'studies.db'}")
     split = hold_out(samples, tune)
     images = stored_images(patch_grids, patch, augmentation)
-    device = find_device(compute)
-    best, trials = [], []
-    for arm in experiment.arms:
+    within = compute.model_copy(update={"engine": "local"})  # of a trial, wherever it runs
+
+    def searched(arm: Arm, fraction: float) -> Chain[tuple[Best, pd.DataFrame]]:
         pretraining = from_encoder(encoder) if arm == "selfie" else FROM_SCRATCH
         origin = classifier_origin(
             pretraining, patch_grids.fingerprint, patch, augmentation, model, recipe
         )
-        for fraction in experiment.labeled_fracs:
-            search = Search(arm, fraction, origin, tune)
-            study = search.open(storage)
 
-            def initialise(changed: FinetuneConfig, arm: Arm = arm) -> Weights:
-                shared = (split, patch, model, changed, tune.seed)
-                if arm == "selfie":
-                    return initialise_from_encoder(encoder, *shared)
-                return initialise_from_scratch(*shared)
+        def initialise(changed: FinetuneConfig) -> Weights:
+            shared = (split, patch, model, changed, tune.seed)
+            if arm == "selfie":
+                return initialise_from_encoder(encoder, *shared)
+            return initialise_from_scratch(*shared)
 
-            trainer = _Trial(
-                search, split, images, model, recipe, device, folder, resume, initialise
-            )
-            search.run(study, trainer)
-            found = search.best(study)
-            best.append(asdict(found))
-            trials.append(_trials_table(search, study))
-            _LOG.info(
-                "tune: %s, %g %%: %s, validation accuracy %.1f %% (%d trials)",
-                arm,
-                100 * fraction,
-                ", ".join(f"{name} = {value:.3g}" for name, value in found.settings.items()),
-                100 * found.validation_accuracy,
-                found.trials,
-            )
-    return best, pd.concat(trials, ignore_index=True)
+        search = Search(arm, fraction, origin, tune)
+        study = search.open(storage)
+        trial = _Trial(search, split, images, model, recipe, within, folder, resume, initialise)
+        yield from search.run(study, trial)
+        best = search.best(study)
+        _LOG.info(
+            "tune: %s, %g %%: %s, validation accuracy %.1f %% (%d trials)",
+            arm,
+            100 * fraction,
+            ", ".join(f"{name} = {value:.3g}" for name, value in best.settings.items()),
+            100 * best.validation_accuracy,
+            best.trials,
+        )
+        return best, _trials_table(search, study)
+
+    chains = [
+        searched(arm, fraction) for arm in experiment.arms for fraction in experiment.labeled_fracs
+    ]
+    found, tables = zip(*run_chains(chains, compute), strict=True)
+    return [asdict(best) for best in found], pd.concat(tables, ignore_index=True)
 
 
 @dataclass(frozen=True)
@@ -148,19 +151,20 @@ class _Trial:
     images: Images
     model: ModelConfig
     recipe: FinetuneConfig
-    device: Device
+    compute: ComputeConfig
     folder: Path
     resume: Literal["auto", "never"]
     initialise: Callable[[FinetuneConfig], Weights]
 
     def __call__(self, trial: optuna.Trial) -> float:
         settings = self.search.suggest(trial)
+        device = find_device(self.compute)
         recipe = self.recipe.model_copy(update=settings)
         seed = self.search.tune.seed
         identity = {"study": self.search.study, "settings": settings}
         checkpoints = Checkpoints(
             self.folder / "checkpoints" / digest(identity)[:16],
-            {**identity, "precision": self.device.precision},
+            {**identity, "precision": device.precision},
             recipe.checkpoint_every,
             self.resume,
         )
@@ -169,7 +173,7 @@ class _Trial:
         def look(task: Task, done: int) -> None:
             if done not in looks:
                 return
-            trial.report(self.score(task.network), done)
+            trial.report(self.score(task.network, device), done)
             task.network.train()
             if trial.should_prune():
                 raise optuna.TrialPruned
@@ -183,7 +187,7 @@ class _Trial:
                 self.model,
                 recipe,
                 seed,
-                self.device,
+                device,
                 checkpoints,
                 f"{title}, trial {trial.number + 1}",
                 look,
@@ -191,14 +195,14 @@ class _Trial:
         except NotFinite as error:
             _LOG.warning("%s: given up: %s", title, error)
             raise optuna.TrialPruned from None
-        value = self.score(network)
+        value = self.score(network, device)
         shutil.rmtree(checkpoints.folder, ignore_errors=True)
         return value
 
-    def score(self, network: nn.Module) -> float:
+    def score(self, network: nn.Module, device: Device) -> float:
         """Accuracy on the validation split, a fraction."""
         held_out = self.samples[self.samples["split"] == "validation"]
-        logits = classify(network, self.images, held_out["sample"].to_numpy(), self.device)
+        logits = classify(network, self.images, held_out["sample"].to_numpy(), device)
         return accuracy(held_out["label"].to_numpy(), logits)
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from selfie_pipeline.config import Arm, TuneConfig
 from selfie_pipeline.provenance import digest
+from selfie_pipeline.training.engine import Chain
+
+Objective = Callable[[optuna.Trial], float]
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,6 @@ class Search:
             storage=storage,
             direction="maximize",
             load_if_exists=True,
-            # Under a cosine schedule high rates catch up late: only the last quarter is given up.
-            pruner=optuna.pruners.PercentilePruner(75, n_startup_trials=3),
         )
         done = [trial.params for trial in ended(study)]
         broken = [
@@ -89,13 +91,24 @@ class Search:
             study.enqueue_trial(params, skip_if_exists=True)
         return study
 
-    def run(self, study: optuna.Study, objective: Callable[[optuna.Trial], float]) -> None:
-        """Run the trials that are left; which values come next follows from those before."""
+    def run(self, study: optuna.Study, objective: Objective) -> Chain[None]:
+        """Run the trials that are left; which values come next follows from those before.
+
+        The study stays with this process, which alone reads and writes its storage. What is called
+        knows the trials before it, and needs nothing else: it may run on another machine, and
+        finds the same there.
+        """
         while (done := len(ended(study))) < self.tune.trials:
             study.sampler = optuna.samplers.TPESampler(
                 n_startup_trials=5, seed=self.tune.seed + done
             )
-            study.optimize(objective, n_trials=1)
+            trial = study.ask()
+            settings = self.suggest(trial)
+            tried: FrozenTrial = yield partial(try_out, objective, settings, ended(study))
+            for step, score in tried.intermediate_values.items():
+                trial.report(score, step)
+            pruned = tried.state == TrialState.PRUNED
+            study.tell(trial, None if pruned else tried.value, tried.state)
 
     def suggest(self, trial: optuna.Trial) -> dict[str, float]:
         """Values to try."""
@@ -116,6 +129,30 @@ class Search:
         )
 
 
-def ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+def try_out(
+    objective: Objective, settings: dict[str, float], before: list[FrozenTrial]
+) -> FrozenTrial:
+    """Run one trial.
+
+    Args:
+        objective: What is searched.
+        settings: Values to try.
+        before: The search's trials so far; they say whether this one is worth going on with.
+
+    Returns:
+        The trial, which has come to its end or was given up early.
+    """
+    study = optuna.create_study(
+        direction="maximize",
+        # Under a cosine schedule high rates catch up late: only the last quarter is given up.
+        pruner=optuna.pruners.PercentilePruner(75, n_startup_trials=3),
+    )
+    study.add_trials(before)
+    study.enqueue_trial(settings)
+    study.optimize(objective, n_trials=1)
+    return study.trials[-1]
+
+
+def ended(study: optuna.Study) -> list[FrozenTrial]:
     """Its trials that came to their end or were given up early; not those that broke off."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))

@@ -1,0 +1,181 @@
+"""What Ray costs a training, and what a second place brings to an experiment.
+
+    python benchmarks/scaling.py --json docs/results/scaling.json
+
+Both on this machine alone, each training in one thread.
+
+One training, over one worker: the same training runs in this process and in a Ray worker, in turn,
+so that whatever else the machine does slows both. Of each pair of runs the ratio of the median
+steps is taken, and the median of the ratios reported. The start of the worker, once a training, is
+not in it, and is reported as it is.
+
+Many trainings: the cells of an experiment on the digits, on a cluster with one place for a cell
+and on one with two. The ideal is twice as many cells an hour. The processes' start is in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from common import (
+    arguments,
+    digit_images,
+    median,
+    median_interval,
+    no_checkpoints,
+    recipe,
+    report,
+    seconds,
+)
+from kedro.framework.startup import bootstrap_project
+from kill_resume import copy_project
+
+from selfie_pipeline.config import Config
+from selfie_pipeline.models.selfie import Selfie
+from selfie_pipeline.project import Project
+from selfie_pipeline.training.batches import Batches
+from selfie_pipeline.training.device import find_device
+from selfie_pipeline.training.engine import open_engine
+from selfie_pipeline.training.loop import Fit
+from selfie_pipeline.training.randomness import fresh_weights
+from selfie_pipeline.training.tasks import PretrainingTask
+
+WARM_UP = 10
+"""First steps of a training, which are not measured."""
+
+
+class Timed(PretrainingTask):
+    """A pretraining that notes when each step has ended, in a file."""
+
+    file: str
+
+    def end_step(self, batch: Any) -> None:
+        """As Lightning's callback calls it."""
+        super().end_step(batch)
+        with Path(self.file).open("a") as file:
+            file.write(f"{time.perf_counter()}\n")
+
+
+def start_ray(cpus: int) -> None:
+    """A cluster of this machine that offers some of its processors."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+        logging_level=logging.WARNING,
+    )
+
+
+def train(config: Config, fit: Fit, file: Path) -> float:
+    """One training; the median of its steps, seconds."""
+    images, rows = digit_images(config)
+    with fresh_weights(0):
+        task = Timed(Selfie(config.model, config.patch), config.pretrain, images)
+    task.file = str(file)
+    batches = Batches(images, rows, 0, config.pretrain)
+    fit(task, batches, find_device(config.compute), no_checkpoints(), "scaling")
+    stamps = np.loadtxt(file)
+    return float(np.median(np.diff(stamps)[WARM_UP:]))
+
+
+def measure_overhead(steps: int, pairs: int) -> dict[str, float]:
+    """A step through Ray against one in this process."""
+    config = recipe("base", steps=steps, warmup_steps=1)
+    on_ray = config.compute.model_copy(update={"engine": "ray", "accelerator": "cpu"})
+    ratios, here, there, starts = [], [], [], []
+    start_ray(1)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_engine(config.compute) as local,
+        open_engine(on_ray) as workers,
+    ):
+        for pair in range(pairs):
+            here.append(train(config, local.fit, Path(folder, f"here-{pair}")))
+            file = Path(folder, f"there-{pair}")
+            whole = seconds(lambda file=file: there.append(train(config, workers.fit, file)))
+            starts.append(whole - steps * there[-1])
+            ratios.append(there[-1] / here[-1])
+    ray.shutdown()
+    low, high = median_interval(ratios)
+    return {
+        "pairs of trainings": pairs,
+        "steps of each": steps,
+        "here, ms a step": 1e3 * median(here),
+        "through Ray, ms a step": 1e3 * median(there),
+        "overhead, %": 100 * (median(ratios) - 1),
+        "95 % interval, from, %": 100 * (low - 1),
+        "95 % interval, to, %": 100 * (high - 1),
+        "start and end through Ray, s": statistics.median(starts),
+    }
+
+
+def measure_cells(cells: int, steps: int) -> dict[str, float]:
+    """Cells an hour on one and on two places."""
+    rates = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = copy_project(Path(folder))
+        bootstrap_project(path)
+        os.chdir(path)
+        params = {"pretrain": {"steps": 20, "warmup_steps": 1}, "compute": {"accelerator": "cpu"}}
+        Project(path, None, params).run("ingest")
+        Project(path, None, params).run("patch")
+        Project(path, None, params).run("pretrain")
+        for places in (1, 2):
+            start_ray(places)
+            project = Project(
+                path,
+                None,
+                {
+                    "finetune": {
+                        "steps": steps,
+                        "weight_decay": 1e-4 * places,
+                    },  # none is there yet
+                    "experiment": {
+                        "labeled_fracs": [0.1],
+                        "seeds": list(range(cells)),
+                        "arms": ["supervised"],
+                    },
+                    "compute": {"engine": "ray", "accelerator": "cpu"},
+                },
+            )
+            rates[places] = 3600 * cells / seconds(lambda project=project: project.run("cells"))
+            ray.shutdown()
+    return {
+        "cells": cells,
+        "steps of a cell": steps,
+        "cells an hour, 1 place": rates[1],
+        "cells an hour, 2 places": rates[2],
+        "of the ideal, %": 100 * rates[2] / (2 * rates[1]),
+    }
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = arguments(__doc__)
+    parser.add_argument("--steps", type=int, default=150, help="steps of a training")
+    parser.add_argument("--pairs", type=int, default=6, help="trainings here, and through Ray")
+    parser.add_argument("--cells", type=int, default=6, help="cells of the experiment")
+    parser.add_argument("--cell-steps", type=int, default=200, help="steps of a cell")
+    options = parser.parse_args()
+
+    torch.set_num_threads(1)
+    device = find_device(recipe("base").compute)
+    result = measure_overhead(options.steps, options.pairs)
+    result |= measure_cells(options.cells, options.cell_steps)
+    report(result, device, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""BatchNorm whose statistics are of all workers' rows, as one worker would have them.
+
+torch's own, and timm's, which takes it, run on GPUs alone; here is the same for CPUs. Names and
+shapes of the tensors stay as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
+from torch import Tensor, distributed, nn
+
+
+def synchronise(network: nn.Module, device: str) -> nn.Module:
+    """The network with every BatchNorm layer synchronised over torch.distributed's default group.
+
+    Args:
+        network: Whose BatchNorm layers are timm's; changed in place.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        The network.
+    """
+    if device == "cuda":
+        converted: nn.Module = convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        return converted
+    for module in network.modules():
+        if isinstance(module, BatchNormAct2d):
+            module.__class__ = _Synchronised  # what it holds stays as it is
+    return network
+
+
+class _Synchronised(BatchNormAct2d):
+    """timm's BatchNorm and activation; in training over the rows of all workers."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same; B rows of the batch on each worker."""
+        if not self.training:
+            evaluated: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+            return evaluated
+        normalised, mean, variance = _Normalise.apply(x, self.weight, self.bias, self.eps)
+        values = distributed.get_world_size() * x.numel() // x.shape[1]
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            unbiased = variance * (values / max(values - 1, 1))  # (C,)
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
+        out: Tensor = self.act(self.drop(normalised))
+        return out
+
+
+class _Normalise(torch.autograd.Function):
+    """To zero mean and unit variance of each channel over all workers' rows, then scaled."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))  # (B, C, H, W)
+        variance, mean = torch.var_mean(exact, dim=(0, 2, 3), correction=0)  # (C,), (C,)
+        # Workers have equally many rows, so that means of means are means.
+        means, variances = _of_all(torch.stack([mean, variance])).unbind(dim=1)  # (W, C) each
+        mean = means.mean(dim=0)  # (C,)
+        variance = (variances + (means - mean).square()).mean(dim=0)  # (C,)
+        inverse = (variance + eps).rsqrt()  # (C,)
+        scale = (weight * inverse)[:, None, None]  # (C, 1, 1)
+        out = (exact - mean[:, None, None]) * scale + bias[:, None, None]  # (B, C, H, W)
+        ctx.save_for_backward(x, weight, mean, inverse)
+        ctx.mark_non_differentiable(mean, variance)
+        return out.to(x.dtype), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, weight, mean, inverse = ctx.saved_tensors
+        of_out = gradients[0].to(mean.dtype)  # (B, C, H, W)
+        centred = (x.to(mean.dtype) - mean[:, None, None]) * inverse[:, None, None]  # (B, C, H, W)
+        of_bias = of_out.sum(dim=(0, 2, 3))  # (C,)
+        of_weight = (of_out * centred).sum(dim=(0, 2, 3))  # (C,)
+        # Every row of every worker has moved the statistics.
+        values = x.numel() // x.shape[1]
+        both = _of_all(torch.stack([of_bias, of_weight])).mean(dim=0) / values  # (2, C)
+        shift, slope = both[:, :, None, None]  # (C, 1, 1) each
+        scale = (weight * inverse)[:, None, None]  # (C, 1, 1)
+        of_x = (of_out - shift - centred * slope) * scale  # (B, C, H, W)
+        return of_x.to(x.dtype), of_weight.to(weight.dtype), of_bias.to(weight.dtype), None
+
+
+def _of_all(values: Tensor) -> Tensor:
+    """Every worker's tensor, stacked in their order: (…) to (W, …)."""
+    gathered = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(gathered, values.contiguous())
+    return torch.stack(gathered)
