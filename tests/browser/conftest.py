@@ -32,7 +32,7 @@ _FLAGS = [
 _TINY = [
     *(f"{stage}.{key}" for stage in ("pretrain", "finetune") for key in ("steps=8", "log_every=2")),
     *("pretrain.warmup_steps=1", "finetune.warmup_steps=1", "model.width=8"),
-    *("model.attention.blocks=1", "model.attention.heads=4"),
+    *("model.attention.blocks=1", "model.attention.heads=4", "tracking.mlflow=never"),
 ]
 _SECONDS_TO_START = 180
 
