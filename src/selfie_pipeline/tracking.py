@@ -162,7 +162,8 @@ def _log_dataset(run: _Run, name: str, data: Any) -> None:
     dataset = run.catalog[name]
     layer = (getattr(dataset, "metadata", None) or {}).get("kedro-viz", {}).get("layer")
     if layer in _KEPT_LAYERS and isinstance(dataset, AbstractVersionedDataset):
-        path = Path(dataset._get_versioned_path(dataset.resolve_save_version()))
+        version = dataset.resolve_save_version()
+        path = Path(dataset._get_versioned_path(version) if version else dataset._filepath)
         log = run.client.log_artifacts if path.is_dir() else run.client.log_artifact
         log(run.id, str(path), f"{layer}/{name}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -32,7 +33,7 @@ _FLAGS = [
 _TINY = [
     *(f"{stage}.{key}" for stage in ("pretrain", "finetune") for key in ("steps=8", "log_every=2")),
     *("pretrain.warmup_steps=1", "finetune.warmup_steps=1", "model.width=8"),
-    *("model.attention.blocks=1", "model.attention.heads=4"),
+    *("model.attention.blocks=1", "model.attention.heads=4", "tracking.mlflow=never"),
 ]
 _SECONDS_TO_START = 180
 
@@ -79,9 +80,7 @@ def served(command: Sequence[str], folder: Path, page: str = "") -> Iterator[str
     Yields:
         Its address, with a slash at the end.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = _free_port()
     with (folder / "server.log").open("w+", encoding="utf-8") as log:
         server = subprocess.Popen(
             [sys.executable, *command, str(port)],
@@ -99,6 +98,15 @@ def served(command: Sequence[str], folder: Path, page: str = "") -> Iterator[str
             with suppress(ProcessLookupError):  # where it has failed
                 os.killpg(server.pid, signal.SIGKILL)
             server.wait()
+
+
+def _free_port() -> int:
+    """One below those that the system gives away itself; Kedro-Viz takes none above 49151."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _await(address: str, server: subprocess.Popen[bytes], log: Any) -> None:

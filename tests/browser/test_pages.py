@@ -85,6 +85,8 @@ def test_kedro_viz_as_a_static_site(
         close_tour(page)
         click_node(page, "confusion_matrix").locator("img").wait_for()
         screenshot(page, "kedro-viz-static")
+    # Kedro-Viz 12.5 asks for its server's versions, api/metadata, which a static site has not.
+    browser.errors[:] = [error for error in browser.errors if "metadata" not in error]
 
 
 @pytest.mark.parametrize("width", [390, 1500])

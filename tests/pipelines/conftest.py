@@ -32,6 +32,7 @@ TINY = {
         "experiment: {labeled_fracs: [0.05, 0.1], seeds: [0, 1]}\n"
         "tune: {trials: 3}\n"
         "ratio: {images: [100]}\n"
+        "tracking: {mlflow: never}\n"
     ),
 }
 
