@@ -308,3 +308,40 @@ def test_a_cluster_that_is_not_there(arrange: Arrange, monkeypatch: pytest.Monke
             arrange(2).train()
         assert time.monotonic() - started < 30
         assert "\n" not in str(caught.value)
+
+
+def test_a_machine_that_leaves_and_another_that_comes(
+    arrange: Arrange, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker on each of two nodes, of which one goes; until a third is there, they wait."""
+    import ray  # noqa: PLC0415
+    from ray.cluster_utils import Cluster  # noqa: PLC0415
+
+    from selfie_pipeline.training.cluster.connection import _SETTINGS  # noqa: PLC0415
+
+    caplog.set_level(logging.INFO, "selfie_pipeline")
+    ray.shutdown()
+    os.environ.update(_SETTINGS)
+    small = {"object_store_memory": 2**27}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    leaving, _ = (cluster.add_node(num_cpus=1, **small) for _ in range(2))
+    ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
+    try:
+        undisturbed = digest(arrange(2).train())
+        training = arrange(2, pause=0.5)
+
+        def replace_machine() -> None:
+            while not list(training.folder.glob("step-*.json")):
+                time.sleep(0.1)
+            cluster.remove_node(leaving, allow_graceful=False)
+            cluster.add_node(num_cpus=1, **small)
+
+        replacer = threading.Thread(target=replace_machine)
+        replacer.start()
+
+        assert digest(training.train()) == undisturbed
+        replacer.join()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert any(line.startswith(KILLED) for line in caplog.messages)
