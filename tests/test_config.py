@@ -71,7 +71,7 @@ REFUSED = [  # key, value, what the message says after "KEY = VALUE"
     ("compute.workers", 0, "allowed: a whole number, 1 or more"),
     ("compute.batch_norm", "global", "allowed: 'synchronised' or 'local'"),
     ("compute.cpus_per_cell", 0, "allowed: a number above 0"),
-    ("compute.gpus_per_cell", 2, "allowed: a number in [0, 1]"),
+    ("compute.gpus_per_cell", 2, "allowed: a number in (0, 1]"),
     ("compute.max_failures", -1, "allowed: a whole number, 0 or more"),
     ("resume", "always", "allowed: 'auto' or 'never'"),
     ("patch.targets", 1, "allowed: a whole number, 2 or more"),
@@ -125,6 +125,11 @@ def test_an_item_of_a_list_is_named_by_its_place(make_parameters):
             {"pretrain.accumulate": 3},
             "pretrain.accumulate = 3 does not divide pretrain.batch_size = 8; "
             "allowed: a divisor of 8",
+        ),
+        (
+            {"compute.engine": "ray", "compute.workers": 2, "finetune.accumulate": 8},
+            "compute.workers = 2 × finetune.accumulate = 8 does not divide finetune.batch_size = "
+            "8; allowed: workers × accumulate a divisor of 8",
         ),
         (
             {"finetune.architecture": "resnet36_attention", "patch.patch_size": 2},

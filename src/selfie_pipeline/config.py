@@ -333,7 +333,7 @@ class ComputeConfig(_Config):
     as one worker would, or over each worker's own."""
     cpus_per_cell: Positive
     """With `ray`: cores of a cell of the experiment, or of a trial of the tuning."""
-    gpus_per_cell: Share
+    gpus_per_cell: Fraction
     """With `ray`: share of a GPU that a cell or a trial takes, where the cluster has GPUs."""
     max_failures: Whole
     """With `ray`: how many times a training goes on by itself after a worker's death, and a cell

@@ -60,9 +60,9 @@ def busy_workers(mark: str) -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if b"_execute" in (folder / "cmdline").read_bytes():
-                if mark.encode() in (folder / "environ").read_bytes():
-                    found.append(int(folder.name))
+            is_busy = b"_execute" in (folder / "cmdline").read_bytes()
+            if is_busy and mark.encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
         except OSError:
             continue  # it has ended meanwhile, or is another's
     return found

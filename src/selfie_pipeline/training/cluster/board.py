@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-
 Row = tuple[int, float, float, float]
 """As `tasks.HistoryRow`."""
 
