@@ -273,3 +273,10 @@ def test_the_preview_of_a_text_is_its_first_lines(tmp_path):
         "columns": ["text"],
         "data": [["| a |"], ["| 1 |"]],
     }
+
+
+def test_the_preview_of_vectors_is_text(tmp_path):
+    dataset = ParquetTable(filepath=str(tmp_path / "vectors.parquet"))
+    dataset.save(pd.DataFrame({"sample": [7], "vector": [np.arange(64) / 4]}))
+
+    assert dataset.preview()["data"] == [[7, "0, 0.25, 0.5 … (64 numbers)"]]

@@ -19,6 +19,7 @@ from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 from kedro.io.core import AbstractVersionedDataset, DatasetError, Version
 from kedro_datasets._typing import JSONPreview, TablePreview
 from kedro_datasets.json.json_dataset import JSONDataset
@@ -192,6 +193,19 @@ class CSVTable(_WholeFile, CSVDataset):
 
 class ParquetTable(_WholeFile, ParquetDataset):
     """A table as Parquet."""
+
+    def preview(self, nrows: int = 5) -> TablePreview:
+        """The first rows; of a vector its first numbers, for a page and for `kedro viz build`."""
+        preview = super().preview(nrows)
+        preview["data"] = [[_shown(value) for value in row] for row in preview["data"]]
+        return preview
+
+
+def _shown(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
+    first = ", ".join(f"{number:.3g}" for number in value[:3])
+    return f"{first} … ({len(value)} numbers)"
 
 
 class JSONFile(_WholeFile, JSONDataset):
