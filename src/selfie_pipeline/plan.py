@@ -85,4 +85,7 @@ def _device(config: Config) -> str:
     from selfie_pipeline.training.device import find_device  # noqa: PLC0415  # torch
 
     device = find_device(config.compute)
-    return f"{device.name}, {'bf16' if device.bf16 else 'fp32'}"
+    here = f"{device.name}, {'bf16' if device.bf16 else 'fp32'}"
+    if config.compute.engine == "local":
+        return here
+    return f"a Ray cluster, {config.compute.workers} workers a training; here {here}"

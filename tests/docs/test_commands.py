@@ -45,7 +45,9 @@ NOT_RUN = {
     r"make |\.ci/run|.*\bpytest\b": "runs the tests, or is run by .ci/run itself",
     r"kedro viz": "serves until it is stopped",
     r".*--env=imagenet": "needs ImageNet; tests/pipelines/test_sources.py has a few files",
-    r"python benchmarks/(kill_resume|growth)\.py": "takes minutes at any size",
+    r"python benchmarks/(kill_resume|growth|scaling)\.py": "takes minutes at any size",
+    r".*compute\.engine=ray": "starts a Ray cluster, as the tests marked `ray` do",
+    r"ray |export ": "is about a cluster of several machines",
     r"git |cd ": "is about the checkout",
 }
 """Why a command that matches is not run."""
