@@ -130,11 +130,11 @@ def test_work_of_a_node_that_leaves_is_done_on_another(
             time.sleep(0.1)
         cluster.remove_node(leaving, allow_graceful=False)
 
-    remover = threading.Thread(target=leave)
+    remover = threading.Thread(target=leave, daemon=True)
     remover.start()
 
     assert run_chains([chain(number) for number in range(3)], compute) == [0, 1, 2]
-    remover.join()
+    remover.join(60)
     assert len(list(tmp_path.iterdir())) > 3  # one of them was begun twice
 
 
@@ -157,12 +157,12 @@ def test_ctrl_c_lets_the_work_end_its_step(
             time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)
 
-    interrupter = threading.Thread(target=interrupt)
+    interrupter = threading.Thread(target=interrupt, daemon=True)
     interrupter.start()
 
     with pytest.raises(Interrupted, match="stopped by SIGINT, with 0 of 3 done"):
         run_chains([chain() for _ in range(3)], compute)
-    interrupter.join()
+    interrupter.join(60)
     assert len(list(tmp_path.glob("ended-*"))) == len(list(tmp_path.glob("begun-*"))) == 2
 
 

@@ -275,11 +275,11 @@ def test_a_signal_stops_all_workers_after_the_same_step_with_a_checkpoint(
             time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)
 
-    interrupter = threading.Thread(target=interrupt)
+    interrupter = threading.Thread(target=interrupt, daemon=True)
     interrupter.start()
     with pytest.raises(Interrupted, match=r"stopped by SIGINT after step \d+ of 40"):
         training.train()
-    interrupter.join()
+    interrupter.join(60)
     (checkpoint,) = training.folder.glob("step-*.json")
     assert 0 < int(checkpoint.stem.removeprefix("step-")) < 40
     training.pause = 0.0
@@ -339,11 +339,11 @@ def test_a_machine_that_leaves_and_another_that_comes(
             cluster.remove_node(leaving, allow_graceful=False)
             cluster.add_node(num_cpus=1, **small)
 
-        replacer = threading.Thread(target=replace_machine)
+        replacer = threading.Thread(target=replace_machine, daemon=True)
         replacer.start()
 
         assert digest(training.train()) == undisturbed
-        replacer.join()
+        replacer.join(60)
     finally:
         ray.shutdown()
         cluster.shutdown()
