@@ -319,6 +319,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("params", "code"), [("compute.engine=ray", 1), ("compute.engine=local", 0)]
 )

@@ -12,9 +12,12 @@ import pytest
 from selfie_pipeline.config import UserError
 from selfie_pipeline.training.tasks import FinetuningTask
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Accessing the 'model_fields' attribute on the instance"  # Kedro's own doing
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore:Accessing the 'model_fields' attribute on the instance"  # Kedro's own doing
+    ),
+]
 GRID = set(itertools.product(["supervised", "selfie"], [0.05, 0.1], [0, 1]))
 
 

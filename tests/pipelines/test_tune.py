@@ -13,9 +13,12 @@ from selfie_pipeline.config import TuneConfig, UserError
 from selfie_pipeline.pipelines.tune.nodes import hold_out
 from selfie_pipeline.training.tasks import FinetuningTask
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Accessing the 'model_fields' attribute on the instance"  # Kedro's own doing
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore:Accessing the 'model_fields' attribute on the instance"  # Kedro's own doing
+    ),
+]
 SOME = "experiment.labeled_fracs=[0.05]"
 
 

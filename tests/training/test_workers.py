@@ -27,6 +27,8 @@ from selfie_pipeline.training.workers import (
     of_all_workers,
 )
 
+pytestmark = pytest.mark.slow  # processes of their own
+
 WORKERS = 2
 Tensors = dict[str, Tensor]
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from selfie_pipeline.config import ComputeConfig, UserError
+from selfie_pipeline.config import ComputeConfig
+from selfie_pipeline.training.chain import Chain
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.loop import Fit, fit
 
 R = TypeVar("R")
-Chain = Generator[Callable[[], Any], Any, R]
-"""Work whose parts follow from one another: it yields what is to be called, is sent what came of
-it, and returns its result."""
-
-
-class WorkerLost(UserError):  # noqa: N818  # it says what happened
-    """The process that did a part of a chain's work has died, each time that it was tried."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from selfie_pipeline.config import ComputeConfig, Config, UserError
-from selfie_pipeline.training.engine import Chain, WorkerLost, run_chains
+from selfie_pipeline.training.chain import Chain, WorkerLost
+from selfie_pipeline.training.engine import run_chains
 from selfie_pipeline.training.interruption import Interrupted, StopRequest
 
 pytestmark = [

@@ -16,7 +16,8 @@ from selfie_pipeline.config import Arm, ComputeConfig, ExperimentConfig, UserErr
 from selfie_pipeline.evaluation.tables import Cell
 from selfie_pipeline.pipelines.finetune.origin import comparable
 from selfie_pipeline.project import Project
-from selfie_pipeline.training.engine import Chain, WorkerLost, run_chains
+from selfie_pipeline.training.chain import Chain, WorkerLost
+from selfie_pipeline.training.engine import run_chains
 from selfie_pipeline.training.interruption import Interrupted
 
 _LOG = logging.getLogger(__name__)

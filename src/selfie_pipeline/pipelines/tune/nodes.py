@@ -39,9 +39,10 @@ from selfie_pipeline.pipelines.patch.nodes import stored_images
 from selfie_pipeline.pipelines.tune.search import Best, Search, ended
 from selfie_pipeline.provenance import digest
 from selfie_pipeline.training.batches import Images
+from selfie_pipeline.training.chain import Chain
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import Device, find_device
-from selfie_pipeline.training.engine import Chain, run_chains
+from selfie_pipeline.training.engine import run_chains
 from selfie_pipeline.training.finetuning import classify
 from selfie_pipeline.training.randomness import Purpose, fold
 from selfie_pipeline.training.tasks import NotFinite, Task

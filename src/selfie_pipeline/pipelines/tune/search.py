@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from selfie_pipeline.config import Arm, TuneConfig
 from selfie_pipeline.provenance import digest
-from selfie_pipeline.training.engine import Chain
+from selfie_pipeline.training.chain import Chain
 
 Objective = Callable[[optuna.Trial], float]
 

@@ -12,6 +12,7 @@ import torch
 from ray.exceptions import RayTaskError, TaskCancelledError
 
 from selfie_pipeline.config import ComputeConfig, UserError
+from selfie_pipeline.training.chain import Chain, WorkerLost
 from selfie_pipeline.training.cluster.connection import (
     cell_need,
     connected,
@@ -19,7 +20,6 @@ from selfie_pipeline.training.cluster.connection import (
     places,
     wait_for_places,
 )
-from selfie_pipeline.training.engine import Chain, WorkerLost
 from selfie_pipeline.training.interruption import Interrupted, StopRequest
 
 _LOG = logging.getLogger(__name__)
