@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_without_a_run_it_says_what_to_do(name: str, project: Path, tmp_path: Pa
     done = execute(name, tmp_path / "empty", tmp_path)
 
     assert done.returncode != 0
-    assert "SystemExit: There " in done.stderr
+    assert "SystemExit: There " in re.sub(r"\x1b\[[\d;]*m", "", done.stderr)  # colours
     assert "yet: run `kedro run" in done.stderr
 
 

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -329,6 +330,7 @@ def test_a_machine_that_leaves_and_another_that_comes(
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
     leaving, _ = (cluster.add_node(num_cpus=1, **small) for _ in range(2))
     ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
+    third: list[subprocess.Popen[bytes]] = []
     try:
         undisturbed = digest(arrange(2).train())
         training = arrange(2, pause=0.5)
@@ -337,7 +339,11 @@ def test_a_machine_that_leaves_and_another_that_comes(
             while not list(training.folder.glob("step-*.json")):
                 time.sleep(0.1)
             cluster.remove_node(leaving, allow_graceful=False)
-            cluster.add_node(num_cpus=1, **small)
+            # As on another machine; add_node wants the main thread.
+            start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
+            options = [f"--address={cluster.address}", "--num-cpus=1", "--disable-usage-stats"]
+            memory = f"--object-store-memory={2**27}"
+            third.append(subprocess.Popen([*start, *options, memory]))
 
         replacer = threading.Thread(target=replace_machine, daemon=True)
         replacer.start()
@@ -345,6 +351,9 @@ def test_a_machine_that_leaves_and_another_that_comes(
         assert digest(training.train()) == undisturbed
         replacer.join(60)
     finally:
+        for machine in third:
+            machine.terminate()
+            machine.wait(60)
         ray.shutdown()
         cluster.shutdown()
     assert any(line.startswith(KILLED) for line in caplog.messages)
