@@ -34,8 +34,8 @@ SHARD_BYTES = 2**30
 _EXACT_SQUARES = 2**24 // 255**2
 """So many squares of pixel values add up without rounding in single precision."""
 
-SECONDS_BETWEEN_MARKS = 5.0
-"""About how much work a process that dies loses."""
+SECONDS_BETWEEN_MARKS = 1.0
+"""About how much work a process that dies loses, and how far the disk may be behind at the end."""
 
 MANIFEST = "manifest.json"
 _MARK = "progress.json"
