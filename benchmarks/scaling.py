@@ -1,6 +1,6 @@
 """What Ray costs a training, and what a second place brings to an experiment.
 
-    python benchmarks/scaling.py --json docs/results/scaling.json
+    python benchmarks/scaling.py --json docs/results/benchmarks/scaling.json
 
 Both on this machine alone, each training in one thread.
 
