@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from selfie_pipeline.training.augmentation import normalise
 from selfie_pipeline.training.device import Device
+from selfie_pipeline.training.memory import keep_freed_memory
 
 
 class Inference:
@@ -32,6 +33,8 @@ class Inference:
             std: (C,), likewise.
             device: Where and in which precision.
         """
+        if device.type == "cpu":
+            keep_freed_memory()
         self._network = network.to(device.type).to(memory_format=torch.channels_last).eval()
         self._mean = torch.from_numpy(mean).to(device.type)  # (C,)
         self._std = torch.from_numpy(std).to(device.type)  # (C,)
