@@ -77,8 +77,8 @@ def work(config: dict[str, Any]) -> None:
         with _messages_to(board, first):
             _train(order, board, first)
     except (Interrupted, NotFinite) as error:  # of all workers, after the same step
-        end = End(str(error), isinstance(error, Interrupted))
-        ray.get(board.finish.remote(end))
+        if first:  # which by now has written what the others have not
+            ray.get(board.finish.remote(End(str(error), isinstance(error, Interrupted))))
     except UserError as error:
         ray.get(board.finish.remote(End(str(error), interrupted=False)))
         raise  # the others wait for this worker
