@@ -218,7 +218,8 @@ class FinetuneConfig(TrainingConfig):
     of the fourth stage."""
     reestimate_statistics: Switch
     """Whether the handed-over BatchNorm statistics, which are of patches, are estimated anew on
-    the labeled samples' whole images before the first step."""
+    the labeled samples' whole images before the first step. Training reads none and forgets them at
+    BatchNorm's momentum: after some hundred steps the result is the same without."""
     pretrained_rate: Positive
     """Learning rate of what was handed over, as a factor of that of what is fresh."""
     tuned: list[TunedName]

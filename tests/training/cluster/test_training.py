@@ -96,10 +96,9 @@ class Eventful(PretrainingTask):
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def checkpoint(self) -> Checkpoint:
-        if self.event is not None and self.event[2] == "noted":
-            worker, _, _, _ = self.event
-            if torch.distributed.get_rank() == worker == 0:
-                time.sleep(2)  # the others, which write nothing, are long through
+        noted = self.event is not None and self.event[2] == "noted"
+        if noted and torch.distributed.get_rank() == 0:
+            time.sleep(2)  # the others, which write nothing, are long through
         return super().checkpoint()
 
     def score(self, batch: Any) -> tuple[Tensor, Tensor]:
