@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -169,6 +170,11 @@ def report(result: dict[str, Any], device: Device, path: Path | None) -> None:
         print(f"{name:{width}}  {shown}")
     if path is not None:
         machine = {"device": device.name, "precision": device.precision, **environment()}
-        full = {**result, **machine, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+        known = {name: None if _missing(value) else value for name, value in result.items()}
+        full = {**known, **machine, "time": datetime.now(UTC).isoformat(timespec="seconds")}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(full, indent=2) + "\n", "utf-8")
+        path.write_text(json.dumps(full, indent=2, allow_nan=False) + "\n", "utf-8")
+
+
+def _missing(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)  # which JSON does not have
