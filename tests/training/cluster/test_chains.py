@@ -119,7 +119,7 @@ def test_work_of_a_node_that_leaves_is_done_on_another(
 
     def slow(number: int) -> int:
         (tmp_path / f"{number}-{time.monotonic()}").touch()
-        time.sleep(8)
+        time.sleep(4)
         return number
 
     def chain(number: int) -> Chain[int]:

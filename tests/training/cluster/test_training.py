@@ -47,6 +47,8 @@ SMALL = {
     "pretrain.warmup_steps": 2,
     "pretrain.log_every": 3,
     "pretrain.checkpoint_every": 2,
+    "pretrain.accumulate": 2,  # so each batch is in two parts, of which each worker has half
+    "pretrain.clip_norm": 1.0,
     "compute.engine": "ray",
 }
 
@@ -75,49 +77,58 @@ class Noise:
 
 
 class Eventful(PretrainingTask):
-    """Something happens to one worker at the end of a step, once for each file that is laid."""
+    """What happens to its workers, each thing once, is laid in a folder as files."""
 
-    event: tuple[int, int, str, Path] | None = None  # worker, step, what, folder of the file
-    pause = 0.0
+    events: Path  # with files such as killed-0-3: worker 0, at step 3
+    pause = 0.0  # s, of every step
+    pause_of_checkpoint = 0.0  # s, of the worker that writes it
 
     def end_step(self, batch: Any) -> None:
         super().end_step(batch)
         time.sleep(self.pause)
-        if self.event is None:
-            return
-        worker, step, what, folder = self.event
-        here = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        if (here, self.steps_done) != (worker, step):
-            return
-        laid = sorted(folder.glob("again-*"))
-        if laid:
-            laid[0].unlink()
-            if what == "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
+        self._happens("noted", self.steps_done)
+        if self._happens("killed", self.steps_done):
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def checkpoint(self) -> Checkpoint:
-        noted = self.event is not None and self.event[2] == "noted"
-        if noted and torch.distributed.get_rank() == 0:
-            time.sleep(2)  # the others, which write nothing, are long through
+        if _rank() == 0:
+            time.sleep(self.pause_of_checkpoint)
         return super().checkpoint()
 
     def score(self, batch: Any) -> tuple[Tensor, Tensor]:
         loss, accuracy = super().score(batch)
-        if self.event is not None and self.event[2] == "diverges":
-            worker, step, _, _ = self.event
-            if (torch.distributed.get_rank(), batch.step) == (worker, step):
-                loss = loss * float("nan")
+        if self._happens("diverges", batch.step):
+            loss = loss * float("nan")
         return loss, accuracy
+
+    def _happens(self, what: str, step: int) -> bool:
+        event = self.events / f"{what}-{_rank()}-{step}"
+        happens = event.exists()
+        event.unlink(missing_ok=True)
+        return happens
+
+
+def _rank() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
 
 @dataclass
 class Arrangement:
-    """A small training, and what happens in it."""
+    """A small training in a folder, which has what happens in it and its checkpoints."""
 
     config: Config
     folder: Path
-    event: tuple[int, int, str, Path] | None = None
     pause: float = 0.0
+    pause_of_checkpoint: float = 0.0
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def lay(self, *events: str) -> Arrangement:
+        for event in events:
+            (self.folder / event).touch()
+        return self
 
     def train(self) -> Trained:
         config = self.config
@@ -128,9 +139,10 @@ class Arrangement:
         with open_engine(config.compute) as engine:
             with fresh_weights(recipe.seed):
                 task = Eventful(Selfie(config.model, config.patch), recipe, images)
-            task.event, task.pause = self.event, self.pause
+            task.events, task.pause = self.folder, self.pause
+            task.pause_of_checkpoint = self.pause_of_checkpoint
             checkpoints = Checkpoints(
-                self.folder, engine.identity, recipe.checkpoint_every, config.resume
+                self.checkpoints, engine.identity, recipe.checkpoint_every, config.resume
             )
             batches = Batches(images, np.arange(30), recipe.seed, recipe)
             return engine.fit(task, batches, engine.here, checkpoints, "pretrain")
@@ -139,34 +151,29 @@ class Arrangement:
 Arrange = Callable[..., Arrangement]
 
 
-@pytest.fixture
-def arrange(make_config: Callable[..., Config], tmp_path: Path) -> Arrange:
-    def make(
-        workers: int = 2,
-        event: tuple[int, int, str] | None = None,
-        times: int = 1,
-        pause: float = 0.0,
-        **changes: Any,
-    ) -> Arrangement:
+@pytest.fixture(scope="module")
+def arrange(
+    make_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory
+) -> Arrange:
+    def make(workers: int = 2, **changes: Any) -> Arrangement:
         named = {name.replace("__", "."): value for name, value in changes.items()}
         config = make_config(SMALL | {"compute.workers": workers} | named)
-        for number in range(times):
-            (tmp_path / f"again-{number}").touch()
-        folder = tmp_path / f"checkpoints-{len(list(tmp_path.glob('checkpoints-*')))}"
-        folder.mkdir()
-        return Arrangement(config, folder, (*event, tmp_path) if event else None, pause)
+        return Arrangement(config, tmp_path_factory.mktemp("training"))
 
     return make
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray looks after its workers more often than its default of every two seconds."""
+@pytest.fixture(scope="module", autouse=True)
+def _quick() -> Iterator[None]:
+    """Ray looks after its workers more often, and starts a process less for each training."""
     from ray import cloudpickle  # noqa: PLC0415
 
-    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # which workers can't import
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # not every 2 s
+        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # which no cloud notifies
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +196,21 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture(scope="module")
+def here(arrange: Arrange) -> Trained:
+    """By one worker, in this process."""
+    return arrange(1, compute__engine="local").train()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: None, arrange: Arrange) -> Trained:
+    """By two workers to whom nothing happens."""
+    return arrange(2).train()
+
+
+KILLED = "pretrain: a worker died; all go on from the last checkpoint"
+
+
 def digest(trained: Trained) -> str:
     """Of every byte of the weights and the history."""
     sha = hashlib.sha256(repr([tuple(row) for row in trained.history]).encode())
@@ -205,80 +227,47 @@ def assert_close(trained: Trained, other: Trained) -> None:
     np.testing.assert_allclose(trained.history, other.history, rtol=1e-3)
 
 
-def test_two_workers_learn_what_one_does(
-    cluster: None, arrange: Arrange, caplog: pytest.LogCaptureFixture
+def test_two_workers_learn_what_one_does(undisturbed: Trained, here: Trained) -> None:
+    assert_close(undisturbed, here)
+
+
+def test_killed_workers_cost_the_steps_since_the_last_checkpoint(
+    undisturbed: Trained, arrange: Arrange, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each batch in two parts, of which each worker has half."""
+    """First the one that writes the checkpoints, then the other, which is once too often."""
     caplog.set_level(logging.INFO, "selfie_pipeline")
-    parts = {"pretrain__accumulate": 2, "pretrain__clip_norm": 1.0}
-    here = arrange(1, compute__engine="local", **parts).train()
+    training = arrange(2, compute__max_failures=1).lay("killed-0-5", "killed-1-7")
 
-    trained = arrange(2, **parts).train()
-
-    assert_close(trained, here)
-    # Once here, once for both workers.
-    assert sum(line.startswith("pretrain: 8 steps done") for line in caplog.messages) == 2
-
-
-KILLED = "pretrain: a worker died; all go on from the last checkpoint"
-
-
-@pytest.mark.parametrize(
-    ("workers", "victim", "times"), [(2, 0, 1), (3, 1, 2)], ids=["the first", "another, twice"]
-)
-def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(
-    cluster: None,
-    arrange: Arrange,
-    caplog: pytest.LogCaptureFixture,
-    workers: int,
-    victim: int,
-    times: int,
-) -> None:
-    caplog.set_level(logging.INFO, "selfie_pipeline")
-    undisturbed = digest(arrange(workers).train())
-
-    training = arrange(workers, (victim, 5, "killed"), times=times, compute__max_failures=times)
-    trained = training.train()
-
-    assert digest(trained) == undisturbed
-    assert sum(line.startswith(KILLED) for line in caplog.messages) == times
-    assert "pretrain: goes on after step 4 of 8" in caplog.messages
-
-
-def test_dead_too_often_it_ends_with_one_line_and_goes_on_when_run_again(
-    cluster: None, arrange: Arrange
-) -> None:
-    training = arrange(2, (1, 5, "killed"), compute__max_failures=0)
-    with pytest.raises(UserError, match=r"died more than compute.max_failures = 0 times") as caught:
+    with pytest.raises(UserError, match=r"died more than compute.max_failures = 1 times") as caught:
         training.train()
+
     assert "\n" not in str(caught.value)
-    assert (training.folder / "step-000000004.json").exists()
-
-    trained = training.train()
-
-    assert [row.step for row in trained.history] == [3, 6, 8]
+    assert sum(line.startswith(KILLED) for line in caplog.messages) == 1
+    assert digest(training.train()) == digest(undisturbed)
+    went_on = [line for line in caplog.messages if line.startswith("pretrain: goes on")]
+    assert went_on == [f"pretrain: goes on after step {step} of 8" for step in (4, 6)]
 
 
 def test_a_loss_that_is_not_finite_on_one_worker_stops_all(cluster: None, arrange: Arrange) -> None:
-    training = arrange(2, (1, 4, "diverges"))
+    training = arrange(2).lay("diverges-1-4")
 
     with pytest.raises(UserError, match=r"^the loss is nan at step 5, .* and 4 more") as caught:
         training.train()
 
     assert "\n" not in str(caught.value)
-    assert (training.folder / "not-finite.json").exists()
-    assert (training.folder / "step-000000004.json").exists()
+    assert (training.checkpoints / "not-finite.json").exists()
+    assert (training.checkpoints / "step-000000004.json").exists()
 
 
 def test_a_signal_stops_all_workers_after_the_same_step_with_a_checkpoint(
     cluster: None, arrange: Arrange
 ) -> None:
-    training = arrange(
-        2, (0, 3, "noted"), pause=0.2, pretrain__steps=40, pretrain__checkpoint_every=100
-    )
+    training = arrange(2, pretrain__steps=40, pretrain__checkpoint_every=100).lay("noted-0-3")
+    training.pause = 0.2
+    training.pause_of_checkpoint = 2  # the other worker, which writes none, is long through
 
     def interrupt() -> None:
-        while list(training.folder.parent.glob("again-*")):  # up to the third step
+        while (training.folder / "noted-0-3").exists():
             time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -287,19 +276,16 @@ def test_a_signal_stops_all_workers_after_the_same_step_with_a_checkpoint(
     with pytest.raises(Interrupted, match=r"stopped by SIGINT after step \d+ of 40"):
         training.train()
     interrupter.join(60)
-    (checkpoint,) = training.folder.glob("step-*.json")
+    (checkpoint,) = training.checkpoints.glob("step-*.json")
     assert 0 < int(checkpoint.stem.removeprefix("step-")) < 40
-    training.pause = 0.0
-
-    assert [row.step for row in training.train().history] == [*range(3, 40, 3), 40]
 
 
 def test_the_statistics_of_each_worker_alone_are_another_training(
-    cluster: None, arrange: Arrange
+    cluster: None, here: Trained, arrange: Arrange
 ) -> None:
     alone = arrange(2, compute__batch_norm="local")
 
-    trained, here = alone.train(), arrange(1, compute__engine="local").train()
+    trained = alone.train()
 
     assert trained.history[0].loss != pytest.approx(here.history[0].loss, rel=1e-3)
     # Its checkpoints are not gone on with under synchronised statistics, nor by other workers.
@@ -321,7 +307,7 @@ def test_a_cluster_that_is_not_there(arrange: Arrange, monkeypatch: pytest.Monke
 
 
 def test_a_machine_that_leaves_and_another_that_comes(
-    arrange: Arrange, caplog: pytest.LogCaptureFixture
+    undisturbed: Trained, arrange: Arrange, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A worker on each of two nodes, of which one goes; until a third is there, they wait."""
     import ray  # noqa: PLC0415
@@ -338,11 +324,11 @@ def test_a_machine_that_leaves_and_another_that_comes(
     ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
     third: list[subprocess.Popen[bytes]] = []
     try:
-        undisturbed = digest(arrange(2).train())
-        training = arrange(2, pause=0.5)
+        training = arrange(2)
+        training.pause = 0.5
 
         def replace_machine() -> None:
-            while not list(training.folder.glob("step-*.json")):
+            while not list(training.checkpoints.glob("step-*.json")):
                 time.sleep(0.1)
             cluster.remove_node(leaving, allow_graceful=False)
             # As on another machine; add_node wants the main thread.
@@ -354,7 +340,7 @@ def test_a_machine_that_leaves_and_another_that_comes(
         replacer = threading.Thread(target=replace_machine, daemon=True)
         replacer.start()
 
-        assert digest(training.train()) == undisturbed
+        assert digest(training.train()) == digest(undisturbed)
         replacer.join(60)
     finally:
         for machine in third:

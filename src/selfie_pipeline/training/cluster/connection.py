@@ -11,13 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
+import torch
 
 from selfie_pipeline.config import ComputeConfig, UserError
+from selfie_pipeline.training.device import Device, find_device
 
 _LOG = logging.getLogger(__name__)
 _SECONDS_TO_CONNECT = 10
 _SECONDS_TO_JOIN = 15
 """That machines which are just starting have to join the cluster."""
+_SECONDS_BEFORE_BUSY = 30
+_SECONDS_FOR_A_PLACE = 600
 _OBJECT_BYTES = 2**30
 """Of shared memory for a cluster of our own: room for a few sets of weights."""
 _SETTINGS = {
@@ -142,6 +146,40 @@ def wait_for_places(need: Need) -> None:
                 f"cluster: {describe()}; it holds {places(need)}: ask for less, or add machines"
             )
         time.sleep(0.5)
+
+
+def ask_a_place(compute: ComputeConfig, need: Need) -> tuple[Device, str]:
+    """The device that one of the places computes on, and what its processor is called.
+
+    Raises:
+        UserError: No place has become free, or its machine can't do what is asked.
+    """
+    ask = ray.remote(_device_here).options(num_cpus=need.cpus, num_gpus=need.gpus)
+    answer = ask.remote(compute)
+    if not ray.wait([answer], timeout=_SECONDS_BEFORE_BUSY)[0]:
+        _LOG.info("The Ray cluster is busy (%s): waits for a place on it", describe())
+    try:
+        found: tuple[Device, str] = ray.get(answer, timeout=_SECONDS_FOR_A_PLACE)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(
+            f"a machine of the Ray cluster can't work for this project ({reason}); install the "
+            "same versions of Python and of the project on all of them"
+        ) from error
+    except ray.exceptions.GetTimeoutError:
+        raise UserError(
+            f"the Ray cluster had no free place for {need.what} for {_SECONDS_FOR_A_PLACE} s; "
+            "see `ray status` for what runs on it"
+        ) from None
+    return found
+
+
+def _device_here(compute: ComputeConfig) -> tuple[Device, str]:
+    torch.set_num_threads(compute.cpus_per_worker)
+    device = find_device(compute)
+    return device, device.name
 
 
 def describe() -> str:

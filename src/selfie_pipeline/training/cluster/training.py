@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -28,14 +27,15 @@ from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.cluster.board import Board, News
 from selfie_pipeline.training.cluster.connection import (
     Need,
+    ask_a_place,
     connected,
     describe,
     places,
     wait_for_places,
     workers_need,
 )
-from selfie_pipeline.training.cluster.worker import Order, work
-from selfie_pipeline.training.device import Device, find_device
+from selfie_pipeline.training.cluster.worker import Order
+from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.interruption import Interrupted, StopRequest
 from selfie_pipeline.training.loop import Trained, Watch, trained
 from selfie_pipeline.training.progress import Progress
@@ -47,6 +47,8 @@ _SECONDS_BEFORE_WORRY = 30
 """Without news, after which it is looked whether the cluster still has room for the workers."""
 _SECONDS_OF_PATIENCE = 600
 """That a cluster which has become too small is waited for."""
+_SECONDS_TO_END = 10
+"""That workers who have told their end have to be gone."""
 _SECONDS_TO_STOP = 60
 """That workers have to end their step and write a checkpoint."""
 
@@ -61,38 +63,8 @@ def open_workers(compute: ComputeConfig) -> Iterator[Workers]:
     with connected():
         need = workers_need(compute)
         wait_for_places(need)
-        device, processor = _ask_one(compute, need)
+        device, processor = ask_a_place(compute, need)
         yield Workers(compute, need, device, processor)
-
-
-def _ask_one(compute: ComputeConfig, need: Need) -> tuple[Device, str]:
-    """The device of a worker, and what its processor is called."""
-    ask = ray.remote(_device_here).options(num_cpus=need.cpus, num_gpus=need.gpus)
-    answer = ask.remote(compute)
-    if not ray.wait([answer], timeout=_SECONDS_BEFORE_WORRY)[0]:
-        _LOG.info("The Ray cluster is busy (%s): waits for a place on it", describe())
-    try:
-        found: tuple[Device, str] = ray.get(answer, timeout=_SECONDS_OF_PATIENCE)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from None
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(
-            f"a machine of the Ray cluster can't work for this project ({reason}); install the "
-            "same versions of Python and of the project on all of them"
-        ) from error
-    except ray.exceptions.GetTimeoutError:
-        raise UserError(
-            f"the Ray cluster had no free place for {need.what} for {_SECONDS_OF_PATIENCE} s; "
-            "see `ray status` for what runs on it"
-        ) from None
-    return found
-
-
-def _device_here(compute: ComputeConfig) -> tuple[Device, str]:
-    torch.set_num_threads(compute.cpus_per_worker)
-    device = find_device(compute)
-    return device, device.name
 
 
 @dataclass(frozen=True)
@@ -166,12 +138,20 @@ class Workers:
         own.mkdir(parents=True)
         token = own / "token"
         token.touch()
+
+        def work_in_worker(config: dict[str, Any]) -> None:
+            # Nested, so Ray passes on its code and not where to import it from: the process that
+            # looks after the workers need not wait seconds for Lightning, which it never uses.
+            from selfie_pipeline.training.cluster.worker import work  # noqa: PLC0415
+
+            work(config)
+
         order = Order(task, batches, checkpoints, title, self.compute, self.device, token)
         here = ray.get_runtime_context().get_node_id()
         place = NodeAffinitySchedulingStrategy(node_id=here, soft=False)
         board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=place).remote()
         trainer = TorchTrainer(
-            work,
+            work_in_worker,
             train_loop_config={"order": ray.put(order), "board": board},
             scaling_config=ScalingConfig(
                 num_workers=self.need.count,
@@ -227,6 +207,7 @@ class _Watched:
                         task.history = [HistoryRow(*news.newest)]  # what progress shows
                     progress.update(task, done)
                 if news.end is not None:
+                    thread.join(_SECONDS_TO_END)
                     raise (Interrupted if news.end.interrupted else UserError)(news.end.message)
                 if stop.received:
                     self._stop(stop)
