@@ -291,6 +291,9 @@ class PredictConfig(_Config):
 
     arm: Arm
     """Whose classifier it is. Set it with --params alone: files lie where it says."""
+    runtime: Literal["torch", "onnxruntime"]
+    """What computes it. `onnxruntime`: ONNX Runtime, on the CPU and in fp32 whatever `compute`
+    says. It is faster there, after some seconds to convert the classifier; the extra `export`."""
 
 
 class EmbedConfig(_Config):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,31 @@ def test_either_arm_predicts(finished: Any, digit_files: Path) -> None:
         agree = found["class"].to_numpy() == expected["class"].to_numpy()
         assert agree.mean() > 0.97
         np.testing.assert_allclose(found["probability"], expected["probability"], atol=0.03)
+
+
+def test_onnx_runtime_predicts_the_same(finished: Any, digit_files: Path) -> None:
+    assert predict(finished, digit_files, "compute.precision=fp32").exit_code == 0
+    expected = finished.load("image_predictions")
+
+    result = predict(finished, digit_files, "predict.runtime=onnxruntime,compute.precision=bf16")
+
+    assert result.exit_code == 0, result.stderr
+    found = finished.load("image_predictions")
+    assert found["file"].tolist() == expected["file"].tolist()
+    assert (found["class"] == expected["class"]).mean() > 0.99  # two may be equally likely
+    np.testing.assert_allclose(found["probability"], expected["probability"], atol=1e-4)
+
+
+def test_onnx_runtime_that_is_not_installed_is_one_line(
+    finished: Any, digit_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+
+    result = predict(finished, digit_files, "predict.runtime=onnxruntime")
+
+    assert result.exit_code == 1
+    (error,) = (text for text in result.stderr.splitlines() if text.startswith("Error: "))
+    assert error.startswith("Error: onnxruntime is not installed")
 
 
 def test_what_is_no_image_is_listed_with_its_reason(finished: Any, tmp_path: Path) -> None:

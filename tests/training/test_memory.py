@@ -1,10 +1,13 @@
-"""Each in a process of its own: the setting lasts as long as a process."""
-
 import subprocess
 import sys
 
 import pytest
+import torch
 
+from selfie_pipeline.config import UserError
+from selfie_pipeline.training.memory import lack_of_memory_told
+
+# In a process of its own: the setting lasts as long as a process.
 FAULTS = """
 import resource
 import torch
@@ -33,3 +36,36 @@ def page_faults_of_a_step(*, kept: bool) -> int:
 def test_memory_that_a_step_freed_serves_the_next_without_page_faults():
     assert page_faults_of_a_step(kept=False) > 1000
     assert page_faults_of_a_step(kept=True) < 100
+
+
+def allocate_too_much():
+    torch.empty(2**60)
+
+
+def allocate_too_much_on_a_gpu():
+    """As torch says it there."""
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.11 GiB"
+    )
+
+
+@pytest.mark.parametrize(
+    ("act", "size"),
+    [(allocate_too_much, "4611686018427387904 bytes"), (allocate_too_much_on_a_gpu, "20.00 GiB")],
+)
+def test_a_lack_of_memory_is_one_line(make_config, act, size):
+    recipe = make_config({"pretrain.batch_size": 64, "pretrain.accumulate": 2}).pretrain
+
+    line = rf"^pretrain: no memory for 32 .*{size}\); .* above 2"
+    with pytest.raises(UserError, match=line) as told, lack_of_memory_told("pretrain", recipe):
+        act()
+
+    assert "\n" not in str(told.value)
+
+
+def test_other_errors_are_left_as_they_are(make_config):
+    with (
+        pytest.raises(RuntimeError, match="shapes"),
+        lack_of_memory_told("pretrain", make_config().pretrain),
+    ):
+        torch.ones(2, 3) @ torch.ones(2, 3)

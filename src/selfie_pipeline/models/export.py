@@ -10,6 +10,7 @@ from torch import Tensor
 from selfie_pipeline.config import ModelConfig, UserError
 from selfie_pipeline.models.backbone import PRETRAINED_STAGES
 from selfie_pipeline.models.classifier import Classifier
+from selfie_pipeline.models.onnx_runtime import OnnxClassifier
 
 TOLERANCE = 1e-4
 """Largest difference between a logit of PyTorch's and ONNX Runtime's."""
@@ -156,16 +157,12 @@ def _check_installed() -> None:
 
 
 def _check_agreement(content: bytes, network: Classifier, image_size: int) -> None:
-    import onnxruntime  # noqa: PLC0415  # optional
-
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    exported = OnnxClassifier(content)
     random = torch.Generator().manual_seed(0)
     for batch in _BATCHES:
         images = torch.randn(batch, 3, image_size, image_size, generator=random)  # (B, 3, H, W)
         with torch.inference_mode():
-            ours = network(images)  # (B, classes)
-        (theirs,) = session.run(["logits"], {"images": images.numpy()})  # (B, classes)
-        difference = float((ours - torch.from_numpy(theirs)).abs().max())
+            difference = float((network(images) - exported(images)).abs().max())
         if not difference <= TOLERANCE:  # nor is it NaN
             raise UserError(
                 f"ONNX Runtime's logits differ from PyTorch's by {difference:.2g}, allowed: "

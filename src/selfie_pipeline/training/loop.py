@@ -17,6 +17,7 @@ from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.feed import feed
 from selfie_pipeline.training.interruption import Interrupted, StopRequest
+from selfie_pipeline.training.memory import lack_of_memory_told
 from selfie_pipeline.training.progress import Progress
 from selfie_pipeline.training.tasks import HistoryRow, NotFinite, Task
 
@@ -108,7 +109,8 @@ def fit(
 
     Raises:
         Interrupted: It was asked to stop; it goes on from there when it is run again.
-        UserError: The loss is not finite, or a checkpoint can't be written.
+        UserError: The loss is not finite, a batch does not fit in memory, or a checkpoint can't be
+            written.
     """
     found = checkpoints.newest()
     if found is not None:
@@ -142,7 +144,8 @@ def fit(
                 # torch's compiler looks whether what it is given has a gradient.
                 warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is")
                 try:
-                    trainer.fit(task, train_dataloaders=feed(batches, device))
+                    with lack_of_memory_told(title, task.recipe):
+                        trainer.fit(task, train_dataloaders=feed(batches, device))
                 except NotFinite as error:
                     checkpoints.note("not-finite", vars(error))
                     raise

@@ -1,11 +1,20 @@
-"""How this process holds on to memory between batches."""
+"""Memory: how this process holds on to it between batches, and what it says where it lacks."""
 
 from __future__ import annotations
 
 import ctypes
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from selfie_pipeline.config import TrainingConfig, UserError
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
 _NEVER = 2**31 - 1
+_LACK = re.compile(
+    r"(?:out of|can't allocate) memory.*?tried to allocate ([\d.]+ \w+)", re.I | re.S
+)
+"""What torch says: of a GPU, and of a CPU."""
 
 
 def keep_freed_memory() -> None:
@@ -20,3 +29,27 @@ def keep_freed_memory() -> None:
     if hasattr(library, "gnu_get_libc_version"):
         library.mallopt(_MMAP_MAX, 0)
         library.mallopt(_TRIM_THRESHOLD, _NEVER)
+
+
+@contextmanager
+def lack_of_memory_told(title: str, recipe: TrainingConfig) -> Iterator[None]:
+    """Say in one line what to do where a training's batch does not fit in memory.
+
+    Args:
+        title: What the training is called.
+        recipe: Its sizes.
+
+    Raises:
+        UserError: In the place of torch's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # on a GPU a class of its own, on a CPU not
+        found = _LACK.search(str(error))
+        if found is None:
+            raise
+        raise UserError(
+            f"{title}: no memory for {recipe.batch_size // recipe.accumulate} images at once "
+            f"(torch tried to allocate {found[1]}); compute the batch in more parts, with "
+            f"accumulate above {recipe.accumulate}, or take a smaller batch_size, width or image_size"
+        ) from error

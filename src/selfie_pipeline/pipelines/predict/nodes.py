@@ -21,11 +21,13 @@ from selfie_pipeline.config import ComputeConfig, PredictConfig, UserError
 from selfie_pipeline.datasets.weights import Weights
 from selfie_pipeline.evaluation.contact_sheet import contact_sheet
 from selfie_pipeline.evaluation.predictions import least_certain, named_predictions
+from selfie_pipeline.models.export import to_onnx
+from selfie_pipeline.models.onnx_runtime import OnnxClassifier
 from selfie_pipeline.pipelines.finetune.nodes import load_classifier
-from selfie_pipeline.pipelines.finetune.preprocessing import find_preprocessing
+from selfie_pipeline.pipelines.finetune.preprocessing import Preprocessing, find_preprocessing
 from selfie_pipeline.sources.decoding import in_order
 from selfie_pipeline.sources.image_files import list_files, read_windows
-from selfie_pipeline.training.device import find_device
+from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.inference import Inference, one_thread_a_batch
 
 _LOG = logging.getLogger(__name__)
@@ -50,13 +52,14 @@ def classify_files(
         file, reason; and the images that the classifier is least certain of.
 
     Raises:
-        UserError: There is no such folder, or the classifier is not one of `predict.arm`.
+        UserError: There is no such folder, the classifier is not one of `predict.arm`, or ONNX
+            Runtime is to compute it and can't.
     """
     folder = _folder(images)
     _check_arm(classifier, predict)
     seen = find_preprocessing(classifier)
     files = list_files(folder)
-    infer = Inference(load_classifier(classifier), seen.mean, seen.std, find_device(compute))
+    infer = _inference(classifier, seen, predict, compute)
     nothing = np.empty((0, len(seen.classes)), dtype=np.float32)
 
     def classify(some: list[Path]) -> tuple[NDArray[np.float32], list[str | None]]:
@@ -91,6 +94,16 @@ def classify_files(
     again = [files[row] for row in chosen.index]
     ((shown, _),) = in_order(partial(read_windows, patch=seen.patch), [again])
     return predictions, unreadable, Uncertain(images=shown, predictions=chosen)
+
+
+def _inference(
+    classifier: Weights, seen: Preprocessing, predict: PredictConfig, compute: ComputeConfig
+) -> Inference:
+    network = load_classifier(classifier)
+    if predict.runtime == "torch":
+        return Inference(network, seen.mean, seen.std, find_device(compute))
+    converted = OnnxClassifier(to_onnx(network, seen.patch.image_size))
+    return Inference(converted, seen.mean, seen.std, Device("cpu", bf16=False))
 
 
 def draw_contact_sheet(uncertain: Uncertain) -> Figure:
