@@ -56,7 +56,7 @@ def allocate_too_much_on_a_gpu():
 def test_a_lack_of_memory_is_one_line(make_config, act, size):
     recipe = make_config({"pretrain.batch_size": 64, "pretrain.accumulate": 2}).pretrain
 
-    line = rf"^pretrain: no memory for 32 .*{size}\); .* above 2"
+    line = rf"^pretrain: no memory for 32 .*{size} more asked\); .* above 2"
     with pytest.raises(UserError, match=line) as told, lack_of_memory_told("pretrain", recipe):
         act()
 

@@ -48,8 +48,9 @@ def lack_of_memory_told(title: str, recipe: TrainingConfig) -> Iterator[None]:
         found = _LACK.search(str(error))
         if found is None:
             raise
+        at_once = recipe.batch_size // recipe.accumulate
         raise UserError(
-            f"{title}: no memory for {recipe.batch_size // recipe.accumulate} images at once "
-            f"(torch tried to allocate {found[1]}); compute the batch in more parts, with "
-            f"accumulate above {recipe.accumulate}, or take a smaller batch_size, width or image_size"
+            f"{title}: no memory for {at_once} images at once ({found[1]} more asked); "
+            f"compute the batch in more parts, with accumulate above {recipe.accumulate}, or take "
+            "a smaller batch_size, width or image_size"
         ) from error
