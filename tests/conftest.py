@@ -73,7 +73,7 @@ _PARAMETERS: dict[str, Any] = {
     },
     "ratio": {"images": [100]},
     "images": None,
-    "predict": {"arm": "selfie"},
+    "predict": {"arm": "selfie", "runtime": "torch"},
     "embed": {"layer": "stage3", "map": "pca", "points": 50},
     "export": {"licence": "unknown"},
     "tracking": {"mlflow": "never", "mlflow_uri": None, "tensorboard": False},

@@ -122,7 +122,7 @@ def test_onnx_runtime_predicts_the_same(finished: Any, digit_files: Path) -> Non
     assert predict(finished, digit_files, "compute.precision=fp32").exit_code == 0
     expected = finished.load("image_predictions")
 
-    result = predict(finished, digit_files, "predict.runtime=onnxruntime,compute.precision=bf16")
+    result = predict(finished, digit_files, "predict.runtime=onnxruntime")
 
     assert result.exit_code == 0, result.stderr
     found = finished.load("image_predictions")
