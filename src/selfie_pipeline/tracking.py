@@ -1,7 +1,8 @@
 """MLflow: every run of the project as a run there, where the extra is installed.
 
-It is MLflow's client alone (mlflow-skinny): the whole of MLflow, and with it kedro-mlflow, wants
-older versions of pandas and pyarrow than this project has.
+It is MLflow's client alone (mlflow-skinny): the whole of MLflow 3.17, and with it kedro-mlflow,
+wants an older pyarrow than this project has. And kedro-mlflow logs what catalog entries of its own
+types save; a catalog with such entries can't be read without the extra.
 """
 
 from __future__ import annotations
