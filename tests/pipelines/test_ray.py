@@ -138,19 +138,3 @@ def test_the_workers_reach_the_terminal_as_one_display(finished: Any) -> None:
     made = finished.load("encoder").provenance
     assert made["device"].startswith("2 × ")
     assert made["device"].endswith("BatchNorm synchronised")
-
-
-@pytest.mark.parametrize(
-    ("stage", "asked"),
-    [("pretrain", "compute.workers=64"), ("cells", "compute.cpus_per_cell=1000")],
-)
-def test_a_cluster_that_is_too_small_is_one_line(
-    finished: Any, monkeypatch: pytest.MonkeyPatch, stage: str, asked: str
-) -> None:
-    monkeypatch.setattr("selfie_pipeline.training.cluster.connection._SECONDS_TO_JOIN", 1)
-    sizes = "pretrain.batch_size=64,finetune.batch_size=64"
-
-    result = finished.kedro_run(f"--pipelines={stage}", f"--params={RAY},{sizes},{asked}")
-
-    assert result.exit_code == 1
-    assert "does not fit on the Ray cluster" in result.stderr.splitlines()[-1]

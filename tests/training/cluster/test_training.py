@@ -293,6 +293,15 @@ def test_the_statistics_of_each_worker_alone_are_another_training(
         assert engine.identity["batch_norm"] == "local to 2 workers"
 
 
+def test_a_cluster_that_is_too_small(
+    cluster: None, arrange: Arrange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selfie_pipeline.training.cluster.connection._SECONDS_TO_JOIN", 0)
+
+    with pytest.raises(UserError, match=r"^compute.workers = 6, .* does not fit .* it holds 4: "):
+        arrange(6).train()
+
+
 def test_a_cluster_that_is_not_there(arrange: Arrange, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray  # noqa: PLC0415
 
