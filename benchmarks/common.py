@@ -158,7 +158,8 @@ def median_interval(values: list[float]) -> tuple[float, float]:
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """A parser with what every benchmark takes."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--json", type=Path, help="file to write the result to")
+    # Absolute at once: a benchmark may change its working directory.
+    parser.add_argument("--json", type=lambda name: Path(name).absolute(), help="file to write to")
     return parser
 
 

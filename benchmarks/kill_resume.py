@@ -34,7 +34,8 @@ def copy_project(folder: Path) -> Path:
     project = folder / "project"
     shutil.copytree(PROJECT / "conf", project / "conf")
     shutil.copytree(PROJECT / "src", project / "src")
-    shutil.copy(PROJECT / "pyproject.toml", project)
+    for name in ("pyproject.toml", ".telemetry"):
+        shutil.copy(PROJECT / name, project)
     return project
 
 

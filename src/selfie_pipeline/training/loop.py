@@ -143,8 +143,9 @@ def fit(
                 warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
                 # torch's compiler looks whether what it is given has a gradient.
                 warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is")
+                at_once = task.recipe.batch_size // (task.recipe.accumulate * batches.workers)
                 try:
-                    with lack_of_memory_told(title, task.recipe):
+                    with lack_of_memory_told(title, at_once):
                         trainer.fit(task, train_dataloaders=feed(batches, device))
                 except NotFinite as error:
                     checkpoints.note("not-finite", vars(error))

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from selfie_pipeline.config import TrainingConfig, UserError
+from selfie_pipeline.config import UserError
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
 _NEVER = 2**31 - 1
@@ -32,12 +32,12 @@ def keep_freed_memory() -> None:
 
 
 @contextmanager
-def lack_of_memory_told(title: str, recipe: TrainingConfig) -> Iterator[None]:
+def lack_of_memory_told(title: str, images: int) -> Iterator[None]:
     """Say in one line what to do where a training's batch does not fit in memory.
 
     Args:
         title: What the training is called.
-        recipe: Its sizes.
+        images: As many as it computes at once.
 
     Raises:
         UserError: In the place of torch's error.
@@ -48,9 +48,7 @@ def lack_of_memory_told(title: str, recipe: TrainingConfig) -> Iterator[None]:
         found = _LACK.search(str(error))
         if found is None:
             raise
-        at_once = recipe.batch_size // recipe.accumulate
         raise UserError(
-            f"{title}: no memory for {at_once} images at once ({found[1]} more asked); "
-            f"compute the batch in more parts, with accumulate above {recipe.accumulate}, or take "
-            "a smaller batch_size, width or image_size"
+            f"{title}: no memory for {images} images at once ({found[1]} more asked); compute the "
+            "batch in more parts (accumulate), or take a smaller batch_size, width or image_size"
         ) from error

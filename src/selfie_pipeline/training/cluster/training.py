@@ -34,7 +34,7 @@ from selfie_pipeline.training.cluster.connection import (
     wait_for_places,
     workers_need,
 )
-from selfie_pipeline.training.cluster.worker import Order
+from selfie_pipeline.training.cluster.worker import Order, work
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.interruption import Interrupted, StopRequest
 from selfie_pipeline.training.loop import Trained, Watch, trained
@@ -138,20 +138,12 @@ class Workers:
         own.mkdir(parents=True)
         token = own / "token"
         token.touch()
-
-        def work_in_worker(config: dict[str, Any]) -> None:
-            # Nested, so Ray passes on its code and not where to import it from: the process that
-            # looks after the workers need not wait seconds for Lightning, which it never uses.
-            from selfie_pipeline.training.cluster.worker import work  # noqa: PLC0415
-
-            work(config)
-
         order = Order(task, batches, checkpoints, title, self.compute, self.device, token)
         here = ray.get_runtime_context().get_node_id()
         place = NodeAffinitySchedulingStrategy(node_id=here, soft=False)
         board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=place).remote()
         trainer = TorchTrainer(
-            work_in_worker,
+            work,
             train_loop_config={"order": ray.put(order), "board": board},
             scaling_config=ScalingConfig(
                 num_workers=self.need.count,
