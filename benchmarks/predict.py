@@ -91,7 +91,7 @@ def main() -> None:
             converting = seconds(lambda: to_onnx(network, config.patch.image_size))
             found["converting, s"].append(converting)
             found["files a second, onnxruntime, converted"].append(
-                len(files) / (whole - converting)
+                len(files) / (whole - converting)  # the last that was measured is ONNX Runtime's
             )
             with one_thread_a_batch():
                 decoding = seconds(lambda: read_windows(some, config.patch), repeat=4)
