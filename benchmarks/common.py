@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from scipy.stats import quantile_test
 
 from selfie_pipeline.config import Config, load_config
-from selfie_pipeline.models.patch_grid import cut
+from selfie_pipeline.models.patch_grid import patchify
 from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.provenance import environment
 from selfie_pipeline.settings import CONFIG_LOADER_ARGS
 from selfie_pipeline.sources.digits import Digits
-from selfie_pipeline.training.batches import Images
 from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training.data.batches import Images
+from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.device import Device
-from selfie_pipeline.training.randomness import fresh_weights
 from selfie_pipeline.training.tasks import PretrainingTask
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -55,7 +55,7 @@ class DigitGrids:
 
     def __init__(self, patch_size: int) -> None:
         images = torch.from_numpy(drawn_digits())  # (M, H, W, C)
-        self.patches = cut(images.permute(0, 3, 1, 2), patch_size).numpy()  # (M, N, C, P, P)
+        self.patches = patchify(images.permute(0, 3, 1, 2), patch_size).numpy()  # (M, N, C, P, P)
         pixels = images.reshape(-1, 3).float() / 255
         self.grid = (32 // patch_size, 32 // patch_size)
         self.mean = pixels.mean(dim=0).numpy()
@@ -77,7 +77,7 @@ def digit_images(config: Config) -> tuple[Images, NDArray[np.int64]]:
 
 def pretraining_task(config: Config, images: Images) -> PretrainingTask:
     """A fresh pretraining."""
-    with fresh_weights(config.pretrain.seed):
+    with seeded_initialisation(config.pretrain.seed):
         network = Selfie(config.model, config.patch)
     return PretrainingTask(network, config.pretrain, images)
 

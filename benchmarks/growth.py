@@ -24,9 +24,9 @@ import numpy as np
 from common import arguments, bare_step, median, pretraining_task, recipe, report, seconds
 
 from selfie_pipeline.datasets.patch_grids import PatchGrids
-from selfie_pipeline.training.batches import Batches, Images
+from selfie_pipeline.training.data.batches import Batches, Images
+from selfie_pipeline.training.data.prefetch import feed
 from selfie_pipeline.training.device import find_device
-from selfie_pipeline.training.feed import feed
 
 
 def sparse_grids(folder: Path, samples: int, canvas: int, patch: int) -> None:

@@ -28,10 +28,10 @@ from common import (
 )
 
 from selfie_pipeline.config import Config
-from selfie_pipeline.training.batches import Batches
 from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training.data.batches import Batches
+from selfie_pipeline.training.data.prefetch import feed
 from selfie_pipeline.training.device import Device, find_device
-from selfie_pipeline.training.feed import feed
 from selfie_pipeline.training.loop import fit
 from selfie_pipeline.training.tasks import Task
 

@@ -42,9 +42,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from selfie_pipeline.config import Config
-from selfie_pipeline.training.batches import Batches
+from selfie_pipeline.training.data.batches import Batches
+from selfie_pipeline.training.data.prefetch import feed
 from selfie_pipeline.training.device import Device, find_device
-from selfie_pipeline.training.feed import feed
 
 
 class Pictures(Dataset[Any]):

@@ -33,14 +33,14 @@ from selfie_pipeline.provenance import configuration
 from selfie_pipeline.sources.image_files import list_files, read_windows
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.finetuning import fresh_classifier
-from selfie_pipeline.training.inference import Inference, one_thread_a_batch
+from selfie_pipeline.training.inference import Inference, single_threaded_torch
 
 BATCH = 64
 COPIES = 4
 MEAN, STD = np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32)  # (C,)
 
 
-def fresh_weights(config: Config) -> Weights:
+def seeded_initialisation(config: Config) -> Weights:
     """A classifier of ten classes, as finetuning saves it."""
     network = fresh_classifier(config.model, config.finetune.architecture, config.patch, 10, seed=0)
     made_with = configuration(patch=config.patch, model=config.model, finetune=config.finetune)
@@ -57,7 +57,7 @@ def main() -> None:
 
     config = recipe(options.recipe)
     device = find_device(config.compute)
-    classifier = fresh_weights(config)
+    classifier = seeded_initialisation(config)
     network = fresh_classifier(config.model, config.finetune.architecture, config.patch, 10, seed=0)
     converted = OnnxClassifier(to_onnx(network, config.patch.image_size))
     inferences = {
@@ -85,7 +85,7 @@ def main() -> None:
                     )
                 )
                 found[f"files a second, {runtime}"].append(len(files) / whole)
-                with one_thread_a_batch():
+                with single_threaded_torch():
                     alone = seconds(lambda infer=infer: infer(windows), repeat=4)
                 found[f"classified a second, one core, {runtime}"].append(BATCH / alone)
             converting = seconds(lambda: to_onnx(network, config.patch.image_size))
@@ -93,7 +93,7 @@ def main() -> None:
             found["files a second, onnxruntime, converted"].append(
                 len(files) / (whole - converting)  # the last that was measured is ONNX Runtime's
             )
-            with one_thread_a_batch():
+            with single_threaded_torch():
                 decoding = seconds(lambda: read_windows(some, config.patch), repeat=4)
                 found["decoded a second, one core"].append(BATCH / decoding)
                 found["limit of torch a second, one core"].append(best_rate(device) / operations)

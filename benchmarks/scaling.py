@@ -42,11 +42,11 @@ from kill_resume import copy_project
 from selfie_pipeline.config import Config
 from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.project import Project
-from selfie_pipeline.training.batches import Batches
+from selfie_pipeline.training.data.batches import Batches
+from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.engine import open_engine
 from selfie_pipeline.training.loop import Fit
-from selfie_pipeline.training.randomness import fresh_weights
 from selfie_pipeline.training.tasks import PretrainingTask
 
 WARM_UP = 10
@@ -81,7 +81,7 @@ def start_ray(cpus: int) -> None:
 def train(config: Config, fit: Fit, file: Path) -> float:
     """One training; the median of its steps, seconds."""
     images, rows = digit_images(config)
-    with fresh_weights(0):
+    with seeded_initialisation(0):
         task = Timed(Selfie(config.model, config.patch), config.pretrain, images)
     task.file = str(file)
     batches = Batches(images, rows, 0, config.pretrain)

@@ -23,9 +23,9 @@ from common import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
-from selfie_pipeline.training.batches import Batches
+from selfie_pipeline.training.data.batches import Batches
+from selfie_pipeline.training.data.prefetch import feed
 from selfie_pipeline.training.device import find_device
-from selfie_pipeline.training.feed import feed
 
 
 def main() -> None:

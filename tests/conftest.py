@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selfie_pipeline.config import Config, load_config
-from selfie_pipeline.models.patch_grid import cut
+from selfie_pipeline.models.patch_grid import patchify
 from selfie_pipeline.sources.digits import Digits
-from selfie_pipeline.training.batches import Images
 from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training.data.batches import Images
 
 _RECIPE = {
     "steps": 4,
@@ -167,7 +167,7 @@ def make_images(digits: tuple[Tensor, NDArray[np.int64]]) -> MakeImages:
 
     def make(config: Config, canvases: Tensor = digits[0]) -> Images:
         side = config.patch.canvas_size // config.patch.patch_size
-        grids = MemoryGrids(cut(canvases, config.patch.patch_size), (side, side))
+        grids = MemoryGrids(patchify(canvases, config.patch.patch_size), (side, side))
         return Images(grids, config.patch, config.augmentation)
 
     return make
@@ -177,3 +177,42 @@ def make_images(digits: tuple[Tensor, NDArray[np.int64]]) -> MakeImages:
 def no_checkpoints(tmp_path: Path) -> Checkpoints:
     """Of a training that starts anew, and writes one only at its end."""
     return Checkpoints(tmp_path / "checkpoints", {}, every=10**9, resume="never")
+
+
+MakeCells = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture
+def make_cells() -> MakeCells:
+    """One cell a seed: ``make_cells("selfie", {0: 0.8, 1: 0.9})``, other keys by name."""
+
+    def make(arm: str, accuracies: dict[int, float], **other: Any) -> list[dict[str, Any]]:
+        common = {
+            "data": "digits",
+            "network": "ResNet 1-1-1-1, width 16",
+            "arm": arm,
+            "labeled_frac": 0.05,
+            "labels": 63,
+            "loss": 0.5,
+            "test_samples": 540,
+            "configuration": "present",
+            "version": "2026-11-22T06.00.00.000Z",
+            "provenance": {"device": "a processor", "configuration": {"model": {"width": 16}}},
+        }
+        return [common | {"seed": s, "accuracy": a} | other for s, a in accuracies.items()]
+
+    return make
+
+
+@pytest.fixture
+def four_seeds(make_cells: MakeCells) -> list[dict[str, Any]]:
+    """Differences of 4, 6, 8 and 6 points."""
+    return [
+        *make_cells("supervised", {0: 0.78, 1: 0.80, 2: 0.79, 3: 0.81}),
+        *make_cells("selfie", {0: 0.82, 1: 0.86, 2: 0.87, 3: 0.87}),
+    ]
+
+
+@pytest.fixture
+def one_seed(make_cells: MakeCells) -> list[dict[str, Any]]:
+    return [*make_cells("supervised", {0: 0.78}), *make_cells("selfie", {0: 0.82})]

@@ -14,8 +14,8 @@ ROOMS = {
 }
 
 LOWER = {
-    *("config", "models", "training", "evaluation", "sources", "datasets", "provenance"),
-    "project",
+    *("config", "models", "training", "evaluation", "report", "sources", "datasets"),
+    *("project", "provenance"),
 }
 MAY_KNOW = {  # itself aside
     "config": set(),
@@ -24,7 +24,8 @@ MAY_KNOW = {  # itself aside
     "sources": {"config"},
     "datasets": {"config"},
     "training": {"models", "config"},
-    "evaluation": {"models", "config"},
+    "evaluation": {"config"},
+    "report": {"evaluation", "config"},
     "pipelines": LOWER,
     "pipeline_registry": {"pipelines"},
     "project": set(),
@@ -50,7 +51,7 @@ ONLY_IN = {
     "onnx": {"models"},
     "onnxruntime": {"models"},
     "onnxscript": {"models"},
-    "optuna": {"pipelines"},
+    "optuna": {"pipelines", "training"},
     "ray": {"training"},
     "timm": {"models", "training"},
 }

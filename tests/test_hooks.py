@@ -15,7 +15,7 @@ from kedro.framework.project import configure_project, pipelines
 from kedro.io import DataCatalog, MemoryDataset, Version
 
 from selfie_pipeline.config import ConfigError, UserError
-from selfie_pipeline.datasets.folder import Folder
+from selfie_pipeline.datasets.folder_path import FolderPathDataset
 from selfie_pipeline.datasets.weights import Weights, WeightsDataset
 from selfie_pipeline.hooks import ProjectHooks
 from selfie_pipeline.settings import HOOKS
@@ -119,7 +119,9 @@ def test_checkpoints_are_removed_after_their_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str, removed: list[str]
 ) -> None:
     names = ["pretrain", "selfie", "supervised"]
-    folders = {f"{name}_checkpoints": Folder(filepath=str(tmp_path / name)) for name in names}
+    folders = {
+        f"{name}_checkpoints": FolderPathDataset(filepath=str(tmp_path / name)) for name in names
+    }
     for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "step-000000001.json").touch()

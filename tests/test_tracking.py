@@ -15,8 +15,8 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.io.core import Version
 
 from selfie_pipeline import tracking
-from selfie_pipeline.datasets.files import Files
-from selfie_pipeline.datasets.whole import TextFile
+from selfie_pipeline.datasets.atomic import AtomicTextDataset
+from selfie_pipeline.datasets.folder import FolderDataset
 from selfie_pipeline.tracking import MlflowHooks, tracking_hooks
 
 # SQLAlchemy's connections live as long as MLflow keeps them.
@@ -40,9 +40,9 @@ def catalog(tmp_path: Path) -> DataCatalog:
 
     return DataCatalog(
         {
-            "report": TextFile(**place("report.html"), metadata=layer("reporting")),
-            "exported": Files(**place("exported"), metadata=layer("models")),
-            "note": TextFile(**place("note.txt"), metadata=layer("intermediate")),
+            "report": AtomicTextDataset(**place("report.html"), metadata=layer("reporting")),
+            "exported": FolderDataset(**place("exported"), metadata=layer("models")),
+            "note": AtomicTextDataset(**place("note.txt"), metadata=layer("intermediate")),
             "pretrain_history": MemoryDataset(),
             "selfie_metrics": MemoryDataset(),
         }

@@ -108,7 +108,7 @@ class ProjectHooks:
             return
         report = catalog["report"]
         assert isinstance(report, AbstractVersionedDataset)  # noqa: S101
-        from selfie_pipeline.evaluation.wording import summary  # noqa: PLC0415  # pandas, scipy
+        from selfie_pipeline.report.text import summary  # noqa: PLC0415  # pandas, scipy
 
         print(f"\n{summary(catalog.load('results_table'))}\n")  # noqa: T201
         print(f"Report: {report.list_versions()[0]}")  # noqa: T201

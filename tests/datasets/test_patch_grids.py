@@ -19,9 +19,9 @@ from kedro.io.core import DatasetError, Version
 
 from selfie_pipeline.config import UserError
 from selfie_pipeline.datasets import patch_grid_shards
-from selfie_pipeline.datasets.patch_grid_shards import NewPatchGrids
+from selfie_pipeline.datasets.atomic import CatalogError
+from selfie_pipeline.datasets.patch_grid_shards import PendingPatchGrids
 from selfie_pipeline.datasets.patch_grids import PatchGridDataset
-from selfie_pipeline.datasets.whole import CatalogError
 
 SAMPLES, GRID, SIDE = 23, (2, 3), 4
 PIXELS = np.random.default_rng(0).integers(0, 256, (SAMPLES, 6, 3, SIDE, SIDE), dtype=np.uint8)
@@ -45,7 +45,7 @@ def pieces(*lengths, pixels=PIXELS):
 
 
 def new(fingerprint="f1", chunks=None, statistics_rows=TRAINING, **more):
-    return NewPatchGrids(
+    return PendingPatchGrids(
         fingerprint=fingerprint,
         samples=SAMPLES,
         grid=GRID,
@@ -132,7 +132,7 @@ def test_statistics_of_values_that_hardly_differ_are_exact(tmp_path):
 @pytest.mark.parametrize("side", [7, 32, 300])
 def test_statistics_are_exact_whatever_the_patch_size(tmp_path, side):
     pixels = np.random.default_rng(1).integers(250, 256, (2, 6, 3, side, side), dtype=np.uint8)
-    grids = NewPatchGrids(
+    grids = PendingPatchGrids(
         fingerprint="f1",
         samples=2,
         grid=GRID,
@@ -349,7 +349,7 @@ def chunks(start):
         time.sleep(0.02)
     os.kill(os.getpid(), signal.SIGKILL)
 
-grids = patch_grid_shards.NewPatchGrids("f2", 23, (2, 3), 4, chunks, training)
+grids = patch_grid_shards.PendingPatchGrids("f2", 23, (2, 3), 4, chunks, training)
 PatchGridDataset(filepath="grids", version=Version(None, "v2")).save(grids)
 """
 

@@ -5,19 +5,19 @@ from kedro.io import DataCatalog
 from kedro.io.core import Version
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.datasets.results import AllVersions
-from selfie_pipeline.datasets.whole import JSONFile
+from selfie_pipeline.datasets.atomic import AtomicJSONDataset
+from selfie_pipeline.datasets.results import AllVersionsDataset
 
 
 def save(folder, cell, version, metrics):
     path = folder / "digits" / cell / "metrics.json"
-    JSONFile(filepath=str(path), version=Version(None, version)).save(metrics)
+    AtomicJSONDataset(filepath=str(path), version=Version(None, version)).save(metrics)
     return path / version / "metrics.json"
 
 
 @pytest.fixture
 def results(tmp_path):
-    return AllVersions(filepath=str(tmp_path / "digits/**/metrics.json"))
+    return AllVersionsDataset(filepath=str(tmp_path / "digits/**/metrics.json"))
 
 
 def test_all_versions_at_any_depth_are_read_in_the_order_of_paths(tmp_path, results):
@@ -68,7 +68,7 @@ def test_it_is_read_only(results):
 def test_the_catalog_knows_the_type(tmp_path):
     written = save(tmp_path, "selfie/seed-0", "2026-01-01", {"seed": 0})
     entry = {
-        "type": "selfie_pipeline.datasets.results.AllVersions",
+        "type": "selfie_pipeline.datasets.results.AllVersionsDataset",
         "filepath": str(tmp_path / "digits/**/metrics.json"),
         "metadata": {"kedro-viz": {"layer": "reporting"}},
     }

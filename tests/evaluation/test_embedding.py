@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from selfie_pipeline.evaluation.embedding import draw, embedding_map, score_vectors, stack
+from selfie_pipeline.evaluation.embedding import draw, score_vectors, stack
+from selfie_pipeline.report.embedding_map import embedding_map
 
 
 def vectors_of(classes: int, each: int = 20, apart: float = 10.0) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from torch import nn
 
 from selfie_pipeline.config import AttentionConfig
 from selfie_pipeline.models.attention import AttentionBlock, AttentionPooling
-from selfie_pipeline.models.noise import Noise
+from selfie_pipeline.models.dropout import DropoutRng
 
 
 def config(heads=4, intermediate=40, blocks=3, dropout=0.1, attention_dropout=0.1):
@@ -78,7 +78,7 @@ class TestTheBlockIsTorchs:
 
 
 def noise():
-    return Noise(torch.Generator().manual_seed(0), batch_size=4)
+    return DropoutRng(torch.Generator().manual_seed(0), batch_size=4)
 
 
 @pytest.mark.parametrize(("dropout", "attention_dropout"), [(0.5, 0.0), (0.0, 0.5)])

@@ -4,11 +4,11 @@ from torch.nn import functional
 
 from selfie_pipeline.models.classifier import (
     build_classifier,
-    count_outputs,
-    hand_over,
-    patch_stages,
+    load_pretrained,
+    num_classes,
+    pretrained_stages,
 )
-from selfie_pipeline.models.noise import Noise
+from selfie_pipeline.models.dropout import DropoutRng
 from selfie_pipeline.models.selfie import Selfie
 
 ARCHITECTURES = ["resnet", "resnet36_attention"]
@@ -47,7 +47,7 @@ def hybrid(config):
 
 
 def test_stem_and_stages_are_handed_over_whole(encoder, classifier):
-    names = hand_over(encoder, classifier)
+    names = load_pretrained(encoder, classifier)
     own = classifier.state_dict()
     assert names == sorted(name for name in own if name.startswith(PRETRAINED))
     assert names == sorted(
@@ -60,7 +60,7 @@ def test_stem_and_stages_are_handed_over_whole(encoder, classifier):
 
 
 def test_batch_norm_s_statistics_are_among_it(encoder, classifier):
-    names = hand_over(encoder, classifier)
+    names = load_pretrained(encoder, classifier)
     means = [name for name in names if name.endswith("running_mean")]
     assert len(means) == len([name for name in names if name.endswith("running_var")]) > 8
     own = classifier.state_dict()
@@ -72,7 +72,7 @@ def test_batch_norm_s_statistics_are_among_it(encoder, classifier):
 
 def test_stage_four_and_the_head_stay_fresh(encoder, classifier):
     before = snapshot(classifier)
-    names = hand_over(encoder, classifier)
+    names = load_pretrained(encoder, classifier)
     fresh = before.keys() - set(names)
     assert fresh == {name for name in before if name.startswith(("stages.3.", "norm.", "head."))}
     for name in fresh:
@@ -82,7 +82,7 @@ def test_stage_four_and_the_head_stay_fresh(encoder, classifier):
 def test_the_classifier_then_computes_p_s_features(config, encoder, classifier):
     selfie = Selfie(config.model, config.patch)
     selfie.load_state_dict(encoder)
-    hand_over(encoder, classifier)
+    load_pretrained(encoder, classifier)
     p = selfie.patch_network.eval()
     images = torch.rand(2, 3, 32, 32)
     stages = classifier.eval().stages[:3]
@@ -93,7 +93,7 @@ def refused(encoder, classifier, *words):
     """It is an error that names the tensor, and nothing has been copied."""
     before = snapshot(classifier)
     with pytest.raises(ValueError, match="does not fit") as caught:
-        hand_over(encoder, classifier)
+        load_pretrained(encoder, classifier)
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
@@ -158,7 +158,7 @@ def test_an_empty_encoder_is_an_error(classifier):
 
 def test_a_hybrid_takes_everything_and_only_its_head_is_fresh(encoder, hybrid):
     before = snapshot(hybrid)
-    names = hand_over(encoder, hybrid)
+    names = load_pretrained(encoder, hybrid)
     assert names == sorted(encoder)
     own = hybrid.state_dict()
     for name in names:
@@ -171,7 +171,7 @@ def test_a_hybrid_takes_everything_and_only_its_head_is_fresh(encoder, hybrid):
 def test_positions_that_a_hybrid_does_not_use_stay_behind(config, encoder):
     model = config.model.model_copy(update={"encoder_positions": False})
     network = build_classifier(model, "resnet36_attention", config.patch, classes=10)
-    names = hand_over(encoder, network)
+    names = load_pretrained(encoder, network)
     assert names == sorted(name for name in encoder if not name.startswith("positions."))
     assert not [name for name in network.state_dict() if "positions" in name]
 
@@ -238,7 +238,7 @@ def test_units_drop_in_a_hybrid_as_the_noise_says_and_not_without_it(hybrid):
     images, network = torch.rand(4, 3, 32, 32), seen_images(hybrid)
 
     def noise(seed, first_row=0):
-        return Noise(torch.Generator().manual_seed(seed), batch_size=4, first_row=first_row)
+        return DropoutRng(torch.Generator().manual_seed(seed), batch_size=4, first_row=first_row)
 
     whole = network(images, noise(0))
     assert torch.equal(network(images, noise(0)), whole)
@@ -257,16 +257,18 @@ def test_a_hybrid_has_the_paper_s_size(paper_config):
 def test_the_outputs_are_counted_from_the_tensors(make_config, architecture):
     config = make_config()
     network = build_classifier(config.model, architecture, config.patch, classes=7)
-    assert count_outputs(network.state_dict()) == 7
+    assert num_classes(network.state_dict()) == 7
     assert seen_images(network)(torch.rand(2, 3, 32, 32)).shape == (2, 7)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_p_s_stages_are_those_that_are_handed_over(config, encoder, architecture):
     network = build_classifier(config.model, architecture, config.patch, classes=10)
-    handed_over = hand_over(encoder, network)
+    handed_over = load_pretrained(encoder, network)
     own = network.state_dict(keep_vars=True)
-    stages = {id(tensor) for tensor in patch_stages(network).state_dict(keep_vars=True).values()}
+    stages = {
+        id(tensor) for tensor in pretrained_stages(network).state_dict(keep_vars=True).values()
+    }
     assert {name for name in own if id(own[name]) in stages} == {
         name for name in handed_over if not name.startswith(("pooling.", "positions."))
     }

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from selfie_pipeline.models.embedding import ImageEmbedding
-from selfie_pipeline.models.patch_grid import cut
+from selfie_pipeline.models.patch_grid import patchify
 from selfie_pipeline.models.selfie import Selfie
 
 
@@ -33,7 +33,7 @@ def test_stage3_is_p_on_the_whole_image(make_network):
 def test_u_is_a_over_all_patches(make_network, encoder_positions):
     network = make_network(encoder_positions=encoder_positions)
     vectors = ImageEmbedding(network, "u", 8)(IMAGES)
-    patches = cut(IMAGES, 8)
+    patches = patchify(IMAGES, 8)
     for image, vector in zip(patches, vectors, strict=True):
         context = network.patch_network(image)[None]
         if encoder_positions:

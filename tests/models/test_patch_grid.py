@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from selfie_pipeline.models.patch_grid import cut, join
+from selfie_pipeline.models.patch_grid import patchify, unpatchify
 
 SHAPES = [  # images, patch size, rows, columns
     ((2, 3, 32, 32), 8, 4, 4),
@@ -21,9 +21,9 @@ def numbered(shape, dtype):
 @pytest.mark.parametrize(("shape", "size", "rows", "columns"), SHAPES)
 def test_joining_what_was_cut_gives_the_images_back(shape, size, rows, columns, dtype):
     images = numbered(shape, dtype)
-    patches = cut(images, size)
+    patches = patchify(images, size)
     assert patches.shape == (shape[0], rows * columns, shape[1], size, size)
-    back = join(patches, (rows, columns))
+    back = unpatchify(patches, (rows, columns))
     assert back.dtype == dtype
     assert torch.equal(back, images)
 
@@ -31,13 +31,13 @@ def test_joining_what_was_cut_gives_the_images_back(shape, size, rows, columns, 
 @pytest.mark.parametrize(("shape", "size", "rows", "columns"), SHAPES)
 def test_cutting_what_was_joined_gives_the_patches_back(shape, size, rows, columns):
     patches = torch.rand(shape[0], rows * columns, shape[1], size, size)
-    assert torch.equal(cut(join(patches, (rows, columns)), size), patches)
+    assert torch.equal(patchify(unpatchify(patches, (rows, columns)), size), patches)
 
 
 @pytest.mark.parametrize(("shape", "size", "rows", "columns"), SHAPES)
 def test_patches_come_row_by_row(shape, size, rows, columns):
     images = torch.rand(shape)
-    patches = cut(images, size)
+    patches = patchify(images, size)
     for row in range(rows):
         for column in range(columns):
             top, left = row * size, column * size
@@ -48,15 +48,15 @@ def test_patches_come_row_by_row(shape, size, rows, columns):
 def test_channels_last_images_are_cut_alike():
     images = torch.rand(2, 3, 8, 12)
     other = images.contiguous(memory_format=torch.channels_last)
-    assert torch.equal(cut(other, 4), cut(images, 4))
+    assert torch.equal(patchify(other, 4), patchify(images, 4))
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 32, 30), (1, 3, 30, 32)])
 def test_a_patch_size_that_does_not_divide_the_image_is_refused(shape):
     with pytest.raises(ValueError, match=r"patches of 8 pixels do not divide images of 3\d × 3\d"):
-        cut(torch.zeros(shape), 8)
+        patchify(torch.zeros(shape), 8)
 
 
 def test_a_grid_that_the_patches_do_not_fill_is_refused():
     with pytest.raises(ValueError, match="16 patches do not fill a grid of 4 × 5"):
-        join(torch.zeros(1, 16, 3, 8, 8), (4, 5))
+        unpatchify(torch.zeros(1, 16, 3, 8, 8), (4, 5))

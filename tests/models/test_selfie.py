@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from selfie_pipeline.models.patch_grid import cut
-from selfie_pipeline.models.selfie import Selfie, picking_accuracy, selfie_loss
-from selfie_pipeline.training.augmentation import normalise
+from selfie_pipeline.models.patch_grid import patchify
+from selfie_pipeline.models.selfie import Selfie, patch_accuracy, selfie_loss
+from selfie_pipeline.training.data.augmentation import normalise
 
 PUZZLES = [  # rows of the grid, targets
     (2, 2),
@@ -77,7 +77,7 @@ def test_loss_and_accuracy_are_those_of_the_method_s_words(
     assert scores.shape == (5, targets, targets)
     assert scores.dtype == torch.float32
     assert selfie_loss(scores).item() == pytest.approx(loss, rel=1e-5)
-    assert picking_accuracy(scores).item() == pytest.approx(accuracy)
+    assert patch_accuracy(scores).item() == pytest.approx(accuracy)
 
 
 @pytest.mark.parametrize("targets", [2, 4, 13])
@@ -103,7 +103,7 @@ def test_accuracy_counts_the_diagonal():
     scores = torch.zeros(2, 3, 3)
     scores[0] = torch.eye(3)
     scores[1] = torch.tensor([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]])
-    assert picking_accuracy(scores).item() == pytest.approx(4 / 6)
+    assert patch_accuracy(scores).item() == pytest.approx(4 / 6)
 
 
 class TestFaultSoftmaxBeforeTheCrossEntropy:
@@ -147,8 +147,8 @@ def test_at_initialisation_loss_and_accuracy_are_at_chance(
     mean = pixels.float().mean(dim=(0, 2, 3)) / 255
     std = pixels.float().std(dim=(0, 2, 3)) / 255
     with torch.no_grad():
-        scores = network(cut(normalise(pixels, mean, std), 8), random_orders(64, grid**2))
-    assert picking_accuracy(scores).item() == pytest.approx(1 / targets, rel=0.3)
+        scores = network(patchify(normalise(pixels, mean, std), 8), random_orders(64, grid**2))
+    assert patch_accuracy(scores).item() == pytest.approx(1 / targets, rel=0.3)
     assert selfie_loss(scores).item() == pytest.approx(math.log(targets), rel=0.15)
 
 

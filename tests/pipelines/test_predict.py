@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from selfie_pipeline.models.patch_grid import join
+from selfie_pipeline.models.patch_grid import unpatchify
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Accessing the 'model_fields' attribute on the instance"  # Kedro's own doing
@@ -101,7 +101,7 @@ def digit_files(finished: Any, tmp_path: Path) -> Path:
     folder.mkdir()
     grids, samples = finished.load("patch_grids"), finished.load("usable_samples")
     rows = samples.loc[samples["split"] == "test", "sample"].to_numpy()
-    canvases = join(grids.gather(rows), grids.grid).permute(0, 2, 3, 1)  # (M, H, W, C)
+    canvases = unpatchify(grids.gather(rows), grids.grid).permute(0, 2, 3, 1)  # (M, H, W, C)
     for row, canvas in zip(rows.tolist(), canvases.numpy(), strict=True):
         Image.fromarray(canvas).save(folder / f"{row:04d}.png")
     return folder

@@ -18,7 +18,7 @@ from kedro.framework.session import KedroSession
 from PIL import Image
 
 from selfie_pipeline.cli import run
-from selfie_pipeline.models.patch_grid import join
+from selfie_pipeline.models.patch_grid import unpatchify
 from selfie_pipeline.sources.decoding import decode_file
 
 pytestmark = pytest.mark.filterwarnings(
@@ -109,7 +109,7 @@ def test_the_stored_grids_are_the_decoded_images(fresh: Any, tmp_path: Path) -> 
 
     catalog = catalog_of(fresh, "imagenet224")
     samples, grids = catalog.load("usable_samples"), catalog.load("patch_grids")
-    images = join(grids.gather(samples["sample"].to_numpy()), grids.grid)  # (M, C, H, W)
+    images = unpatchify(grids.gather(samples["sample"].to_numpy()), grids.grid)  # (M, C, H, W)
     expected = np.stack([decode_file(raw / place, 256) for place in samples["place"]])
     assert torch.equal(images.permute(0, 2, 3, 1), torch.from_numpy(expected))
 

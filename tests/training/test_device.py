@@ -5,8 +5,8 @@ from torch import nn
 from selfie_pipeline.config import ComputeConfig, UserError
 from selfie_pipeline.models.classifier import build_classifier
 from selfie_pipeline.models.selfie import Selfie
-from selfie_pipeline.training.batches import patch_order
 from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training.data.batches import patch_order
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.pretraining import pretrain
 

@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from selfie_pipeline.models.backbone import build_resnet
 from selfie_pipeline.training import finetuning
-from selfie_pipeline.training.augmentation import normalise
-from selfie_pipeline.training.batches import Batches
+from selfie_pipeline.training.data.augmentation import normalise
+from selfie_pipeline.training.data.batches import Batches
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.finetuning import (
     classify,
@@ -17,7 +17,7 @@ from selfie_pipeline.training.finetuning import (
     fresh_classifier,
     reestimate_statistics,
 )
-from selfie_pipeline.training.schedule import learning_rate_factor
+from selfie_pipeline.training.optimizer import learning_rate_factor
 from selfie_pipeline.training.tasks import FinetuningTask
 
 PROCESSOR = Device(type="cpu", bf16=False)

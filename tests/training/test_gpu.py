@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from selfie_pipeline.training import feed
 from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training.data import prefetch as feed
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.pretraining import pretrain
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from selfie_pipeline.training.device import Device
-from selfie_pipeline.training.inference import Inference, one_thread_a_batch
+from selfie_pipeline.training.inference import Inference, single_threaded_torch
 
 MEAN, STD = (np.array(values, dtype=np.float32) for values in ([0.5, 0.4, 0.3], [0.2, 0.25, 0.3]))
 
@@ -43,7 +43,7 @@ def test_threads_are_given_back():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with one_thread_a_batch():
+        with single_threaded_torch():
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
     finally:

@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selfie_pipeline.config import Config, UserError, load_config
-from selfie_pipeline.training.batches import Images
 from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training.data.batches import Images
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.finetuning import finetune, fresh_classifier
-from selfie_pipeline.training.loop import Trained
+from selfie_pipeline.training.loop import TrainingResult
 from selfie_pipeline.training.pretraining import pretrain
 from selfie_pipeline.training.tasks import PretrainingTask, Task
 
@@ -73,7 +73,7 @@ class Noise:
         return self.patches[torch.from_numpy(rows)]
 
 
-def train(config: Config, folder: Path, stage: str = "pretrain") -> Trained:
+def train(config: Config, folder: Path, stage: str = "pretrain") -> TrainingResult:
     """A training as the nodes run it."""
     recipe = config.pretrain if stage == "pretrain" else config.finetune
     identity = {"stage": stage, "recipe": recipe.model_dump()}
@@ -100,7 +100,7 @@ def train(config: Config, folder: Path, stage: str = "pretrain") -> Trained:
     )
 
 
-def digest(trained: Trained) -> str:
+def digest(trained: TrainingResult) -> str:
     """Of every byte of the weights and the history."""
     sha = hashlib.sha256(repr([tuple(row) for row in trained.history]).encode())
     for name, tensor in sorted(trained.tensors.items()):

@@ -5,19 +5,19 @@ import pytest
 import torch
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.training.memory import lack_of_memory_told
+from selfie_pipeline.training.memory import out_of_memory_error
 
 # In a process of its own: the setting lasts as long as a process.
 FAULTS = """
 import resource
 import torch
-from selfie_pipeline.training.memory import keep_freed_memory
+from selfie_pipeline.training.memory import retain_freed_memory
 
 def step():
     return torch.ones(2**24)  # 64 MiB, more than glibc ever keeps by itself
 
 if {kept}:
-    keep_freed_memory()
+    retain_freed_memory()
 for _ in range(20):  # the heap grows a few times before it settles
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -55,12 +55,12 @@ def allocate_too_much_on_a_gpu():
 )
 def test_a_lack_of_memory_is_one_line(act, size):
     line = rf"^pretrain: no memory for 32 images at once \({size} more asked\); .*accumulate"
-    with pytest.raises(UserError, match=line) as told, lack_of_memory_told("pretrain", 32):
+    with pytest.raises(UserError, match=line) as told, out_of_memory_error("pretrain", 32):
         act()
 
     assert "\n" not in str(told.value)
 
 
 def test_other_errors_are_left_as_they_are():
-    with pytest.raises(RuntimeError, match="shapes"), lack_of_memory_told("pretrain", 32):
+    with pytest.raises(RuntimeError, match="shapes"), out_of_memory_error("pretrain", 32):
         torch.ones(2, 3) @ torch.ones(2, 3)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from selfie_pipeline.training.transfer import Fetched, send
+from selfie_pipeline.training.data.transfer import AsyncCopy, send
 
 DEVICES = [
     "cpu",
@@ -16,14 +16,14 @@ def test_what_is_sent_and_fetched_again_is_the_same(device):
     there = send(numbers, torch.device(device))
 
     assert there.device.type == device
-    assert Fetched(there).read().device.type == "cpu"
-    assert torch.equal(Fetched(there).read(), numbers)
+    assert AsyncCopy(there).read().device.type == "cpu"
+    assert torch.equal(AsyncCopy(there).read(), numbers)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_what_is_fetched_is_as_it_was_when_it_was_asked_for(device):
     numbers = torch.ones(1000, device=device)
-    fetched = Fetched(numbers * 2)
+    fetched = AsyncCopy(numbers * 2)
     numbers.zero_()
 
     assert torch.equal(fetched.read(), torch.full((1000,), 2.0))

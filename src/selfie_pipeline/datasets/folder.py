@@ -1,40 +1,20 @@
-"""A folder that a node keeps files of its own in."""
+"""A few files that only mean something together."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
 
-from kedro.io import AbstractDataset, DatasetError
+from selfie_pipeline.datasets.atomic import AtomicDataset
 
 
-class Folder(AbstractDataset[NoReturn, Path]):
-    """The path of a folder, which need not exist yet; what lies in it is the node's business."""
+class FolderDataset(AtomicDataset[Mapping[str, bytes], dict[str, bytes]]):
+    """A folder of files by their names, written whole or not at all."""
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        """Point to the folder.
+    def _write(self, data: Mapping[str, bytes], path: Path) -> None:
+        path.mkdir()
+        for name, content in data.items():
+            (path / name).write_bytes(content)
 
-        Args:
-            filepath: The folder, on a local disk.
-            metadata: For plugins, such as Kedro-Viz's layer.
-        """
-        self._filepath = Path(filepath)
-        self.metadata = metadata
-
-    def load(self) -> Path:
-        """The folder's path."""
-        return self._filepath
-
-    def save(self, data: NoReturn) -> None:  # noqa: ARG002
-        """Refuse.
-
-        Raises:
-            DatasetError: Always.
-        """
-        raise DatasetError(f"{self._filepath} is a folder that nodes write into, not an output")
-
-    def _exists(self) -> bool:
-        return True
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
+    def _read(self, path: Path) -> dict[str, bytes]:
+        return {file.name: file.read_bytes() for file in sorted(path.iterdir())}

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.datasets.whole import whole
+from selfie_pipeline.datasets.atomic import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ Chunk = tuple[NDArray[np.uint8], Mapping[int, str]]
 
 
 @dataclass(frozen=True)
-class NewPatchGrids:
+class PendingPatchGrids:
     """Patch grids that are still to be cut."""
 
     fingerprint: str
@@ -110,7 +110,7 @@ class _Mark(_Strict):
     unreadable: dict[int, str] = {}
 
 
-def write_version(new: NewPatchGrids, folder: Path) -> Manifest:
+def write_version(new: PendingPatchGrids, folder: Path) -> Manifest:
     """Write a version, in one pass and with constant memory, or go on with it.
 
     Args:
@@ -154,7 +154,7 @@ def write_version(new: NewPatchGrids, folder: Path) -> Manifest:
     return manifest
 
 
-def _write_all(writer: _ShardWriter, new: NewPatchGrids) -> None:
+def _write_all(writer: _ShardWriter, new: PendingPatchGrids) -> None:
     """Write what is not there yet.
 
     Raises:
@@ -193,7 +193,7 @@ class _ShardWriter:
     memory.
     """
 
-    def __init__(self, folder: Path, new: NewPatchGrids, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, folder: Path, new: PendingPatchGrids, thread: ThreadPoolExecutor) -> None:
         self._folder = folder
         self._new = new
         self._thread = thread
@@ -332,7 +332,7 @@ def _write_mark(folder: Path, mark: _Mark, files: set[Path]) -> None:
     for path in files:
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    with whole(folder / _MARK) as path:
+    with atomic_write(folder / _MARK) as path:
         path.write_text(mark.model_dump_json(), encoding="utf-8")
 
 

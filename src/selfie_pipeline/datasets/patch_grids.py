@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from selfie_pipeline.datasets.atomic import AtomicDataset, CatalogError
 from selfie_pipeline.datasets.patch_grid_shards import (
     MANIFEST,
     Manifest,
-    NewPatchGrids,
+    PendingPatchGrids,
     Shard,
     write_version,
 )
-from selfie_pipeline.datasets.whole import CatalogError, WholeDataset
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def _mapping(shard: NDArray[np.uint8]) -> tuple[mmap.mmap, int]:
     return cast("mmap.mmap", memmap.base), memmap.offset
 
 
-class PatchGridDataset(WholeDataset[NewPatchGrids, PatchGrids]):
+class PatchGridDataset(AtomicDataset[PendingPatchGrids, PatchGrids]):
     """Patch grids in the catalog; always versioned.
 
     A version whose fingerprint an earlier one has shares that one's shards (hard links, or copies
@@ -142,7 +142,7 @@ class PatchGridDataset(WholeDataset[NewPatchGrids, PatchGrids]):
 
     versioned: ClassVar[bool] = True  # read by Kedro: a folder can't be replaced in one step
 
-    def save(self, data: NewPatchGrids) -> None:
+    def save(self, data: PendingPatchGrids) -> None:
         """Write a new version.
 
         Raises:
@@ -156,7 +156,7 @@ class PatchGridDataset(WholeDataset[NewPatchGrids, PatchGrids]):
     def _read(self, path: Path) -> PatchGrids:
         return PatchGrids(path)
 
-    def _write(self, data: NewPatchGrids, path: Path) -> None:
+    def _write(self, data: PendingPatchGrids, path: Path) -> None:
         unfinished = Path(self._filepath, f".partial-{data.fingerprint}")
         for pattern in (".partial-*", "*/.partial-*"):  # nobody else writes now
             for leftover in Path(self._filepath).glob(pattern):
@@ -170,7 +170,7 @@ class PatchGridDataset(WholeDataset[NewPatchGrids, PatchGrids]):
         """What the version says about itself."""
         return _read_manifest(path).model_dump(mode="json")
 
-    def _share(self, new: NewPatchGrids, folder: Path) -> bool:
+    def _share(self, new: PendingPatchGrids, folder: Path) -> bool:
         """Link the files of an earlier version with the same pixels, if there is one."""
         for version in map(Path, self.list_versions()):
             try:

@@ -11,10 +11,10 @@ from typing import Any, NoReturn
 from kedro.io.core import AbstractDataset
 from kedro_datasets._typing import JSONPreview
 
-from selfie_pipeline.datasets.whole import CatalogError
+from selfie_pipeline.datasets.atomic import CatalogError
 
 
-class AllVersions(AbstractDataset[NoReturn, list[dict[str, Any]]]):
+class AllVersionsDataset(AbstractDataset[NoReturn, list[dict[str, Any]]]):
     """All versions of each versioned JSON file that a pattern finds; read-only.
 
     Made for the cells of an experiment, each of which saves to a path of its own:

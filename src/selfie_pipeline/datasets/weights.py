@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from selfie_pipeline.datasets.whole import CatalogError, WholeDataset
+from selfie_pipeline.datasets.atomic import AtomicDataset, CatalogError
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Weights:
         return digest.hexdigest()
 
 
-class WeightsDataset(WholeDataset[Weights, Weights]):
+class WeightsDataset(AtomicDataset[Weights, Weights]):
     """A safetensors file whose metadata are the provenance and the digest, as JSON.
 
     Tensors come back on the CPU, contiguous, with memory of their own.

@@ -1,1 +1,1 @@
-"""Scores, statistics, tables, figures, report; nothing here knows how a model was trained."""
+"""Scores, statistics and tables of results, independent of how a model was trained."""

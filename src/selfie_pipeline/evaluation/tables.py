@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from selfie_pipeline.evaluation.comparison import (
+from selfie_pipeline.evaluation.scores import unpack_correct
+from selfie_pipeline.evaluation.statistics import (
     Spread,
-    compare_answers,
+    mcnemar_test,
     paired_permutation_p,
     paired_t_p,
     ratio_of_stds,
     spread,
 )
-from selfie_pipeline.evaluation.scores import unpack_correct
 
 Cell = Mapping[str, Any]
 
@@ -149,7 +149,7 @@ def results_table(cells: Sequence[Cell]) -> pd.DataFrame:
           with its 95 % interval (F test); more than 1 where pretraining makes runs more alike
         - ``gained`` and ``lost``: answers, pooled over the paired seeds, that Selfie alone and that
           supervised alone has right; ``mcnemar_p``: McNemar's test of them (see
-          `comparison.compare_answers` on what pooling does to it)
+          `comparison.mcnemar_test` on what pooling does to it)
         - ``paper_mean``, ``paper_std``: the paper's test accuracy, %, over 5 seeds;
           ``paper_std_ratio``: as ``std_ratio``, of the paper's rounded deviations
 
@@ -295,7 +295,7 @@ def _answers(answers: pd.DataFrame) -> dict[str, Any]:
     if len(answers) < 2 or answers.isna().any(axis=None):  # noqa: PLR2004
         return {}
     ours, theirs = (np.concatenate(answers[arm].tolist()) for arm in ("selfie", "supervised"))
-    found = compare_answers(ours, theirs)
+    found = mcnemar_test(ours, theirs)
     return {"gained": found.gained, "lost": found.lost, "mcnemar_p": found.p}
 
 

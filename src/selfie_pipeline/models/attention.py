@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from selfie_pipeline.config import AttentionConfig
-from selfie_pipeline.models.noise import Noise, dropout
+from selfie_pipeline.models.dropout import DropoutRng, dropout
 
 
 class AttentionBlock(nn.Module):
@@ -27,7 +27,9 @@ class AttentionBlock(nn.Module):
         self.norm2 = nn.LayerNorm(features)
         self.rate = config.dropout
 
-    def forward(self, vectors: Tensor, noise: Noise | None, outputs: int | None = None) -> Tensor:
+    def forward(
+        self, vectors: Tensor, noise: DropoutRng | None, outputs: int | None = None
+    ) -> Tensor:
         """Let the vectors look at each other.
 
         Args:
@@ -59,7 +61,7 @@ class _SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, wanted: Tensor, vectors: Tensor, noise: Noise | None) -> Tensor:
+    def forward(self, wanted: Tensor, vectors: Tensor, noise: DropoutRng | None) -> Tensor:
         """What each wanted vector, (B, Q, D), sees in the vectors, (B, L, D): (B, Q, D)."""
         of_query, of_rest = self.in_proj_weight.tensor_split([vectors.shape[-1]])
         query_bias, rest_bias = self.in_proj_bias.tensor_split([vectors.shape[-1]])
@@ -90,7 +92,7 @@ class AttentionPooling(nn.Module):
         nn.init.constant_(blocks[-1].norm2.weight, features**-0.5)
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, vectors: Tensor, noise: Noise | None = None) -> Tensor:
+    def forward(self, vectors: Tensor, noise: DropoutRng | None = None) -> Tensor:
         """Pool vectors.
 
         Args:

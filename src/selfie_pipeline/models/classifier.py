@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from selfie_pipeline.config import Architecture, ModelConfig, PatchConfig
 from selfie_pipeline.models.attention import AttentionPooling
 from selfie_pipeline.models.backbone import PRETRAINED_STAGES, PatchNetwork, build_resnet
-from selfie_pipeline.models.noise import Noise
-from selfie_pipeline.models.patch_grid import cut
+from selfie_pipeline.models.dropout import DropoutRng
+from selfie_pipeline.models.patch_grid import patchify
 from selfie_pipeline.models.positions import build_positions
 
 
@@ -37,7 +37,7 @@ class AttentionClassifier(nn.Module):
             self.positions = build_positions(model, patch.grid_size)
         self.head = ClassifierHead(model.features, classes, pool_type="")
 
-    def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+    def forward(self, images: Tensor, noise: DropoutRng | None = None) -> Tensor:
         """Classify whole images.
 
         Args:
@@ -51,7 +51,7 @@ class AttentionClassifier(nn.Module):
             ValueError: The map can't be cut into the patch grid.
         """
         maps = self.patch_network.features(images)  # (B, D, h, w)
-        parts = cut(maps, maps.shape[-1] // self.grid_size)  # (B, N, D, h / R, w / S)
+        parts = patchify(maps, maps.shape[-1] // self.grid_size)  # (B, N, D, h / R, w / S)
         vectors = parts.mean(dim=(3, 4))  # (B, N, D)
         if hasattr(self, "positions"):
             vectors = vectors + self.positions()  # (B, N, D)
@@ -81,12 +81,12 @@ def build_classifier(
     return AttentionClassifier(model, patch, classes)
 
 
-def count_outputs(classifier: Mapping[str, Tensor]) -> int:
+def num_classes(classifier: Mapping[str, Tensor]) -> int:
     """Classes that a classifier of these tensors tells apart, whatever its architecture."""
     return len(classifier["head.fc.bias"])
 
 
-def patch_stages(classifier: Classifier) -> nn.Module:
+def pretrained_stages(classifier: Classifier) -> nn.Module:
     """The part of a classifier that is P's, sharing its tensors: stem, stages, in a hybrid norm."""
     if isinstance(classifier, AttentionClassifier):
         return classifier.patch_network
@@ -94,7 +94,7 @@ def patch_stages(classifier: Classifier) -> nn.Module:
     return stages.train(classifier.training)  # a new module is in training mode
 
 
-def hand_over(encoder: Mapping[str, Tensor], classifier: Classifier) -> list[str]:
+def load_pretrained(encoder: Mapping[str, Tensor], classifier: Classifier) -> list[str]:
     """Copy what was pretrained into a classifier: strictly, by name, all or nothing.
 
     A ResNet takes P's stem and stages. The last normalisation in P is not part of it and stays

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from selfie_pipeline.models.patch_grid import cut
+from selfie_pipeline.models.patch_grid import patchify
 from selfie_pipeline.models.selfie import Selfie
 
 
@@ -32,7 +32,7 @@ class ImageEmbedding(nn.Module):
         if self.layer == "stage3":
             pooled: Tensor = self.network.patch_network(images)  # (B, D)
             return pooled
-        vectors = self.network.embed(cut(images, self.patch_size))  # (B, N, D)
+        vectors = self.network.embed(patchify(images, self.patch_size))  # (B, N, D)
         if self.network.encoder_positions:
             vectors = vectors + self.network.positions()  # (B, N, D)
         u: Tensor = self.network.pooling(vectors)  # (B, D)

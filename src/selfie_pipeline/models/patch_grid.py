@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def cut(images: Tensor, patch_size: int) -> Tensor:
+def patchify(images: Tensor, patch_size: int) -> Tensor:
     """Cut images into their patch grids, row by row.
 
     Args:
@@ -27,7 +27,7 @@ def cut(images: Tensor, patch_size: int) -> Tensor:
     return grid.reshape(b, rows * columns, c, patch_size, patch_size)  # (B, N, C, P, P)
 
 
-def join(patches: Tensor, grid: tuple[int, int]) -> Tensor:
+def unpatchify(patches: Tensor, grid: tuple[int, int]) -> Tensor:
     """Put patch grids together to images; the exact inverse of `cut`.
 
     Args:

@@ -9,7 +9,7 @@ from torch.nn import functional
 from selfie_pipeline.config import ModelConfig, PatchConfig
 from selfie_pipeline.models.attention import AttentionPooling
 from selfie_pipeline.models.backbone import PatchNetwork
-from selfie_pipeline.models.noise import Noise
+from selfie_pipeline.models.dropout import DropoutRng
 from selfie_pipeline.models.positions import build_positions
 
 
@@ -24,7 +24,7 @@ class Selfie(nn.Module):
         self.pooling = AttentionPooling(model.features, model.attention)
         self.positions = build_positions(model, patch.grid_size)
 
-    def forward(self, patches: Tensor, order: Tensor, noise: Noise | None = None) -> Tensor:
+    def forward(self, patches: Tensor, order: Tensor, noise: DropoutRng | None = None) -> Tensor:
         """Score every target patch for every target position.
 
         Args:
@@ -53,7 +53,7 @@ class Selfie(nn.Module):
         vectors: Tensor = self.patch_network(flat)  # (B·N, D)
         return vectors.view(b, n, -1)  # (B, N, D)
 
-    def query(self, context: Tensor, order: Tensor, noise: Noise | None = None) -> Tensor:
+    def query(self, context: Tensor, order: Tensor, noise: DropoutRng | None = None) -> Tensor:
         """The decoder's queries v = u + position; nothing of a target patch enters them.
 
         Args:
@@ -83,7 +83,7 @@ def selfie_loss(scores: Tensor) -> Tensor:
     return functional.cross_entropy(scores.flatten(0, 1), _true_columns(scores).flatten())
 
 
-def picking_accuracy(scores: Tensor) -> Tensor:
+def patch_accuracy(scores: Tensor) -> Tensor:
     """Share of the queries whose true patch has the highest score: (B, T, T) to a scalar."""
     return (scores.argmax(dim=-1) == _true_columns(scores)).float().mean()
 

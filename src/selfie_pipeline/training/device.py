@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from selfie_pipeline.config import ComputeConfig, UserError
-from selfie_pipeline.training.memory import keep_freed_memory
+from selfie_pipeline.training.memory import retain_freed_memory
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Device:
                 keep their names.
         """
         if self.type == "cpu":
-            keep_freed_memory()
+            retain_freed_memory()
         else:
             # Of what stays in fp32, products round to TF32's ten bits; bf16 has seven.
             torch.set_float32_matmul_precision("high")

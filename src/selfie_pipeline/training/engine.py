@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from selfie_pipeline.config import ComputeConfig
-from selfie_pipeline.training.chain import Chain
 from selfie_pipeline.training.device import Device, find_device
+from selfie_pipeline.training.jobs import Chain
 from selfie_pipeline.training.loop import Fit, fit
 
 R = TypeVar("R")
@@ -48,13 +48,13 @@ def open_engine(compute: ComputeConfig) -> Iterator[Engine]:
     if compute.engine == "local":
         yield Engine(fit, here, here.name, {"precision": here.precision})
         return
-    from selfie_pipeline.training.cluster.training import open_workers  # noqa: PLC0415  # an extra
+    from selfie_pipeline.training.distributed.driver import open_workers  # noqa: PLC0415  # an extra
 
     with open_workers(compute) as workers:
         yield Engine(workers.fit, here, workers.name, workers.identity)
 
 
-def run_chains(chains: Sequence[Chain[R]], compute: ComputeConfig) -> list[R]:
+def run_jobs(chains: Sequence[Chain[R]], compute: ComputeConfig) -> list[R]:
     """Run chains to their ends: one after another, or on a cluster side by side.
 
     Args:
@@ -65,15 +65,15 @@ def run_chains(chains: Sequence[Chain[R]], compute: ComputeConfig) -> list[R]:
         Their results, in their order.
 
     Raises:
-        Interrupted: The person asked to stop.
+        TrainingInterrupted: The person asked to stop.
         UserError: As the work raises it. On a cluster: there is none that is large enough; or
-            `WorkerLost`, thrown into the chain, which may deal with it.
+            `WorkerDiedError`, thrown into the chain, which may deal with it.
     """
     if compute.engine == "local":
         return [_run_here(chain) for chain in chains]
-    from selfie_pipeline.training.cluster.chains import run_on_cluster  # noqa: PLC0415  # an extra
+    from selfie_pipeline.training.distributed.ray_jobs import run_ray_jobs  # noqa: PLC0415  # an extra
 
-    return run_on_cluster(chains, compute)
+    return run_ray_jobs(chains, compute)
 
 
 def _run_here(chain: Chain[R]) -> R:

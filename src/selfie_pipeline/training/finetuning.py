@@ -13,14 +13,14 @@ from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
 from selfie_pipeline.config import Architecture, FinetuneConfig, ModelConfig, PatchConfig
-from selfie_pipeline.models.classifier import Classifier, build_classifier, patch_stages
-from selfie_pipeline.training.augmentation import normalise
-from selfie_pipeline.training.batches import Batches, Images, shuffled
+from selfie_pipeline.models.classifier import Classifier, build_classifier, pretrained_stages
 from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training.data.augmentation import normalise
+from selfie_pipeline.training.data.batches import Batches, Images, shuffled
+from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.inference import Inference
-from selfie_pipeline.training.loop import Fit, Trained, Watch, fit
-from selfie_pipeline.training.randomness import fresh_weights
+from selfie_pipeline.training.loop import Fit, StepCallback, TrainingResult, fit
 from selfie_pipeline.training.tasks import FinetuningTask
 
 _INFERENCE_BATCH = 256
@@ -32,7 +32,7 @@ def fresh_classifier(
     model: ModelConfig, architecture: Architecture, patch: PatchConfig, classes: int, seed: int
 ) -> Classifier:
     """A network whose weights follow from the seed alone, so that both arms share what is fresh."""
-    with fresh_weights(seed):
+    with seeded_initialisation(seed):
         return build_classifier(model, architecture, patch, classes)
 
 
@@ -48,9 +48,9 @@ def finetune(
     device: Device,
     checkpoints: Checkpoints,
     title: str,
-    watch: Watch | None = None,
+    watch: StepCallback | None = None,
     train: Fit = fit,
-) -> Trained:
+) -> TrainingResult:
     """Train the whole network on whole images (paper, "Fine Tuning").
 
     Args:
@@ -97,7 +97,7 @@ def reestimate_statistics(
     network.to(device.type).to(memory_format=torch.channels_last)
     batches = np.array_split(rows, -(-len(rows) // _INFERENCE_BATCH))  # none of a single image
     with device.autocast():
-        update_bn(_central_windows(images, batches, device), patch_stages(network))
+        update_bn(_central_windows(images, batches, device), pretrained_stages(network))
 
 
 def classify(

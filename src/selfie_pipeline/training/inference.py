@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from selfie_pipeline.training.augmentation import normalise
+from selfie_pipeline.training.data.augmentation import normalise
 from selfie_pipeline.training.device import Device
-from selfie_pipeline.training.memory import keep_freed_memory
+from selfie_pipeline.training.memory import retain_freed_memory
 
 
 class Inference:
@@ -34,7 +34,7 @@ class Inference:
             device: Where and in which precision.
         """
         if device.type == "cpu":
-            keep_freed_memory()
+            retain_freed_memory()
         self._network = network.to(device.type).to(memory_format=torch.channels_last).eval()
         self._mean = torch.from_numpy(mean).to(device.type)  # (C,)
         self._std = torch.from_numpy(std).to(device.type)  # (C,)
@@ -57,7 +57,7 @@ class Inference:
 
 
 @contextmanager
-def one_thread_a_batch() -> Iterator[None]:
+def single_threaded_torch() -> Iterator[None]:
     """For batches that are computed in several threads at once: each in its own one alone.
 
     Cores that share a batch of small images wait for each other at every layer.

@@ -12,20 +12,20 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from selfie_pipeline.config import TrainingConfig
-from selfie_pipeline.training.batches import Batches
 from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training.data.batches import Batches
+from selfie_pipeline.training.data.prefetch import feed
 from selfie_pipeline.training.device import Device
-from selfie_pipeline.training.feed import feed
-from selfie_pipeline.training.interruption import Interrupted, StopRequest
-from selfie_pipeline.training.memory import lack_of_memory_told
+from selfie_pipeline.training.memory import out_of_memory_error
 from selfie_pipeline.training.progress import Progress
-from selfie_pipeline.training.tasks import HistoryRow, NotFinite, Task
+from selfie_pipeline.training.signals import StopRequest, TrainingInterrupted
+from selfie_pipeline.training.tasks import HistoryRow, NonFiniteLossError, Task
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What a training leaves.
 
     Attributes:
@@ -37,7 +37,7 @@ class Trained:
     history: list[HistoryRow]
 
 
-Watch = Callable[[Task, int], None]
+StepCallback = Callable[[Task, int], None]
 """Called with the task and the steps done after every step; it may end the training by raising."""
 
 
@@ -51,8 +51,8 @@ class Fit(Protocol):
         device: Device,
         checkpoints: Checkpoints,
         title: str,
-        watch: Watch | None = None,
-    ) -> Trained:
+        watch: StepCallback | None = None,
+    ) -> TrainingResult:
         """As `fit`."""
 
 
@@ -90,9 +90,9 @@ def fit(
     device: Device,
     checkpoints: Checkpoints,
     title: str,
-    watch: Watch | None = None,
+    watch: StepCallback | None = None,
     surroundings: Surroundings = Surroundings(),  # frozen
-) -> Trained:
+) -> TrainingResult:
     """Train a task's network on all the batches, going on from the newest checkpoint.
 
     Args:
@@ -108,7 +108,7 @@ def fit(
         The weights after the last step, and the history.
 
     Raises:
-        Interrupted: It was asked to stop; it goes on from there when it is run again.
+        TrainingInterrupted: It was asked to stop; it goes on from there when it is run again.
         UserError: The loss is not finite, a batch does not fit in memory, or a checkpoint can't be
             written.
     """
@@ -126,7 +126,7 @@ def fit(
             if due or received:
                 checkpoints.save(task.checkpoint())
             if received:
-                raise Interrupted(
+                raise TrainingInterrupted(
                     f"{title} was stopped by {received.name} after step {done} of "
                     f"{task.recipe.steps}; run the same command to go on from there"
                 )
@@ -145,18 +145,18 @@ def fit(
                 warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is")
                 at_once = task.recipe.batch_size // (task.recipe.accumulate * batches.workers)
                 try:
-                    with lack_of_memory_told(title, at_once):
+                    with out_of_memory_error(title, at_once):
                         trainer.fit(task, train_dataloaders=feed(batches, device))
-                except NotFinite as error:
+                except NonFiniteLossError as error:
                     checkpoints.note("not-finite", vars(error))
                     raise
     return trained(task)
 
 
-def trained(task: Task) -> Trained:
+def trained(task: Task) -> TrainingResult:
     """What a task has come to."""
     tensors = {name: tensor.detach().cpu() for name, tensor in task.network.state_dict().items()}
-    return Trained(tensors, task.history)
+    return TrainingResult(tensors, task.history)
 
 
 def _trainer(
@@ -195,7 +195,7 @@ class OwnSignals(pl.Callback):
 class AfterStep(pl.Callback):
     """Calls functions with the task and the steps done, after the last part of each batch."""
 
-    def __init__(self, *actions: Watch) -> None:
+    def __init__(self, *actions: StepCallback) -> None:
         self.actions = actions
 
     def on_train_batch_end(

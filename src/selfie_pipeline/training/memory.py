@@ -17,7 +17,7 @@ _LACK = re.compile(
 """What torch says: of a GPU, and of a CPU."""
 
 
-def keep_freed_memory() -> None:
+def retain_freed_memory() -> None:
     """Have the C library keep what a batch frees for the next one, where it is glibc.
 
     By default it gives every large tensor back to the system as soon as it is freed. The next
@@ -32,7 +32,7 @@ def keep_freed_memory() -> None:
 
 
 @contextmanager
-def lack_of_memory_told(title: str, images: int) -> Iterator[None]:
+def out_of_memory_error(title: str, images: int) -> Iterator[None]:
     """Say in one line what to do where a training's batch does not fit in memory.
 
     Args:

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selfie_pipeline.config import ModelConfig, PretrainConfig
-from selfie_pipeline.models.patch_grid import cut
+from selfie_pipeline.models.patch_grid import patchify
 from selfie_pipeline.models.selfie import Selfie
-from selfie_pipeline.training.augmentation import normalise
-from selfie_pipeline.training.batches import Batches, Images
 from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training.data.augmentation import normalise
+from selfie_pipeline.training.data.batches import Batches, Images
+from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.device import Device
-from selfie_pipeline.training.loop import Fit, Trained, Watch, fit
-from selfie_pipeline.training.randomness import fresh_weights
+from selfie_pipeline.training.loop import Fit, StepCallback, TrainingResult, fit
 from selfie_pipeline.training.tasks import PretrainingTask
 
 
@@ -28,9 +28,9 @@ def pretrain(
     rows: NDArray[np.int64],
     device: Device,
     checkpoints: Checkpoints,
-    watch: Watch | None = None,
+    watch: StepCallback | None = None,
     train: Fit = fit,
-) -> Trained:
+) -> TrainingResult:
     """Train P, A and the positions to pick masked patches (paper, "Pretraining Details").
 
     Args:
@@ -46,7 +46,7 @@ def pretrain(
     Returns:
         The tensors of a `Selfie`, and the history.
     """
-    with fresh_weights(recipe.seed):
+    with seeded_initialisation(recipe.seed):
         network = Selfie(model, images.patch)
     task = PretrainingTask(network, recipe, images)
     batches = Batches(images, rows, recipe.seed, recipe)
@@ -88,7 +88,7 @@ def pick(
     network.to(device.type).eval()
     mean, std = (torch.from_numpy(part) for part in (images.grids.mean, images.grids.std))
     windows = normalise(images.central(rows), mean, std)  # (B, C, H, W)
-    patches = cut(windows, images.patch.patch_size)  # (B, N, C, P, P)
+    patches = patchify(windows, images.patch.patch_size)  # (B, N, C, P, P)
     with device.autocast():
         scores: Tensor = network(patches.to(device.type), order.to(device.type))  # (B, T, T)
     return scores.softmax(dim=-1).cpu().numpy()

@@ -14,21 +14,21 @@ from torch.nn import functional
 
 from selfie_pipeline.config import FinetuneConfig, PretrainConfig, TrainingConfig, UserError
 from selfie_pipeline.models.classifier import AttentionClassifier, Classifier
-from selfie_pipeline.models.noise import Noise
-from selfie_pipeline.models.patch_grid import cut
-from selfie_pipeline.models.selfie import Selfie, picking_accuracy, selfie_loss
-from selfie_pipeline.training.augmentation import normalise
-from selfie_pipeline.training.batches import Batch, Images, patch_order
+from selfie_pipeline.models.dropout import DropoutRng
+from selfie_pipeline.models.patch_grid import patchify
+from selfie_pipeline.models.selfie import Selfie, patch_accuracy, selfie_loss
 from selfie_pipeline.training.checkpoints import Checkpoint
-from selfie_pipeline.training.randomness import Purpose, generator
-from selfie_pipeline.training.schedule import learning_rate_factor
-from selfie_pipeline.training.transfer import Fetched, send
-from selfie_pipeline.training.workers import mean_over_workers, of_all_workers
+from selfie_pipeline.training.data.augmentation import normalise
+from selfie_pipeline.training.data.batches import Batch, Images, patch_order
+from selfie_pipeline.training.data.randomness import Purpose, generator
+from selfie_pipeline.training.data.transfer import AsyncCopy, send
+from selfie_pipeline.training.distributed.process_group import all_gather, all_reduce_mean
+from selfie_pipeline.training.optimizer import learning_rate_factor
 
 _SAMPLES_NAMED = 8
 
 
-class NotFinite(UserError):  # noqa: N818  # it says what the loss is
+class NonFiniteLossError(UserError):  # it says what the loss is
     """A training's loss is infinite or not a number.
 
     Attributes:
@@ -91,7 +91,7 @@ class Task(pl.LightningModule):
         self.history: list[HistoryRow] = []
         self._since_row: list[Tensor] = []  # (loss, accuracy) of each part since the last row
         self._samples: list[Tensor] = []  # of each part of the present step
-        self._unchecked: list[tuple[int, Fetched, list[Tensor]]] = []  # step, losses, samples
+        self._unchecked: list[tuple[int, AsyncCopy, list[Tensor]]] = []  # step, losses, samples
         self._momentum: dict[str, Tensor] = {}
 
     @abstractmethod
@@ -103,10 +103,10 @@ class Task(pl.LightningModule):
         windows = self.data.cut_out(batch.patches, batch.corners, batch.flips)
         return normalise(windows, self.mean, self.std)
 
-    def noise(self, seed: int, batch: Batch) -> Noise:
+    def noise(self, seed: int, batch: Batch) -> DropoutRng:
         """The random numbers of the batch's step, of which a part takes its own rows'."""
         random = generator(seed, Purpose.DROPOUT, batch.step, self.device)
-        return Noise(random, self.recipe.batch_size, batch.first_row)
+        return DropoutRng(random, self.recipe.batch_size, batch.first_row)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """As Lightning calls it, once for each part of a batch."""
@@ -125,10 +125,10 @@ class Task(pl.LightningModule):
         """After a step's last part: count it, and every `log_every` steps write a row."""
         self.steps_done = batch.step + 1
         parts = len(self._samples)
-        means = mean_over_workers(torch.stack(self._since_row[-parts:]))  # (parts, 2)
+        means = all_reduce_mean(torch.stack(self._since_row[-parts:]))  # (parts, 2)
         self._since_row[-parts:] = means.unbind()
         losses = means[:, 0]  # (parts,)
-        self._unchecked.append((batch.step, Fetched(losses), self._samples))
+        self._unchecked.append((batch.step, AsyncCopy(losses), self._samples))
         self._samples = []
         # On a GPU a step late, so that it has work while we wait for the number.
         self._check_finite(unread=1 if losses.is_cuda else 0)
@@ -145,7 +145,7 @@ class Task(pl.LightningModule):
             unread: The newest steps that are left for later.
 
         Raises:
-            NotFinite: The message names step, learning rate and samples.
+            NonFiniteLossError: The message names step, learning rate and samples.
         """
         while len(self._unchecked) > unread:
             step, fetched, samples = self._unchecked.pop(0)
@@ -154,14 +154,16 @@ class Task(pl.LightningModule):
             if not len(bad):
                 continue
             rate = self.recipe.peak_learning_rate * learning_rate_factor(step, self.recipe)
-            seen = of_all_workers(torch.cat(samples).tolist())
-            raise NotFinite(step + 1, bad[0].item(), rate, [row for each in seen for row in each])
+            seen = all_gather(torch.cat(samples).tolist())
+            raise NonFiniteLossError(
+                step + 1, bad[0].item(), rate, [row for each in seen for row in each]
+            )
 
     def checkpoint(self) -> Checkpoint:
         """The state after the last whole step.
 
         Raises:
-            NotFinite: Its loss was not finite.
+            NonFiniteLossError: Its loss was not finite.
         """
         self._check_finite(unread=0)
         tensors = {
@@ -225,12 +227,12 @@ class PretrainingTask(Task):
 
     def score(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Selfie's loss, and the share of target positions whose patch was picked."""
-        patches = cut(self.images(batch), batch.patches.shape[-1])  # (B, N, C, P, P)
+        patches = patchify(self.images(batch), batch.patches.shape[-1])  # (B, N, C, P, P)
         order = patch_order(self.recipe.seed, batch.step, self.recipe.batch_size, patches.shape[1])
         own = send(order[batch.first_row :][: len(patches)], patches.device)  # (B, N)
         noise = self.noise(self.recipe.seed, batch)
         scores = self.network(patches, own, noise)  # (B, T, T)
-        return selfie_loss(scores), picking_accuracy(scores)
+        return selfie_loss(scores), patch_accuracy(scores)
 
 
 class FinetuningTask(Task):

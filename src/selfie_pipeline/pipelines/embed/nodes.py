@@ -20,11 +20,12 @@ from selfie_pipeline.config import (
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.datasets.weights import Weights
-from selfie_pipeline.evaluation.embedding import embedding_map, score_vectors
+from selfie_pipeline.evaluation.embedding import score_vectors
 from selfie_pipeline.models.embedding import ImageEmbedding
 from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.pipelines.patch.nodes import stored_images
 from selfie_pipeline.provenance import configuration, environment
+from selfie_pipeline.report.embedding_map import embedding_map
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.inference import Inference
 

@@ -16,9 +16,9 @@ from selfie_pipeline.config import Arm, ComputeConfig, ExperimentConfig, UserErr
 from selfie_pipeline.evaluation.tables import Cell
 from selfie_pipeline.pipelines.finetune.origin import comparable
 from selfie_pipeline.project import Project
-from selfie_pipeline.training.chain import Chain, WorkerLost
-from selfie_pipeline.training.engine import run_chains
-from selfie_pipeline.training.interruption import Interrupted
+from selfie_pipeline.training.engine import run_jobs
+from selfie_pipeline.training.jobs import Chain, WorkerDiedError
+from selfie_pipeline.training.signals import TrainingInterrupted
 
 _LOG = logging.getLogger(__name__)
 Status = Literal["kept", "done", "failed"]
@@ -130,7 +130,7 @@ def run_cells(
         One outcome a cell, in the order planned.
 
     Raises:
-        Interrupted: The person stopped a training; what is done is kept.
+        TrainingInterrupted: The person stopped a training; what is done is kept.
     """
     kept = {cell.place for cell in planned if any(map(cell.is_result, results))}
     todo = [cell for cell in planned if cell.place not in kept]
@@ -144,14 +144,14 @@ def run_cells(
         _LOG.info("experiment: cell %d of %d: %s", len(kept) + number, len(planned), place)
         try:
             outcome: Outcome = yield partial(run, cell)
-        except WorkerLost as reason:
+        except WorkerDiedError as reason:
             outcome = _outcome(cell, "failed", 0.0, str(reason))
         outcomes[place] = outcome
         if outcome.error:
             _LOG.error("experiment: %s failed: %s", place, outcome.error)
         _tell_progress(outcomes, len(kept), len(planned), time.monotonic() - started)
 
-    run_chains([chain(cell, number) for number, cell in enumerate(todo, start=1)], compute)
+    run_jobs([chain(cell, number) for number, cell in enumerate(todo, start=1)], compute)
     return [outcomes[cell.place] for cell in planned]
 
 
@@ -196,7 +196,7 @@ def _run(project: Project, cell: Planned, **params: Any) -> Outcome:
             finetune={**recipe, "tuned": list(recipe)},
             **params,
         )
-    except Interrupted:
+    except TrainingInterrupted:
         raise
     except UserError as reason:
         error = " ".join(str(reason).split())  # it says it all

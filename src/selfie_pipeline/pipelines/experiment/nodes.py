@@ -32,8 +32,8 @@ from selfie_pipeline.pipelines.experiment.cells import (
     to_table,
 )
 from selfie_pipeline.pipelines.finetune.origin import FROM_SCRATCH, classifier_origin, from_encoder
-from selfie_pipeline.pipelines.tune.search import Best, Search
 from selfie_pipeline.project import Project
+from selfie_pipeline.training.search import Best, Search
 
 _LOG = logging.getLogger(__name__)
 _OF_A_CELL = ("metrics", "history", "predictions")

@@ -8,10 +8,10 @@ from safetensors.torch import save
 
 from selfie_pipeline.config import ExportConfig, ModelConfig, UserError
 from selfie_pipeline.datasets.weights import Weights
-from selfie_pipeline.evaluation.model_card import model_card
 from selfie_pipeline.models.export import TOLERANCE, encoder_tensors, loader_source, to_onnx
+from selfie_pipeline.models.preprocessing import load_preprocessing
 from selfie_pipeline.pipelines.finetune.nodes import load_classifier
-from selfie_pipeline.pipelines.finetune.preprocessing import find_preprocessing
+from selfie_pipeline.report.model_card import model_card
 
 _FORMAT = {"format": "pt"}  # as timm and others expect of a safetensors file
 
@@ -41,7 +41,7 @@ def export_classifier(
             agree with PyTorch.
     """
     _check_together(classifier, encoder, metrics)
-    seen = find_preprocessing(classifier)
+    seen = load_preprocessing(classifier)
     configuration = classifier.provenance["configuration"]
     files = {"classifier.onnx": to_onnx(load_classifier(classifier), seen.patch.image_size)}
     loader = None

@@ -25,8 +25,8 @@ from selfie_pipeline.evaluation.scores import accuracy, mean_loss, pack_correct,
 from selfie_pipeline.models.classifier import (
     Classifier,
     build_classifier,
-    count_outputs,
-    hand_over,
+    load_pretrained,
+    num_classes,
 )
 from selfie_pipeline.pipelines.finetune.origin import (
     FROM_SCRATCH,
@@ -36,14 +36,14 @@ from selfie_pipeline.pipelines.finetune.origin import (
 )
 from selfie_pipeline.pipelines.patch.nodes import stored_images
 from selfie_pipeline.provenance import environment
-from selfie_pipeline.training.batches import Images
 from selfie_pipeline.training.checkpoints import Checkpoints
-from selfie_pipeline.training.curves import curves_beside
+from selfie_pipeline.training.data.batches import Images
+from selfie_pipeline.training.data.subset import labeled_subset
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.engine import open_engine
 from selfie_pipeline.training.finetuning import classify, finetune, fresh_classifier
-from selfie_pipeline.training.loop import Fit, Trained, Watch, fit
-from selfie_pipeline.training.subset import labeled_subset
+from selfie_pipeline.training.loop import Fit, StepCallback, TrainingResult, fit
+from selfie_pipeline.training.tensorboard import tensorboard_writer
 
 _LOG = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def initialise_from_encoder(
     """
     network = fresh_classifier(model, recipe.architecture, patch, count_classes(samples), seed)
     try:
-        handed_over = hand_over(encoder.tensors, network)
+        handed_over = load_pretrained(encoder.tensors, network)
         if recipe.architecture == "resnet36_attention":
             _check_same_use(encoder, model)
     except ValueError as error:
@@ -160,7 +160,7 @@ def finetune_classifier(
             engine.here,
             state,
             title,
-            curves_beside(state) if tensorboard else None,
+            tensorboard_writer(state) if tensorboard else None,
             train=engine.fit,
         )
     provenance = {
@@ -185,9 +185,9 @@ def train_classifier(
     device: Device,
     checkpoints: Checkpoints,
     title: str,
-    watch: Watch | None = None,
+    watch: StepCallback | None = None,
     train: Fit = fit,
-) -> tuple[Classifier, Trained]:
+) -> tuple[Classifier, TrainingResult]:
     """Train the network of some initial weights.
 
     Args:
@@ -206,7 +206,7 @@ def train_classifier(
     Returns:
         The network after the last step, and what the training leaves.
     """
-    classes = count_outputs(initial_classifier.tensors)
+    classes = num_classes(initial_classifier.tensors)
     network = build_classifier(model, recipe.architecture, images.patch, classes)
     network.load_state_dict(initial_classifier.tensors, strict=True)
     trained = finetune(
@@ -279,7 +279,7 @@ def load_classifier(classifier: Weights) -> Classifier:
             ModelConfig.model_validate(made_with["model"]),
             made_with["finetune"]["architecture"],
             PatchConfig.model_validate(made_with["patch"]),
-            count_outputs(classifier.tensors),
+            num_classes(classifier.tensors),
         )
     except (KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]

@@ -11,13 +11,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from selfie_pipeline.config import AugmentationConfig, DataConfig, PatchConfig, UserError
-from selfie_pipeline.datasets.patch_grid_shards import NewPatchGrids
+from selfie_pipeline.datasets.patch_grid_shards import PendingPatchGrids
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.pipelines.ingest.nodes import open_raw
 from selfie_pipeline.provenance import digest
 from selfie_pipeline.sources.decoding import NO_IMAGE, claims_to_be_image
 from selfie_pipeline.sources.samples import SAMPLE_COLUMNS
-from selfie_pipeline.training.batches import Images
+from selfie_pipeline.training.data.batches import Images
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def stored_images(
     return Images(patch_grids, patch, augmentation)
 
 
-def cut_patches(samples: pd.DataFrame, data: DataConfig, patch: PatchConfig) -> NewPatchGrids:
+def cut_patches(samples: pd.DataFrame, data: DataConfig, patch: PatchConfig) -> PendingPatchGrids:
     """Cut every image's canvas into the patch grid; the pixels flow when the catalog saves it.
 
     Raises:
@@ -64,7 +64,7 @@ def cut_patches(samples: pd.DataFrame, data: DataConfig, patch: PatchConfig) -> 
         for images, unreadable in source.images(samples, patch.canvas_size, start):
             yield _cut(images, patch.patch_size), unreadable
 
-    return NewPatchGrids(
+    return PendingPatchGrids(
         fingerprint=fingerprint,
         samples=len(samples),
         grid=(per_side, per_side),

@@ -19,16 +19,16 @@ from tqdm import tqdm
 
 from selfie_pipeline.config import ComputeConfig, PredictConfig, UserError
 from selfie_pipeline.datasets.weights import Weights
-from selfie_pipeline.evaluation.contact_sheet import contact_sheet
 from selfie_pipeline.evaluation.predictions import least_certain, named_predictions
 from selfie_pipeline.models.export import to_onnx
 from selfie_pipeline.models.onnx_runtime import OnnxClassifier
+from selfie_pipeline.models.preprocessing import Preprocessing, load_preprocessing
 from selfie_pipeline.pipelines.finetune.nodes import load_classifier
-from selfie_pipeline.pipelines.finetune.preprocessing import Preprocessing, find_preprocessing
+from selfie_pipeline.report.contact_sheet import contact_sheet
 from selfie_pipeline.sources.decoding import in_order
 from selfie_pipeline.sources.image_files import list_files, read_windows
 from selfie_pipeline.training.device import Device, find_device
-from selfie_pipeline.training.inference import Inference, one_thread_a_batch
+from selfie_pipeline.training.inference import Inference, single_threaded_torch
 
 _LOG = logging.getLogger(__name__)
 _BATCH = 64  # of small images, so many stay in a core's cache
@@ -57,7 +57,7 @@ def classify_files(
     """
     folder = _folder(images)
     _check_arm(classifier, predict)
-    seen = find_preprocessing(classifier)
+    seen = load_preprocessing(classifier)
     files = list_files(folder)
     infer = _inference(classifier, seen, predict, compute)
     nothing = np.empty((0, len(seen.classes)), dtype=np.float32)
@@ -73,7 +73,7 @@ def classify_files(
     batches = [files[first : first + _BATCH] for first in range(0, len(files), _BATCH)]
     start = time.monotonic()
     with (
-        one_thread_a_batch(),
+        single_threaded_torch(),
         tqdm(total=len(files), desc="predict", unit=" files", delay=5, disable=None) as progress,
     ):
         for of_batch, why_not in in_order(classify, batches):

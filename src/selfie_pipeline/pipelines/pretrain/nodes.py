@@ -23,10 +23,10 @@ from selfie_pipeline.datasets.weights import Weights
 from selfie_pipeline.pipelines.patch.nodes import stored_images
 from selfie_pipeline.provenance import configuration, environment
 from selfie_pipeline.training.checkpoints import Checkpoints
-from selfie_pipeline.training.curves import curves_beside
+from selfie_pipeline.training.data.randomness import Purpose, fold_in
 from selfie_pipeline.training.engine import open_engine
 from selfie_pipeline.training.pretraining import pretrain
-from selfie_pipeline.training.randomness import Purpose, fold
+from selfie_pipeline.training.tensorboard import tensorboard_writer
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def pretrain_encoder(
             rows,
             engine.here,
             state,
-            curves_beside(state) if tensorboard else None,
+            tensorboard_writer(state) if tensorboard else None,
             train=engine.fit,
         )
     provenance = {
@@ -89,5 +89,5 @@ def _choose(rows: NDArray[np.int64], recipe: PretrainConfig) -> NDArray[np.int64
             f"pretrain.images = {recipe.images}, but there are {len(rows)} images to pretrain on; "
             f"allowed: {len(rows)} or less, or null for all"
         )
-    random = np.random.default_rng(fold(recipe.seed, Purpose.PRETRAINING_IMAGES))
+    random = np.random.default_rng(fold_in(recipe.seed, Purpose.PRETRAINING_IMAGES))
     return np.sort(random.permutation(rows)[: recipe.images])

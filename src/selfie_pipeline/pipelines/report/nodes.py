@@ -19,15 +19,6 @@ from selfie_pipeline.config import (
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.datasets.weights import Weights
-from selfie_pipeline.evaluation.curves import training_curves
-from selfie_pipeline.evaluation.figures import (
-    accuracy_over_labels,
-    gain_over_ratio,
-    variance_over_labels,
-)
-from selfie_pipeline.evaluation.mistakes import confusion_matrix, sample_errors, worst_errors
-from selfie_pipeline.evaluation.puzzle import puzzle_picture
-from selfie_pipeline.evaluation.report import render_report
 from selfie_pipeline.evaluation.tables import (
     Cell,
     Selection,
@@ -35,10 +26,19 @@ from selfie_pipeline.evaluation.tables import (
     results_table,
     select,
 )
-from selfie_pipeline.evaluation.wording import to_markdown
 from selfie_pipeline.pipelines.patch.nodes import stored_images
 from selfie_pipeline.provenance import leaves
-from selfie_pipeline.training.batches import patch_order
+from selfie_pipeline.report.figures import (
+    accuracy_over_labels,
+    gain_over_ratio,
+    variance_over_labels,
+)
+from selfie_pipeline.report.misclassified import confusion_matrix, sample_errors, worst_errors
+from selfie_pipeline.report.page import render_report
+from selfie_pipeline.report.puzzle import puzzle_picture
+from selfie_pipeline.report.text import to_markdown
+from selfie_pipeline.report.training_curves import training_curves
+from selfie_pipeline.training.data.batches import patch_order
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.pretraining import pick
 

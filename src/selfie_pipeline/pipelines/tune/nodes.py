@@ -36,16 +36,16 @@ from selfie_pipeline.pipelines.finetune.nodes import (
 )
 from selfie_pipeline.pipelines.finetune.origin import FROM_SCRATCH, classifier_origin, from_encoder
 from selfie_pipeline.pipelines.patch.nodes import stored_images
-from selfie_pipeline.pipelines.tune.search import Best, Search, ended
 from selfie_pipeline.provenance import digest
-from selfie_pipeline.training.batches import Images
-from selfie_pipeline.training.chain import Chain
 from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training.data.batches import Images
+from selfie_pipeline.training.data.randomness import Purpose, fold_in
 from selfie_pipeline.training.device import Device, find_device
-from selfie_pipeline.training.engine import run_chains
+from selfie_pipeline.training.engine import run_jobs
 from selfie_pipeline.training.finetuning import classify
-from selfie_pipeline.training.randomness import Purpose, fold
-from selfie_pipeline.training.tasks import NotFinite, Task
+from selfie_pipeline.training.jobs import Chain
+from selfie_pipeline.training.search import Best, Search, ended
+from selfie_pipeline.training.tasks import NonFiniteLossError, Task
 
 _LOG = logging.getLogger(__name__)
 _PARTS = 4
@@ -67,7 +67,7 @@ def hold_out(samples: pd.DataFrame, tune: TuneConfig) -> pd.DataFrame:
             train.index,
             test_size=tune.validation_share,
             stratify=train["label"],
-            random_state=fold(tune.seed, Purpose.VALIDATION) % 2**32,
+            random_state=fold_in(tune.seed, Purpose.VALIDATION) % 2**32,
         )
     except ValueError as error:
         raise UserError(
@@ -139,7 +139,7 @@ def tune_finetuning(
     chains = [
         searched(arm, fraction) for arm in experiment.arms for fraction in experiment.labeled_fracs
     ]
-    found, tables = zip(*run_chains(chains, compute), strict=True)
+    found, tables = zip(*run_jobs(chains, compute), strict=True)
     return [asdict(best) for best in found], pd.concat(tables, ignore_index=True)
 
 
@@ -193,7 +193,7 @@ class _Trial:
                 f"{title}, trial {trial.number + 1}",
                 look,
             )
-        except NotFinite as error:
+        except NonFiniteLossError as error:
             _LOG.warning("%s: given up: %s", title, error)
             raise optuna.TrialPruned from None
         value = self.score(network, device)

@@ -1,0 +1,1 @@
+"""Training data: reproducible batches, augmentation, prefetching and labeled subsets."""

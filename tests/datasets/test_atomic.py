@@ -1,0 +1,282 @@
+import os
+import resource
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from inspect import signature
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from kedro.io import DataCatalog
+from kedro.io.core import DatasetError, Version
+from matplotlib.figure import Figure as MatplotlibFigure
+
+from selfie_pipeline.config import UserError
+from selfie_pipeline.datasets.atomic import (
+    AtomicCSVDataset,
+    AtomicFigureDataset,
+    AtomicJSONDataset,
+    AtomicParquetDataset,
+    AtomicTextDataset,
+    CatalogError,
+    atomic_write,
+)
+
+TABLE = pd.DataFrame({"name": ["é", "±"], "value": [1.5, 2.5]})
+LARGER_TABLE = pd.DataFrame({"value": np.random.default_rng(0).random(10_000)})
+
+
+def figure():
+    drawing = MatplotlibFigure()
+    drawing.subplots().plot([0, 1])
+    return drawing
+
+
+KINDS = {
+    AtomicCSVDataset: (TABLE, LARGER_TABLE),
+    AtomicParquetDataset: (TABLE, LARGER_TABLE),
+    AtomicJSONDataset: ({"é": [1, 2]}, list(range(10_000))),
+    AtomicTextDataset: ("79.3 ± 1.0", "±" * 10_000),
+    AtomicFigureDataset: (figure(), figure()),
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def version(kind, folder, save=None, load=None):
+    return kind(filepath=str(folder / "thing"), version=Version(load, save))
+
+
+def files_of(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def equal(a, b):
+    return a.equals(b) if isinstance(a, pd.DataFrame) else a == b
+
+
+@every_kind
+def test_a_version_lies_where_kedro_looks_and_nothing_else_does(kind, tmp_path):
+    version(kind, tmp_path, save="v1").save(KINDS[kind][0])
+
+    assert files_of(tmp_path) == ["thing/v1/thing"]
+    assert version(kind, tmp_path).exists()
+    assert version(kind, tmp_path).list_versions(full_path=False) == ["v1"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind is not AtomicFigureDataset])
+def test_versions_load_as_they_were_saved(kind, tmp_path):
+    first, second = KINDS[kind]
+    version(kind, tmp_path, save="v1").save(first)
+    version(kind, tmp_path, save="v2").save(second)
+
+    assert equal(version(kind, tmp_path).load(), second)
+    assert equal(version(kind, tmp_path, load="v1").load(), first)
+
+
+@every_kind
+def test_a_version_is_never_overwritten(kind, tmp_path):
+    version(kind, tmp_path, save="v1").save(KINDS[kind][0])
+    before = (tmp_path / "thing/v1/thing").read_bytes()
+
+    with pytest.raises(DatasetError, match="must not exist"):
+        version(kind, tmp_path, save="v1").save(KINDS[kind][1])
+
+    assert (tmp_path / "thing/v1/thing").read_bytes() == before
+
+
+def test_without_versions_the_file_is_replaced(tmp_path):
+    dataset = AtomicTextDataset(filepath=str(tmp_path / "thing"))
+    dataset.save("before")
+    dataset.save("after")
+
+    assert dataset.load() == "after"
+    assert files_of(tmp_path) == ["thing"]
+
+
+@contextmanager
+def small_disk():
+    """No file can grow beyond 100 bytes; the system says so with a true OSError."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@every_kind
+def test_a_full_disk_leaves_the_version_before(kind, tmp_path):
+    version(kind, tmp_path, save="v1").save(KINDS[kind][0])
+
+    with (
+        pytest.raises(CatalogError, match=r"v2/thing was not saved.*large") as error,
+        small_disk(),
+    ):
+        version(kind, tmp_path, save="v2").save(KINDS[kind][1])
+
+    assert isinstance(error.value, UserError)
+    assert "\n" not in str(error.value)
+    assert files_of(tmp_path) == ["thing/v1/thing"]
+
+
+def test_an_error_of_ours_comes_through_kedro_as_it_is(tmp_path):
+    class Report(AtomicTextDataset):
+        def save(self, data):
+            with atomic_write(Path(self._get_save_path())):
+                raise UserError(data)
+
+    with pytest.raises(UserError, match=r"^the batch is damaged$"):
+        version(Report, tmp_path, save="v1").save("the batch is damaged")
+
+
+VICTIM = """
+import os, signal, sys
+from pathlib import Path
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+folder, moment = Path(sys.argv[1]), sys.argv[2]
+from kedro.io.core import Version
+from selfie_pipeline.datasets.atomic import AtomicJSONDataset
+
+class Bomb(dict):
+    def items(self):
+        yield "a", 1
+        die()
+
+if moment == "before the rename":
+    Path.replace = die
+data = {"a": 1} if moment == "before the rename" else {"a": 1, "b": Bomb(c=2)}
+AtomicJSONDataset(filepath=str(folder / "thing"), version=Version(None, "v2"),
+         fs_args={"open_args_save": {"mode": "w", "buffering": 1}}).save(data)
+"""
+
+
+@pytest.mark.parametrize("moment", ["in the middle", "before the rename"])
+def test_a_killed_process_leaves_the_version_before(moment, tmp_path):
+    version(AtomicJSONDataset, tmp_path, save="v1").save({"a": 0})
+
+    victim = subprocess.run([sys.executable, "-c", VICTIM, tmp_path, moment], check=False)
+
+    assert victim.returncode == -signal.SIGKILL
+    assert files_of(tmp_path) == ["thing/v1/thing", "thing/v2/.partial-thing"]
+    assert version(AtomicJSONDataset, tmp_path).load() == {"a": 0}
+    assert version(AtomicJSONDataset, tmp_path).list_versions(full_path=False) == ["v1"]
+    version(AtomicJSONDataset, tmp_path, save="v2").save({"a": 2})
+    assert files_of(tmp_path) == ["thing/v1/thing", "thing/v2/thing"]
+
+
+def test_bytes_are_on_the_disk_before_the_rename(tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: steps.append(os.fstat(descriptor).st_ino))
+    replace = Path.replace
+    monkeypatch.setattr(
+        Path, "replace", lambda self, to: (steps.append("rename"), replace(self, to))
+    )
+
+    with atomic_write(tmp_path / "grids") as partial:
+        partial.mkdir()
+        (partial / "shard").write_text("pixels")
+
+    shard, folder = tmp_path / "grids/shard", tmp_path / "grids"
+    inodes = [path.stat().st_ino for path in (shard, folder, tmp_path)]
+    assert steps == [inodes[0], inodes[1], "rename", inodes[2]]
+
+
+def test_an_interruption_removes_the_rest(tmp_path):
+    def interrupted():
+        with atomic_write(tmp_path / "grids") as partial:
+            partial.mkdir()
+            (partial / "shard").write_text("pixels")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_error_than_the_systems_is_not_renamed(tmp_path):
+    with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "thing"):
+        1 / 0  # noqa: B018
+
+
+def test_only_a_local_disk_is_accepted():
+    dataset = AtomicTextDataset(filepath="memory://thing")
+
+    with pytest.raises(CatalogError, match=r"memory:.*not on a local disk"):
+        dataset.save("text")
+
+
+def test_a_saved_file_at_the_place_of_the_versions_is_explained(tmp_path):
+    (tmp_path / "thing").write_text("saved before it was versioned")
+
+    with pytest.raises(DatasetError, match=r"already exists|File exists"):
+        version(AtomicTextDataset, tmp_path, save="v1").save("text")
+
+
+def test_the_catalog_knows_the_types(tmp_path):
+    kind = "selfie_pipeline.datasets.atomic.AtomicCSVDataset"
+    entry = {"type": kind, "filepath": str(tmp_path / "thing"), "versioned": True}
+    old = DataCatalog.from_config({"table": entry}, save_version="v1")
+    new = DataCatalog.from_config({"table": entry}, save_version="v2")
+    old.save("table", TABLE)
+    new.save("table", LARGER_TABLE)
+
+    picked = DataCatalog.from_config({"table": entry}, load_versions={"table": "v1"})
+
+    assert picked.load("table").equals(TABLE)
+    assert new.load("table").equals(LARGER_TABLE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (AtomicCSVDataset, "TablePreview"),
+        (AtomicParquetDataset, "TablePreview"),
+        (AtomicJSONDataset, "JSONPreview"),
+        (AtomicTextDataset, "TablePreview"),
+        (AtomicFigureDataset, "ImagePreview"),
+    ],
+)
+def test_kedro_viz_can_preview(kind, name, tmp_path):
+    dataset = version(kind, tmp_path, save="v1")
+    dataset.save(KINDS[kind][0])
+
+    annotation = signature(dataset.preview).return_annotation
+
+    assert getattr(annotation, "__name__", annotation) == name
+    assert dataset.preview()
+
+
+def test_the_preview_of_a_page_is_what_a_reader_sees(tmp_path):
+    dataset = AtomicTextDataset(filepath=str(tmp_path / "report.html"))
+    dataset.save(
+        "<!doctype html><html><head><title>no</title><style>p {}</style></head><body>"
+        "<h1>Did it\n help?</h1><svg><text>no</text></svg><p>Yes &amp; no</p></body></html>"
+    )
+
+    assert dataset.preview()["data"] == [["Did it help?"], ["Yes & no"]]
+    assert dataset.preview(nrows=1)["data"] == [["Did it help?"]]
+
+
+def test_the_preview_of_a_text_is_its_first_lines(tmp_path):
+    dataset = AtomicTextDataset(filepath=str(tmp_path / "results.md"))
+    dataset.save("| a |\n\n| 1 |\n| 2 |\n")
+
+    assert dataset.preview(nrows=2) == {
+        "index": [0, 1],
+        "columns": ["text"],
+        "data": [["| a |"], ["| 1 |"]],
+    }
+
+
+def test_the_preview_of_vectors_is_text(tmp_path):
+    dataset = AtomicParquetDataset(filepath=str(tmp_path / "vectors.parquet"))
+    dataset.save(pd.DataFrame({"sample": [7], "vector": [np.arange(64) / 4]}))
+
+    assert dataset.preview()["data"] == [[7, "0, 0.25, 0.5 … (64 numbers)"]]

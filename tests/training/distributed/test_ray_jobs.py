@@ -1,0 +1,178 @@
+"""Work side by side on a Ray cluster of several nodes, all of them on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfie_pipeline.config import ComputeConfig, Config, UserError
+from selfie_pipeline.training.engine import run_jobs
+from selfie_pipeline.training.jobs import Chain, WorkerDiedError
+from selfie_pipeline.training.signals import StopRequest, TrainingInterrupted
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray's own pipes and sockets
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # within Ray itself
+]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head without processors for work, and a node with two."""
+    import ray  # noqa: PLC0415
+    from ray.cluster_utils import Cluster  # noqa: PLC0415
+
+    from selfie_pipeline.training.distributed.cluster import _SETTINGS  # noqa: PLC0415
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers can't import it
+    os.environ.update(_SETTINGS)
+    small = {"object_store_memory": 2**27}
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    started.add_node(num_cpus=2, **small)
+    ray.init(address=started.address, log_to_driver=False, configure_logging=False)
+    yield started
+    ray.shutdown()
+    started.shutdown()
+
+
+@pytest.fixture
+def compute(make_config: Callable[..., Config]) -> ComputeConfig:
+    return make_config({"compute.engine": "ray", "compute.max_failures": 2}).compute
+
+
+def doubled(number: int) -> int:
+    return 2 * number
+
+
+def die(times: int, folder: Path) -> str:
+    """Die as often as that, counted by files, then succeed."""
+    before = len(list(folder.glob("died-*")))
+    if before < times:
+        (folder / f"died-{before}").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return f"after {before}"
+
+
+def refuse() -> None:
+    raise UserError("the disk is full")
+
+
+def wait_for_a_signal(folder: Path) -> None:
+    """As a training does: it notes the signal, and ends after its step."""
+    with StopRequest() as stop:
+        (folder / f"begun-{os.getpid()}").touch()
+        while not stop.ask():
+            time.sleep(0.05)
+        (folder / f"ended-{os.getpid()}").touch()
+        raise TrainingInterrupted("stopped")
+
+
+def follow(number: int) -> Chain[int]:
+    once: int = yield partial(doubled, number)
+    twice: int = yield partial(doubled, once)
+    return twice
+
+
+def try_to_survive(times: int, folder: Path) -> Chain[str]:
+    try:
+        told: str = yield partial(die, times, folder)
+    except WorkerDiedError as reason:
+        return str(reason)
+    return told
+
+
+def test_results_are_in_order_and_parts_follow_from_one_another(
+    cluster: Any, compute: ComputeConfig
+) -> None:
+    assert run_jobs([follow(number) for number in range(5)], compute) == [0, 4, 8, 12, 16]
+
+
+def test_what_dies_is_tried_again_so_many_times(
+    cluster: Any, compute: ComputeConfig, tmp_path: Path
+) -> None:
+    for name in ("twice", "thrice"):
+        (tmp_path / name).mkdir()
+
+    survived, lost = run_jobs(
+        [try_to_survive(2, tmp_path / "twice"), try_to_survive(3, tmp_path / "thrice")], compute
+    )
+
+    assert survived == "after 2"
+    assert lost.startswith("its process died, each time that it was tried")
+    assert len(list((tmp_path / "thrice").iterdir())) == 3
+
+
+def test_work_of_a_node_that_leaves_is_done_on_another(
+    cluster: Any, compute: ComputeConfig, tmp_path: Path
+) -> None:
+    leaving = cluster.add_node(num_cpus=1, object_store_memory=2**27)
+
+    def slow(number: int) -> int:
+        (tmp_path / f"{number}-{time.monotonic()}").touch()
+        time.sleep(4)
+        return number
+
+    def chain(number: int) -> Chain[int]:
+        done: int = yield partial(slow, number)
+        return done
+
+    def leave() -> None:
+        while len(list(tmp_path.iterdir())) < 3:
+            time.sleep(0.1)
+        cluster.remove_node(leaving, allow_graceful=False)
+
+    remover = threading.Thread(target=leave, daemon=True)
+    remover.start()
+
+    assert run_jobs([chain(number) for number in range(3)], compute) == [0, 1, 2]
+    remover.join(60)
+    assert len(list(tmp_path.iterdir())) > 3  # one of them was begun twice
+
+
+def test_what_the_work_refuses_is_told(cluster: Any, compute: ComputeConfig) -> None:
+    def chain() -> Chain[None]:
+        yield refuse
+
+    with pytest.raises(UserError, match=r"^the disk is full$"):
+        run_jobs([chain()], compute)
+
+
+def test_ctrl_c_lets_the_work_end_its_step(
+    cluster: Any, compute: ComputeConfig, tmp_path: Path
+) -> None:
+    def chain() -> Chain[None]:
+        yield partial(wait_for_a_signal, tmp_path)
+
+    def interrupt() -> None:
+        while len(list(tmp_path.glob("begun-*"))) < 2:
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt, daemon=True)
+    interrupter.start()
+
+    with pytest.raises(TrainingInterrupted, match="stopped by SIGINT, with 0 of 3 done"):
+        run_jobs([chain() for _ in range(3)], compute)
+    interrupter.join(60)
+    assert len(list(tmp_path.glob("ended-*"))) == len(list(tmp_path.glob("begun-*"))) == 2
+
+
+def test_too_much_for_any_machine_is_one_line(
+    cluster: Any, make_config: Callable[..., Config]
+) -> None:
+    compute = make_config({"compute.engine": "ray", "compute.cpus_per_cell": 3}).compute
+
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"a cell, with 3 CPU each, does not fit .* it holds 0"):
+        run_jobs([follow(1)], compute)
+    assert time.monotonic() - started < 30
