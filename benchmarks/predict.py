@@ -25,7 +25,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from selfie_pipeline.config import Config
-from selfie_pipeline.datasets.weights import Weights
+from selfie_pipeline.weights import Weights
 from selfie_pipeline.models.export import to_onnx
 from selfie_pipeline.models.onnx_runtime import OnnxClassifier
 from selfie_pipeline.pipelines.predict.nodes import classify_files

@@ -16,7 +16,8 @@ from kedro.io import DataCatalog, MemoryDataset, Version
 
 from selfie_pipeline.config import ConfigError, UserError
 from selfie_pipeline.datasets.folder_path import FolderPathDataset
-from selfie_pipeline.datasets.weights import Weights, WeightsDataset
+from selfie_pipeline.datasets.weights import WeightsDataset
+from selfie_pipeline.weights import Weights
 from selfie_pipeline.hooks import ProjectHooks
 from selfie_pipeline.settings import HOOKS
 

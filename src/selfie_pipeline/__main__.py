@@ -1,4 +1,4 @@
-"""Run the packaged project: `python -m selfie_pipeline`, with the options of `kedro run`."""
+"""Entry point of the packaged project: `python -m selfie_pipeline` has the options of `kedro run`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from kedro.framework.project import configure_project
 
 
 def main() -> None:
-    """Run the pipelines of the project in the working directory."""
+    """Run pipelines of the project in the working directory."""
     configure_project(Path(__file__).parent.name)
-    from selfie_pipeline.cli import run  # noqa: PLC0415  # only once the project is configured
+    from selfie_pipeline.cli import run  # noqa: PLC0415  # the project has to be configured first
 
     run()
 

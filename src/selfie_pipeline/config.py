@@ -1,8 +1,7 @@
-"""The typed parameters: every key that ``conf/`` or ``--params`` may set.
+"""Typed parameters: every key that ``conf/`` or ``--params`` may set.
 
-The values live in ``conf/`` alone; nothing here has a default. Unknown keys are refused, and what
-can be said of a value is said here, so that an impossible configuration ends the run with one line
-before any work is done.
+All values are in ``conf/``; nothing here has a default. Unknown keys are refused and all limits are
+checked here, so that an impossible configuration ends the run with one line before any work starts.
 """
 
 from __future__ import annotations
@@ -15,65 +14,68 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-Fraction = Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")]
-Share = Annotated[float, Field(ge=0, le=1, description="a number in [0, 1]")]
-Probability = Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number, 0 or more")]
+PositiveFraction = Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")]
+Fraction = Annotated[float, Field(ge=0, le=1, description="a number in [0, 1]")]
+FractionBelowOne = Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
+NonNegativeFloat = Annotated[
+    float, Field(ge=0, allow_inf_nan=False, description="a number, 0 or more")
+]
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number from 0 to 4294967295")]
-Count = Annotated[int, Field(ge=1, description="a whole number, 1 or more")]
-Whole = Annotated[int, Field(ge=0, description="a whole number, 0 or more")]
-AtLeastTwo = Annotated[int, Field(ge=2, description="a whole number, 2 or more")]
-Switch = Annotated[bool, Field(description="true or false")]
+PositiveInt = Annotated[int, Field(ge=1, description="a whole number, 1 or more")]
+NonNegativeInt = Annotated[int, Field(ge=0, description="a whole number, 0 or more")]
+IntAtLeastTwo = Annotated[int, Field(ge=2, description="a whole number, 2 or more")]
+Flag = Annotated[bool, Field(description="true or false")]
 
 
 class UserError(Exception):
-    """Something the person at the terminal can mend; the message is one line, written for them."""
+    """An error that the user can fix; its message is one line."""
 
 
 class ConfigError(UserError):
-    """A parameter is unknown, of the wrong type or not allowed; the message names it."""
+    """A parameter that is unknown, of the wrong type or not allowed; the message names it."""
 
 
-class _Config(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class DataConfig(_Config):
-    """Which data set, and where its raw files lie."""
+class DataConfig(_StrictModel):
+    """The data set and the location of its raw files."""
 
     name: str
-    """What results and reports call it; the paper's numbers stand beside cifar10, imagenet32 and
-    imagenet224."""
+    """Name of the data set in results and reports. The paper's numbers are shown next to those of
+    cifar10, imagenet32 and imagenet224."""
     source: Literal["digits", "cifar10", "imagenet32", "image_folder"]
-    """How its files lie: the reader of that name in `sources/`."""
+    """Reader for the layout of its files: the module of that name in `sources/`."""
     folder: str | None
     """Folder of the raw files, absolute or relative to the project; null for a source that needs
     none."""
-    max_unreadable: Share
-    """Largest share of the image files that may turn out to be none; a larger one ends the run."""
+    max_unreadable: Fraction
+    """Largest fraction of the image files that may be unreadable; a larger one ends the run."""
 
 
-class PatchConfig(_Config):
-    """How images are cut into the patch grid (paper, "Pretraining Details")."""
+class PatchConfig(_StrictModel):
+    """The patch grid that images are cut into (paper, "Pretraining Details")."""
 
-    canvas_size: Count
-    """Side of the stored image, pixels; larger than `image_size` where crops are cut from it."""
-    image_size: Count
-    """Side of the image that the network sees, pixels."""
-    patch_size: Count
-    """Side of a patch, pixels."""
-    targets: AtLeastTwo
-    """Masked patches of an image, to be picked; the rest of its patches are the context."""
+    canvas_size: PositiveInt
+    """Side of the canvas (the stored image) in pixels; larger than `image_size` if random crops are
+    to be taken from it."""
+    image_size: PositiveInt
+    """Side of the window (the crop that the network sees) in pixels."""
+    patch_size: PositiveInt
+    """Side of a patch in pixels."""
+    targets: IntAtLeastTwo
+    """Number of masked patches per image; its other patches are the context."""
 
     @property
     def grid_size(self) -> int:
-        """Patches along one side of the image that the network sees."""
+        """The number of patches along one side of the window."""
         return self.image_size // self.patch_size
 
     @property
     def patches(self) -> int:
-        """Patches of the image that the network sees."""
+        """The number of patches in the window."""
         return self.grid_size**2
 
     @model_validator(mode="after")
@@ -92,8 +94,9 @@ class PatchConfig(_Config):
             )
         if self.grid_size == 1:
             raise ValueError(
-                f"patch.patch_size = {self.patch_size} leaves one patch of {self.image_size} × "
-                f"{self.image_size}, and no puzzle; allowed: {self.image_size // 2} or less"
+                f"patch.patch_size = {self.patch_size} leaves a single patch of "
+                f"{self.image_size} × {self.image_size}, so there is nothing to mask; allowed: "
+                f"{self.image_size // 2} or less"
             )
         if self.targets >= self.patches:
             raise ValueError(
@@ -104,59 +107,62 @@ class PatchConfig(_Config):
         return self
 
 
-class AugmentationConfig(_Config):
-    """What happens to a training image on its way into a batch."""
+class AugmentationConfig(_StrictModel):
+    """Random augmentation of the training images."""
 
-    pad: Whole
-    """Zero padding on each side before the random crop, pixels."""
-    flip: Switch
-    """Whether half of the images are mirrored left to right."""
+    pad: NonNegativeInt
+    """Zero padding on each side before the random crop, in pixels."""
+    flip: Flag
+    """Mirror each image left to right with probability 0.5."""
 
 
-class AttentionConfig(_Config):
+class AttentionConfig(_StrictModel):
     """The attention pooling network A (paper, "Attention Pooling")."""
 
-    blocks: Count
-    """Transformer blocks, one after another."""
-    heads: Count
-    """Attention heads of a block; they divide 16 × `model.width`."""
-    intermediate: Count
-    """Width of the layer between a block's two linear layers."""
-    dropout: Probability
-    """On the output of each sublayer."""
-    attention_dropout: Probability
-    """On the attention weights."""
+    blocks: PositiveInt
+    """Number of transformer blocks."""
+    heads: PositiveInt
+    """Number of attention heads per block; must divide 16 × `model.width`."""
+    intermediate: PositiveInt
+    """Hidden width of the feed-forward network in each block."""
+    dropout: FractionBelowOne
+    """Dropout rate on the output of each sublayer."""
+    attention_dropout: FractionBelowOne
+    """Dropout rate on the attention weights."""
 
 
-class ModelConfig(_Config):
-    """The networks: ResNet, of which the first three stages are P, and attention pooling A."""
+class ModelConfig(_StrictModel):
+    """The networks: a ResNet, whose first three stages are P, and attention pooling A."""
 
     layers: Annotated[
-        list[Count], Field(min_length=4, max_length=4, description="a list of four whole numbers")
+        list[PositiveInt],
+        Field(min_length=4, max_length=4, description="a list of four whole numbers"),
     ]
-    """Bottleneck blocks in each of the four stages; 3, 4, 6, 3 is ResNet-50."""
+    """Number of bottleneck blocks in each of the four stages; 3, 4, 6, 3 is ResNet-50."""
     width: Annotated[int, Field(ge=8, multiple_of=8, description="a multiple of 8")]
-    """Channels of the stem; the stages have 4, 8, 16 and 32 times as many. 64 is ResNet-50."""
+    """Number of channels of the stem; the stages have 4, 8, 16 and 32 times as many. 64 is
+    ResNet-50."""
     stem: Literal["small", "standard"]
     """`small`: 3×3, stride 1. `standard`: 7×7, stride 2, then max-pooling."""
-    preactivation: Switch
-    """Whether the blocks are those of ResNet v2 (true) or v1."""
-    normalise_before_pooling: Switch
-    """Whether P normalises and activates the last stage's raw sum before its mean over space."""
+    preactivation: Flag
+    """`true`: pre-activation blocks (ResNet v2). `false`: the blocks of ResNet v1."""
+    normalise_before_pooling: Flag
+    """Apply BatchNorm and ReLU to the output of P's last stage before global average pooling."""
     positions: Literal["table", "row_column"]
-    """One learned vector a position, or the sum of one a row and one a column."""
-    encoder_positions: Switch
-    """Whether the context vectors carry their positions into A."""
+    """Position embeddings. `table`: one learned vector per position. `row_column`: the sum of a
+    learned vector per row and one per column."""
+    encoder_positions: Flag
+    """Add position embeddings to the context vectors before A."""
     attention: AttentionConfig
 
     @property
     def features(self) -> int:
-        """Length of the vector that P makes of a patch."""
+        """The length of P's feature vector of a patch."""
         return 16 * self.width
 
     @property
     def stride(self) -> int:
-        """Side of the square of pixels that one place of P's map stands for."""
+        """The stride of P's feature map in pixels."""
         return 4 if self.stem == "small" else 16
 
     @model_validator(mode="after")
@@ -169,87 +175,87 @@ class ModelConfig(_Config):
         return self
 
 
-class TrainingConfig(_Config):
-    """A training's recipe: stochastic gradient descent with warm-up, then cosine decay."""
+class TrainingConfig(_StrictModel):
+    """Training hyperparameters: stochastic gradient descent, warm-up, then cosine decay."""
 
-    steps: Count
-    """Batches, and so updates of the weights."""
-    batch_size: AtLeastTwo
-    """Images of one step."""
-    accumulate: Count
-    """Parts that a batch is computed in, one after another, where it is too large for memory."""
-    peak_learning_rate: Positive
+    steps: PositiveInt
+    """Number of optimiser steps, each on one batch."""
+    batch_size: IntAtLeastTwo
+    """Number of images per step."""
+    accumulate: PositiveInt
+    """Number of micro-batches per batch (gradient accumulation), for batches that are too large for
+    memory."""
+    peak_learning_rate: PositiveFloat
     """Learning rate at the end of the warm-up."""
-    warmup_steps: Whole
-    """Steps over which the learning rate rises linearly, before its cosine decay."""
-    momentum: Probability
+    warmup_steps: NonNegativeInt
+    """Number of steps over which the learning rate rises linearly before its cosine decay."""
+    momentum: FractionBelowOne
     """Nesterov momentum."""
-    weight_decay: NotNegative
-    """L2, on every weight."""
-    clip_norm: Positive | None
-    """Largest norm of the gradient over all weights; null for no limit."""
-    log_every: Count
-    """Steps between two rows of the history."""
-    checkpoint_every: Count
-    """Steps between two checkpoints, from which an interrupted training goes on."""
+    weight_decay: NonNegativeFloat
+    """L2 penalty on every weight."""
+    clip_norm: PositiveFloat | None
+    """Largest gradient norm over all weights; null for no clipping."""
+    log_every: PositiveInt
+    """Number of steps between two rows of the history."""
+    checkpoint_every: PositiveInt
+    """Number of steps between two checkpoints, from which an interrupted training resumes."""
 
 
 class PretrainConfig(TrainingConfig):
-    """Pretraining's recipe."""
+    """Pretraining hyperparameters."""
 
     seed: Seed
-    """Of the encoder. `seed` alone, at the top level, is the finetuning's."""
-    images: Count | None
-    """How many of the training images it sees, drawn at random; null for all."""
+    """Seed of the pretraining. The top-level `seed` is that of the finetuning."""
+    images: PositiveInt | None
+    """Number of training images to pretrain on, drawn at random; null for all."""
 
 
 Architecture = Literal["resnet", "resnet36_attention"]
 Arm = Literal["supervised", "selfie"]
-
-
 TunedName = Literal["peak_learning_rate", "weight_decay", "momentum", "pretrained_rate"]
 
 
 class FinetuneConfig(TrainingConfig):
-    """Finetuning's recipe and network, the same for both arms."""
+    """Finetuning hyperparameters and network, the same for both arms."""
 
     architecture: Architecture
-    """`resnet`: the whole ResNet. `resnet36_attention`: P on the whole image, then A in the place
-    of the fourth stage."""
-    reestimate_statistics: Switch
-    """Whether the handed-over BatchNorm statistics, which are of patches, are estimated anew on
-    the labeled samples' whole images before the first step. Training reads none and forgets them at
-    BatchNorm's momentum: after some hundred steps the result is the same without."""
-    pretrained_rate: Positive
-    """Learning rate of what was handed over, as a factor of that of what is fresh."""
+    """`resnet`: all four stages. `resnet36_attention`: P on the entire image, then A instead of
+    the fourth stage."""
+    reestimate_statistics: Flag
+    """Re-estimate the pretrained BatchNorm statistics, which are those of patches, on entire
+    labeled images before the first step. Training does not use running statistics and overwrites
+    them at BatchNorm's momentum, so after some hundred steps this makes no difference."""
+    pretrained_rate: PositiveFloat
+    """Learning rate of the pretrained layers, as a factor of that of the newly initialised ones."""
     tuned: list[TunedName]
-    """Which of these values were found by the tuning; set by the experiment, for the records."""
+    """Names of the values in this group that the tuning found; set by the experiment, for the
+    records."""
 
 
-class ExperimentConfig(_Config):
-    """The grid of finetunings that a table is made of."""
+class ExperimentConfig(_StrictModel):
+    """The grid of finetunings behind a results table."""
 
     labeled_fracs: Annotated[
-        list[Fraction], Field(min_length=1, description="a list of numbers in (0, 1]")
+        list[PositiveFraction], Field(min_length=1, description="a list of numbers in (0, 1]")
     ]
-    """The grid's values of `labeled_frac`."""
+    """Values of `labeled_frac` in the grid."""
     seeds: Annotated[list[Seed], Field(min_length=1, description="a list of whole numbers")]
-    """The grid's values of `seed`."""
+    """Values of `seed` in the grid."""
     arms: Annotated[
         list[Arm], Field(min_length=1, description="a list of supervised, selfie or both")
     ]
-    """From scratch, pretrained, or both."""
+    """`supervised`: trained from scratch. `selfie`: finetuned from the encoder."""
 
 
-class RangeConfig(_Config):
-    """Where the tuning looks for a parameter's value."""
+class RangeConfig(_StrictModel):
+    """The search range of a tuned parameter."""
 
-    low: Positive
-    """Least value."""
-    high: Positive
-    """Greatest value."""
-    log: Switch
-    """Whether the range is searched on a logarithmic scale."""
+    low: PositiveFloat
+    """Smallest value."""
+    high: PositiveFloat
+    """Largest value."""
+    log: Flag
+    """Search on a logarithmic scale."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -261,119 +267,122 @@ class RangeConfig(_Config):
         return self
 
 
-class TuneConfig(_Config):
-    """The search for finetuning's parameters, for each arm and labeled fraction."""
+class TuneConfig(_StrictModel):
+    """The search for finetuning hyperparameters, for each arm and labeled fraction."""
 
     seed: Seed
-    """Of the validation split, the labeled subset, the trainings and the search."""
-    trials: Count
-    """Trainings for each arm and fraction; the first has the recipe's own values."""
+    """Seed of the validation split, the labeled subset, the trainings and the search."""
+    trials: PositiveInt
+    """Number of trainings per arm and labeled fraction; the first uses the recipe's values."""
     validation_share: Annotated[float, Field(gt=0, lt=1, description="a number in (0, 1)")]
-    """Share of the training samples that are held out to score the trials."""
+    """Fraction of the training samples that is held out to score the trials."""
     space: Annotated[
         dict[TunedName, RangeConfig],
         Field(min_length=1, description="ranges of finetune's parameters by their names"),
     ]
-    """Which of finetune's parameters are searched, and where: for each `low`, `high` and `log`."""
+    """Search range (`low`, `high`, `log`) of each finetuning parameter to be tuned."""
 
 
-class RatioConfig(_Config):
-    """How much unlabeled data it takes: pretraining on fewer images."""
+class RatioConfig(_StrictModel):
+    """The study of the amount of unlabeled data: pretraining on fewer images."""
 
     images: Annotated[
-        list[Count], Field(min_length=1, description="a list of whole numbers, 1 or more")
+        list[PositiveInt], Field(min_length=1, description="a list of whole numbers, 1 or more")
     ]
-    """Numbers of images to pretrain on, besides all of them."""
+    """Numbers of images to pretrain on, in addition to all of them."""
 
 
-class PredictConfig(_Config):
-    """What classifies images from files."""
+class PredictConfig(_StrictModel):
+    """Classification of image files."""
 
     arm: Arm
-    """Whose classifier it is. Set it with --params alone: files lie where it says."""
+    """Arm of the classifier. Set it only with --params: paths in the catalog depend on it."""
     runtime: Literal["torch", "onnxruntime"]
-    """What computes it. `onnxruntime`: ONNX Runtime, on the CPU and in fp32 whatever `compute`
-    says. It is faster there, after some seconds to convert the classifier; the extra `export`."""
+    """`torch`: PyTorch, on the device of `compute`. `onnxruntime`: ONNX Runtime, on the CPU and in
+    fp32 regardless of `compute`; faster there, after some seconds to convert the classifier, and
+    needs the extra `export`."""
 
 
-class EmbedConfig(_Config):
-    """One vector an image, from the encoder."""
+class EmbedConfig(_StrictModel):
+    """Image embedding: one vector per image, from the encoder."""
 
     layer: Literal["stage3", "u"]
-    """`stage3`: P on the whole image, the mean over its map. `u`: P on every patch, and A over all
-    of them."""
+    """`stage3`: P on the entire image, averaged over its feature map. `u`: P on every patch, then A
+    over all patches."""
     map: Literal["pca", "tsne"]
-    """How the vectors come onto the map's two dimensions."""
-    points: Count
-    """Images on the map, drawn at random where there are more."""
+    """Projection of the vectors onto the two dimensions of the map."""
+    points: PositiveInt
+    """Largest number of images on the map; if there are more, they are drawn at random."""
 
 
-class ExportConfig(_Config):
-    """The classifier for others."""
+class ExportConfig(_StrictModel):
+    """Export of the classifier for use outside this project."""
 
     licence: str
-    """Of the weights, as the Hugging Face Hub calls it, such as `mit` or `cc-by-nc-4.0`."""
+    """Licence of the weights by its identifier on the Hugging Face Hub, such as `mit` or
+    `cc-by-nc-4.0`."""
 
 
-class ComputeConfig(_Config):
-    """What the training runs on."""
+class ComputeConfig(_StrictModel):
+    """Hardware, precision and distribution of trainings."""
 
     accelerator: Literal["auto", "cpu", "gpu"]
-    """`auto`: a GPU where torch sees one, else the CPU."""
+    """`auto`: a GPU if torch sees one, otherwise the CPU."""
     precision: Literal["auto", "bf16", "fp32"]
-    """`auto`: bf16 mixed precision where the processor has the instructions, else fp32."""
+    """`auto`: bf16 mixed precision if the processor has the instructions, otherwise fp32."""
     compile: Literal["auto", "always", "never"]
-    """`auto`: torch compiles the ResNet's stages on a GPU; on CPUs it was measured not to pay."""
+    """`auto`: torch compiles the ResNet's stages on a GPU but not on a CPU, where measurements
+    showed no gain."""
     engine: Literal["local", "ray"]
-    """`local`: this process. `ray`: the Ray cluster that the environment variable RAY_ADDRESS
-    names, or one on this machine that lasts as long as the run; an extra."""
-    workers: Count
-    """With `ray`: how many compute each batch of a training together; each has a GPU of its own
-    where the cluster has GPUs, unless `accelerator` is cpu."""
-    cpus_per_worker: Count
-    """With `ray`: cores, and threads, of a worker."""
+    """`local`: train in this process. `ray`: train on the Ray cluster at the environment variable
+    RAY_ADDRESS or, without it, on a cluster on this machine that lasts as long as the run; needs
+    the extra `ray`."""
+    workers: PositiveInt
+    """With `ray`: number of workers that share each batch of a training. If the cluster has GPUs,
+    each worker gets one, unless `accelerator` is cpu."""
+    cpus_per_worker: PositiveInt
+    """With `ray`: number of CPU cores, and of threads, per worker."""
     batch_norm: Literal["synchronised", "local"]
-    """With several workers: whether BatchNorm takes its statistics over the rows of all of them,
-    as one worker would, or over each worker's own."""
-    cpus_per_cell: Positive
-    """With `ray`: cores of a cell of the experiment, or of a trial of the tuning."""
-    gpus_per_cell: Fraction
-    """With `ray`: share of a GPU that a cell or a trial takes, where the cluster has GPUs."""
-    max_failures: Whole
-    """With `ray`: how many times a training goes on by itself after a worker's death, and a cell
-    or a trial is tried again."""
+    """BatchNorm statistics with several workers. `synchronised`: over the images of all workers,
+    as a single worker would compute them. `local`: over the images of each worker."""
+    cpus_per_cell: PositiveFloat
+    """With `ray`: number of CPU cores per cell of the experiment or trial of the tuning."""
+    gpus_per_cell: PositiveFraction
+    """With `ray`: fraction of a GPU per cell or trial, if the cluster has GPUs."""
+    max_failures: NonNegativeInt
+    """With `ray`: how often a training resumes by itself after the death of a worker, and how often
+    a cell or trial is retried."""
 
 
-class TrackingConfig(_Config):
-    """Where runs are kept account of, beside the catalog; it changes no result."""
+class TrackingConfig(_StrictModel):
+    """Experiment tracking in addition to the catalog; it changes no result."""
 
     mlflow: Literal["auto", "never"]
-    """`auto`: wherever MLflow is installed."""
+    """`auto`: track runs with MLflow if it is installed."""
     mlflow_uri: str | None
-    """Where MLflow keeps its runs; null for $MLFLOW_TRACKING_URI, or else data/mlflow.db."""
-    tensorboard: Switch
-    """Whether the trainings' histories are written as curves for TensorBoard, too."""
+    """MLflow's tracking URI; null for $MLFLOW_TRACKING_URI, or data/mlflow.db if it is not set."""
+    tensorboard: Flag
+    """Also write the trainings' histories as curves for TensorBoard."""
 
 
-class Config(_Config):
+class Config(_StrictModel):
     """All parameters of a run."""
 
-    labeled_frac: Fraction
-    """Share of the training samples whose labels finetuning may see."""
+    labeled_frac: PositiveFraction
+    """Fraction of the training samples whose labels finetuning may use."""
     seed: Seed
-    """Of the finetuning: its labeled subset, fresh weights and batches."""
+    """Seed of the finetuning: its labeled subset, initial weights and batches."""
     resume: Literal["auto", "never"]
-    """`auto`: an interrupted training goes on where it stopped; `never`: it starts anew."""
+    """`auto`: an interrupted training resumes from its latest checkpoint. `never`: it restarts."""
     pretrained_on: str
-    """The recipe whose encoder is finetuned; another one than the run's own is a transfer. Set it
-    with --params alone: files lie where it says."""
+    """Recipe of the encoder to finetune; a recipe other than the run's makes the run a transfer.
+    Set it only with --params: paths in the catalog depend on it."""
     data: DataConfig
     patch: PatchConfig
     augmentation: AugmentationConfig
     model: ModelConfig
     pretrain: PretrainConfig
     finetune: FinetuneConfig
-    """The recipe of both arms: from the pretrained stages, and from scratch."""
     experiment: ExperimentConfig
     tune: TuneConfig
     ratio: RatioConfig
@@ -390,13 +399,13 @@ class Config(_Config):
     def _check(self) -> Self:
         for name in ("pretrain", "finetune"):
             recipe: TrainingConfig = getattr(self, name)
-            shares = recipe.accumulate * self.compute.workers
+            parts = recipe.accumulate * self.compute.workers
             if recipe.batch_size % recipe.accumulate:
                 raise ValueError(
                     f"{name}.accumulate = {recipe.accumulate} does not divide {name}.batch_size = "
                     f"{recipe.batch_size}; allowed: a divisor of {recipe.batch_size}"
                 )
-            if self.compute.engine == "ray" and recipe.batch_size % shares:
+            if self.compute.engine == "ray" and recipe.batch_size % parts:
                 raise ValueError(
                     f"compute.workers = {self.compute.workers} × {name}.accumulate = "
                     f"{recipe.accumulate} does not divide {name}.batch_size = "
@@ -412,24 +421,24 @@ class Config(_Config):
         if hybrid and self.patch.patch_size % self.model.stride:
             raise ValueError(
                 f"patch.patch_size = {self.patch.patch_size} does not fit finetune.architecture = "
-                f"resnet36_attention: one place of its map stands for {self.model.stride} × "
-                f"{self.model.stride} pixels; allowed: a multiple of {self.model.stride}"
+                f"resnet36_attention: its feature map has a stride of {self.model.stride} pixels; "
+                f"allowed: a multiple of {self.model.stride}"
             )
         return self
 
 
 def load_config(parameters: Mapping[str, Any]) -> Config:
-    """Check Kedro's parameters as a whole.
+    """Check Kedro's parameters and return them typed.
 
     Args:
         parameters: The merged parameters, as plain dictionaries, lists and scalars.
 
     Returns:
-        The same, typed.
+        The typed parameters.
 
     Raises:
         ConfigError: A key is unknown or missing, or a value is of the wrong type or not allowed.
-            The message names key and value of each, says what is allowed, and is one line.
+            The message is one line that names each key and its value and says what is allowed.
     """
     try:
         return Config.model_validate(dict(parameters))
@@ -439,30 +448,30 @@ def load_config(parameters: Mapping[str, Any]) -> Config:
 
 
 def _explain(details: ErrorDetails) -> str:
-    """One of pydantic's findings, as a person would say it."""
+    """Return a message for one of pydantic's findings."""
     location = [str(part) for part in details["loc"]]
     key = ".".join(location)
-    siblings = _fields_beside(location)
+    siblings = _sibling_fields(location)
     if details["type"] == "extra_forbidden":
         close = difflib.get_close_matches(location[-1], siblings, n=1)
         guess = f"did you mean {close[0]}? " if close else ""
         return f"{key} is not a parameter; {guess}allowed here: {', '.join(siblings)}"
     if details["type"] == "missing":
-        return f"{key} is missing; its default belongs into conf/base"
+        return f"{key} is missing; set its default in conf/base"
     message = details["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if details["type"] == "value_error":
         return message
     field = siblings.get(location[-1])
     if details["type"] == "model_type" and field:
         message = (
-            f"its parts, one by one, such as {key}.{next(iter(_fields_beside([*location, ''])))}"
+            f"its members, one by one, such as {key}.{next(iter(_sibling_fields([*location, ''])))}"
         )
     allowed = field.description if field and field.description else message
     return f"{key} = {details['input']!r} is not allowed; allowed: {allowed}"
 
 
-def _fields_beside(location: list[str]) -> dict[str, FieldInfo]:
-    """The parameters that exist where the last part of a location was found."""
+def _sibling_fields(location: list[str]) -> dict[str, FieldInfo]:
+    """Return the parameters that exist at the level of a location's last part."""
     model: type[BaseModel] = Config
     for part in location[:-1]:
         annotation = model.model_fields[part].annotation

@@ -1,16 +1,16 @@
-"""Kedro's settings of this project."""
+"""Kedro's settings for this project."""
 
 from selfie_pipeline.hooks import ProjectHooks
 from selfie_pipeline.paths import images_folder, percent, variant_folder
 from selfie_pipeline.tracking import tracking_hooks
 
-# Kedro calls the last one first: what is refused is not tracked.
+# Kedro calls the last hook first, so a run that is refused is not tracked.
 HOOKS = (*tracking_hooks(), ProjectHooks())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",
-    # An environment overrides single values of a group, not the whole group.
+    # Let an environment override single values of a group instead of the entire group.
     "merge_strategy": {"parameters": "soft", "globals": "soft"},
     "custom_resolvers": {
         "percent": percent,

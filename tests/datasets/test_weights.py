@@ -7,7 +7,8 @@ from kedro.io.core import Version
 from safetensors.torch import load_file, save_file
 
 from selfie_pipeline.datasets.atomic import CatalogError
-from selfie_pipeline.datasets.weights import Weights, WeightsDataset
+from selfie_pipeline.datasets.weights import WeightsDataset
+from selfie_pipeline.weights import Weights
 
 PROVENANCE = {"seed": 3, "config": {"width": 16, "name": "Größe"}, "commit": None}
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from selfie_pipeline.config import Architecture, Config, UserError
-from selfie_pipeline.datasets.weights import Weights
+from selfie_pipeline.weights import Weights
 from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.pipelines.finetune.nodes import (
     initialise_from_encoder,
@@ -33,7 +33,7 @@ def pretrained(config: Config) -> Weights:
     return Weights(tensors, origin)
 
 
-def from_encoder(encoder: Weights, config: Config) -> Weights:
+def pretraining_lineage(encoder: Weights, config: Config) -> Weights:
     return initialise_from_encoder(
         encoder, SAMPLES, config.patch, config.model, config.finetune, config.seed
     )
@@ -54,7 +54,7 @@ def test_the_arms_differ_in_what_is_handed_over_and_in_nothing_else(
     make_config: MakeConfig, architecture: Architecture
 ) -> None:
     config = make_config({"finetune.architecture": architecture})
-    selfie, supervised = from_encoder(pretrained(config), config), from_scratch(config)
+    selfie, supervised = pretraining_lineage(pretrained(config), config), from_scratch(config)
 
     handed_over = set(selfie.provenance["handed_over"])
     assert supervised.provenance["handed_over"] == []
@@ -82,9 +82,9 @@ def test_a_hybrid_refuses_an_encoder_that_used_the_same_tensors_in_another_way(
     (key,) = changes
 
     with pytest.raises(UserError, match=f"^{key} = .* --pipeline=pretrain"):
-        from_encoder(encoder, make_config(hybrid(changes)))
+        pretraining_lineage(encoder, make_config(hybrid(changes)))
 
-    from_encoder(encoder, make_config(changes))  # a ResNet has no use for them
+    pretraining_lineage(encoder, make_config(changes))  # a ResNet has no use for them
 
 
 def test_an_encoder_of_another_size_is_refused(make_config: MakeConfig) -> None:
@@ -92,7 +92,7 @@ def test_an_encoder_of_another_size_is_refused(make_config: MakeConfig) -> None:
     other = make_config(hybrid({"model.attention.intermediate": 32}))
 
     with pytest.raises(UserError, match=r"pooling\.blocks\.0\.linear1\.bias is 48 .* 32 in the"):
-        from_encoder(encoder, other)
+        pretraining_lineage(encoder, other)
 
 
 def classifier(config: Config, **changes: Any) -> Weights:

@@ -30,10 +30,10 @@ from selfie_pipeline.config import Config, UserError, load_config
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import Images
 from selfie_pipeline.training.device import find_device
-from selfie_pipeline.training.finetuning import finetune, fresh_classifier
-from selfie_pipeline.training.loop import TrainingResult
+from selfie_pipeline.training.finetuning import finetune, initialise_classifier
 from selfie_pipeline.training.pretraining import pretrain
-from selfie_pipeline.training.tasks import PretrainingTask, Task
+from selfie_pipeline.training.state import TrainingResult, TrainingState
+from selfie_pipeline.training.tasks import PretrainingTask
 
 STEPS = 8
 # Ten samples and batches of four: the second epoch begins within the third step, the third with
@@ -85,10 +85,10 @@ def train(config: Config, folder: Path, stage: str = "pretrain") -> TrainingResu
     if stage == "pretrain":
         return pretrain(config.model, config.pretrain, images, rows, device, checkpoints)
     architecture = config.finetune.architecture
-    network = fresh_classifier(config.model, architecture, config.patch, 3, config.seed)
+    network = initialise_classifier(config.model, architecture, config.patch, 3, config.seed)
     return finetune(
         network,
-        handed_over=[name for name in network.state_dict() if not name.startswith("head.")],
+        pretrained=[name for name in network.state_dict() if not name.startswith("head.")],
         recipe=config.finetune,
         seed=config.seed,
         images=images,
@@ -135,15 +135,15 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None
     """Have something happen once, at the end of a step, before its checkpoint."""
 
     def arrange(step: int, happens: Callable[[], None]) -> None:
-        original = Task.end_step
+        original = TrainingState.end_step
         left = [happens]
 
-        def end_step(task: Task, batch: Any) -> None:
-            original(task, batch)
-            if task.steps_done == step and left:
+        def end_step(state: TrainingState) -> None:
+            original(state)
+            if state.step == step and left:
                 left.pop()()
 
-        monkeypatch.setattr(Task, "end_step", end_step)
+        monkeypatch.setattr(TrainingState, "end_step", end_step)
 
     return arrange
 
@@ -187,7 +187,7 @@ def undisturbed(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_stopped_after_any_step_it_goes_on_to_the_same_bits(
+def test_stopped_after_any_step_it_resumed_to_the_same_bits(
     variant: str,
     small: Callable[..., Config],
     undisturbed: dict[str, str],
@@ -207,7 +207,7 @@ def test_stopped_after_any_step_it_goes_on_to_the_same_bits(
 
 @pytest.mark.parametrize("variant", ["pretrain", "pretrain in parts, clipped"])
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 7, 8])
-def test_crashed_at_any_step_it_goes_on_to_the_same_bits(
+def test_crashed_at_any_step_it_resumed_to_the_same_bits(
     variant: str,
     step: int,
     small: Callable[..., Config],
@@ -228,8 +228,8 @@ def test_crashed_at_any_step_it_goes_on_to_the_same_bits(
 
     assert digest(trained) == undisturbed[variant]
     last = (step - 1) // 2 * 2
-    goes_on = f"pretrain: goes on after step {last} of {STEPS}"
-    assert (goes_on in caplog.messages) == (last > 0)
+    resumed = f"pretrain: resumes after step {last} of {STEPS}"
+    assert (resumed in caplog.messages) == (last > 0)
 
 
 def test_interrupted_again_and_again(
@@ -275,7 +275,7 @@ def test_a_finished_training_is_not_trained_again(
 ) -> None:
     train(small(), tmp_path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PretrainingTask, "score", lambda *_: pytest.fail("a step was computed"))
+        patch.setattr(PretrainingTask, "forward", lambda *_: pytest.fail("a step was computed"))
 
         trained = train(small(), tmp_path)
 
@@ -297,7 +297,7 @@ def test_never_starts_anew(
 
     trained = train(small({"resume": "never"}), tmp_path)
 
-    assert not [line for line in caplog.messages if "goes on" in line]
+    assert not [line for line in caplog.messages if "resumes" in line]
     assert digest(trained) == undisturbed["pretrain"]
 
 
@@ -318,7 +318,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     trained = train(small(), tmp_path)
 
     assert any(str(newest) in line and "checksum" in line for line in caplog.messages)
-    assert f"pretrain: goes on after step 4 of {STEPS}" in caplog.messages
+    assert f"pretrain: resumes after step 4 of {STEPS}" in caplog.messages
     assert digest(trained) == undisturbed["pretrain"]
 
 
@@ -326,18 +326,18 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
 def test_sigterm_within_a_step_lets_the_step_end(
     small: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
-    """Also between two parts of a batch, where Lightning itself would leave at once."""
-    original = PretrainingTask.score
+    """Also between two micro-batches."""
+    original = PretrainingTask.forward
     calls = iter(range(2 * STEPS))
 
-    def score(task: PretrainingTask, batch: Any) -> Any:
+    def forward(task: PretrainingTask, batch: Any) -> Any:
         if next(calls) == call:
             terminate()
         return original(task, batch)
 
     config = small({"pretrain.accumulate": 2})
     with monkeypatch.context() as patch:
-        patch.setattr(PretrainingTask, "score", score)
+        patch.setattr(PretrainingTask, "forward", forward)
         with pytest.raises(UserError, match=f"after step {call // 2 + 1} of {STEPS}"):
             train(config, tmp_path)
 
@@ -366,16 +366,16 @@ def test_a_loss_that_is_not_finite_stops_the_training(
 ) -> None:
     """Whichever part of the batch it is in; the weights that come of it are not kept."""
     bad_step, seen = 3, []
-    original = PretrainingTask.score
+    original = PretrainingTask.forward
 
-    def score(task: PretrainingTask, batch: Any) -> Any:
+    def forward(task: PretrainingTask, batch: Any) -> Any:
         loss, accuracy = original(task, batch)
         if batch.step == bad_step:
             seen.extend(batch.samples.tolist())
             loss = loss * (float("nan") if batch.first_row == 0 else 1)
         return loss, accuracy
 
-    monkeypatch.setattr(PretrainingTask, "score", score)
+    monkeypatch.setattr(PretrainingTask, "forward", forward)
     config = small({"pretrain.accumulate": accumulate, "pretrain.checkpoint_every": 1})
 
     with pytest.raises(UserError) as caught:
@@ -526,8 +526,7 @@ def test_a_signal_from_outside_ends_it_with_a_checkpoint(
     step = newest_step(folder)
     assert 20 <= step < 40
     assert result.read_text() == (
-        f"pretrain was stopped by {name} after step {step} of 60; run the same command to go on "
-        "from there"
+        f"pretrain was stopped by {name} after step {step} of 60; run the same command to resume it"
     )
 
 

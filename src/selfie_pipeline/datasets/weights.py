@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from selfie_pipeline.datasets.atomic import AtomicDataset, CatalogError
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Named tensors and their provenance."""
-
-    tensors: dict[str, torch.Tensor]
-    """By name, as in a module's `state_dict`."""
-    provenance: dict[str, Any]
-    """Configuration, seed, fingerprints, library versions …; whatever JSON can hold."""
-
-    def digest(self) -> str:
-        """SHA-256 over names, dtypes, shapes and bytes, in hex digits; not over the provenance."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.tensors.items()):
-            header = [name, str(tensor.dtype), list(tensor.shape)]
-            digest.update(json.dumps(header).encode())
-            digest.update(_plain(tensor).reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+from selfie_pipeline.weights import Weights
 
 
 class WeightsDataset(AtomicDataset[Weights, Weights]):
@@ -42,7 +21,10 @@ class WeightsDataset(AtomicDataset[Weights, Weights]):
     """
 
     def _write(self, data: Weights, path: Path) -> None:
-        tensors = {name: _plain(tensor).clone() for name, tensor in data.tensors.items()}
+        tensors = {
+            name: tensor.detach().cpu().contiguous().clone()
+            for name, tensor in data.tensors.items()
+        }
         origin = {"provenance": data.provenance, "digest": data.digest()}
         # One entry: safetensors writes several in an order that differs from save to save.
         save_file(tensors, path, {"origin": json.dumps(origin)})
@@ -74,8 +56,3 @@ class WeightsDataset(AtomicDataset[Weights, Weights]):
             sizes = [math.prod(file.get_slice(name).get_shape()) for name in names]
             origin = json.loads(file.metadata()["origin"])
         return {"tensors": len(names), "numbers": sum(sizes), **origin["provenance"]}
-
-
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """On the CPU, without gradient, contiguous whatever its memory format was."""
-    return tensor.detach().cpu().contiguous()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from timm.layers.classifier import ClassifierHead
 from timm.models.resnetv2 import ResNetV2
 from torch import Tensor, nn
 
-from selfie_pipeline.config import Architecture, ModelConfig, PatchConfig
+from selfie_pipeline.config import Architecture, ModelConfig, PatchConfig, UserError
 from selfie_pipeline.models.attention import AttentionPooling
 from selfie_pipeline.models.backbone import PRETRAINED_STAGES, PatchNetwork, build_resnet
 from selfie_pipeline.models.dropout import DropoutRng
@@ -79,6 +80,34 @@ def build_classifier(
     if architecture == "resnet":
         return build_resnet(model, classes)
     return AttentionClassifier(model, patch, classes)
+
+
+def restore_classifier(tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> Classifier:
+    """Build the network of a classifier's tensors, with the configuration it was trained with.
+
+    Args:
+        tensors: The tensors, as the network's `state_dict` names them.
+        provenance: The provenance stored with them.
+
+    Raises:
+        UserError: The provenance lacks the configuration, as of another version of this project.
+    """
+    made_with = provenance["configuration"]
+    try:
+        network = build_classifier(
+            ModelConfig.model_validate(made_with["model"]),
+            made_with["finetune"]["architecture"],
+            PatchConfig.model_validate(made_with["patch"]),
+            num_classes(tensors),
+        )
+    except (KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"the classifier does not say which network it is ({reason}): another version of this "
+            "project made it; make it again with `kedro run --pipelines=finetune,baseline`"
+        ) from None
+    network.load_state_dict(tensors, strict=True)
+    return network
 
 
 def num_classes(classifier: Mapping[str, Tensor]) -> int:

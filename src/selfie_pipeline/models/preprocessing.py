@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selfie_pipeline.config import PatchConfig, UserError
-from selfie_pipeline.datasets.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -25,19 +26,18 @@ class Preprocessing:
     """By label."""
 
 
-def load_preprocessing(classifier: Weights) -> Preprocessing:
+def load_preprocessing(provenance: Mapping[str, Any]) -> Preprocessing:
     """That which the classifier was trained and tested with.
 
     Raises:
         UserError: It does not say so: the classifier is another version's of this project.
     """
-    made = classifier.provenance
     try:
         return Preprocessing(
-            patch=PatchConfig.model_validate(made["configuration"]["patch"]),
-            mean=np.array(made["mean"], dtype=np.float32),
-            std=np.array(made["std"], dtype=np.float32),
-            classes=[str(name) for name in made["classes"]],
+            patch=PatchConfig.model_validate(provenance["configuration"]["patch"]),
+            mean=np.array(provenance["mean"], dtype=np.float32),
+            std=np.array(provenance["std"], dtype=np.float32),
+            classes=[str(name) for name in provenance["classes"]],
         )
     except (KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]

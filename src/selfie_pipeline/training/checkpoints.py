@@ -1,8 +1,8 @@
-"""Checkpoints: what it takes to go on with a training as if it had never stopped.
+"""Checkpoints, from which an interrupted training resumes as if it had never stopped.
 
 A batch follows from seed and step, so a checkpoint holds the step, the weights, the momentum and
-the history; no random state. Each is one safetensors file, whole or absent, with a checksum
-beside it.
+the history, and no random state. Each is one safetensors file, written atomically, with its
+checksum in a record beside it.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class Checkpoints:
     """The checkpoints of one training, in a folder of their own.
 
     Attributes:
-        folder: Where they lie; made at the first save.
-        identity: What the training follows from: its parameters, data and first weights. Only
-            checkpoints of an equal identity are gone on with.
-        every: Steps between two of them.
-        resume: `auto` goes on where possible; `never` starts anew.
-        keep: How many are kept.
+        folder: The folder, created at the first save.
+        identity: The parameters, data and initial weights of the training. Only checkpoints of an
+            equal identity are resumed from.
+        every: Steps between two checkpoints.
+        resume: `auto` resumes if possible; `never` starts from scratch.
+        keep: Number of checkpoints to keep.
     """
 
     folder: Path
@@ -76,7 +76,7 @@ class Checkpoints:
             }
             _flush(partial)
             partial.replace(file)
-            # The record makes the checkpoint count: it comes last.
+            # The record makes the checkpoint valid, so it comes last.
             _write_whole(file.with_suffix(".json"), json.dumps(record))
         except Exception as error:
             with suppress(OSError):  # the first error is the one to tell
@@ -87,15 +87,15 @@ class Checkpoints:
                 "the same command to go on from them"
             ) from error
         records = self._records()
-        # What lies beyond this step was passed over; it must not crowd out what is of use.
+        # Checkpoints beyond this step could not be used; they must not displace those that can.
         ahead = [record for record in records if record.stem > file.stem]
         for old in ahead + records[len(ahead) :][self.keep :]:
             _remove(old)
 
-    def newest(self) -> Checkpoint | None:
-        """The newest whole checkpoint of this training; None where it must start anew.
+    def latest(self) -> Checkpoint | None:
+        """Return the latest intact checkpoint of this training; None if there is none.
 
-        What is passed over, and why, is logged.
+        Checkpoints that can't be used are logged with the reason.
         """
         records = self._records()
         if self.resume == "never":
@@ -106,24 +106,24 @@ class Checkpoints:
         for record in records:
             try:
                 return self._read(record)
-            except _Unfit as reason:
+            except _UnusableCheckpointError as reason:
                 _LOG.warning("%s is not used: %s", record.with_suffix(".safetensors"), reason)
         return None
 
-    def note(self, name: str, content: Mapping[str, Any]) -> None:
-        """Leave a JSON file beside the checkpoints: what happened, for who looks into it."""
+    def write_record(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file beside the checkpoints, for diagnosis."""
         self.folder.mkdir(parents=True, exist_ok=True)
         _write_whole(
             self.folder / f"{name}.json", json.dumps({**content, "identity": self.identity})
         )
 
     def clear(self) -> None:
-        """Remove all checkpoints: the training's result lies elsewhere, or is not wanted."""
+        """Remove all checkpoints."""
         for record in self._records():
             _remove(record)
 
     def _records(self) -> list[Path]:
-        """Newest first."""
+        """Return the records, the latest first."""
         return sorted(self.folder.glob("step-*.json"), reverse=True)
 
     def _read(self, path: Path) -> Checkpoint:
@@ -132,26 +132,26 @@ class Checkpoints:
             record = json.loads(path.read_text("utf-8"))
             step, checksum, identity = record["step"], record["sha256"], record["identity"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _Unfit(f"its record is damaged ({error})") from None
+            raise _UnusableCheckpointError(f"its record is damaged ({error})") from None
         different = _differences(identity, json.loads(json.dumps(self.identity)))
         if different:
-            raise _Unfit(f"it was made with other {', '.join(different)}")
+            raise _UnusableCheckpointError(f"it was made with another {', '.join(different)}")
         try:
             if _sha256(file) != checksum:
-                raise _Unfit("its checksum does not match: the file is damaged")
+                raise _UnusableCheckpointError("its checksum does not match: the file is damaged")
         except OSError as error:
-            raise _Unfit(f"it can't be read ({error})") from None
+            raise _UnusableCheckpointError(f"it can't be read ({error})") from None
         with safe_open(file, framework="pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         return Checkpoint(step, tensors)
 
 
-class _Unfit(Exception):  # noqa: N818  # it never leaves this module
-    """Why a checkpoint can't be gone on with."""
+class _UnusableCheckpointError(Exception):
+    """A checkpoint can't be resumed from; the message is the reason."""
 
 
 def _differences(theirs: Any, ours: Any, key: str = "") -> list[str]:
-    """The dotted keys at which two trees of plain data differ."""
+    """Return the dotted keys at which two trees of plain data differ."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         names = sorted(theirs.keys() | ours.keys())
         return [
@@ -163,7 +163,7 @@ def _differences(theirs: Any, ours: Any, key: str = "") -> list[str]:
 
 
 def _remove(record: Path) -> None:
-    record.unlink()  # first, so that a file without its record is never taken for whole
+    record.unlink()  # first: a file without its record is never read
     record.with_suffix(".safetensors").unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""Where trainings run: in this process, or on a Ray cluster."""
+"""Runs trainings and other jobs locally or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from selfie_pipeline.config import ComputeConfig
 from selfie_pipeline.training.device import Device, find_device
-from selfie_pipeline.training.jobs import Chain
+from selfie_pipeline.training.jobs import Job
 from selfie_pipeline.training.loop import Fit, fit
 
 R = TypeVar("R")
@@ -17,13 +17,13 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Engine:
-    """What trains.
+    """The means to run trainings.
 
     Attributes:
-        fit: Trains a task's network.
-        here: Device of this process, for what comes before and after a training.
-        name: The processors that train, for the records.
-        identity: What of it a training's numbers depend on, by name.
+        fit: The training loop.
+        here: Device of this process, for the work before and after a training.
+        name: Name of the processors that train, for the records.
+        identity: Properties that a training's numbers depend on, by name.
     """
 
     fit: Fit
@@ -33,16 +33,16 @@ class Engine:
 
     @property
     def precision(self) -> str:
-        """As Lightning calls it."""
+        """The precision, as records have it."""
         return self.identity["precision"]
 
 
 @contextmanager
 def open_engine(compute: ComputeConfig) -> Iterator[Engine]:
-    """What the configuration asks for; a cluster of this process's own lasts as long as the block.
+    """Open the engine that the configuration asks for, with its cluster if it has one.
 
     Raises:
-        UserError: A GPU or bf16 was asked for and is not there, or no cluster that is large enough.
+        UserError: A GPU or bf16 is requested and missing, or no cluster is large enough.
     """
     here = find_device(compute)
     if compute.engine == "local":
@@ -54,33 +54,33 @@ def open_engine(compute: ComputeConfig) -> Iterator[Engine]:
         yield Engine(workers.fit, here, workers.name, workers.identity)
 
 
-def run_jobs(chains: Sequence[Chain[R]], compute: ComputeConfig) -> list[R]:
-    """Run chains to their ends: one after another, or on a cluster side by side.
+def run_jobs(jobs: Sequence[Job[R]], compute: ComputeConfig) -> list[R]:
+    """Run jobs to completion: one after another, or in parallel on a cluster.
 
     Args:
-        chains: None of them started. On a cluster what they yield is pickled.
-        compute: Parameters.
+        jobs: Generators that have not been started. On a cluster, the calls they yield are pickled.
+        compute: Compute parameters.
 
     Returns:
         Their results, in their order.
 
     Raises:
-        TrainingInterrupted: The person asked to stop.
-        UserError: As the work raises it. On a cluster: there is none that is large enough; or
-            `WorkerDiedError`, thrown into the chain, which may deal with it.
+        TrainingInterrupted: The user stopped them.
+        UserError: A job raised it, or no cluster is large enough. A `WorkerDiedError` is thrown
+            into the job, which may handle it.
     """
     if compute.engine == "local":
-        return [_run_here(chain) for chain in chains]
-    from selfie_pipeline.training.distributed.ray_jobs import run_ray_jobs  # noqa: PLC0415  # an extra
+        return [_run_locally(job) for job in jobs]
+    from selfie_pipeline.training.distributed.ray_jobs import run_ray_jobs  # noqa: PLC0415  # extra
 
-    return run_ray_jobs(chains, compute)
+    return run_ray_jobs(jobs, compute)
 
 
-def _run_here(chain: Chain[R]) -> R:
+def _run_locally(job: Job[R]) -> R:
     try:
-        call = next(chain)
+        call = next(job)
         while True:
-            call = chain.send(call())
+            call = job.send(call())
     except StopIteration as end:
         result: R = end.value
         return result

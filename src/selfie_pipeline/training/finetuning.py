@@ -1,8 +1,10 @@
-"""Finetuning: from few labels, and with or without pretrained stages, to a classifier."""
+"""Finetuning: from few labels, with or without pretrained stages, to a classifier."""
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
@@ -12,34 +14,91 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
-from selfie_pipeline.config import Architecture, FinetuneConfig, ModelConfig, PatchConfig
-from selfie_pipeline.models.classifier import Classifier, build_classifier, pretrained_stages
+from selfie_pipeline.config import (
+    Architecture,
+    FinetuneConfig,
+    ModelConfig,
+    PatchConfig,
+    UserError,
+)
+from selfie_pipeline.models.classifier import (
+    AttentionClassifier,
+    Classifier,
+    build_classifier,
+    load_pretrained,
+    pretrained_stages,
+)
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.augmentation import normalise
-from selfie_pipeline.training.data.batches import Batches, Images, shuffled
+from selfie_pipeline.training.data.batches import Batches, Images, shuffled_samples
 from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.inference import Inference
-from selfie_pipeline.training.loop import Fit, StepCallback, TrainingResult, fit
+from selfie_pipeline.training.loop import Fit, StepCallback, fit
+from selfie_pipeline.training.state import TrainingResult
 from selfie_pipeline.training.tasks import FinetuningTask
+from selfie_pipeline.weights import Weights
 
-_INFERENCE_BATCH = 256
+_LOG = logging.getLogger(__name__)
+_INFERENCE_BATCH_SIZE = 256
 _STATISTICS_SAMPLES = 10_000
-"""Whole images that BatchNorm's statistics are estimated on, where there are as many."""
+"""Largest number of images that BatchNorm's statistics are re-estimated on."""
 
 
-def fresh_classifier(
+def initialise_classifier(
     model: ModelConfig, architecture: Architecture, patch: PatchConfig, classes: int, seed: int
 ) -> Classifier:
-    """A network whose weights follow from the seed alone, so that both arms share what is fresh."""
+    """Build a classifier whose weights follow from the seed alone, so equal for both arms."""
     with seeded_initialisation(seed):
         return build_classifier(model, architecture, patch, classes)
+
+
+def load_encoder_into(classifier: Classifier, encoder: Weights, model: ModelConfig) -> list[str]:
+    """Load the pretrained part of a classifier from an encoder.
+
+    Args:
+        classifier: A network from `initialise_classifier`; changed in place.
+        encoder: The encoder, with its configuration in its provenance.
+        model: The networks' sizes and options that the classifier was built with.
+
+    Returns:
+        The names of the tensors that are pretrained now.
+
+    Raises:
+        UserError: The encoder's tensors do not fit, or it uses them in another way.
+    """
+    try:
+        pretrained = load_pretrained(encoder.tensors, classifier)
+        if isinstance(classifier, AttentionClassifier):
+            _check_attention(encoder, model)
+    except ValueError as error:
+        raise UserError(
+            f"{error}; the encoder was pretrained with other model parameters: run `kedro run "
+            "--pipeline=pretrain`, or name a version that fits with --load-versions=encoder:VERSION"
+        ) from None
+    parts = Counter(name.split(".")[0] for name in pretrained)
+    counts = ", ".join(f"{count} of {part}" for part, count in parts.items())
+    _LOG.info("Loaded %d pretrained tensors: %s", len(pretrained), counts)
+    return pretrained
+
+
+def _check_attention(encoder: Weights, model: ModelConfig) -> None:
+    """Check the options of A that the shapes of its tensors do not reveal."""
+    theirs = ModelConfig.model_validate(encoder.provenance["configuration"]["model"])
+    for key, pretrained, wanted in (
+        ("encoder_positions", theirs.encoder_positions, model.encoder_positions),
+        ("attention.heads", theirs.attention.heads, model.attention.heads),
+    ):
+        if pretrained != wanted:
+            raise ValueError(
+                f"model.{key} = {wanted} does not fit the encoder, which has {pretrained}"
+            )
 
 
 def finetune(
     network: Classifier,
     *,
-    handed_over: Collection[str],
+    pretrained: Collection[str],
     recipe: FinetuneConfig,
     seed: int,
     images: Images,
@@ -48,54 +107,54 @@ def finetune(
     device: Device,
     checkpoints: Checkpoints,
     title: str,
-    watch: StepCallback | None = None,
-    train: Fit = fit,
+    callback: StepCallback | None = None,
+    fit: Fit = fit,
 ) -> TrainingResult:
     """Train the whole network on whole images (paper, "Fine Tuning").
 
     Args:
-        network: Fresh, or with what was pretrained handed over; changed in place.
-        handed_over: Names of its tensors that are not fresh; none in the supervised arm.
+        network: The classifier, freshly initialised or partly pretrained; changed in place.
+        pretrained: Names of its pretrained tensors; none in the supervised arm.
         recipe: Steps, batch size, learning rates, and what happens before the first step.
-        seed: Of the batches and of what drops in A.
-        images: What to train on.
+        seed: Seed of the batches and of dropout.
+        images: The images to train on.
         rows: (M,), int64: the labeled samples.
         labels: (M,), int64: their classes.
-        device: Where and in which precision.
-        checkpoints: Where the training's state is kept.
-        title: What progress calls it.
-        watch: Looks at the training as it goes, such as to give it up early.
-        train: An engine's, where it is not this process that trains.
+        device: The device and the precision.
+        checkpoints: The training's checkpoints.
+        title: The training's name in messages.
+        callback: Called after every step, for example to stop the training early.
+        fit: The training loop, of this process or of an engine.
 
     Returns:
         The tensors after the last step (no step is chosen by its score), and the history.
     """
     label_of_row = torch.full((int(rows.max()) + 1,), -1)
     label_of_row[torch.tensor(rows)] = torch.tensor(labels)
-    if recipe.reestimate_statistics and handed_over:
-        chosen = shuffled(seed, len(rows), np.arange(min(len(rows), _STATISTICS_SAMPLES)))
+    if recipe.reestimate_statistics and pretrained:
+        chosen = shuffled_samples(seed, len(rows), np.arange(min(len(rows), _STATISTICS_SAMPLES)))
         reestimate_statistics(network, images, rows[chosen], device)
-    task = FinetuningTask(network, recipe, images, label_of_row, seed=seed, handed_over=handed_over)
-    return train(task, Batches(images, rows, seed, recipe), device, checkpoints, title, watch)
+    task = FinetuningTask(network, recipe, images, label_of_row, seed=seed, pretrained=pretrained)
+    return fit(task, Batches(images, rows, seed, recipe), device, checkpoints, title, callback)
 
 
 def reestimate_statistics(
     network: Classifier, images: Images, rows: NDArray[np.int64], device: Device
 ) -> None:
-    """Estimate the BatchNorm statistics of P's stages anew: from patches' to whole images'.
+    """Re-estimate the BatchNorm statistics of the pretrained stages: from patches to whole images.
 
-    They are means over the batches, of which each is normalised by its own. Training does not
-    read them, and forgets them at the rate of BatchNorm's momentum; so this tells in a short
-    training, not in a long one.
+    They are means over batches, each of which is normalised by its own statistics. Training does
+    not read them, and forgets them at the rate of BatchNorm's momentum; so this matters in a short
+    training only.
 
     Args:
-        network: Of which only these statistics are changed; left on the device.
-        images: Where the samples lie; their augmentation is not applied.
-        rows: (M,), int64: which samples.
-        device: Where and in which precision.
+        network: The classifier; only these statistics change. It stays on the device.
+        images: The stored images; their augmentation is not applied.
+        rows: (M,), int64: the samples.
+        device: The device and the precision.
     """
     network.to(device.type).to(memory_format=torch.channels_last)
-    batches = np.array_split(rows, -(-len(rows) // _INFERENCE_BATCH))  # none of a single image
+    batches = np.array_split(rows, -(-len(rows) // _INFERENCE_BATCH_SIZE))  # none of one image
     with device.autocast():
         update_bn(_central_windows(images, batches, device), pretrained_stages(network))
 
@@ -103,31 +162,29 @@ def reestimate_statistics(
 def classify(
     network: nn.Module, images: Images, rows: NDArray[np.int64], device: Device
 ) -> NDArray[np.float32]:
-    """Class scores of the samples' central windows, neither padded nor mirrored.
+    """Compute class scores of the samples' central windows, neither padded nor mirrored.
 
     Args:
-        network: From images to logits; left in evaluation mode on the device.
-        images: Where the samples lie; their augmentation is not applied.
-        rows: (M,), int64: which samples.
-        device: Where and in which precision.
+        network: From images to logits; it stays in evaluation mode on the device.
+        images: The stored images; their augmentation is not applied.
+        rows: (M,), int64: the samples.
+        device: The device and the precision.
 
     Returns:
         (M, classes), float32: logits.
     """
-    inference = Inference(network, images.grids.mean, images.grids.std, device)
-    batches = [
-        rows[start : start + _INFERENCE_BATCH] for start in range(0, len(rows), _INFERENCE_BATCH)
-    ]
+    infer = Inference(network, images.grids.mean, images.grids.std, device)
+    batches = np.split(rows, range(_INFERENCE_BATCH_SIZE, len(rows), _INFERENCE_BATCH_SIZE))
     quiet = not sys.stderr.isatty()
     progress = tqdm(batches, "classify", unit="batch", delay=5, disable=quiet, leave=False)
-    return np.concatenate([inference(images.central(batch)) for batch in progress])
+    return np.concatenate([infer(images.central_windows(batch)) for batch in progress])
 
 
 def _central_windows(
     images: Images, batches: Iterable[NDArray[np.int64]], device: Device
 ) -> Iterator[Tensor]:
-    """The normalised central windows of each batch of rows, (B, C, H, W), on the device."""
+    """Yield the normalised central windows of each batch of rows: (B, C, H, W), on the device."""
     mean = torch.from_numpy(images.grids.mean).to(device.type)  # (C,)
     std = torch.from_numpy(images.grids.std).to(device.type)  # (C,)
     for rows in batches:
-        yield normalise(images.central(rows).to(device.type), mean, std)
+        yield normalise(images.central_windows(rows).to(device.type), mean, std)

@@ -1,4 +1,4 @@
-"""Work of several parts, each of which follows from the one before."""
+"""Jobs: work in several calls, each of which depends on the results of the ones before."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 from selfie_pipeline.config import UserError
 
 R = TypeVar("R")
-Chain = Generator[Callable[[], Any], Any, R]
-"""Work whose parts follow from one another: it yields what is to be called, is sent what came of
-it, and returns its result. `engine.run_jobs` runs it."""
+Job = Generator[Callable[[], Any], Any, R]
+"""A generator that yields calls, receives their results, and returns its own.
+
+`engine.run_jobs` runs it; the calls may run in other processes.
+"""
 
 
-class WorkerDiedError(UserError):  # it says what happened
-    """The process that did a part of a chain's work has died, each time that it was tried."""
+class WorkerDiedError(UserError):
+    """The process that ran a call of a job died, at every attempt."""

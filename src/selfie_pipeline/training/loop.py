@@ -1,44 +1,36 @@
-"""The loop around the steps: Lightning's, with our precision, checkpoints and progress."""
+"""The training loop."""
 
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
-
-import lightning.pytorch as pl
-from torch import Tensor
+import signal
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from typing import Protocol, Self
 
 from selfie_pipeline.config import TrainingConfig
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import Batches
-from selfie_pipeline.training.data.prefetch import feed
+from selfie_pipeline.training.data.prefetch import prefetch
 from selfie_pipeline.training.device import Device
+from selfie_pipeline.training.distributed.process_group import data_parallel, gradient_sync
 from selfie_pipeline.training.memory import out_of_memory_error
-from selfie_pipeline.training.progress import Progress
+from selfie_pipeline.training.optimizer import clip_gradients, set_learning_rate
+from selfie_pipeline.training.progress import ProgressBar
 from selfie_pipeline.training.signals import StopRequest, TrainingInterrupted
-from selfie_pipeline.training.tasks import HistoryRow, NonFiniteLossError, Task
+from selfie_pipeline.training.state import (
+    HistoryRow,
+    NonFiniteLossError,
+    TrainingResult,
+    TrainingState,
+)
+from selfie_pipeline.training.tasks import Task
 
 _LOG = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a training leaves.
-
-    Attributes:
-        tensors: The network's weights and statistics, by name, on the CPU.
-        history: One row every `log_every` steps.
-    """
-
-    tensors: dict[str, Tensor]
-    history: list[HistoryRow]
-
-
-StepCallback = Callable[[Task, int], None]
-"""Called with the task and the steps done after every step; it may end the training by raising."""
+StepCallback = Callable[[TrainingState], None]
+"""Called after every step; it may end the training by raising."""
 
 
 class Fit(Protocol):
@@ -51,37 +43,20 @@ class Fit(Protocol):
         device: Device,
         checkpoints: Checkpoints,
         title: str,
-        watch: StepCallback | None = None,
+        callback: StepCallback | None = None,
     ) -> TrainingResult:
-        """As `fit`."""
+        """Train; see `fit`."""
 
 
-class Shows(Protocol):
-    """Is told how far a training is, as `Progress`."""
+class ProgressReporter(Protocol):
+    """Reports the progress of a training, from before its first step until after its last."""
 
-    def __enter__(self) -> Self:
-        """Before the first step."""
+    def __enter__(self) -> Self: ...
 
-    def __exit__(self, *_: object) -> None:
-        """After the last."""
+    def __exit__(self, *_: object) -> None: ...
 
-    def update(self, task: Task, done: int) -> None:
-        """After every step."""
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What a training goes on in.
-
-    Attributes:
-        stop: Where it learns that it is asked to stop.
-        progress: Who is told how far it is.
-        trainer: Options of Lightning's trainer: how many devices, and how they work together.
-    """
-
-    stop: Callable[[], StopRequest] = StopRequest
-    progress: Callable[[str, TrainingConfig, int], Shows] = Progress
-    trainer: Mapping[str, Any] = field(default_factory=lambda: {"devices": 1})
+    def update(self, step: int, latest: HistoryRow | None) -> None:
+        """Report the steps completed and the latest row of the history, after every step."""
 
 
 def fit(
@@ -90,126 +65,82 @@ def fit(
     device: Device,
     checkpoints: Checkpoints,
     title: str,
-    watch: StepCallback | None = None,
-    surroundings: Surroundings = Surroundings(),  # frozen
+    callback: StepCallback | None = None,
+    *,
+    stop_request: Callable[[], StopRequest] = StopRequest,
+    progress: Callable[[str, TrainingConfig, int], ProgressReporter] = ProgressBar,
 ) -> TrainingResult:
-    """Train a task's network on all the batches, going on from the newest checkpoint.
+    """Train a task's network on all batches, resuming from the latest checkpoint.
 
     Args:
-        task: What a step computes, and its fresh or handed-over network.
-        batches: All of the training, from its first step.
-        device: Where and in which precision.
-        checkpoints: Where the training's state is kept.
-        title: What progress calls it.
-        watch: Looks at the training as it goes, such as to give it up early.
-        surroundings: Another than this process alone.
+        task: The network, freshly initialised or pretrained, and its loss.
+        batches: The batches of the training, from its first step.
+        device: The device and the precision.
+        checkpoints: The training's checkpoints.
+        title: The training's name in messages.
+        callback: Called after every step.
+        stop_request: Makes the listener for signals.
+        progress: Makes the progress reporter from the title, the recipe and the steps completed.
 
     Returns:
         The weights after the last step, and the history.
 
     Raises:
-        TrainingInterrupted: It was asked to stop; it goes on from there when it is run again.
+        TrainingInterrupted: A signal asked it to stop; the same call resumes it.
         UserError: The loss is not finite, a batch does not fit in memory, or a checkpoint can't be
             written.
     """
-    found = checkpoints.newest()
-    if found is not None:
-        task.restore(found)
-        batches = replace(batches, first_step=found.step)
-        _LOG.info("%s: goes on after step %d of %d", title, found.step, task.recipe.steps)
-    shown = surroundings.progress(title, task.recipe, task.steps_done)
-    with surroundings.stop() as stop, shown as progress:
-
-        def keep_state(task: Task, done: int) -> None:
-            received = stop.ask()
-            due = done % checkpoints.every == 0 or done == task.recipe.steps
-            if due or received:
-                checkpoints.save(task.checkpoint())
-            if received:
-                raise TrainingInterrupted(
-                    f"{title} was stopped by {received.name} after step {done} of "
-                    f"{task.recipe.steps}; run the same command to go on from there"
-                )
-
-        if task.steps_done < task.recipe.steps:
-            actions = [progress.update, keep_state, *([watch] if watch else [])]
-            callbacks = [OwnSignals(stop), AfterStep(*actions)]
-            trainer = _trainer(task, device, callbacks, surroundings.trainer)
-            device.prepare(task.network)
-            with warnings.catch_warnings():
-                # The batches read ahead in a thread of their own; worker processes don't help.
-                warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-                # Lightning 2.6 walks trees in a way that torch 2.15 has deprecated.
-                warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
-                # torch's compiler looks whether what it is given has a gradient.
-                warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is")
-                at_once = task.recipe.batch_size // (task.recipe.accumulate * batches.workers)
-                try:
-                    with out_of_memory_error(title, at_once):
-                        trainer.fit(task, train_dataloaders=feed(batches, device))
-                except NonFiniteLossError as error:
-                    checkpoints.note("not-finite", vars(error))
-                    raise
-    return trained(task)
+    recipe = task.recipe
+    device.prepare(task.to(device.type).train().network)
+    state = TrainingState(task)
+    if (checkpoint := checkpoints.latest()) is not None:
+        state.restore(checkpoint)
+        _LOG.info("%s: resumes after step %d of %d", title, state.step, recipe.steps)
+    model = data_parallel(task, device.type)
+    micro_batches = prefetch(replace(batches, first_step=state.step), device.type)
+    with (
+        closing(micro_batches),
+        stop_request() as stop,
+        progress(title, recipe, state.step) as reporter,
+        out_of_memory_error(title, batches.micro_batch_size),
+    ):
+        for step in range(state.step, recipe.steps):
+            set_learning_rate(state.optimizer, step, recipe)
+            for index in range(1, recipe.accumulate + 1):
+                batch = next(micro_batches)
+                with gradient_sync(model, enabled=index == recipe.accumulate):
+                    with device.autocast():
+                        loss, accuracy = model(batch)
+                    (loss / recipe.accumulate).backward()
+                state.record(loss, accuracy, batch.samples)
+            clip_gradients(task.network, recipe)
+            state.optimizer.step()
+            state.optimizer.zero_grad(set_to_none=True)
+            _end_step(state, checkpoints, reporter, stop.poll, title)
+            if callback is not None:
+                callback(state)
+    return state.result()
 
 
-def trained(task: Task) -> TrainingResult:
-    """What a task has come to."""
-    tensors = {name: tensor.detach().cpu() for name, tensor in task.network.state_dict().items()}
-    return TrainingResult(tensors, task.history)
-
-
-def _trainer(
-    task: Task, device: Device, callbacks: list[pl.Callback], options: Mapping[str, Any]
-) -> pl.Trainer:
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    return pl.Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        **options,
-        precision=device.precision,  # type: ignore[arg-type]  # a literal there
-        max_epochs=1,  # of the batches, which know the data's own epochs
-        accumulate_grad_batches=task.recipe.accumulate,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-
-
-class OwnSignals(pl.Callback):
-    """Keeps SIGTERM from Lightning, which would leave in the middle of a step, with status 0."""
-
-    def __init__(self, stop: StopRequest) -> None:
-        self.stop = stop
-
-    def on_train_start(
-        self,
-        trainer: pl.Trainer,  # noqa: ARG002
-        pl_module: pl.LightningModule,  # noqa: ARG002
-    ) -> None:
-        """As Lightning calls it, after it has set its own handler."""
-        self.stop.listen()
-
-
-class AfterStep(pl.Callback):
-    """Calls functions with the task and the steps done, after the last part of each batch."""
-
-    def __init__(self, *actions: StepCallback) -> None:
-        self.actions = actions
-
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,  # noqa: ARG002
-        pl_module: pl.LightningModule,
-        outputs: Any,  # noqa: ARG002
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """As Lightning calls it."""
-        if not isinstance(pl_module, Task):
-            raise TypeError(f"{type(pl_module).__name__} is not one of this project's trainings")
-        if (batch_idx + 1) % pl_module.recipe.accumulate == 0:
-            pl_module.end_step(batch)
-            for action in self.actions:
-                action(pl_module, pl_module.steps_done)
+def _end_step(
+    state: TrainingState,
+    checkpoints: Checkpoints,
+    reporter: ProgressReporter,
+    poll: Callable[[], signal.Signals | None],
+    title: str,
+) -> None:
+    """Record a step, report it, and save a checkpoint if one is due or a signal was received."""
+    try:
+        state.end_step()
+        reporter.update(state.step, state.history[-1] if state.history else None)
+        received = poll()
+        if received or state.step % checkpoints.every == 0 or state.step == state.recipe.steps:
+            checkpoints.save(state.checkpoint())
+    except NonFiniteLossError as error:
+        checkpoints.write_record("not-finite", vars(error))
+        raise
+    if received:
+        raise TrainingInterrupted(
+            f"{title} was stopped by {received.name} after step {state.step} of "
+            f"{state.recipe.steps}; run the same command to resume it"
+        )

@@ -1,19 +1,46 @@
-"""The learning rate over a training."""
+"""Stochastic gradient descent with linear warm-up and cosine decay, as in the paper."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
+
+import torch
+from torch import nn
 
 from selfie_pipeline.config import TrainingConfig
 
 
+def build_optimizer(groups: list[dict[str, Any]], recipe: TrainingConfig) -> torch.optim.SGD:
+    """Build SGD with Nesterov momentum and L2 on every weight (paper, "Experiments").
+
+    Args:
+        groups: Parameter groups; `lr` is a group's own peak learning rate, if it has one.
+        recipe: For the peak learning rate, the momentum and the weight decay.
+    """
+    return torch.optim.SGD(
+        [{"peak_lr": group.get("lr", recipe.peak_learning_rate), **group} for group in groups],
+        lr=recipe.peak_learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.SGD, step: int, recipe: TrainingConfig) -> None:
+    """Set every group's learning rate for a step, counted from 0."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * learning_rate_factor(step, recipe)
+
+
 def learning_rate_factor(step: int, recipe: TrainingConfig) -> float:
-    """Share of the peak learning rate at a step.
+    """Return the share of the peak learning rate at a step.
 
     Linear warm-up, then "decay in a cosine shape" (paper, "Experiments") to zero at the last step.
 
     Args:
-        step: Steps done before this one, from 0.
+        step: Steps completed before this one, from 0.
         recipe: For `warmup_steps` and `steps`.
 
     Returns:
@@ -23,3 +50,9 @@ def learning_rate_factor(step: int, recipe: TrainingConfig) -> float:
         return (step + 1) / (recipe.warmup_steps + 1)
     progress = (step - recipe.warmup_steps) / (recipe.steps - recipe.warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def clip_gradients(network: nn.Module, recipe: TrainingConfig) -> None:
+    """Limit the norm of the gradient over all weights to `clip_norm`, if there is a limit."""
+    if recipe.clip_norm is not None:
+        nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)

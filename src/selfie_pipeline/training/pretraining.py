@@ -17,7 +17,8 @@ from selfie_pipeline.training.data.augmentation import normalise
 from selfie_pipeline.training.data.batches import Batches, Images
 from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.device import Device
-from selfie_pipeline.training.loop import Fit, StepCallback, TrainingResult, fit
+from selfie_pipeline.training.loop import Fit, StepCallback, fit
+from selfie_pipeline.training.state import TrainingResult
 from selfie_pipeline.training.tasks import PretrainingTask
 
 
@@ -28,20 +29,20 @@ def pretrain(
     rows: NDArray[np.int64],
     device: Device,
     checkpoints: Checkpoints,
-    watch: StepCallback | None = None,
-    train: Fit = fit,
+    callback: StepCallback | None = None,
+    fit: Fit = fit,
 ) -> TrainingResult:
-    """Train P, A and the positions to pick masked patches (paper, "Pretraining Details").
+    """Train P, A and the positions to identify masked patches (paper, "Pretraining Details").
 
     Args:
         model: The networks' sizes.
         recipe: Steps, batch size, learning rate and seed.
-        images: What to train on.
-        rows: (M,), int64: which samples; all that are not for testing.
-        device: Where and in which precision.
-        checkpoints: Where the training's state is kept.
-        watch: Looks at the training as it goes.
-        train: An engine's, where it is not this process that trains.
+        images: The images to train on.
+        rows: (M,), int64: the training samples; all that are not for testing.
+        device: The device and the precision.
+        checkpoints: The training's checkpoints.
+        callback: Called after every step.
+        fit: The training loop, of this process or of an engine.
 
     Returns:
         The tensors of a `Selfie`, and the history.
@@ -50,11 +51,11 @@ def pretrain(
         network = Selfie(model, images.patch)
     task = PretrainingTask(network, recipe, images)
     batches = Batches(images, rows, recipe.seed, recipe)
-    return train(task, batches, device, checkpoints, "pretrain", watch)
+    return fit(task, batches, device, checkpoints, "pretrain", callback)
 
 
 @torch.inference_mode()
-def pick(
+def predict_patches(
     encoder: Mapping[str, Tensor],
     model: ModelConfig,
     images: Images,
@@ -62,15 +63,15 @@ def pick(
     order: Tensor,
     device: Device,
 ) -> NDArray[np.float32]:
-    """Let a pretrained encoder solve the puzzle on the samples' central windows.
+    """Solve the pretext task on the samples' central windows with a pretrained encoder.
 
     Args:
         encoder: The tensors of a `Selfie`.
-        model: Its sizes.
-        images: Where the samples lie; their augmentation is not applied.
-        rows: (B,), int64: which samples.
-        order: (B, N), int64: their patches' places, the targets last.
-        device: Where and in which precision.
+        model: The networks' sizes.
+        images: The stored images; their augmentation is not applied.
+        rows: (B,), int64: the samples.
+        order: (B, N), int64: the positions of each image's patches, the targets last.
+        device: The device and the precision.
 
     Returns:
         (B, T, T), float32: for target position i, the probability of each target patch j.
@@ -86,8 +87,8 @@ def pick(
             f"the encoder does not fit: {str(error).splitlines()[1].strip()}"
         ) from None
     network.to(device.type).eval()
-    mean, std = (torch.from_numpy(part) for part in (images.grids.mean, images.grids.std))
-    windows = normalise(images.central(rows), mean, std)  # (B, C, H, W)
+    mean, std = torch.from_numpy(images.grids.mean), torch.from_numpy(images.grids.std)
+    windows = normalise(images.central_windows(rows), mean, std)  # (B, C, H, W)
     patches = patchify(windows, images.patch.patch_size)  # (B, N, C, P, P)
     with device.autocast():
         scores: Tensor = network(patches.to(device.type), order.to(device.type))  # (B, T, T)

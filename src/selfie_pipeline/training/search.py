@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from selfie_pipeline.config import Arm, TuneConfig
 from selfie_pipeline.provenance import digest
-from selfie_pipeline.training.jobs import Chain
+from selfie_pipeline.training.jobs import Job
 
 Objective = Callable[[optuna.Trial], float]
 
@@ -43,7 +43,7 @@ class Search:
     Attributes:
         arm: Which arm.
         labeled_frac: Which fraction.
-        origin: As `finetune.origin.classifier_origin` gives it, with the recipe's own values.
+        origin: As `finetune.origin.classifier_lineage` gives it, with the recipe's own values.
         tune: How and where to search.
     """
 
@@ -91,7 +91,7 @@ class Search:
             study.enqueue_trial(params, skip_if_exists=True)
         return study
 
-    def run(self, study: optuna.Study, objective: Objective) -> Chain[None]:
+    def run(self, study: optuna.Study, objective: Objective) -> Job[None]:
         """Run the trials that are left; which values come next follows from those before.
 
         The study stays with this process, which alone reads and writes its storage. What is called

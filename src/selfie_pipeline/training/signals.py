@@ -1,4 +1,4 @@
-"""Being asked to stop: the training ends after the present step, with a checkpoint."""
+"""Signal handling: a training stops after the present step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from selfie_pipeline.config import UserError
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class TrainingInterrupted(UserError):  # noqa: N818  # no error of anybody's
-    """A training was asked to stop, and can go on where it stopped."""
+class TrainingInterrupted(UserError):  # noqa: N818  # not an error
+    """A signal stopped a training, which can be resumed."""
 
 
 class StopRequest:
-    """Notes SIGINT and SIGTERM while it is entered; asked twice, Python's own handling is back.
+    """Records SIGINT and SIGTERM while its context is open; a second signal acts as by default.
 
     Attributes:
-        received: The first signal that came, or None.
+        received: The first signal received, or None.
     """
 
     def __init__(self) -> None:
@@ -29,24 +29,18 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # only it may set handlers
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            self._before = {number: signal.signal(number, self._record) for number in _SIGNALS}
         return self
 
-    def ask(self) -> signal.Signals | None:
-        """The first signal that came, or None; called once after every step."""
+    def poll(self) -> signal.Signals | None:
+        """Return the first signal received, or None; called once after every step."""
         return self.received
-
-    def listen(self) -> None:
-        """Take the signals back from whoever has set handlers of their own in the meantime."""
-        if self.received is None:
-            for number in self._before:
-                signal.signal(number, self._note)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _record(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.received = signal.Signals(number)
         for each, handler in self._before.items():
             signal.signal(each, handler)

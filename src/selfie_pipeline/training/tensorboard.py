@@ -1,4 +1,4 @@
-"""A training's history as curves for TensorBoard, while it goes on."""
+"""Writes the training history as curves for TensorBoard, while the training runs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 from selfie_pipeline.config import UserError
 from selfie_pipeline.training.checkpoints import Checkpoints
-from selfie_pipeline.training.tasks import Task
+from selfie_pipeline.training.state import TrainingState
 
 
 def tensorboard_writer(checkpoints: Checkpoints) -> TensorBoardWriter:
-    """The curves of the training whose checkpoints these are: one folder for each training.
+    """Return a writer for the training with these checkpoints, to a folder beside them.
 
-    So a training that is gone on with goes on with its curves, and one with other parameters has
-    others, which TensorBoard shows beside them.
+    A resumed training continues its curves; one with other parameters has another folder, which
+    TensorBoard shows beside it.
     """
     identity = json.dumps(checkpoints.identity, sort_keys=True)
     name = hashlib.sha256(identity.encode()).hexdigest()[:8]
@@ -25,17 +25,17 @@ def tensorboard_writer(checkpoints: Checkpoints) -> TensorBoardWriter:
 
 
 class TensorBoardWriter:
-    """Writes the rows of the history that are new after a step; a `StepCallback` of `fit`.
+    """Writes the history as curves for TensorBoard; a `StepCallback`.
 
-    An event file can't be taken back to a checkpoint, so the first step of a process writes it
-    anew, from the history that the checkpoint holds: no point is there twice, and none is missing.
+    An event file can't be taken back to a checkpoint. So the first step of a process writes it
+    again, from the history that the checkpoint holds: no point is duplicated, and none is missing.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Name the folder; nothing is written.
+        """Remember the folder; nothing is written yet.
 
         Args:
-            folder: Of this training alone; what lies there is replaced.
+            folder: Folder of this training alone; its content is replaced.
 
         Raises:
             UserError: TensorBoard is not installed.
@@ -53,12 +53,12 @@ class TensorBoardWriter:
         self._writer: Any = None
         self._written = 0
 
-    def __call__(self, task: Task, done: int) -> None:
-        """Write what is new."""
+    def __call__(self, state: TrainingState) -> None:
+        """Write the rows of the history that are new."""
         if self._writer is None:
             shutil.rmtree(self.folder, ignore_errors=True)
             self._writer = self._open(str(self.folder))
-        rows = task.history[self._written :]
+        rows = state.history[self._written :]
         for row in rows:
             for name, value in row._asdict().items():
                 if name != "step":
@@ -66,5 +66,5 @@ class TensorBoardWriter:
         self._written += len(rows)
         if rows:
             self._writer.flush()
-        if done == task.recipe.steps:
+        if state.step == state.recipe.steps:
             self._writer.close()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from selfie_pipeline.models.selfie import Selfie
-from selfie_pipeline.training.data.batches import Batches, patch_order, shuffled
+from selfie_pipeline.training.data.batches import Batches, patch_order, shuffled_samples
 from selfie_pipeline.training.tasks import PretrainingTask
 
 ROWS = np.arange(3, 400, 7)  # 57 samples; 8 a batch
@@ -23,7 +23,7 @@ def make_batches(make_config, make_images):
 
 def assert_equal(batch, other):
     assert (batch.step, batch.first_row) == (other.step, other.first_row)
-    for name in ("samples", "patches", "corners", "flips"):
+    for name in ("samples", "grids", "corners", "flips"):
         assert torch.equal(getattr(batch, name), getattr(other, name)), name
 
 
@@ -46,7 +46,7 @@ def test_a_batch_does_not_depend_on_those_asked_for_before(make_batches):
     in_order = list(make_batches(steps=20))
     backwards = make_batches(steps=20)
     for step in (19, 3, 12, 3, 0):
-        assert_equal(backwards.part(step), in_order[step])
+        assert_equal(backwards.micro_batch(step), in_order[step])
 
 
 @pytest.mark.parametrize("parts", [2, 4, 8])
@@ -56,7 +56,7 @@ def test_parts_together_are_the_whole_batch(make_batches, parts):
         group = in_parts[step * parts : (step + 1) * parts]
         assert [part.step for part in group] == [batch.step] * parts
         assert [part.first_row for part in group] == list(range(0, 8, 8 // parts))
-        for name in ("samples", "patches", "corners", "flips"):
+        for name in ("samples", "grids", "corners", "flips"):
             together = torch.cat([getattr(part, name) for part in group])
             assert torch.equal(together, getattr(batch, name)), name
 
@@ -71,7 +71,7 @@ def test_workers_together_have_the_parts_that_one_has(make_batches, workers, par
     for part, *shares in zip(alone, *together, strict=True):
         rows = [share.first_row + row for share in shares for row in range(len(share.samples))]
         assert rows == [part.first_row + row for row in range(len(part.samples))]
-        for name in ("samples", "patches", "corners", "flips"):
+        for name in ("samples", "grids", "corners", "flips"):
             joined = torch.cat([getattr(share, name) for share in shares])
             assert torch.equal(joined, getattr(part, name)), name
 
@@ -79,7 +79,7 @@ def test_workers_together_have_the_parts_that_one_has(make_batches, workers, par
 def test_the_patches_are_the_samples(make_batches):
     batches = make_batches(steps=3)
     for batch in batches:
-        assert torch.equal(batch.patches, batches.images.grids.patches[batch.samples])
+        assert torch.equal(batch.grids, batches.images.grids.patches[batch.samples])
 
 
 @pytest.mark.parametrize("samples", [57, 8, 20, 3, 1])
@@ -98,19 +98,19 @@ def test_every_epoch_has_every_sample_once(make_batches, samples):
 
 def test_an_epoch_s_places_can_be_asked_for_in_any_order():
     places = np.random.default_rng(0).permutation(100)
-    drawn = shuffled(3, 23, places)
-    assert np.array_equal(drawn[np.argsort(places)], shuffled(3, 23, np.arange(100)))
+    drawn = shuffled_samples(3, 23, places)
+    assert np.array_equal(drawn[np.argsort(places)], shuffled_samples(3, 23, np.arange(100)))
 
 
 def test_seeds_differ_in_everything(make_batches):
-    one, other = make_batches(seed=0).part(2), make_batches(seed=1).part(2)
+    one, other = make_batches(seed=0).micro_batch(2), make_batches(seed=1).micro_batch(2)
     for name in ("samples", "corners", "flips"):
         assert not torch.equal(getattr(one, name), getattr(other, name)), name
     assert not torch.equal(patch_order(0, 2, 8, 16), patch_order(1, 2, 8, 16))
 
 
 def test_steps_differ_in_everything(make_batches):
-    one, other = make_batches().part(1), make_batches().part(2)
+    one, other = make_batches().micro_batch(1), make_batches().micro_batch(2)
     for name in ("samples", "corners", "flips"):
         assert not torch.equal(getattr(one, name), getattr(other, name)), name
     assert not torch.equal(patch_order(0, 1, 8, 16), patch_order(0, 2, 8, 16))
@@ -144,7 +144,7 @@ class TestFaultOneMaskForTheWholeBatch:
         batches = Batches(images, ROWS, recipe.seed, recipe)
         with torch.no_grad():
             for part in range(parts):
-                task.score(batches.part(3, part))
+                task(batches.micro_batch(3, part))
         given = torch.cat([order for _, order, _ in seen])
         assert torch.equal(given, patch_order(recipe.seed, 3, 8, 16))
         assert len(given.unique(dim=0)) == 8
@@ -163,7 +163,7 @@ def test_with_batch_norm_s_statistics_fixed_parts_score_as_the_whole_batch(
         task = PretrainingTask(Selfie(config.model, config.patch).eval(), recipe, images)
         batches = Batches(images, ROWS, recipe.seed, recipe)
         with torch.no_grad():
-            scores = [task.score(batches.part(2, part)) for part in range(parts)]
+            scores = [task(batches.micro_batch(2, part)) for part in range(parts)]
         losses.append(torch.tensor(scores).mean(dim=0))
     torch.testing.assert_close(losses[1], losses[0])
     torch.testing.assert_close(losses[2], losses[0])
@@ -173,8 +173,8 @@ def test_dropout_differs_from_step_to_step(make_config, make_images):
     config = make_config({"model.attention.dropout": 0.4})
     images, recipe = make_images(config), config.pretrain
     task = PretrainingTask(Selfie(config.model, config.patch).eval(), recipe, images)
-    batch = Batches(images, ROWS, recipe.seed, recipe).part(2)
-    noises = [task.noise(recipe.seed, batch._replace(step=step)) for step in (2, 2, 3)]
+    batch = Batches(images, ROWS, recipe.seed, recipe).micro_batch(2)
+    noises = [task.dropout_rng(recipe.seed, batch._replace(step=step)) for step in (2, 2, 3)]
     kept = [noise.dropout(torch.ones(8, 50), 0.5) for noise in noises]
     assert torch.equal(kept[0], kept[1])
     assert not torch.equal(kept[0], kept[2])

@@ -6,8 +6,9 @@ import torch
 
 from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.training.data.batches import Batches
-from selfie_pipeline.training.data.prefetch import Feed, ResidentGrids, feed, settle
-from selfie_pipeline.training.device import Device
+from selfie_pipeline.training.data.prefetch import DevicePatchGrids, cache_on_device, prefetch
+from selfie_pipeline.training.optimizer import clip_gradients
+from selfie_pipeline.training.state import TrainingState
 from selfie_pipeline.training.tasks import PretrainingTask
 
 ROWS = np.arange(3, 400, 7)  # 57 samples; 8 a batch
@@ -26,25 +27,24 @@ def make_batches(make_config, make_images):
     return make
 
 
-def assert_equal(fed, expected):
-    assert (fed.step, fed.first_row) == (expected.step, expected.first_row)
-    for name in ("samples", "patches", "corners", "flips"):
-        assert torch.equal(getattr(fed, name).cpu(), getattr(expected, name)), name
+def assert_equal(batch, expected):
+    assert (batch.step, batch.first_row) == (expected.step, expected.first_row)
+    for name in ("samples", "grids", "corners", "flips"):
+        assert torch.equal(getattr(batch, name).cpu(), getattr(expected, name)), name
 
 
 @everywhere
 @pytest.mark.parametrize("resident", [True, False])
-def test_what_is_fed_is_the_batches_in_order(make_batches, device, resident):
+def test_the_micro_batches_come_in_order(make_batches, device, resident):
     batches = make_batches(first_step=2, steps=20, accumulate=2)
-    source = settle(batches, device, room=10**9) if resident else batches
-    fed = Feed(source, device)
+    source = cache_on_device(batches, device, max_bytes=10**9) if resident else batches
 
-    parts = list(fed)
+    prefetched = list(prefetch(source, device))
 
-    assert len(fed) == len(parts) == 36
-    for part, expected in zip(parts, batches, strict=True):
-        assert {tensor.device.type for tensor in part[2:]} == {device}
-        assert_equal(part, expected)
+    assert len(prefetched) == 36
+    for batch, expected in zip(prefetched, batches, strict=True):
+        assert {tensor.device.type for tensor in batch[2:]} == {device}
+        assert_equal(batch, expected)
 
 
 @everywhere
@@ -52,65 +52,60 @@ def test_pixels_that_fit_are_copied_once_and_only_those_of_the_training(make_bat
     batches = make_batches(steps=20)
     asked_for = batches.images.grids.asked_for
 
-    settled = settle(batches, device, room=len(ROWS) * ROW_BYTES)
+    cached = cache_on_device(batches, device, max_bytes=len(ROWS) * ROW_BYTES)
     assert set(asked_for) == set(ROWS.tolist())
     asked_for.clear()
-    parts = list(settled)
+    micro_batches = list(cached)
 
     assert asked_for == []
-    assert {part.patches.device.type for part in parts} == {device}
+    assert {batch.grids.device.type for batch in micro_batches} == {device}
 
 
 def test_pixels_that_do_not_fit_stay_where_they_are(make_batches):
     batches = make_batches()
-    assert settle(batches, "cpu", room=len(ROWS) * ROW_BYTES - 1) is batches
-
-
-def test_a_processor_is_fed_from_the_store(make_batches):
-    batches = make_batches()
-    assert feed(batches, Device(type="cpu", bf16=False)).batches is batches
+    assert cache_on_device(batches, "cpu", max_bytes=len(ROWS) * ROW_BYTES - 1) is batches
 
 
 def test_pixels_are_copied_in_pieces(make_batches, monkeypatch):
     grids = make_batches().images.grids
-    monkeypatch.setattr("selfie_pipeline.training.data.prefetch._PIECE_BYTES", 5 * ROW_BYTES)
+    monkeypatch.setattr("selfie_pipeline.training.data.prefetch._COPY_BYTES", 5 * ROW_BYTES)
 
-    resident = ResidentGrids(grids, ROWS, "cpu")
+    resident = DevicePatchGrids(grids, ROWS, "cpu")
 
     assert torch.equal(resident.gather(ROWS[::-1].copy()), grids.patches[ROWS[::-1].copy()])
 
 
 @pytest.mark.parametrize("sample", [0, 4, 394])
 def test_a_sample_that_was_not_copied_is_refused(make_batches, sample):
-    resident = ResidentGrids(make_batches().images.grids, ROWS[:-1], "cpu")
+    resident = DevicePatchGrids(make_batches().images.grids, ROWS[:-1], "cpu")
     with pytest.raises(IndexError):
         resident.gather(np.array([ROWS[0], sample if sample != 394 else ROWS[-1]]))
 
 
-def test_the_next_part_is_read_while_the_present_one_is_computed(make_batches, monkeypatch):
+def test_the_next_micro_batch_is_read_while_the_present_one_is_computed(make_batches, monkeypatch):
     batches = make_batches(steps=4)
     read = [threading.Event() for _ in range(4)]
-    original = Batches.part
+    original = Batches.micro_batch
 
-    def part(self, step, number=0):
-        found = original(self, step, number)
+    def micro_batch(self, step, index=0):
+        found = original(self, step, index)
         read[step].set()
         return found
 
-    monkeypatch.setattr(Batches, "part", part)
-    parts = iter(Feed(batches, "cpu"))
+    monkeypatch.setattr(Batches, "micro_batch", micro_batch)
+    micro_batches = prefetch(batches, "cpu")
 
-    assert next(parts).step == 0
+    assert next(micro_batches).step == 0
     assert read[1].wait(timeout=30)  # nobody has asked for it yet
     assert not read[2].wait(timeout=0.05)
-    parts.close()
+    micro_batches.close()
 
 
-def test_what_goes_wrong_while_reading_ahead_is_raised_where_the_part_is_asked_for(make_batches):
+def test_an_error_while_prefetching_is_raised_where_the_batch_is_requested(make_batches):
     batches = make_batches(steps=4)
     batches.images.grids.patches = batches.images.grids.patches[:1]
     with pytest.raises(IndexError):
-        next(iter(Feed(batches, "cpu")))
+        next(prefetch(batches, "cpu"))
 
 
 @needs_gpu
@@ -119,18 +114,19 @@ def test_the_host_does_not_wait_for_the_device_within_a_step(make_config, make_i
     config = make_config({"pretrain.steps": 6, "pretrain.clip_norm": 1.0})
     images, recipe = make_images(config), config.pretrain
     task = PretrainingTask(Selfie(config.model, config.patch), recipe, images).cuda()
-    optimizer = task.configure_optimizers()["optimizer"]
+    state = TrainingState(task)
     batches = Batches(images, ROWS, recipe.seed, recipe)
-    source = settle(batches, "cuda", room=10**9) if resident else batches
-    parts = iter(Feed(source, "cuda"))
+    source = cache_on_device(batches, "cuda", max_bytes=10**9) if resident else batches
+    micro_batches = prefetch(source, "cuda")
     try:
-        for step, part in enumerate(parts):
+        for step, batch in enumerate(micro_batches):
             torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first one warms up
             with torch.autocast("cuda", dtype=torch.bfloat16):
-                loss = task.training_step(part, step)
+                loss, accuracy = task(batch)
             loss.backward()
-            task.on_before_optimizer_step(optimizer)
-            optimizer.step()
-            optimizer.zero_grad()
+            state.record(loss, accuracy, batch.samples)
+            clip_gradients(task.network, recipe)
+            state.optimizer.step()
+            state.optimizer.zero_grad()
     finally:
         torch.cuda.set_sync_debug_mode("default")

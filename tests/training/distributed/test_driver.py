@@ -181,9 +181,9 @@ def cluster() -> Iterator[None]:
     """A cluster of this machine that says it has four processors."""
     import ray  # noqa: PLC0415
 
-    from selfie_pipeline.training.distributed.cluster import _SETTINGS  # noqa: PLC0415
+    from selfie_pipeline.training.distributed.cluster import RAY_ENVIRONMENT  # noqa: PLC0415
 
-    os.environ.update(_SETTINGS)
+    os.environ.update(RAY_ENVIRONMENT)
     ray.init(
         num_cpus=4,
         include_dashboard=False,
@@ -296,7 +296,7 @@ def test_the_statistics_of_each_worker_alone_are_another_training(
 def test_a_cluster_that_is_too_small(
     cluster: None, arrange: Arrange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("selfie_pipeline.training.distributed.cluster._SECONDS_TO_JOIN", 0)
+    monkeypatch.setattr("selfie_pipeline.training.distributed.cluster._JOIN_TIMEOUT_S", 0)
 
     with pytest.raises(UserError, match=r"^compute.workers = 6, .* does not fit .* it holds 4: "):
         arrange(6).train()
@@ -322,11 +322,11 @@ def test_a_machine_that_leaves_and_another_that_comes(
     import ray  # noqa: PLC0415
     from ray.cluster_utils import Cluster  # noqa: PLC0415
 
-    from selfie_pipeline.training.distributed.cluster import _SETTINGS  # noqa: PLC0415
+    from selfie_pipeline.training.distributed.cluster import RAY_ENVIRONMENT  # noqa: PLC0415
 
     caplog.set_level(logging.INFO, "selfie_pipeline")
     ray.shutdown()
-    os.environ.update(_SETTINGS)
+    os.environ.update(RAY_ENVIRONMENT)
     small = {"object_store_memory": 2**27}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
     leaving, _ = (cluster.add_node(num_cpus=1, **small) for _ in range(2))

@@ -16,7 +16,7 @@ import pytest
 
 from selfie_pipeline.config import ComputeConfig, Config, UserError
 from selfie_pipeline.training.engine import run_jobs
-from selfie_pipeline.training.jobs import Chain, WorkerDiedError
+from selfie_pipeline.training.jobs import Job, WorkerDiedError
 from selfie_pipeline.training.signals import StopRequest, TrainingInterrupted
 
 pytestmark = [
@@ -32,10 +32,10 @@ def cluster() -> Iterator[Any]:
     import ray  # noqa: PLC0415
     from ray.cluster_utils import Cluster  # noqa: PLC0415
 
-    from selfie_pipeline.training.distributed.cluster import _SETTINGS  # noqa: PLC0415
+    from selfie_pipeline.training.distributed.cluster import RAY_ENVIRONMENT  # noqa: PLC0415
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers can't import it
-    os.environ.update(_SETTINGS)
+    os.environ.update(RAY_ENVIRONMENT)
     small = {"object_store_memory": 2**27}
     started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
     started.add_node(num_cpus=2, **small)
@@ -77,13 +77,13 @@ def wait_for_a_signal(folder: Path) -> None:
         raise TrainingInterrupted("stopped")
 
 
-def follow(number: int) -> Chain[int]:
+def follow(number: int) -> Job[int]:
     once: int = yield partial(doubled, number)
     twice: int = yield partial(doubled, once)
     return twice
 
 
-def try_to_survive(times: int, folder: Path) -> Chain[str]:
+def try_to_survive(times: int, folder: Path) -> Job[str]:
     try:
         told: str = yield partial(die, times, folder)
     except WorkerDiedError as reason:
@@ -122,7 +122,7 @@ def test_work_of_a_node_that_leaves_is_done_on_another(
         time.sleep(4)
         return number
 
-    def chain(number: int) -> Chain[int]:
+    def chain(number: int) -> Job[int]:
         done: int = yield partial(slow, number)
         return done
 
@@ -140,7 +140,7 @@ def test_work_of_a_node_that_leaves_is_done_on_another(
 
 
 def test_what_the_work_refuses_is_told(cluster: Any, compute: ComputeConfig) -> None:
-    def chain() -> Chain[None]:
+    def chain() -> Job[None]:
         yield refuse
 
     with pytest.raises(UserError, match=r"^the disk is full$"):
@@ -150,7 +150,7 @@ def test_what_the_work_refuses_is_told(cluster: Any, compute: ComputeConfig) -> 
 def test_ctrl_c_lets_the_work_end_its_step(
     cluster: Any, compute: ComputeConfig, tmp_path: Path
 ) -> None:
-    def chain() -> Chain[None]:
+    def chain() -> Job[None]:
         yield partial(wait_for_a_signal, tmp_path)
 
     def interrupt() -> None:

@@ -19,15 +19,15 @@ from selfie_pipeline.config import (
     UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
-from selfie_pipeline.datasets.weights import Weights
 from selfie_pipeline.evaluation.embedding import score_vectors
 from selfie_pipeline.models.embedding import ImageEmbedding
 from selfie_pipeline.models.selfie import Selfie
-from selfie_pipeline.pipelines.patch.nodes import stored_images
 from selfie_pipeline.provenance import configuration, environment
 from selfie_pipeline.report.embedding_map import embedding_map
+from selfie_pipeline.training.data.batches import open_images
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.inference import Inference
+from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
 _BATCH = 64
@@ -52,12 +52,12 @@ def embed_samples(
         UserError: The encoder does not fit the images.
     """
     network = ImageEmbedding(load_encoder(encoder, patch, embed), embed.layer, patch.patch_size)
-    images = stored_images(patch_grids, patch, augmentation)
+    images = open_images(patch_grids, patch, augmentation)
     infer = Inference(network, patch_grids.mean, patch_grids.std, find_device(compute))
     rows = samples["sample"].to_numpy()
     batches = np.split(rows, range(_BATCH, len(rows), _BATCH))
     progress = tqdm(batches, "embed", unit="batch", delay=5, disable=None)
-    vectors = np.concatenate([infer(images.central(batch)) for batch in progress])  # (M, D)
+    vectors = np.concatenate([infer(images.central_windows(batch)) for batch in progress])  # (M, D)
     table = samples[["sample", "split", "label", "class_name"]]
     return table.assign(vector=pd.Series(list(vectors), index=table.index, dtype=object))
 

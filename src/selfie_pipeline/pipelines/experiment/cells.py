@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from selfie_pipeline.config import Arm, ComputeConfig, ExperimentConfig, UserError
 from selfie_pipeline.evaluation.tables import Cell
-from selfie_pipeline.pipelines.finetune.origin import comparable
 from selfie_pipeline.project import Project
 from selfie_pipeline.training.engine import run_jobs
-from selfie_pipeline.training.jobs import Chain, WorkerDiedError
+from selfie_pipeline.training.jobs import Job, WorkerDiedError
+from selfie_pipeline.training.lineage import comparison_key
 from selfie_pipeline.training.signals import TrainingInterrupted
 
 _LOG = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Planned:
 
     Attributes:
         place: Its place in the grid.
-        origin: As `finetune.origin.classifier_origin` gives it: what its result follows from.
+        origin: As `finetune.origin.classifier_lineage` gives it: what its result follows from.
     """
 
     place: Place
@@ -54,7 +54,7 @@ class Planned:
         made = cell["provenance"]
         return (
             Place(cell["arm"], cell["labeled_frac"], cell["seed"]) == self.place
-            and cell["configuration"] == comparable(self.origin)
+            and cell["configuration"] == comparison_key(self.origin)
             and made["encoder"] == self.origin["encoder"]
             and made["tuned"] == self.origin["tuned"]
         )
@@ -139,7 +139,7 @@ def run_cells(
     started = time.monotonic()
     run = partial(_run_elsewhere, project) if compute.engine == "ray" else partial(_run, project)
 
-    def chain(cell: Planned, number: int) -> Chain[None]:
+    def chain(cell: Planned, number: int) -> Job[None]:
         place = cell.place
         _LOG.info("experiment: cell %d of %d: %s", len(kept) + number, len(planned), place)
         try:
@@ -210,7 +210,7 @@ def _run(project: Project, cell: Planned, **params: Any) -> Outcome:
 def _outcome(cell: Planned, status: Status, seconds: float = 0.0, error: str = "") -> Outcome:
     return Outcome(
         **asdict(cell.place),
-        configuration=comparable(cell.origin),
+        configuration=comparison_key(cell.origin),
         encoder=cell.origin["encoder"] or "",
         status=status,
         seconds=seconds,

@@ -20,7 +20,6 @@ from selfie_pipeline.config import (
     UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
-from selfie_pipeline.datasets.weights import Weights
 from selfie_pipeline.evaluation.tables import Cell
 from selfie_pipeline.pipelines.experiment.cells import (
     Outcome,
@@ -31,9 +30,10 @@ from selfie_pipeline.pipelines.experiment.cells import (
     run_cells,
     to_table,
 )
-from selfie_pipeline.pipelines.finetune.origin import FROM_SCRATCH, classifier_origin, from_encoder
 from selfie_pipeline.project import Project
+from selfie_pipeline.training.lineage import FROM_SCRATCH, classifier_lineage, pretraining_lineage
 from selfie_pipeline.training.search import Best, Search
+from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
 _OF_A_CELL = ("metrics", "history", "predictions")
@@ -60,10 +60,10 @@ def run_experiment(
         One row a cell: what became of it.
     """
     found = [Best(**best) for best in best_settings]
-    pretraining = {"supervised": FROM_SCRATCH, "selfie": from_encoder(encoder)}
+    pretraining = {"supervised": FROM_SCRATCH, "selfie": pretraining_lineage(encoder)}
 
     def plan(place: Place) -> Planned:
-        origin = classifier_origin(
+        origin = classifier_lineage(
             pretraining[place.arm], patch_grids.fingerprint, patch, augmentation, model, recipe
         )
         search = Search(place.arm, place.labeled_frac, origin, tune)
@@ -71,7 +71,7 @@ def run_experiment(
         tuned = recipe.model_copy(update={**settings, "tuned": sorted(settings)})
         return Planned(
             place,
-            classifier_origin(
+            classifier_lineage(
                 pretraining[place.arm], patch_grids.fingerprint, patch, augmentation, model, tuned
             ),
         )

@@ -7,11 +7,11 @@ from typing import Any
 from safetensors.torch import save
 
 from selfie_pipeline.config import ExportConfig, ModelConfig, UserError
-from selfie_pipeline.datasets.weights import Weights
+from selfie_pipeline.models.classifier import restore_classifier
 from selfie_pipeline.models.export import TOLERANCE, encoder_tensors, loader_source, to_onnx
 from selfie_pipeline.models.preprocessing import load_preprocessing
-from selfie_pipeline.pipelines.finetune.nodes import load_classifier
 from selfie_pipeline.report.model_card import model_card
+from selfie_pipeline.weights import Weights
 
 _FORMAT = {"format": "pt"}  # as timm and others expect of a safetensors file
 
@@ -41,9 +41,13 @@ def export_classifier(
             agree with PyTorch.
     """
     _check_together(classifier, encoder, metrics)
-    seen = load_preprocessing(classifier)
+    seen = load_preprocessing(classifier.provenance)
     configuration = classifier.provenance["configuration"]
-    files = {"classifier.onnx": to_onnx(load_classifier(classifier), seen.patch.image_size)}
+    files = {
+        "classifier.onnx": to_onnx(
+            restore_classifier(classifier.tensors, classifier.provenance), seen.patch.image_size
+        )
+    }
     loader = None
     if configuration["finetune"]["architecture"] == "resnet":
         loader = loader_source(

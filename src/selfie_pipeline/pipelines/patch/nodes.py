@@ -1,4 +1,4 @@
-"""Nodes of the patching."""
+"""Nodes that cut the raw images into patch grids."""
 
 from __future__ import annotations
 
@@ -10,41 +10,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from selfie_pipeline.config import AugmentationConfig, DataConfig, PatchConfig, UserError
+from selfie_pipeline.config import DataConfig, PatchConfig, UserError
 from selfie_pipeline.datasets.patch_grid_shards import PendingPatchGrids
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.pipelines.ingest.nodes import open_raw
 from selfie_pipeline.provenance import digest
 from selfie_pipeline.sources.decoding import NO_IMAGE, claims_to_be_image
 from selfie_pipeline.sources.samples import SAMPLE_COLUMNS
-from selfie_pipeline.training.data.batches import Images
 
 _LOG = logging.getLogger(__name__)
 
 
-def stored_images(
-    patch_grids: PatchGrids, patch: PatchConfig, augmentation: AugmentationConfig
-) -> Images:
-    """The stored grids as images to train on.
-
-    Raises:
-        UserError: The grids were cut with other parameters.
-    """
-    per_side = patch.canvas_size // patch.patch_size
-    stored = (*patch_grids.grid, patch_grids.shape[-1])
-    if stored != (per_side, per_side, patch.patch_size):
-        rows, columns, size = stored
-        raise UserError(
-            f"patch_grids has {rows} × {columns} patches of {size} pixels a side; "
-            f"patch.canvas_size = {patch.canvas_size} and patch.patch_size = {patch.patch_size} "
-            f"ask for {per_side} × {per_side} of {patch.patch_size}: run `kedro run "
-            "--pipeline=patch` with these parameters"
-        )
-    return Images(patch_grids, patch, augmentation)
-
-
 def cut_patches(samples: pd.DataFrame, data: DataConfig, patch: PatchConfig) -> PendingPatchGrids:
-    """Cut every image's canvas into the patch grid; the pixels flow when the catalog saves it.
+    """Prepare the patch grids; the images are read and cut while the catalog saves them.
 
     Raises:
         UserError: The raw files have changed since the samples were listed.
@@ -76,9 +54,9 @@ def cut_patches(samples: pd.DataFrame, data: DataConfig, patch: PatchConfig) -> 
 
 
 def _cut(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """As `models.patch_grid.cut`, from (n, H, W, C), in one thread: the others decode meanwhile.
+    """Cut images, (n, H, W, C), into patches, on one thread while others decode.
 
-    A row of a patch is moved as one item; pixel by pixel takes several times as long.
+    Each row of a patch is moved as one item, which is several times faster than pixel by pixel.
     """
     n, height, width, c = images.shape
     rows, columns = height // size, width // size
@@ -91,7 +69,7 @@ def _cut(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 def _check_unreadable(
     samples: pd.DataFrame, largest_share: float, unreadable: Mapping[int, str]
 ) -> None:
-    """Refuse to go on if too many image files give no image; other files do not count."""
+    """Raise if too many image files are unreadable; other files do not count."""
     allowed = int(largest_share * len(samples))
     if len(unreadable) <= allowed:
         return
@@ -112,14 +90,13 @@ def _check_unreadable(
 def list_usable_samples(
     samples: pd.DataFrame, patch_grids: PatchGrids
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Leave the samples out that have no image.
+    """Drop the samples without an image.
 
     Returns:
-        The table of the samples that have one; and the others' places, with the reasons.
+        The table of usable samples, and the files of the others with the reasons.
 
     Raises:
-        UserError: The patch grids are not of these samples, or no training image of a class is
-            left.
+        UserError: The patch grids are not of these samples, or a class has no training image left.
     """
     if len(samples) != len(patch_grids):
         raise UserError(

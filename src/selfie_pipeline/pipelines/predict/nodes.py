@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from selfie_pipeline.config import ComputeConfig, PredictConfig, UserError
-from selfie_pipeline.datasets.weights import Weights
 from selfie_pipeline.evaluation.predictions import least_certain, named_predictions
+from selfie_pipeline.models.classifier import restore_classifier
 from selfie_pipeline.models.export import to_onnx
 from selfie_pipeline.models.onnx_runtime import OnnxClassifier
 from selfie_pipeline.models.preprocessing import Preprocessing, load_preprocessing
-from selfie_pipeline.pipelines.finetune.nodes import load_classifier
 from selfie_pipeline.report.contact_sheet import contact_sheet
 from selfie_pipeline.sources.decoding import in_order
 from selfie_pipeline.sources.image_files import list_files, read_windows
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.inference import Inference, single_threaded_torch
+from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
 _BATCH = 64  # of small images, so many stay in a core's cache
@@ -57,7 +57,7 @@ def classify_files(
     """
     folder = _folder(images)
     _check_arm(classifier, predict)
-    seen = load_preprocessing(classifier)
+    seen = load_preprocessing(classifier.provenance)
     files = list_files(folder)
     infer = _inference(classifier, seen, predict, compute)
     nothing = np.empty((0, len(seen.classes)), dtype=np.float32)
@@ -99,7 +99,7 @@ def classify_files(
 def _inference(
     classifier: Weights, seen: Preprocessing, predict: PredictConfig, compute: ComputeConfig
 ) -> Inference:
-    network = load_classifier(classifier)
+    network = restore_classifier(classifier.tensors, classifier.provenance)
     if predict.runtime == "torch":
         return Inference(network, seen.mean, seen.std, find_device(compute))
     converted = OnnxClassifier(to_onnx(network, seen.patch.image_size))

@@ -1,4 +1,4 @@
-"""Nodes of the pretraining."""
+"""Node of the pretraining."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from selfie_pipeline.config import (
     UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
-from selfie_pipeline.datasets.weights import Weights
-from selfie_pipeline.pipelines.patch.nodes import stored_images
 from selfie_pipeline.provenance import configuration, environment
 from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training.data.batches import open_images
 from selfie_pipeline.training.data.randomness import Purpose, fold_in
 from selfie_pipeline.training.engine import open_engine
 from selfie_pipeline.training.pretraining import pretrain
 from selfie_pipeline.training.tensorboard import tensorboard_writer
+from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,44 +43,44 @@ def pretrain_encoder(
     resume: Literal["auto", "never"],
     tensorboard: bool,
 ) -> tuple[Weights, pd.DataFrame]:
-    """Pretrain on all samples but the test split's, or some of these, without their labels.
+    """Pretrain on the samples outside the test split, or on some of them, without their labels.
 
     Returns:
         The encoder (P, A and the positions), and the training's history.
     """
-    rows = _choose(samples.loc[samples["split"] != "test", "sample"].to_numpy(), recipe)
-    passes = recipe.steps * recipe.batch_size / len(rows)
-    _LOG.info("pretrain: %s images without their labels, %.3g passes", f"{len(rows):,}", passes)
+    rows = _draw_rows(samples.loc[samples["split"] != "test", "sample"].to_numpy(), recipe)
+    epochs = recipe.steps * recipe.batch_size / len(rows)
+    _LOG.info("pretrain: %s images without their labels, %.3g epochs", f"{len(rows):,}", epochs)
     settings = configuration(patch=patch, augmentation=augmentation, model=model, pretrain=recipe)
-    origin = {"configuration": settings, "data": patch_grids.fingerprint}
+    lineage = {"configuration": settings, "data": patch_grids.fingerprint}
     with open_engine(compute) as engine:
-        identity = {**origin, **engine.identity}
+        identity = {**lineage, **engine.identity}
         state = Checkpoints(checkpoints, identity, recipe.checkpoint_every, resume)
-        trained = pretrain(
+        result = pretrain(
             model,
             recipe,
-            stored_images(patch_grids, patch, augmentation),
+            open_images(patch_grids, patch, augmentation),
             rows,
             engine.here,
             state,
             tensorboard_writer(state) if tensorboard else None,
-            train=engine.fit,
+            fit=engine.fit,
         )
     provenance = {
-        **origin,
+        **lineage,
         "pretraining_images": len(rows),
         "device": engine.name,
         "precision": engine.precision,
         **environment(),
     }
-    return Weights(trained.tensors, provenance), pd.DataFrame(trained.history)
+    return Weights(result.tensors, provenance), pd.DataFrame(result.history)
 
 
-def _choose(rows: NDArray[np.int64], recipe: PretrainConfig) -> NDArray[np.int64]:
-    """As many of the rows as the recipe says; fewer lie within more, of the same seed.
+def _draw_rows(rows: NDArray[np.int64], recipe: PretrainConfig) -> NDArray[np.int64]:
+    """Draw as many rows as the recipe asks for; a smaller draw is part of a larger one.
 
     Raises:
-        UserError: There are not as many.
+        UserError: There are fewer rows.
     """
     if recipe.images is None:
         return rows

@@ -12,9 +12,9 @@ from selfie_pipeline.config import (
     RatioConfig,
     UserError,
 )
-from selfie_pipeline.datasets.weights import Weights
 from selfie_pipeline.project import Project
 from selfie_pipeline.provenance import configuration, leaves
+from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ from selfie_pipeline.config import (
     UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
-from selfie_pipeline.datasets.weights import Weights
 from selfie_pipeline.evaluation.tables import (
     Cell,
     Selection,
@@ -26,7 +25,6 @@ from selfie_pipeline.evaluation.tables import (
     results_table,
     select,
 )
-from selfie_pipeline.pipelines.patch.nodes import stored_images
 from selfie_pipeline.provenance import leaves
 from selfie_pipeline.report.figures import (
     accuracy_over_labels,
@@ -38,9 +36,10 @@ from selfie_pipeline.report.page import render_report
 from selfie_pipeline.report.puzzle import puzzle_picture
 from selfie_pipeline.report.text import to_markdown
 from selfie_pipeline.report.training_curves import training_curves
-from selfie_pipeline.training.data.batches import patch_order
+from selfie_pipeline.training.data.batches import open_images, patch_order
 from selfie_pipeline.training.device import find_device
-from selfie_pipeline.training.pretraining import pick
+from selfie_pipeline.training.pretraining import predict_patches
+from selfie_pipeline.weights import Weights
 
 _PUZZLES = 4
 _ERRORS = 12
@@ -87,17 +86,19 @@ def solve_puzzles(
         )
     unseen = samples.loc[samples["split"] == "test", "sample"].to_numpy()
     rows = unseen[:: max(1, len(unseen) // _PUZZLES)][:_PUZZLES]  # spread over the classes
-    images = stored_images(patch_grids, patch, augmentation)
+    images = open_images(patch_grids, patch, augmentation)
     order = patch_order(0, 0, len(rows), patch.patches)  # (B, N)
     try:
-        probabilities = pick(encoder.tensors, model, images, rows, order, find_device(compute))
+        probabilities = predict_patches(
+            encoder.tensors, model, images, rows, order, find_device(compute)
+        )
     except ValueError as error:
         raise UserError(
             f"{error}; it was pretrained with other model or patch parameters: run `kedro run "
             "--pipeline=pretrain`, or name a version that fits with --load-versions=encoder:VERSION"
         ) from None
     return Puzzles(
-        images=images.central(rows).permute(0, 2, 3, 1).numpy(),  # (B, H, W, C)
+        images=images.central_windows(rows).permute(0, 2, 3, 1).numpy(),  # (B, H, W, C)
         grid=(patch.grid_size, patch.grid_size),
         targets=order[:, -patch.targets :].numpy(),  # (B, T)
         probabilities=probabilities,
@@ -112,8 +113,9 @@ def pick_errors(
 ) -> Mistakes:
     """Fetch the test images that a classifier gets wrong although it is sure of them."""
     wrong = worst_errors(predictions, _ERRORS)
-    images = stored_images(patch_grids, patch, augmentation).central(wrong["sample"].to_numpy())
-    return Mistakes(images=images.permute(0, 2, 3, 1).numpy(), predictions=wrong)  # (B, H, W, C)
+    images = open_images(patch_grids, patch, augmentation)
+    windows = images.central_windows(wrong["sample"].to_numpy())  # (B, C, H, W)
+    return Mistakes(images=windows.permute(0, 2, 3, 1).numpy(), predictions=wrong)  # (B, H, W, C)
 
 
 def tabulate_results(

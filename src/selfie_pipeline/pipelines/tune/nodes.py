@@ -1,10 +1,9 @@
-"""Nodes of the tuning."""
+"""Node of the tuning."""
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,37 +25,37 @@ from selfie_pipeline.config import (
     UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
-from selfie_pipeline.datasets.weights import Weights
 from selfie_pipeline.evaluation.scores import accuracy
-from selfie_pipeline.pipelines.finetune.nodes import (
-    draw_labeled_subset,
-    initialise_from_encoder,
-    initialise_from_scratch,
-    train_classifier,
-)
-from selfie_pipeline.pipelines.finetune.origin import FROM_SCRATCH, classifier_origin, from_encoder
-from selfie_pipeline.pipelines.patch.nodes import stored_images
+from selfie_pipeline.models.classifier import Classifier
 from selfie_pipeline.provenance import digest
 from selfie_pipeline.training.checkpoints import Checkpoints
-from selfie_pipeline.training.data.batches import Images
+from selfie_pipeline.training.data.batches import Images, open_images
 from selfie_pipeline.training.data.randomness import Purpose, fold_in
+from selfie_pipeline.training.data.subset import labeled_subset
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.engine import run_jobs
-from selfie_pipeline.training.finetuning import classify
-from selfie_pipeline.training.jobs import Chain
+from selfie_pipeline.training.finetuning import (
+    classify,
+    finetune,
+    initialise_classifier,
+    load_encoder_into,
+)
+from selfie_pipeline.training.jobs import Job
+from selfie_pipeline.training.lineage import FROM_SCRATCH, classifier_lineage, pretraining_lineage
 from selfie_pipeline.training.search import Best, Search, ended
-from selfie_pipeline.training.tasks import NonFiniteLossError, Task
+from selfie_pipeline.training.state import NonFiniteLossError, TrainingState
+from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
-_PARTS = 4
-"""Parts of a trial, after each of which it is scored, and may be given up."""
+_EVALUATIONS = 4
+"""Validations of a trial, the last one at its end; it may be pruned after each of the others."""
 
 
 def hold_out(samples: pd.DataFrame, tune: TuneConfig) -> pd.DataFrame:
-    """Cut the validation split from the training samples, stratified; the test split stays out.
+    """Split the training samples into training and validation; the test split is not used.
 
     Returns:
-        The training samples, of which those held out are of the split "validation".
+        The training samples; those held out, a stratified share, have the split "validation".
 
     Raises:
         UserError: There are too few samples of a class to hold one out.
@@ -95,35 +94,30 @@ def tune_finetuning(
 ) -> tuple[list[dict[str, Any]], pd.DataFrame]:
     """Search the best parameters for each arm and fraction of the experiment.
 
-    A trial is finetuned on a labeled subset of what is not held out, and scored on what is; the
-    test split has no part in it. On a cluster the searches go on side by side; the trials of each
-    follow from one another, so that it finds what it finds here.
+    A trial is finetuned on a labeled subset of the samples that are not held out, and scored on
+    those that are. On a cluster the searches run in parallel. The trials of a search follow from
+    one another, so it finds the same there.
 
     Returns:
-        What was found, an entry of `Best`'s fields a search; and one row a trial.
+        The results, with the fields of `SearchResult`; and one row a trial.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'studies.db'}")
     split = hold_out(samples, tune)
-    images = stored_images(patch_grids, patch, augmentation)
+    images = open_images(patch_grids, patch, augmentation)
     within = compute.model_copy(update={"engine": "local"})  # of a trial, wherever it runs
 
-    def searched(arm: Arm, fraction: float) -> Chain[tuple[Best, pd.DataFrame]]:
-        pretraining = from_encoder(encoder) if arm == "selfie" else FROM_SCRATCH
-        origin = classifier_origin(
+    def searched(arm: Arm, fraction: float) -> Job[tuple[Best, pd.DataFrame]]:
+        pretraining = pretraining_lineage(encoder) if arm == "selfie" else FROM_SCRATCH
+        origin = classifier_lineage(
             pretraining, patch_grids.fingerprint, patch, augmentation, model, recipe
         )
 
-        def initialise(changed: FinetuneConfig) -> Weights:
-            shared = (split, patch, model, changed, tune.seed)
-            if arm == "selfie":
-                return initialise_from_encoder(encoder, *shared)
-            return initialise_from_scratch(*shared)
-
         search = Search(arm, fraction, origin, tune)
         study = search.open(storage)
-        trial = _Trial(search, split, images, model, recipe, within, folder, resume, initialise)
+        source = encoder if arm == "selfie" else None
+        trial = _Trial(search, split, images, model, recipe, within, folder, resume, source)
         yield from search.run(study, trial)
         best = search.best(study)
         _LOG.info(
@@ -155,13 +149,12 @@ class _Trial:
     compute: ComputeConfig
     folder: Path
     resume: Literal["auto", "never"]
-    initialise: Callable[[FinetuneConfig], Weights]
+    encoder: Weights | None
 
     def __call__(self, trial: optuna.Trial) -> float:
         settings = self.search.suggest(trial)
         device = find_device(self.compute)
         recipe = self.recipe.model_copy(update=settings)
-        seed = self.search.tune.seed
         identity = {"study": self.search.study, "settings": settings}
         checkpoints = Checkpoints(
             self.folder / "checkpoints" / digest(identity)[:16],
@@ -169,46 +162,63 @@ class _Trial:
             recipe.checkpoint_every,
             self.resume,
         )
-        looks = {recipe.steps * part // _PARTS for part in range(1, _PARTS)}
+        evaluated = {recipe.steps * part // _EVALUATIONS for part in range(1, _EVALUATIONS)}
 
-        def look(task: Task, done: int) -> None:
-            if done not in looks:
-                return
-            trial.report(self.score(task.network, device), done)
-            task.network.train()
-            if trial.should_prune():
-                raise optuna.TrialPruned
+        def evaluate(state: TrainingState) -> None:
+            if state.step in evaluated:
+                trial.report(self.score(state.network, device), state.step)
+                state.network.train()
+                if trial.should_prune():
+                    raise optuna.TrialPruned
 
         title = f"tune, {self.search.arm}, {100 * self.search.labeled_frac:g} %"
+        network, pretrained = self._initialise(recipe)
+        labeled = self._labeled_samples()
         try:
-            network, _ = train_classifier(
-                self.initialise(recipe),
-                draw_labeled_subset(self.samples, self.search.labeled_frac, seed),
-                self.images,
-                self.model,
-                recipe,
-                seed,
-                device,
-                checkpoints,
-                f"{title}, trial {trial.number + 1}",
-                look,
+            finetune(
+                network,
+                pretrained=pretrained,
+                recipe=recipe,
+                seed=self.search.tune.seed,
+                images=self.images,
+                rows=labeled["sample"].to_numpy(),
+                labels=labeled["label"].to_numpy(),
+                device=device,
+                checkpoints=checkpoints,
+                title=f"{title}, trial {trial.number + 1}",
+                callback=evaluate,
             )
         except NonFiniteLossError as error:
-            _LOG.warning("%s: given up: %s", title, error)
+            _LOG.warning("%s: pruned: %s", title, error)
             raise optuna.TrialPruned from None
         value = self.score(network, device)
         shutil.rmtree(checkpoints.folder, ignore_errors=True)
         return value
 
+    def _initialise(self, recipe: FinetuneConfig) -> tuple[Classifier, list[str]]:
+        """Initialise the classifier; return it with the names of its pretrained tensors."""
+        classes, seed = int(self.samples["label"].max()) + 1, self.search.tune.seed
+        patch = self.images.patch
+        network = initialise_classifier(self.model, recipe.architecture, patch, classes, seed)
+        if self.encoder is None:
+            return network, []
+        return network, load_encoder_into(network, self.encoder, self.model)
+
+    def _labeled_samples(self) -> pd.DataFrame:
+        """Draw the labeled subset from the samples that are not held out."""
+        train = self.samples[self.samples["split"] == "train"]
+        labels, fraction = train["label"].to_numpy(), self.search.labeled_frac
+        return train.iloc[labeled_subset(labels, fraction, self.search.tune.seed)]
+
     def score(self, network: nn.Module, device: Device) -> float:
-        """Accuracy on the validation split, a fraction."""
+        """Compute the accuracy on the validation split, a fraction."""
         held_out = self.samples[self.samples["split"] == "validation"]
         logits = classify(network, self.images, held_out["sample"].to_numpy(), device)
         return accuracy(held_out["label"].to_numpy(), logits)
 
 
 def _trials_table(search: Search, study: optuna.Study) -> pd.DataFrame:
-    """One row a trial that ended: its settings, its score and whether it was given up early."""
+    """Tabulate the trials that ended: settings, score, and whether each was pruned."""
     return pd.DataFrame(
         [
             {

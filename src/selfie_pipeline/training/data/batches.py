@@ -1,4 +1,4 @@
-"""Batches: each a pure function of (seed, step)."""
+"""Training batches, each a pure function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selfie_pipeline.config import AugmentationConfig, PatchConfig, TrainingConfig
-from selfie_pipeline.models.patch_grid import unpatchify
-from selfie_pipeline.training.data.augmentation import crop
+from selfie_pipeline.config import AugmentationConfig, PatchConfig, TrainingConfig, UserError
+from selfie_pipeline.training.data.augmentation import gather_patches
 from selfie_pipeline.training.data.randomness import Purpose, fold_in, generator
 
 
-class Grids(Protocol):
-    """Stored patch grids, of which any rows can be had."""
+class PatchGridStore(Protocol):
+    """Random access to stored patch grids."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -27,68 +26,103 @@ class Grids(Protocol):
 
     @property
     def mean(self) -> NDArray[np.float32]:
-        """(C,): mean of the training pixels, in units of 255."""
+        """Mean of the training pixels, (C,), in units of 255."""
 
     @property
     def std(self) -> NDArray[np.float32]:
-        """(C,): their standard deviation, likewise."""
+        """Standard deviation of the training pixels, (C,), in units of 255."""
 
     def gather(self, rows: NDArray[np.int64]) -> Tensor:
-        """(B, N, C, P, P), uint8: the grids of these samples, in this order."""
+        """Read the grids of these samples, in this order: (B, N, C, P, P), uint8."""
 
 
 class Batch(NamedTuple):
-    """A batch, or one of the parts that it is computed in.
+    """A batch, or one of the micro-batches that it is computed in.
 
     Attributes:
-        step: Steps done before it.
-        first_row: Place of this part's first image in the whole batch.
-        samples: (B,), int64: which samples.
-        patches: (B, N, C, P, P), uint8: the stored grids.
-        corners: (B, 2), int64: where each image's window is cut.
-        flips: (B,), bool: which images are mirrored.
+        step: Steps completed before it.
+        first_row: Place of its first image in the whole batch.
+        samples: (B,), int64: the rows of the samples in the store.
+        grids: (B, N, C, P, P), uint8: their stored patch grids.
+        corners: (B, 2), int64: top and left edge of each image's window.
+        flips: (B,), bool: the images to mirror.
     """
 
     step: int
     first_row: int
     samples: Tensor
-    patches: Tensor
+    grids: Tensor
     corners: Tensor
     flips: Tensor
 
 
 @dataclass(frozen=True)
 class Images:
-    """Stored patch grids, and how the network's images are cut from them.
+    """Stored patch grids and the windows of them that a network sees.
 
     Attributes:
-        grids: Where the pixels lie.
-        patch: For the sizes of canvas and window.
+        grids: The store.
+        patch: For the sizes of canvas, window and patch.
         augmentation: For padding and mirroring.
     """
 
-    grids: Grids
+    grids: PatchGridStore
     patch: PatchConfig
     augmentation: AugmentationConfig
 
-    def windows(self, random: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
-        """Random corners (count, 2) and mirrors (count,), as `augmentation.crop` takes them."""
-        corners = self.patch.canvas_size + 2 * self.augmentation.pad - self.patch.image_size + 1
-        drawn = torch.randint(corners, (count, 2), generator=random)  # (count, 2)
-        flips = torch.rand(count, generator=random) < 0.5 * self.augmentation.flip  # (count,)
-        return drawn, flips
+    def draw_windows(self, rng: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
+        """Draw corners, (count, 2), int64, and mirrors, (count,), bool, of random windows."""
+        positions = self.patch.canvas_size + 2 * self.augmentation.pad - self.patch.image_size + 1
+        corners = torch.randint(positions, (count, 2), generator=rng)  # (count, 2)
+        flips = torch.rand(count, generator=rng) < 0.5 * self.augmentation.flip  # (count,)
+        return corners, flips
 
-    def cut_out(self, patches: Tensor, corners: Tensor, flips: Tensor) -> Tensor:
-        """The windows of stored grids: (B, N, C, P, P), uint8, to (B, C, H, W), uint8."""
-        canvases = unpatchify(patches, self.grids.grid)  # (B, C, canvas, canvas)
-        return crop(canvases, corners, flips, self.patch.image_size, self.augmentation.pad)
+    def windows(self, grids: Tensor, corners: Tensor, flips: Tensor) -> Tensor:
+        """Read windows of stored grids, (B, N, C, P, P): (B, C, H, W), uint8, channels last."""
+        return self._gather(grids, corners, flips, self.patch.image_size)[:, 0]
 
-    def central(self, rows: NDArray[np.int64]) -> Tensor:
-        """The central windows of some samples, as evaluation sees them: (B, C, H, W), uint8."""
+    def patches(self, grids: Tensor, corners: Tensor, flips: Tensor) -> Tensor:
+        """Read windows, cut into the patches that the network sees: (B, M, C, P, P), uint8."""
+        return self._gather(grids, corners, flips, self.patch.patch_size)
+
+    def central_windows(self, rows: NDArray[np.int64]) -> Tensor:
+        """Read the central windows of samples, for evaluation: (B, C, H, W), uint8."""
         edge = (self.patch.canvas_size - self.patch.image_size) // 2 + self.augmentation.pad
         corners = torch.full((len(rows), 2), edge)  # (B, 2)
         flips = torch.zeros(len(rows), dtype=torch.bool)  # (B,)
-        return self.cut_out(self.grids.gather(rows), corners, flips)
+        return self.windows(self.grids.gather(rows), corners, flips)
+
+    def _gather(self, grids: Tensor, corners: Tensor, flips: Tensor, patch_size: int) -> Tensor:
+        return gather_patches(
+            grids,
+            self.grids.grid,
+            corners,
+            flips,
+            image_size=self.patch.image_size,
+            patch_size=patch_size,
+            padding=self.augmentation.pad,
+        )
+
+
+def open_images(
+    grids: PatchGridStore, patch: PatchConfig, augmentation: AugmentationConfig
+) -> Images:
+    """Open stored patch grids as images to train on.
+
+    Raises:
+        UserError: The grids were cut with other parameters.
+    """
+    per_side = patch.canvas_size // patch.patch_size
+    size = grids.gather(np.zeros(1, dtype=np.int64)).shape[-1]
+    if (*grids.grid, size) != (per_side, per_side, patch.patch_size):
+        rows, columns = grids.grid
+        raise UserError(
+            f"patch_grids has {rows} × {columns} patches of {size} pixels a side; "
+            f"patch.canvas_size = {patch.canvas_size} and patch.patch_size = {patch.patch_size} "
+            f"ask for {per_side} × {per_side} of {patch.patch_size}: run `kedro run "
+            "--pipeline=patch` with these parameters"
+        )
+    return Images(grids, patch, augmentation)
 
 
 @dataclass(frozen=True)
@@ -96,13 +130,13 @@ class Batches:
     """The batches of a training, from any step on.
 
     Attributes:
-        images: What to train on.
-        rows: (M,), int64: which samples, as rows of the stored grids.
-        seed: Of the training.
-        recipe: For the number of steps, the batch size and its parts.
-        first_step: Steps done already.
-        worker: Which of the workers this is that compute a batch together, from 0.
-        workers: How many they are; each computes as many rows of every part as any other.
+        images: The images to train on.
+        rows: (M,), int64: the training samples, as rows of the store.
+        seed: Seed of the training.
+        recipe: For the number of steps, the batch size and its micro-batches.
+        first_step: Steps that are already completed.
+        worker: Rank of this worker among those that compute a batch together.
+        workers: Number of these workers; each computes equally many rows of every micro-batch.
     """
 
     images: Images
@@ -113,40 +147,41 @@ class Batches:
     worker: int = 0
     workers: int = 1
 
-    def __len__(self) -> int:
-        return (self.recipe.steps - self.first_step) * self.recipe.accumulate
+    @property
+    def micro_batch_size(self) -> int:
+        """Images that a worker computes at once."""
+        return self.recipe.batch_size // (self.recipe.accumulate * self.workers)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the parts in order."""
+        """Yield the micro-batches in order."""
         for step in range(self.first_step, self.recipe.steps):
-            for part in range(self.recipe.accumulate):
-                yield self.part(step, part)
+            for index in range(self.recipe.accumulate):
+                yield self.micro_batch(step, index)
 
-    def part(self, step: int, part: int = 0) -> Batch:
-        """One of the parts of the batch at a step; of several workers, this one's rows of it."""
-        whole = self.recipe.batch_size
-        size = whole // (self.recipe.accumulate * self.workers)
-        share = part * self.workers + self.worker  # parts lie as they do with one worker
+    def micro_batch(self, step: int, index: int = 0) -> Batch:
+        """Make one micro-batch of a step; of several workers, this one's rows of it."""
+        batch_size, size = self.recipe.batch_size, self.micro_batch_size
+        share = index * self.workers + self.worker  # micro-batches are laid out as with one worker
         own = slice(share * size, (share + 1) * size)
-        places = np.arange(step * whole, (step + 1) * whole)[own]  # (B,)
-        samples = self.rows[shuffled(self.seed, len(self.rows), places)]  # (B,)
-        random = generator(self.seed, Purpose.AUGMENTATION, step)
-        corners, flips = self.images.windows(random, whole)  # (whole, 2), (whole,)
+        places = np.arange(step * batch_size, (step + 1) * batch_size)[own]  # (B,)
+        samples = self.rows[shuffled_samples(self.seed, len(self.rows), places)]  # (B,)
+        rng = generator(self.seed, Purpose.AUGMENTATION, step)
+        corners, flips = self.images.draw_windows(rng, batch_size)  # (batch_size, 2), (batch_size,)
         return Batch(
             step=step,
             first_row=own.start,
             samples=torch.from_numpy(samples),
-            patches=self.images.grids.gather(samples),
+            grids=self.images.grids.gather(samples),
             corners=corners[own],
             flips=flips[own],
         )
 
 
-def shuffled(seed: int, samples: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Which samples stand at these places of an endless stream that is shuffled anew every epoch.
+def shuffled_samples(seed: int, samples: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the samples at these places of an endless stream, shuffled anew every epoch.
 
     Args:
-        seed: Of the training.
+        seed: Seed of the training.
         samples: Length of an epoch, M.
         places: (B,): from 0; epoch e has the places e · M to (e + 1) · M - 1.
 
@@ -161,17 +196,17 @@ def shuffled(seed: int, samples: int, places: NDArray[np.int64]) -> NDArray[np.i
     return drawn
 
 
-@lru_cache(maxsize=2)  # a batch touches two epochs at most, unless an epoch is shorter than it
+@lru_cache(maxsize=2)  # a batch spans at most two epochs, unless an epoch is shorter than it
 def _permutation(seed: int, epoch: int, samples: int) -> NDArray[np.uint32]:
-    random = np.random.default_rng(fold_in(seed, Purpose.SHUFFLE, epoch))
-    return random.permutation(np.arange(samples, dtype=np.uint32))  # kept: half of int64's bytes
+    rng = np.random.default_rng(fold_in(seed, Purpose.SHUFFLE, epoch))
+    return rng.permutation(np.arange(samples, dtype=np.uint32))  # cached: half of int64's bytes
 
 
 def patch_order(seed: int, step: int, batch_size: int, patches: int) -> Tensor:
-    """For each image of a batch a permutation of its own of its patches' places.
+    """Draw an independent permutation of the patch positions for each image of a batch.
 
     Returns:
-        (batch_size, patches), int64. The last places of each row are the image's targets.
+        (batch_size, patches), int64. The last positions of each row are the image's targets.
     """
-    random = generator(seed, Purpose.MASK, step)
-    return torch.rand(batch_size, patches, generator=random).argsort(dim=1)
+    rng = generator(seed, Purpose.MASK, step)
+    return torch.rand(batch_size, patches, generator=rng).argsort(dim=1)

@@ -1,4 +1,4 @@
-"""Tensors on their way between the host and the device, without anybody waiting for them."""
+"""Asynchronous copies between the host and the device."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import torch
 from torch import Tensor
 
 
-def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device; nobody waits for the copy, which page-locked memory allows."""
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to the device without blocking, which needs page-locked memory."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
 class AsyncCopy:
-    """Numbers asked of the device: the copy queues behind what it has to do, and is read later."""
+    """A copy from the device to the host, queued behind the device's work and read later."""
 
     def __init__(self, numbers: Tensor) -> None:
-        self._here = numbers
-        self._arrival: torch.cuda.Event | None = None
+        self._copy = numbers
+        self._done: torch.cuda.Event | None = None
         if numbers.is_cuda:
-            self._here = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
-            self._here.copy_(numbers, non_blocking=True)
-            self._arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._arrival.record()
+            self._copy = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+            self._copy.copy_(numbers, non_blocking=True)
+            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._done.record()
 
     def read(self) -> Tensor:
-        """The numbers on the host; waits until they have arrived."""
-        if self._arrival is not None:
-            self._arrival.synchronize()
-        return self._here
+        """Return the numbers on the host, waiting for them where necessary."""
+        if self._done is not None:
+            self._done.synchronize()
+        return self._copy

@@ -1,4 +1,4 @@
-"""The connection to a Ray cluster, and what the cluster holds."""
+"""The connection to a Ray cluster, and its capacity."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from selfie_pipeline.config import ComputeConfig, UserError
 from selfie_pipeline.training.device import Device, find_device
 
 _LOG = logging.getLogger(__name__)
-_SECONDS_TO_CONNECT = 10
-_SECONDS_TO_JOIN = 15
-"""That machines which are just starting have to join the cluster."""
-_SECONDS_BEFORE_BUSY = 30
-_SECONDS_FOR_A_PLACE = 600
-_OBJECT_BYTES = 2**30
-"""Of shared memory for a cluster of our own: room for a few sets of weights."""
-_SETTINGS = {
+_CONNECT_TIMEOUT_S = 10
+_JOIN_TIMEOUT_S = 15
+"""Time for machines that are just starting to join the cluster."""
+_BUSY_NOTICE_S = 30
+_RESOURCE_TIMEOUT_S = 600
+_OBJECT_STORE_BYTES = 2**30
+"""Shared memory of a cluster started here: room for a few sets of weights."""
+RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # not set, Ray warns of a change
-    "RAY_worker_niceness": "0",  # by default 15: a busy machine would hardly let them run
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # if unset, Ray warns of a change
+    "RAY_worker_niceness": "0",  # with the default, 15, workers starve on a busy machine
 }
 _OWN = (None, "", "local")
 
 
 @contextmanager
-def connected() -> Iterator[None]:
-    """Be connected to the cluster that RAY_ADDRESS names, or to one that ends with the block.
+def connect() -> Iterator[None]:
+    """Connect to the cluster that RAY_ADDRESS names, or to one that lasts as long as the context.
 
-    A connection that this process has already is used, and left as it is.
+    An existing connection of this process is used, and stays open.
 
     Raises:
         UserError: There is no cluster at the address.
@@ -45,7 +45,7 @@ def connected() -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    for name, value in _SETTINGS.items():
+    for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     own = address in _OWN
     if not own:
@@ -53,9 +53,9 @@ def connected() -> Iterator[None]:
     try:
         ray.init(
             address="local" if own else address,
-            object_store_memory=_OBJECT_BYTES if own else None,
+            object_store_memory=_OBJECT_STORE_BYTES if own else None,
             include_dashboard=False if own else None,
-            log_to_driver=False,  # the workers' messages come over the board
+            log_to_driver=False,  # the workers' messages come through the status actor
             configure_logging=False,
             logging_level=logging.WARNING,
         )
@@ -72,7 +72,7 @@ def connected() -> Iterator[None]:
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself waits for minutes, and then ends the process."""
+    """Check the address first: Ray itself would wait for minutes, then end the process."""
     if address == "auto":
         return
     if address.startswith("ray://"):
@@ -82,7 +82,7 @@ def _check_reachable(address: str) -> None:
         )
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), _SECONDS_TO_CONNECT).close()
+        socket.create_connection((host, int(port)), _CONNECT_TIMEOUT_S).close()
     except (OSError, ValueError) as error:
         raise UserError(
             f"RAY_ADDRESS = {address}, but no Ray cluster answers there ({error}); start one with "
@@ -91,113 +91,116 @@ def _check_reachable(address: str) -> None:
 
 
 @dataclass(frozen=True)
-class Need:
-    """Places that are asked of a cluster, all alike.
+class ResourceRequest:
+    """A request for equal shares of a cluster's resources, one for each process.
 
     Attributes:
-        what: The parameter that asks for them, and its value.
-        count: How many places.
-        cpus: Of each.
-        gpus: Of each.
+        name: The parameter that makes the request, and its value.
+        count: Number of processes.
+        cpus: CPUs of each.
+        gpus: GPUs of each.
     """
 
-    what: str
+    name: str
     count: int
     cpus: float
     gpus: float
 
 
-def workers_need(compute: ComputeConfig) -> Need:
-    """What one training needs."""
-    what = f"compute.workers = {compute.workers}"
-    return Need(what, compute.workers, compute.cpus_per_worker, float(uses_gpus(compute)))
+def worker_request(compute: ComputeConfig) -> ResourceRequest:
+    """Return the resources that one training requests."""
+    name = f"compute.workers = {compute.workers}"
+    return ResourceRequest(
+        name, compute.workers, compute.cpus_per_worker, float(uses_gpus(compute))
+    )
 
 
-def cell_need(compute: ComputeConfig) -> Need:
-    """What a cell of the experiment or a trial of the tuning needs."""
+def job_request(compute: ComputeConfig) -> ResourceRequest:
+    """Return the resources that a cell of the experiment or a trial of the tuning requests."""
     gpus = compute.gpus_per_cell if uses_gpus(compute) else 0.0
-    return Need("a cell", 1, compute.cpus_per_cell, gpus)
+    return ResourceRequest("a cell", 1, compute.cpus_per_cell, gpus)
 
 
 def uses_gpus(compute: ComputeConfig) -> bool:
-    """Whether trainings run on GPUs: as asked, or where the cluster has any."""
+    """Return whether trainings run on GPUs: as configured, or if the cluster has any."""
     if compute.accelerator == "auto":
         return any(node.get("GPU", 0) for node in _machines())
     return compute.accelerator == "gpu"
 
 
-def places(need: Need) -> int:
-    """How many of the places the cluster's machines hold, were nothing else running on them."""
-    return sum(_places_on(machine, need) for machine in _machines())
+def capacity(request: ResourceRequest) -> int:
+    """Return how many of the processes fit on the cluster if nothing else runs there."""
+    return sum(_capacity_of(machine, request) for machine in _machines())
 
 
-def wait_for_places(need: Need) -> None:
-    """Return when the cluster is large enough.
+def wait_for_capacity(request: ResourceRequest) -> None:
+    """Wait until the cluster is large enough.
 
     Raises:
-        UserError: It is not, and no machine has joined that makes it so.
+        UserError: It stays too small.
     """
-    deadline = time.monotonic() + _SECONDS_TO_JOIN
-    while places(need) < need.count:
+    deadline = time.monotonic() + _JOIN_TIMEOUT_S
+    while capacity(request) < request.count:
         if time.monotonic() > deadline:
-            gpus = f" and {need.gpus:g} GPU" if need.gpus else ""
+            gpus = f" and {request.gpus:g} GPU" if request.gpus else ""
             raise UserError(
-                f"{need.what}, with {need.cpus:g} CPU{gpus} each, does not fit on the Ray "
-                f"cluster: {describe()}; it holds {places(need)}: ask for less, or add machines"
+                f"{request.name}, with {request.cpus:g} CPU{gpus} each, does not fit on the Ray "
+                f"cluster: {describe_cluster()}; it holds "
+                f"{capacity(request)}: ask for less, or add machines"
             )
         time.sleep(0.5)
 
 
-def ask_a_place(compute: ComputeConfig, need: Need) -> tuple[Device, str]:
-    """The device that one of the places computes on, and what its processor is called.
+def probe_device(compute: ComputeConfig, request: ResourceRequest) -> tuple[Device, str]:
+    """Find the device of one of the processes, and its name, by running one on the cluster.
 
     Raises:
-        UserError: No place has become free, or its machine can't do what is asked.
+        UserError: No resources became free, or a machine can't run this project.
     """
-    ask = ray.remote(_device_here).options(num_cpus=need.cpus, num_gpus=need.gpus)
+    ask = ray.remote(_find_device).options(num_cpus=request.cpus, num_gpus=request.gpus)
     answer = ask.remote(compute)
-    if not ray.wait([answer], timeout=_SECONDS_BEFORE_BUSY)[0]:
-        _LOG.info("The Ray cluster is busy (%s): waits for a place on it", describe())
+    if not ray.wait([answer], timeout=_BUSY_NOTICE_S)[0]:
+        _LOG.info("The Ray cluster is busy (%s): waits for free resources", describe_cluster())
     try:
-        found: tuple[Device, str] = ray.get(answer, timeout=_SECONDS_FOR_A_PLACE)
+        found: tuple[Device, str] = ray.get(answer, timeout=_RESOURCE_TIMEOUT_S)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from None
         reason = str(error).strip().splitlines()[-1]
         raise UserError(
-            f"a machine of the Ray cluster can't work for this project ({reason}); install the "
+            f"a machine of the Ray cluster can't run this project ({reason}); install the "
             "same versions of Python and of the project on all of them"
         ) from error
     except ray.exceptions.GetTimeoutError:
         raise UserError(
-            f"the Ray cluster had no free place for {need.what} for {_SECONDS_FOR_A_PLACE} s; "
-            "see `ray status` for what runs on it"
+            f"the Ray cluster had no free resources for {request.name} for {_RESOURCE_TIMEOUT_S} "
+            "s; see `ray status` for what runs on it"
         ) from None
     return found
 
 
-def _device_here(compute: ComputeConfig) -> tuple[Device, str]:
+def _find_device(compute: ComputeConfig) -> tuple[Device, str]:
     torch.set_num_threads(compute.cpus_per_worker)
     device = find_device(compute)
     return device, device.name
 
 
-def describe() -> str:
-    """The cluster in words."""
+def describe_cluster() -> str:
+    """Describe the machines of the cluster."""
     machines = _machines()
     cpus, gpus = (sum(machine.get(kind, 0) for machine in machines) for kind in ("CPU", "GPU"))
     return f"{len(machines)} machines with {cpus:g} CPUs and {gpus:g} GPUs in all"
 
 
 def _machines() -> list[dict[str, float]]:
-    """The resources of each machine."""
+    """Return the resources of each machine."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _places_on(machine: dict[str, float], need: Need) -> int:
-    of_each_kind = [
+def _capacity_of(machine: dict[str, float], request: ResourceRequest) -> int:
+    fitting = [
         int(machine.get(kind, 0) / asked + 1e-9)
-        for kind, asked in (("CPU", need.cpus), ("GPU", need.gpus))
+        for kind, asked in (("CPU", request.cpus), ("GPU", request.gpus))
         if asked
     ]
-    return min(of_each_kind)
+    return min(fitting)

@@ -1,7 +1,8 @@
-"""One training over the workers of a Ray cluster, as the driver sees it.
+"""Trains over the workers of a Ray cluster, as the driver sees it.
 
-The workers keep the project's own checkpoints. So what is left of a training, whoever died, is
-what is left of one in this process; and the driver has the result from the last checkpoint.
+Ray Train starts the workers, restarts them after failures and ends the training. The checkpoints
+are the project's own, so a distributed training resumes like one in this process, and the driver
+reads the result from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -26,45 +27,46 @@ from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import Batches
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.distributed.cluster import (
-    Need,
-    ask_a_place,
-    connected,
-    describe,
-    places,
-    wait_for_places,
-    workers_need,
+    ResourceRequest,
+    capacity,
+    connect,
+    describe_cluster,
+    probe_device,
+    wait_for_capacity,
+    worker_request,
 )
-from selfie_pipeline.training.distributed.status import Board, News
-from selfie_pipeline.training.distributed.worker import Order, work
-from selfie_pipeline.training.loop import StepCallback, TrainingResult, trained
-from selfie_pipeline.training.progress import Progress
+from selfie_pipeline.training.distributed.status import StatusActor, TrainingStatus
+from selfie_pipeline.training.distributed.worker import TrainingSpec, train_loop_per_worker
+from selfie_pipeline.training.loop import StepCallback
+from selfie_pipeline.training.progress import ProgressBar
 from selfie_pipeline.training.signals import StopRequest, TrainingInterrupted
-from selfie_pipeline.training.tasks import HistoryRow, Task
+from selfie_pipeline.training.state import HistoryRow, TrainingResult, TrainingState
+from selfie_pipeline.training.tasks import Task
 
 _LOG = logging.getLogger(__name__)
-_SECONDS_BETWEEN_LOOKS = 0.5
-_SECONDS_BEFORE_WORRY = 30
-"""Without news, after which it is looked whether the cluster still has room for the workers."""
-_SECONDS_OF_PATIENCE = 600
-"""That a cluster which has become too small is waited for."""
-_SECONDS_TO_END = 10
-"""That workers who have told their end have to be gone."""
-_SECONDS_TO_STOP = 60
-"""That workers have to end their step and write a checkpoint."""
+_POLL_INTERVAL_S = 0.5
+_STALL_CHECK_S = 30
+"""Time without progress after which the cluster's capacity is checked."""
+_STALL_TIMEOUT_S = 600
+"""Time without progress after which a training on a cluster that is too small is given up."""
+_END_TIMEOUT_S = 10
+"""Time for workers to exit after an early end."""
+_STOP_TIMEOUT_S = 60
+"""Time for workers to end their step and write a checkpoint."""
 
 
 @contextmanager
 def open_workers(compute: ComputeConfig) -> Iterator[Workers]:
-    """The workers that the configuration asks for.
+    """Open the workers that the configuration asks for.
 
     Raises:
-        UserError: There is no cluster, or it is too small, or its machines can't do what is asked.
+        UserError: There is no cluster, it is too small, or its machines do not fit the request.
     """
-    with connected():
-        need = workers_need(compute)
-        wait_for_places(need)
-        device, processor = ask_a_place(compute, need)
-        yield Workers(compute, need, device, processor)
+    with connect():
+        request = worker_request(compute)
+        wait_for_capacity(request)
+        device, processor = probe_device(compute, request)
+        yield Workers(compute, request, device, processor)
 
 
 @dataclass(frozen=True)
@@ -72,31 +74,30 @@ class Workers:
     """The workers of a connected cluster.
 
     Attributes:
-        compute: Parameters.
-        need: What they ask of the cluster.
-        device: What each computes on.
-        processor: What that is called.
+        compute: Compute parameters.
+        request: The resources that they request.
+        device: The device of each.
+        processor: The device's name.
     """
 
     compute: ComputeConfig
-    need: Need
+    request: ResourceRequest
     device: Device
     processor: str
 
     @property
     def name(self) -> str:
-        """The processors, and how the workers' BatchNorm statistics are taken."""
-        if self.need.count == 1:
+        """The processors, and the scope of the BatchNorm statistics."""
+        if self.request.count == 1:
             return self.processor
-        norm = self.compute.batch_norm
-        return f"{self.need.count} × {self.processor}, BatchNorm {norm}"
+        return f"{self.request.count} × {self.processor}, BatchNorm {self.compute.batch_norm}"
 
     @property
     def identity(self) -> dict[str, str]:
-        """What a training's numbers depend on; synchronised, their number changes rounding only."""
+        """The properties that a training's numbers depend on, beyond rounding."""
         identity = {"precision": self.device.precision}
-        if self.need.count > 1 and self.compute.batch_norm == "local":
-            identity["batch_norm"] = f"local to {self.need.count} workers"
+        if self.request.count > 1 and self.compute.batch_norm == "local":
+            identity["batch_norm"] = f"local to {self.request.count} workers"
         return identity
 
     def fit(
@@ -106,114 +107,119 @@ class Workers:
         device: Device,  # noqa: ARG002  # this process's
         checkpoints: Checkpoints,
         title: str,
-        watch: StepCallback | None = None,
+        callback: StepCallback | None = None,
     ) -> TrainingResult:
-        """As `loop.fit`, by the workers; what watches is called after the last step alone.
+        """Train on the workers; see `loop.fit`. The callback is called after the last step alone.
 
         Raises:
-            TrainingInterrupted: As `loop.fit`.
-            UserError: As `loop.fit`; or the workers died more often than `max_failures`, or their
-                machines left and no others came, or did not see the project's folder.
+            TrainingInterrupted: See `loop.fit`.
+            UserError: See `loop.fit`; or the workers died more often than `max_failures`, machines
+                left and no others joined, or a machine does not see the project's folder.
         """
-        found = checkpoints.newest()  # clears them, if it is not to be resumed
+        steps = task.recipe.steps
+        checkpoint = checkpoints.latest()  # removes all if it is not to be resumed
         checkpoints = replace(checkpoints, resume="auto")
-        if found is None or found.step < task.recipe.steps:
-            self._train(task, batches, checkpoints, title, found.step if found else 0)
-            found = checkpoints.newest()
-        if found is None or found.step < task.recipe.steps:
+        if checkpoint is None or checkpoint.step < steps:
+            step = checkpoint.step if checkpoint else 0
+            self._train(task, batches, checkpoints, title, step)
+            checkpoint = checkpoints.latest()
+        if checkpoint is None or checkpoint.step < steps:
             raise UserError(
                 f"{title} is done, but its last checkpoint is not in {checkpoints.folder}; the "
-                "project's folder must lie on storage that all machines share, at the same path"
+                "project's folder must be on storage that all machines share, at the same path"
             )
-        task.restore(found)
-        if watch is not None:
-            watch(task, found.step)
-        return trained(task)
+        state = TrainingState(task)
+        state.restore(checkpoint)
+        if callback is not None:
+            callback(state)
+        return state.result()
 
     def _train(
-        self, task: Task, batches: Batches, checkpoints: Checkpoints, title: str, first: int
+        self, task: Task, batches: Batches, checkpoints: Checkpoints, title: str, step: int
     ) -> None:
-        """Have the workers train up to the last checkpoint."""
-        own = checkpoints.folder / f"ray-{uuid.uuid4().hex[:12]}"
-        own.mkdir(parents=True)
-        token = own / "token"
+        """Run the workers from a step until the last checkpoint is written."""
+        folder = checkpoints.folder / f"ray-{uuid.uuid4().hex[:12]}"
+        folder.mkdir(parents=True)
+        token = folder / "token"
         token.touch()
-        order = Order(task, batches, checkpoints, title, self.compute, self.device, token)
-        here = ray.get_runtime_context().get_node_id()
-        place = NodeAffinitySchedulingStrategy(node_id=here, soft=False)
-        board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=place).remote()
+        spec = TrainingSpec(task, batches, checkpoints, title, self.compute, self.device, token)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        status = ray.remote(StatusActor).options(num_cpus=0, scheduling_strategy=here).remote()
         trainer = TorchTrainer(
-            work,
-            train_loop_config={"order": ray.put(order), "board": board},
+            train_loop_per_worker,
+            train_loop_config={"spec": ray.put(spec), "status": status},
             scaling_config=ScalingConfig(
-                num_workers=self.need.count,
-                use_gpu=self.need.gpus > 0,
-                resources_per_worker={"CPU": self.need.cpus},
+                num_workers=self.request.count,
+                use_gpu=self.request.gpus > 0,
+                resources_per_worker={"CPU": self.request.cpus},
             ),
             run_config=RunConfig(
                 name="training",
-                storage_path=str(own),
+                storage_path=str(folder),
                 failure_config=FailureConfig(max_failures=self.compute.max_failures),
             ),
         )
         try:
-            _Watched(trainer, board, self.need, self.compute.max_failures, title).wait(task, first)
+            _Monitor(trainer, status, self.request, self.compute.max_failures, title).run(
+                task, step
+            )
         finally:
-            shutil.rmtree(own, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-@dataclass
-class _Watched:
-    """A training that is under way: its news are shown, and its end waited for."""
+class _Monitor:
+    """Runs a Ray Train trainer, shows its progress, and passes signals on to its workers."""
 
-    trainer: TorchTrainer
-    board: Any
-    need: Need
-    max_failures: int
-    title: str
-    starts: int = 0
-    last_news: float = field(default_factory=time.monotonic)
-    last_look: float = 0.0
-    stopped_at: float | None = None
-    error: Exception | None = None
+    def __init__(
+        self,
+        trainer: TorchTrainer,
+        status: Any,
+        request: ResourceRequest,
+        max_failures: int,
+        title: str,
+    ) -> None:
+        self.trainer = trainer
+        self.status = status
+        self.request = request
+        self.max_failures = max_failures
+        self.title = title
+        self.starts = 0
+        self.progressed_at = self.checked_at = time.monotonic()
+        self.stopped_at: float | None = None
+        self.error: Exception | None = None
 
-    def wait(self, task: Task, first: int) -> None:
+    def run(self, task: Task, step: int) -> None:
         """Return when the last checkpoint is written.
 
         Raises:
-            TrainingInterrupted: It was asked to stop, and has.
-            UserError: It has ended otherwise.
+            TrainingInterrupted: The user stopped the training.
+            UserError: It failed.
         """
-        # In a thread, so that Ray's own handling of Ctrl-C, which leaves no checkpoint, stays out.
+        # On a thread, because Ray's own handling of Ctrl-C would leave no checkpoint.
         thread = threading.Thread(target=self._fit, daemon=True)
         thread.start()
-        done = first
-        with StopRequest() as stop, Progress(self.title, task.recipe, first) as progress:
+        with StopRequest() as stop, ProgressBar(self.title, task.recipe, step) as progress:
             while thread.is_alive():
-                thread.join(_SECONDS_BETWEEN_LOOKS)
-                news: News = ray.get(self.board.read.remote())
-                self._tell(news)
-                if news.done != done:
-                    done, self.last_news = news.done, time.monotonic()
-                    if news.newest is not None:
-                        task.history = [HistoryRow(*news.newest)]  # what progress shows
-                    progress.update(task, done)
-                if news.end is not None:
-                    thread.join(_SECONDS_TO_END)
-                    raise (TrainingInterrupted if news.end.interrupted else UserError)(
-                        news.end.message
-                    )
+                thread.join(_POLL_INTERVAL_S)
+                status: TrainingStatus = ray.get(self.status.read.remote())
+                self._log(status)
+                if status.step not in {0, step}:
+                    step, self.progressed_at = status.step, time.monotonic()
+                    progress.update(step, HistoryRow(*status.latest) if status.latest else None)
+                if status.end is not None:
+                    thread.join(_END_TIMEOUT_S)
+                    error = TrainingInterrupted if status.end.interrupted else UserError
+                    raise error(status.end.message)
                 if stop.received:
-                    self._stop(stop)
+                    self._stop_workers(stop.received.name, int(stop.received))
                 else:
-                    self._look_after_the_cluster()
+                    self._check_capacity()
         if isinstance(self.error, WorkerGroupError):
-            first_of_them = next(iter(self.error.worker_failures.values()))
-            reason = _last_line(first_of_them)
+            reason = _last_line(next(iter(self.error.worker_failures.values())))
             raise UserError(
                 f"{self.title}: the workers died more than compute.max_failures = "
-                f"{self.max_failures} times, at last after step {done}: {reason}; the same command "
-                "goes on from the last checkpoint"
+                f"{self.max_failures} times, the last time after step {step}: {reason}; the same "
+                "command resumes from the last checkpoint"
             ) from self.error
         if self.error is not None:
             raise self.error
@@ -221,63 +227,62 @@ class _Watched:
     def _fit(self) -> None:
         try:
             self.trainer.fit()
-        except Exception as error:  # told by the other thread
+        except Exception as error:  # raised by the main thread
             self.error = error
 
-    def _tell(self, news: News) -> None:
-        """Pass the first worker's messages on, and say that one had to begin again."""
-        for level, text in news.messages:
+    def _log(self, status: TrainingStatus) -> None:
+        """Log the first worker's messages, and restarts."""
+        for level, text in status.messages:
             _LOG.log(level, "%s", text)
-        if news.starts > self.starts:
+        if status.starts > self.starts:
             if self.starts:
                 _LOG.warning(
-                    "%s: a worker died; all go on from the last checkpoint (%d of at most %d "
-                    "times)",
+                    "%s: a worker died; all resume from the last checkpoint (restart %d of at "
+                    "most %d)",
                     self.title,
-                    news.starts - 1,
+                    status.starts - 1,
                     self.max_failures,
                 )
-            self.starts, self.last_news = news.starts, time.monotonic()
+            self.starts, self.progressed_at = status.starts, time.monotonic()
 
-    def _stop(self, stop: StopRequest) -> None:
-        """Have the workers stop; where none is left to do so, leave the last checkpoint as it is.
+    def _stop_workers(self, name: str, number: int) -> None:
+        """Ask the workers to stop, and give up waiting after some time.
 
         Raises:
-            TrainingInterrupted: Nobody has written a checkpoint.
+            TrainingInterrupted: The workers did not answer.
         """
-        assert stop.received is not None  # noqa: S101
         if self.stopped_at is None:
             self.stopped_at = time.monotonic()
-            ray.get(self.board.stop.remote(int(stop.received)))
-        elif time.monotonic() - self.stopped_at > _SECONDS_TO_STOP:
+            ray.get(self.status.request_stop.remote(number))
+        elif time.monotonic() - self.stopped_at > _STOP_TIMEOUT_S:
             raise TrainingInterrupted(
-                f"{self.title} was stopped by {stop.received.name}; the workers did not answer, so "
-                "the same command goes on from their last checkpoint"
+                f"{self.title} was stopped by {name}; the workers did not answer, so the same "
+                "command resumes from their last checkpoint"
             )
 
-    def _look_after_the_cluster(self) -> None:
-        """Say so where it has become too small, and give up some time later.
+    def _check_capacity(self) -> None:
+        """Warn if the training stalls because the cluster became too small, and give up later.
 
         Raises:
-            UserError: It has been too small for too long.
+            UserError: The cluster was too small for too long.
         """
         now = time.monotonic()
-        quiet = now - self.last_news
-        if quiet < _SECONDS_BEFORE_WORRY or now - self.last_look < _SECONDS_BEFORE_WORRY:
+        stalled_s = now - self.progressed_at
+        if stalled_s < _STALL_CHECK_S or now - self.checked_at < _STALL_CHECK_S:
             return
-        self.last_look = now
-        if places(self.need) >= self.need.count:
+        self.checked_at = now
+        if capacity(self.request) >= self.request.count:
             return
-        _LOG.warning("%s: waits for machines: the cluster has %s", self.title, describe())
-        if quiet > _SECONDS_OF_PATIENCE:
+        _LOG.warning("%s: waits for machines: the cluster has %s", self.title, describe_cluster())
+        if stalled_s > _STALL_TIMEOUT_S:
             raise UserError(
-                f"{self.title}: machines left the Ray cluster, which has {describe()}, and no "
-                f"others came for {_SECONDS_OF_PATIENCE} s; the same command goes on from the last "
-                "checkpoint"
+                f"{self.title}: machines left the Ray cluster, which has {describe_cluster()}, and "
+                f"no others joined for {_STALL_TIMEOUT_S} s; the same command resumes from the "
+                "last checkpoint"
             )
 
 
 def _last_line(error: Exception) -> str:
-    """The reason at the bottom of Ray's message, which is a whole traceback."""
+    """Return the reason at the end of Ray's message, which is a traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

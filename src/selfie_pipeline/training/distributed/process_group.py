@@ -1,18 +1,20 @@
-"""What the workers that compute a training together agree upon.
+"""Collective operations of the workers that train together.
 
-Each worker is a process of torch.distributed's default group. Where there is no such group, this
-process is the only worker, and nothing here costs anything.
+Each worker is a process of torch.distributed's default group. Without such a group, this process
+is the only worker, and these functions return at once.
 """
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from selfie_pipeline.training.checkpoints import Checkpoint, Checkpoints
 from selfie_pipeline.training.signals import StopRequest
@@ -20,14 +22,14 @@ from selfie_pipeline.training.signals import StopRequest
 T = TypeVar("T")
 
 
-def workers() -> int:
-    """How many there are."""
+def world_size() -> int:
+    """Return the number of workers."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def all_reduce_mean(values: Tensor) -> Tensor:
-    """The mean of the workers' tensors, on the device; a GPU's queue is not waited for."""
-    count = workers()
+    """Return the mean of the workers' tensors, on the device, without waiting for a GPU."""
+    count = world_size()
     if count == 1:
         return values
     total = values.clone()
@@ -36,22 +38,48 @@ def all_reduce_mean(values: Tensor) -> Tensor:
 
 
 def all_gather(value: T) -> list[T]:
-    """Every worker's value, in their order; plain data."""
-    values: list[Any] = [None] * workers()
+    """Return every worker's value (plain data) in the order of their ranks."""
+    values: list[Any] = [None] * world_size()
     if len(values) == 1:
         return [value]
     distributed.all_gather_object(values, value)
     return values
 
 
-class SynchronisedStopRequest(StopRequest):
-    """All workers stop after the same step, the one after that in which one of them was asked.
+def data_parallel(model: nn.Module, device: str) -> nn.Module:
+    """Return the model with its gradients averaged over the workers; itself if there is one.
 
-    They tell each other while the step is computed, so nobody waits for it.
+    Args:
+        model: The model, on this worker's device.
+        device: `cpu` or `cuda`.
+    """
+    if world_size() == 1:
+        return model
+    return DistributedDataParallel(
+        model,
+        broadcast_buffers=False,  # synchronised, or each worker's own; the first one's are saved
+        # Otherwise the gradients' buckets are rebuilt after the first step, which is another step
+        # when a training is resumed. The sums over three or more workers would differ in rounding.
+        find_unused_parameters=device == "cpu",
+    )
+
+
+def gradient_sync(model: nn.Module, *, enabled: bool) -> AbstractContextManager[None]:
+    """Return a context in which backward passes average gradients over the workers, or not."""
+    if enabled or not isinstance(model, DistributedDataParallel):
+        return nullcontext()
+    return model.no_sync()
+
+
+class SynchronisedStopRequest(StopRequest):
+    """A stop request on which all workers act after the same step.
+
+    They exchange received signals while a step is computed, so that no worker waits. All stop one
+    step after the one in which the first of them was asked.
     """
 
     def __init__(self, group: distributed.ProcessGroup) -> None:
-        """Listen.
+        """Prepare the exchange.
 
         Args:
             group: The workers, able to exchange tensors on the CPU.
@@ -60,8 +88,8 @@ class SynchronisedStopRequest(StopRequest):
         self._group = group
         self._exchange: tuple[distributed.Work, Tensor] | None = None
 
-    def ask(self) -> signal.Signals | None:
-        """The signal that one of the workers had received a step ago, or None."""
+    def poll(self) -> signal.Signals | None:
+        """Return the signal that one of the workers had received a step ago, or None."""
         number = 0
         if self._exchange is not None:
             work, agreed = self._exchange
@@ -75,24 +103,25 @@ class SynchronisedStopRequest(StopRequest):
 
 @dataclass(frozen=True)
 class RankZeroCheckpoints(Checkpoints):
-    """The checkpoints of a training of several workers: the first one reads and writes them.
+    """Checkpoints of a distributed training, which the first worker reads and writes.
 
-    So all go on from the same step, however late a shared disk shows a file to another machine.
+    So all workers resume from the same step, however late a shared disk shows a file to another
+    machine.
     """
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """As `Checkpoints.save`, by the first worker."""
+        """Save a checkpoint on the first worker; see `Checkpoints.save`."""
         if distributed.get_rank() == 0:
             super().save(checkpoint)
 
-    def newest(self) -> Checkpoint | None:
-        """As `Checkpoints.newest`: what the first worker finds, on every worker."""
-        found = [super().newest() if distributed.get_rank() == 0 else None]
+    def latest(self) -> Checkpoint | None:
+        """Return the checkpoint that the first worker finds, on every worker."""
+        found = [super().latest() if distributed.get_rank() == 0 else None]
         device = torch.device("cuda") if distributed.get_backend() == "nccl" else None
         distributed.broadcast_object_list(found, device=device)
         return found[0]
 
-    def note(self, name: str, content: Mapping[str, Any]) -> None:
-        """As `Checkpoints.note`, by the first worker."""
+    def write_record(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a record on the first worker; see `Checkpoints.write_record`."""
         if distributed.get_rank() == 0:
-            super().note(name, content)
+            super().write_record(name, content)

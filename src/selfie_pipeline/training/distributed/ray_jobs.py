@@ -1,4 +1,4 @@
-"""Many small things side by side on a Ray cluster, each in a process of its own."""
+"""Runs jobs in parallel on a Ray cluster, each call in a process of its own."""
 
 from __future__ import annotations
 
@@ -13,70 +13,70 @@ from ray.exceptions import RayTaskError, TaskCancelledError
 
 from selfie_pipeline.config import ComputeConfig, UserError
 from selfie_pipeline.training.distributed.cluster import (
-    cell_need,
-    connected,
-    describe,
-    places,
-    wait_for_places,
+    capacity,
+    connect,
+    describe_cluster,
+    job_request,
+    wait_for_capacity,
 )
-from selfie_pipeline.training.jobs import Chain, WorkerDiedError
+from selfie_pipeline.training.jobs import Job, WorkerDiedError
 from selfie_pipeline.training.signals import StopRequest, TrainingInterrupted
 
 _LOG = logging.getLogger(__name__)
-_SECONDS_BETWEEN_LOOKS = 0.5
-_SECONDS_TO_STOP = 60
-"""That what is under way has to end its step and write a checkpoint."""
+_POLL_INTERVAL_S = 0.5
+_STOP_TIMEOUT_S = 60
+"""Time for running calls to end their step and write a checkpoint."""
 R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class _Refused:
-    """What a call raised for the person, in the place of its value."""
+class _Failure:
+    """A `UserError` that a call raised, in place of its result."""
 
     error: UserError
 
 
-def run_ray_jobs(chains: Sequence[Chain[R]], compute: ComputeConfig) -> list[R]:
-    """As `engine.run_jobs`: as many chains at once as the cluster has places for.
+def run_ray_jobs(jobs: Sequence[Job[R]], compute: ComputeConfig) -> list[R]:
+    """Run as many jobs at once as the cluster has resources for; see `engine.run_jobs`.
 
-    A call whose process dies is made again, on whatever machine has a place, `max_failures` times.
-    So it must not matter whether it was made before.
+    A call whose process dies is repeated up to `max_failures` times, on any machine. So calls must
+    be idempotent.
     """
-    with connected(), StopRequest() as stop:
-        need = cell_need(compute)
-        wait_for_places(need)
-        _LOG.info("The Ray cluster has %s: %d at once", describe(), places(need))
+    with connect(), StopRequest() as stop:
+        request = job_request(compute)
+        wait_for_capacity(request)
+        _LOG.info("The Ray cluster has %s: %d at once", describe_cluster(), capacity(request))
         execute = ray.remote(_execute).options(
-            num_cpus=need.cpus, num_gpus=need.gpus, max_retries=compute.max_failures
+            num_cpus=request.cpus, num_gpus=request.gpus, max_retries=compute.max_failures
         )
-        threads = max(1, int(need.cpus))
-        waiting = list(enumerate(chains))[::-1]
-        under_way: dict[ray.ObjectRef[Any], tuple[int, Chain[R]]] = {}
+        threads = max(1, int(request.cpus))
+        waiting = list(enumerate(jobs))[::-1]
+        running: dict[ray.ObjectRef[Any], tuple[int, Job[R]]] = {}
         results: dict[int, R] = {}
 
-        def advance(number: int, chain: Chain[R], step: Callable[[], Callable[[], Any]]) -> None:
+        def advance(number: int, job: Job[R], step: Callable[[], Callable[[], Any]]) -> None:
             try:
-                under_way[execute.remote(step(), threads)] = (number, chain)
+                running[execute.remote(step(), threads)] = (number, job)
             except StopIteration as end:
                 results[number] = end.value
 
-        while waiting or under_way:
-            while waiting and len(under_way) < max(places(need), 1):
-                number, chain = waiting.pop()
-                advance(number, chain, chain.__next__)
-            if not under_way:
+        while waiting or running:
+            while waiting and len(running) < max(capacity(request), 1):
+                number, job = waiting.pop()
+                advance(number, job, job.__next__)
+            if not running:
                 break
-            ready, _ = ray.wait(list(under_way), timeout=_SECONDS_BETWEEN_LOOKS)
+            ready, _ = ray.wait(list(running), timeout=_POLL_INTERVAL_S)
             for answer in ready:
-                number, chain = under_way.pop(answer)
-                advance(number, chain, lambda: _passed_on(answer, chain))  # noqa: B023  # at once
+                number, job = running.pop(answer)
+                advance(number, job, lambda: _send_result(answer, job))  # noqa: B023  # at once
             if stop.received:
-                _stop(list(under_way))
+                _cancel(list(running))
                 raise TrainingInterrupted(
-                    f"stopped by {stop.received.name}, with {len(results)} of {len(chains)} done; "
-                    "run the same command to go on from there"
+                    f"stopped by {stop.received.name}, with {len(results)} of {len(jobs)} done; "
+                    "run the same command to resume"
                 )
-        return [results[number] for number in range(len(chains))]
+        return [results[number] for number in range(len(jobs))]
 
 
 def _execute(call: Callable[[], Any], threads: int) -> Any:
@@ -84,39 +84,37 @@ def _execute(call: Callable[[], Any], threads: int) -> Any:
     try:
         return call()
     except UserError as error:
-        return _Refused(UserError(str(error)))  # any of its kinds, of which not all can be pickled
+        return _Failure(UserError(str(error)))  # not all of its subclasses can be pickled
 
 
-def _passed_on(answer: ray.ObjectRef[Any], chain: Chain[R]) -> Callable[[], Any]:
-    """Tell a chain what came of its call; what it wants to be called next.
+def _send_result(answer: ray.ObjectRef[Any], job: Job[R]) -> Callable[[], Any]:
+    """Send a job the result of its call, and return its next call.
 
     Raises:
-        StopIteration: With its result.
-        UserError: As the call raised it.
+        StopIteration: The job has returned.
+        UserError: The call raised it.
     """
     try:
         value = ray.get(answer)
     except RayTaskError:
-        raise  # a fault of ours
+        raise  # a bug
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[0]
-        return chain.throw(
-            WorkerDiedError(f"its process died, each time that it was tried: {reason}")
-        )
-    if isinstance(value, _Refused):
+        return job.throw(WorkerDiedError(f"its process died at every attempt: {reason}"))
+    if isinstance(value, _Failure):
         raise value.error
-    return chain.send(value)
+    return job.send(value)
 
 
-def _stop(under_way: list[ray.ObjectRef[Any]]) -> None:
-    """Interrupt the calls, as Ctrl-C does, and wait until they have ended."""
-    for answer in under_way:
+def _cancel(running: list[ray.ObjectRef[Any]]) -> None:
+    """Interrupt calls, as Ctrl-C does, and wait until they have ended."""
+    for answer in running:
         ray.cancel(answer, force=False)
-    ended, late = ray.wait(under_way, num_returns=len(under_way), timeout=_SECONDS_TO_STOP)
+    ended, late = ray.wait(running, num_returns=len(running), timeout=_STOP_TIMEOUT_S)
     for answer in ended:
         try:
             ray.get(answer)
         except (TaskCancelledError, ray.exceptions.RayError):
             continue
     if late:
-        _LOG.warning("%d trainings did not stop; they go on from their last checkpoint", len(late))
+        _LOG.warning("%d trainings did not stop; they resume from their last checkpoint", len(late))

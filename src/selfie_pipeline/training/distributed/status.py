@@ -1,6 +1,6 @@
-"""Where the workers of a training and the driver meet: an actor on the driver's machine.
+"""The shared status of a distributed training: an actor that its workers and the driver call.
 
-It imports nothing heavy, for it is a process of its own.
+The actor is a process of its own on the driver's machine, so this module imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 Row = tuple[int, float, float, float]
-"""As `tasks.HistoryRow`."""
+"""A `state.HistoryRow`, as plain data."""
 
 
 @dataclass(frozen=True)
-class End:
-    """How a training ended that did not come to its last step, for a reason that is told.
+class EarlyEnd:
+    """The reason why a training ended before its last step.
 
     Attributes:
-        message: For the person.
-        interrupted: Whether the person had asked for it.
+        message: The error message for the user.
+        interrupted: Whether the user had asked for it.
     """
 
     message: str
@@ -25,56 +25,59 @@ class End:
 
 
 @dataclass
-class News:
-    """What the workers have told.
+class TrainingStatus:
+    """The status that the workers have reported.
 
     Attributes:
-        starts: How many times they have begun or gone on.
-        done: Steps done.
-        newest: The newest row of the history, if there is one.
-        messages: Of the first worker's log since the driver last asked: level, text.
-        end: Why they ended early, or None.
+        starts: Number of times that they started or resumed.
+        step: Steps completed.
+        latest: Latest row of the history, if there is one.
+        messages: Log records of the first worker since the last read: level, text.
+        end: The reason why they ended early, or None.
     """
 
     starts: int = 0
-    done: int = 0
-    newest: Row | None = None
+    step: int = 0
+    latest: Row | None = None
     messages: list[tuple[int, str]] = field(default_factory=list)
-    end: End | None = None
+    end: EarlyEnd | None = None
 
 
-class Board:
-    """The state of one training."""
+class StatusActor:
+    """Holds the status of one training."""
 
     def __init__(self) -> None:
-        self._news = News()
+        self._status = TrainingStatus()
         self._signal = 0
 
-    def start(self) -> bool:
-        """The first worker begins or goes on; whether there is anything left to do."""
-        self._news.starts += 1
-        return self._news.end is None
+    def start(self) -> None:
+        """Count a start of the workers."""
+        self._status.starts += 1
 
-    def report(self, done: int, newest: Row | None) -> int:
-        """The first worker tells how far it is; the signal that the driver received, or 0."""
-        self._news.done = done
-        self._news.newest = newest
+    def report(self, step: int, latest: Row | None) -> int:
+        """Report the first worker's progress; return the signal that the driver received, or 0."""
+        self._status.step = step
+        self._status.latest = latest
         return self._signal
 
-    def say(self, level: int, text: str) -> None:
-        """A message of the first worker's log."""
-        self._news.messages.append((level, text))
+    def log(self, level: int, text: str) -> None:
+        """Add a log record of the first worker."""
+        self._status.messages.append((level, text))
 
-    def finish(self, end: End) -> None:
-        """A worker ended early; the first reason counts."""
-        self._news.end = self._news.end or end
+    def end(self, reason: EarlyEnd) -> None:
+        """Report an early end; the first reason counts."""
+        self._status.end = self._status.end or reason
 
-    def stop(self, number: int) -> None:
-        """The driver received a signal."""
+    def request_stop(self, number: int) -> None:
+        """Pass on a signal that the driver received."""
         self._signal = number
 
-    def read(self) -> News:
-        """Everything that is new."""
-        news = News(**vars(self._news))
-        self._news.messages = []
-        return news
+    def has_ended(self) -> bool:
+        """Return whether the training has ended early."""
+        return self._status.end is not None
+
+    def read(self) -> TrainingStatus:
+        """Return the status, with the messages since the last read."""
+        status = TrainingStatus(**vars(self._status))
+        self._status.messages = []
+        return status

@@ -1,4 +1,4 @@
-"""What each worker of a training does; Ray Train calls it in a process of its own."""
+"""The training function of a Ray Train worker, which runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any, Self
 
 import ray
 import ray.train
+import ray.train.torch
 import torch
-from ray.train.lightning import RayDDPStrategy, RayLightningEnvironment
 from torch import distributed
 
-from selfie_pipeline.config import ComputeConfig, UserError
+from selfie_pipeline.config import ComputeConfig, TrainingConfig, UserError
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import Batches
 from selfie_pipeline.training.device import Device, find_device
@@ -28,27 +28,28 @@ from selfie_pipeline.training.distributed.process_group import (
     RankZeroCheckpoints,
     SynchronisedStopRequest,
 )
-from selfie_pipeline.training.distributed.status import End
-from selfie_pipeline.training.loop import Surroundings, fit
+from selfie_pipeline.training.distributed.status import EarlyEnd
+from selfie_pipeline.training.loop import fit
 from selfie_pipeline.training.signals import TrainingInterrupted
-from selfie_pipeline.training.tasks import NonFiniteLossError, Task
+from selfie_pipeline.training.state import HistoryRow, NonFiniteLossError
+from selfie_pipeline.training.tasks import Task
 
-_SECONDS_BETWEEN_REPORTS = 0.5
-_SECONDS_FOR_A_FILE = 30
-"""After which a shared disk shows on one machine what another has written."""
+_REPORT_INTERVAL_S = 0.5
+_SHARED_FILE_TIMEOUT_S = 30
+"""Time until a shared disk shows on one machine a file that another has written."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """A training, as the driver hands it to the workers.
+class TrainingSpec:
+    """A training, as the driver passes it to the workers.
 
     Attributes:
-        task: As `fit` takes it.
-        batches: As `fit` takes them.
-        checkpoints: As `fit` takes them.
-        title: As `fit` takes it.
-        compute: Parameters.
-        device: What every worker should find on its machine.
+        task: As for `fit`.
+        batches: As for `fit`.
+        checkpoints: As for `fit`.
+        title: As for `fit`.
+        compute: Compute parameters.
+        device: The device that every worker should find on its machine.
         token: A file that the driver has left beside the checkpoints.
     """
 
@@ -61,107 +62,99 @@ class Order:
     token: Path
 
 
-def work(config: dict[str, Any]) -> None:
-    """Train, going on from the newest checkpoint.
+def train_loop_per_worker(config: dict[str, Any]) -> None:
+    """Train, resuming from the latest checkpoint.
 
-    What a person can mend, and what they asked for, the board is told: to try that again would
-    change nothing.
+    Errors for the user and interruptions are reported to the status actor and not raised, except
+    where other workers wait for this one: Ray Train would otherwise try again, in vain.
 
     Args:
-        config: `order`: where the order lies; `board`: the actor.
+        config: `spec`: reference of the `TrainingSpec`; `status`: the status actor.
     """
-    board = config["board"]
+    status = config["status"]
     first = ray.train.get_context().get_world_rank() == 0
-    goes_on = ray.get(board.start.remote()) if first else ray.get(board.read.remote()).end is None
-    if not goes_on:
+    if ray.get(status.has_ended.remote()):
         return
-    order: Order = ray.get(config["order"])
+    if first:
+        ray.get(status.start.remote())
+    spec: TrainingSpec = ray.get(config["spec"])
     try:
-        with _messages_to(board, first):
-            _train(order, board, first)
-    except (
-        TrainingInterrupted,
-        NonFiniteLossError,
-    ) as error:  # of all workers, after the same step
-        if first:  # which by now has written what the others have not
-            ray.get(board.finish.remote(End(str(error), isinstance(error, TrainingInterrupted))))
+        with _forward_log(status, first):
+            _train(spec, status, first)
+    except (TrainingInterrupted, NonFiniteLossError) as error:  # of all, after the same step
+        if first:  # it alone has written a checkpoint by now
+            end = EarlyEnd(str(error), isinstance(error, TrainingInterrupted))
+            ray.get(status.end.remote(end))
     except UserError as error:
-        ray.get(board.finish.remote(End(str(error), interrupted=False)))
+        ray.get(status.end.remote(EarlyEnd(str(error), interrupted=False)))
         raise  # the others wait for this worker
 
 
-def _train(order: Order, board: Any, first: bool) -> None:
-    torch.set_num_threads(order.compute.cpus_per_worker)
-    _check_machine(order)
+def _train(spec: TrainingSpec, status: Any, first: bool) -> None:
+    torch.set_num_threads(spec.compute.cpus_per_worker)
+    if spec.device.type == "cuda":
+        torch.cuda.set_device(ray.train.torch.get_device())
+    _check_machine(spec)
     context = ray.train.get_context()
-    count = context.get_world_size()
+    workers = context.get_world_size()
     group = distributed.new_group(backend="gloo")
     assert isinstance(group, distributed.ProcessGroup)  # noqa: S101  # every worker is in it
-    task = order.task
-    if count > 1 and order.compute.batch_norm == "synchronised":
-        synchronise(task.network, order.device.type)
+    if workers > 1 and spec.compute.batch_norm == "synchronised":
+        synchronise(spec.task.network, spec.device.type)
     stop = SynchronisedStopRequest(group)
     fit(
-        task,
-        replace(order.batches, worker=context.get_world_rank(), workers=count),
-        order.device,
-        RankZeroCheckpoints(**vars(order.checkpoints)),
-        order.title,
-        surroundings=Surroundings(
-            stop=lambda: stop,
-            progress=partial(_Reports, board, first, stop),
-            trainer=_trainer_options(count, order.device),
-        ),
+        spec.task,
+        replace(spec.batches, worker=context.get_world_rank(), workers=workers),
+        spec.device,
+        RankZeroCheckpoints(**vars(spec.checkpoints)),
+        spec.title,
+        stop_request=lambda: stop,
+        progress=partial(_StatusReporter, status, first, stop),
     )
 
 
-def _check_machine(order: Order) -> None:
-    """Check that this machine is as the driver takes it to be.
+def _check_machine(spec: TrainingSpec) -> None:
+    """Check that this machine is as the driver expects it.
 
     Raises:
         UserError: It has another processor or GPU than the others, or does not see their files.
     """
     here = socket.gethostname()
-    device = find_device(order.compute)
-    if device != order.device:
+    device = find_device(spec.compute)
+    if device != spec.device:
         raise UserError(
             f"the machine {here} computes on {device.type} in {device.precision}, another on "
-            f"{order.device.type} in {order.device.precision}; set compute.accelerator and "
-            "compute.precision to what all have"
+            f"{spec.device.type} in {spec.device.precision}; set compute.accelerator and "
+            "compute.precision to values that all machines support"
         )
-    deadline = time.monotonic() + _SECONDS_FOR_A_FILE
-    while not order.token.exists():
+    deadline = time.monotonic() + _SHARED_FILE_TIMEOUT_S
+    while not spec.token.exists():
         if time.monotonic() > deadline:
             raise UserError(
-                f"the machine {here} does not see {order.token}; the project's folder must lie on "
+                f"the machine {here} does not see {spec.token}; the project's folder must be on "
                 "storage that all machines share, at the same path"
             )
         time.sleep(0.5)
 
 
-def _trainer_options(count: int, device: Device) -> dict[str, Any]:
-    """How Lightning is to spread a training over the workers."""
-    if count == 1:
-        return {"devices": [torch.cuda.current_device()] if device.type == "cuda" else 1}
-    strategy = RayDDPStrategy(
-        broadcast_buffers=False,  # synchronised, or each worker's own; the first one's are kept
-        # Otherwise the gradients' places change after the first step, which is another one when a
-        # training has gone on; and with them the order that three or more workers are summed in.
-        find_unused_parameters=device.type == "cpu",
-    )
-    environment = RayLightningEnvironment()
-    return {"devices": "auto", "strategy": strategy, "plugins": [environment]}
+class _StatusReporter:
+    """Reports the first worker's progress to the status actor, and receives stop requests."""
 
-
-class _Reports:
-    """The progress of the first worker, told to the board, which says whether to stop."""
-
-    def __init__(self, board: Any, first: bool, stop: SynchronisedStopRequest, *_: object) -> None:
-        self._board = board
+    def __init__(
+        self,
+        status: Any,
+        first: bool,
+        stop: SynchronisedStopRequest,
+        title: str,  # noqa: ARG002  # the driver shows it
+        recipe: TrainingConfig,
+        first_step: int,  # noqa: ARG002
+    ) -> None:
+        self._status = status
         self._first = first
         self._stop = stop
+        self._last_step = recipe.steps
         self._answer: ray.ObjectRef[int] | None = None
-        self._last = 0.0
+        self._reported_at = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -170,35 +163,34 @@ class _Reports:
         if self._answer is not None:
             ray.get(self._answer)
 
-    def update(self, task: Task, done: int) -> None:
-        """Report now and then, and after the last step; nobody waits for the answer."""
+    def update(self, step: int, latest: HistoryRow | None) -> None:
+        """Report at intervals and after the last step, without waiting for the answer."""
         if not self._first:
             return
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
             if number := ray.get(self._answer):
                 self._stop.received = signal.Signals(number)
             self._answer = None
-        due = time.monotonic() - self._last >= _SECONDS_BETWEEN_REPORTS
-        if done == task.recipe.steps or (due and self._answer is None):
-            newest = tuple(task.history[-1]) if task.history else None
-            self._answer = self._board.report.remote(done, newest)
-            self._last = time.monotonic()
+        due = time.monotonic() - self._reported_at >= _REPORT_INTERVAL_S
+        if step == self._last_step or (due and self._answer is None):
+            self._answer = self._status.report.remote(step, None if latest is None else (*latest,))
+            self._reported_at = time.monotonic()
 
 
-class _ToBoard(logging.Handler):
-    def __init__(self, board: Any) -> None:
+class _StatusLogHandler(logging.Handler):
+    def __init__(self, status: Any) -> None:
         super().__init__(logging.INFO)
-        self._board = board
+        self._status = status
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._board.say.remote(record.levelno, record.getMessage())
+        self._status.log.remote(record.levelno, record.getMessage())
 
 
 @contextmanager
-def _messages_to(board: Any, first: bool) -> Iterator[None]:
-    """Have the first worker's messages of this project reach the driver."""
+def _forward_log(status: Any, first: bool) -> Iterator[None]:
+    """Forward the first worker's log records of this project to the driver."""
     logger = logging.getLogger("selfie_pipeline")
-    handler = _ToBoard(board)
+    handler = _StatusLogHandler(status)
     if first:
         logger.setLevel(logging.INFO)
         logger.addHandler(handler)

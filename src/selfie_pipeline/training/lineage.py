@@ -1,4 +1,4 @@
-"""What a classifier follows from: the part of its provenance that is known before it is trained."""
+"""The lineage of a classifier: the part of its provenance that is known before its training."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from selfie_pipeline.config import (
     ModelConfig,
     PatchConfig,
 )
-from selfie_pipeline.datasets.weights import Weights
 from selfie_pipeline.provenance import configuration, digest
+from selfie_pipeline.weights import Weights
 
 FROM_SCRATCH: dict[str, Any] = {
     "encoder": None,
     "pretraining_images": None,
     "configuration": {},
 }
-"""What the supervised arm has in the place of `from_encoder`."""
+"""The pretraining part of the supervised arm's lineage; see `pretraining_lineage`."""
 
 
-def from_encoder(encoder: Weights) -> dict[str, Any]:
-    """What a classifier owes to its encoder."""
+def pretraining_lineage(encoder: Weights) -> dict[str, Any]:
+    """Return the part of a classifier's lineage that its encoder determines."""
     made = encoder.provenance
     return {
         "encoder": encoder.digest(),
@@ -34,7 +34,7 @@ def from_encoder(encoder: Weights) -> dict[str, Any]:
     }
 
 
-def classifier_origin(
+def classifier_lineage(
     pretraining: dict[str, Any],
     data: str,
     patch: PatchConfig,
@@ -42,15 +42,15 @@ def classifier_origin(
     model: ModelConfig,
     recipe: FinetuneConfig,
 ) -> dict[str, Any]:
-    """What all classifiers of an arm and a labeled fraction have in common.
+    """Return the lineage that all classifiers of an arm and a labeled fraction share.
 
     Args:
-        pretraining: As `from_encoder` gives it, or `FROM_SCRATCH`.
+        pretraining: As `pretraining_lineage` returns it, or `FROM_SCRATCH`.
         data: Fingerprint of the patch grids.
-        patch: Parameters.
-        augmentation: Parameters.
-        model: Parameters.
-        recipe: Parameters, with the values that the tuning found.
+        patch: Patch-grid parameters.
+        augmentation: Augmentation parameters.
+        model: Model parameters.
+        recipe: Finetuning parameters, with the values that the tuning found.
 
     Returns:
         Plain data. `tuned` has the tuned parameters by their dotted keys.
@@ -65,16 +65,16 @@ def classifier_origin(
     }
 
 
-def comparable(origin: dict[str, Any]) -> str:
-    """A hash that results must share to stand in one row of the table, or in one column.
+def comparison_key(lineage: dict[str, Any]) -> str:
+    """Return a hash that results must share to be compared in one row or column of the table.
 
-    It is of all parameters but the labeled fraction and the seed, and but the values that were
-    tuned: those may differ from fraction to fraction.
+    It covers all parameters but the labeled fraction, the seed, and the values that were tuned:
+    those may differ from fraction to fraction.
     """
-    settings = origin["configuration"]
+    settings = lineage["configuration"]
     recipe = {
         key: value
         for key, value in settings["finetune"].items()
         if key not in settings["finetune"]["tuned"]
     }
-    return digest({"configuration": settings | {"finetune": recipe}, "data": origin["data"]})
+    return digest({"configuration": settings | {"finetune": recipe}, "data": lineage["data"]})

@@ -1,0 +1,86 @@
+"""Summary of a run, derived from its parameters and logged before its first node."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from selfie_pipeline.config import Config, TrainingConfig
+
+_USING_A_NETWORK = {
+    *("encoder", "selfie_classifier", "supervised_classifier", "experiment_cells"),
+    *("tuning_trials", "image_predictions", "embeddings"),
+}
+_INITIAL_WEIGHTS = {
+    "selfie_classifier": "from the encoder",
+    "supervised_classifier": "from scratch",
+}
+
+
+def summarise_run(config: Config, outputs: Collection[str]) -> list[str]:
+    """Return what a run will do: data and sizes, device and precision, steps and batches, labels.
+
+    Args:
+        config: Parameters of the run.
+        outputs: Names of the catalog entries that its nodes produce.
+
+    Returns:
+        Lines without a newline, one per subject that is part of the run.
+
+    Raises:
+        UserError: This machine lacks the GPU or the precision that the parameters require.
+    """
+    patch, model, recipe = config.patch, config.model, config.pretrain
+    lines = [
+        f"data: {config.data.name}, images of {patch.image_size} × {patch.image_size} pixels, "
+        f"{patch.grid_size} × {patch.grid_size} patches of {patch.patch_size}, of which "
+        f"{patch.targets} are masked"
+    ]
+    if _USING_A_NETWORK.intersection(outputs):
+        layers = "-".join(map(str, model.layers))
+        lines.append(f"network: stages of {layers} blocks, width {model.width}")
+        lines.append(f"device: {_format_device(config)}")
+    if "encoder" in outputs:
+        images = "all" if recipe.images is None else recipe.images
+        lines.append(f"pretrain: {_format_recipe(recipe)}, on {images} images, seed {recipe.seed}")
+    arms = [words for name, words in _INITIAL_WEIGHTS.items() if name in outputs]
+    if arms:
+        lines.append(
+            f"finetune {' and '.join(arms)}: {_format_recipe(config.finetune)}, on "
+            f"{100 * config.labeled_frac:g} % of the labels, seed {config.seed}"
+        )
+    return lines + _summarise_studies(config, outputs)
+
+
+def _summarise_studies(config: Config, outputs: Collection[str]) -> list[str]:
+    grid, tune = config.experiment, config.tune
+    fractions = ", ".join(f"{100 * fraction:g}" for fraction in grid.labeled_fracs)
+    lines = []
+    if "experiment_cells" in outputs:
+        cells = len(grid.labeled_fracs) * len(grid.seeds) * len(grid.arms)
+        lines.append(
+            f"experiment: {cells} cells: {', '.join(grid.arms)}; {fractions} % of the labels; "
+            f"seeds {', '.join(map(str, grid.seeds))}; each {_format_recipe(config.finetune)}"
+        )
+    if "tuning_trials" in outputs:
+        lines.append(
+            f"tune: {tune.trials} trials each of {', '.join(grid.arms)} at {fractions} % of the "
+            f"labels, over {', '.join(tune.space)}; each {_format_recipe(config.finetune)}"
+        )
+    return lines
+
+
+def _format_recipe(recipe: TrainingConfig) -> str:
+    return (
+        f"{recipe.steps:,} steps of {recipe.batch_size:,} images, peak learning rate "
+        f"{recipe.peak_learning_rate:g}"
+    )
+
+
+def _format_device(config: Config) -> str:
+    from selfie_pipeline.training.device import find_device  # noqa: PLC0415  # torch is slow
+
+    device = find_device(config.compute)
+    local = f"{device.name}, {'bf16' if device.bf16 else 'fp32'}"
+    if config.compute.engine == "local":
+        return local
+    return f"a Ray cluster, {config.compute.workers} workers per training; here {local}"
