@@ -14,10 +14,14 @@ from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.finetuning import (
     classify,
     finetune,
-    fresh_classifier,
+    initialise_classifier,
     reestimate_statistics,
 )
-from selfie_pipeline.training.optimizer import learning_rate_factor
+from selfie_pipeline.training.optimizer import (
+    build_optimizer,
+    learning_rate_factor,
+    set_learning_rate,
+)
 from selfie_pipeline.training.tasks import FinetuningTask
 
 PROCESSOR = Device(type="cpu", bf16=False)
@@ -25,7 +29,7 @@ ROWS = np.arange(5, 205, 10)  # 20 digits
 
 
 def fresh(config, seed=0):
-    return fresh_classifier(config.model, config.finetune.architecture, config.patch, 10, seed)
+    return initialise_classifier(config.model, config.finetune.architecture, config.patch, 10, seed)
 
 
 @pytest.fixture
@@ -35,11 +39,11 @@ def labels(digits):
 
 @pytest.fixture
 def train(make_images, no_checkpoints, labels):
-    def train(config, network, handed_over=()):
+    def train(config, network, pretrained=()):
         images = make_images(config)
         trained = finetune(
             network,
-            handed_over=handed_over,
+            pretrained=pretrained,
             recipe=config.finetune,
             seed=config.seed,
             images=images,
@@ -98,7 +102,7 @@ def test_the_steps_are_those_of_sgd_written_out(make_config, make_images, train,
     recipe, momentum = config.finetune, {}
     states = []
     for batch in Batches(make_images(config), ROWS, config.seed, recipe):
-        windows = images.cut_out(batch.patches, batch.corners, batch.flips)
+        windows = images.windows(batch.grids, batch.corners, batch.flips)
         logits = ours.train()(normalise(windows, mean, std))
         loss = functional.cross_entropy(logits, label_of_row[batch.samples])
         ours.zero_grad()
@@ -178,9 +182,9 @@ def test_units_drop_by_seed_step_and_place_in_the_batch(make_config, make_images
 
     def loss(seed=0, step=0, accumulate=1, part=0):
         recipe = config.finetune.model_copy(update={"accumulate": accumulate})
-        task = FinetuningTask(network, recipe, images, zeros, seed=seed, handed_over=())
-        batch = Batches(images, ROWS, 0, recipe).part(0, part)._replace(step=step)
-        return task.score(batch)[0].item()
+        task = FinetuningTask(network, recipe, images, zeros, seed=seed, pretrained=())
+        batch = Batches(images, ROWS, 0, recipe).micro_batch(0, part)._replace(step=step)
+        return task(batch)[0].item()
 
     assert loss() == loss()
     assert len({loss(), loss(seed=1), loss(step=1)}) == 3
@@ -189,16 +193,16 @@ def test_units_drop_by_seed_step_and_place_in_the_batch(make_config, make_images
 
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-HANDED_OVER = ("stem.", "stages.0.", "stages.1.", "stages.2.")
+PRETRAINED = ("stem.", "stages.0.", "stages.1.", "stages.2.")
 
 
-def handed_over(network):
-    """What a pretrained encoder gives."""
+def pretrained_names(network):
+    """Return the names of the tensors that an encoder provides."""
     hybrid = hasattr(network, "patch_network")
     return [
         name
         for name in network.state_dict()
-        if (not name.startswith("head.") if hybrid else name.startswith(HANDED_OVER))
+        if (not name.startswith("head.") if hybrid else name.startswith(PRETRAINED))
     ]
 
 
@@ -226,16 +230,16 @@ class TestMismatch:
         assert differing(without.tensors, having.tensors) == set()
         assert without.history == having.history
 
-    def test_off_the_names_of_what_was_handed_over_change_nothing(self, changed, train):
+    def test_without_switches_the_names_of_pretrained_tensors_change_nothing(self, changed, train):
         network = fresh(changed())
         scratch, _ = train(changed(), copy.deepcopy(network))
-        pretrained, _ = train(changed(), network, handed_over(network))
+        pretrained, _ = train(changed(), network, pretrained_names(network))
         assert differing(scratch.tensors, pretrained.tensors) == set()
 
     def test_statistics_estimated_anew_are_all_that_differs(self, changed, train):
         """Training does not read them, so after it everything else is the same."""
         network = fresh(changed())
-        names = handed_over(network)
+        names = pretrained_names(network)
         without, _ = train(changed(), copy.deepcopy(network), names)
         having, _ = train(changed({"finetune.reestimate_statistics": True}), network, names)
         different = differing(without.tensors, having.tensors)
@@ -248,17 +252,17 @@ class TestMismatch:
     def test_they_are_estimated_on_the_labeled_samples(self, changed, train, monkeypatch):
         config = changed({"finetune.reestimate_statistics": True, "finetune.steps": 2})
         network = fresh(config)
-        _, images = train(config, network, handed_over(network))
+        _, images = train(config, network, pretrained_names(network))
         assert set(images.grids.asked_for[:20]) == set(ROWS.tolist())
         assert len(images.grids.asked_for) == 20 + 2 * 8
 
         monkeypatch.setattr(finetuning, "_STATISTICS_SAMPLES", 6)
-        _, images = train(config, network, handed_over(network))
+        _, images = train(config, network, pretrained_names(network))
         assert len(set(images.grids.asked_for[:6])) == 6
         assert len(images.grids.asked_for) == 6 + 2 * 8
 
     def test_estimating_is_cumulative_over_whole_images(self, changed, make_images, monkeypatch):
-        monkeypatch.setattr(finetuning, "_INFERENCE_BATCH", 10)
+        monkeypatch.setattr(finetuning, "_INFERENCE_BATCH_SIZE", 10)
         config = changed()
         network, images = fresh(config).eval(), make_images(config)
         modules = [module for module in network.modules() if hasattr(module, "momentum")]
@@ -271,7 +275,7 @@ class TestMismatch:
         mean, std = torch.from_numpy(images.grids.mean), torch.from_numpy(images.grids.std)
         with torch.no_grad():
             halves = [
-                p.stem(normalise(images.central(half), mean, std))
+                p.stem(normalise(images.central_windows(half), mean, std))
                 for half in (ROWS[:10], ROWS[10:])
             ]
         norm = p.stages[0].blocks[0].norm1  # it sees the stem's map
@@ -284,13 +288,13 @@ class TestMismatch:
         assert not any(module.training for module in network.modules())
         different = differing(before, network.state_dict())
         assert all(name.endswith(STATISTICS) for name in different)
-        assert all(name in handed_over(network) for name in different)
+        assert all(name in pretrained_names(network) for name in different)
 
-    def test_what_was_handed_over_takes_smaller_steps(self, changed, train):
+    def test_pretrained_weights_take_smaller_steps(self, changed, train):
         """The first step, from the same gradient; without warm-up its rate is the peak."""
         once = {"finetune.steps": 1, "finetune.warmup_steps": 0}
         network = fresh(changed())
-        names, start = handed_over(network), copy.deepcopy(network.state_dict())
+        names, start = pretrained_names(network), copy.deepcopy(network.state_dict())
         full, _ = train(changed(once), copy.deepcopy(network), names)
         slow, _ = train(changed(once | {"finetune.pretrained_rate": 0.25}), network, names)
         weights = {name for name, _ in network.named_parameters()}
@@ -311,16 +315,15 @@ class TestMismatch:
             make_images(config),
             torch.zeros(1),
             seed=0,
-            handed_over=handed_over(network),
+            pretrained=pretrained_names(network),
         )
-        made = task.configure_optimizers()
+        optimizer = build_optimizer(task.parameter_groups(), config.finetune)
         for step in range(6):
-            fresh_rate, rate = (group["lr"] for group in made["optimizer"].param_groups)
+            set_learning_rate(optimizer, step, config.finetune)
+            fresh_rate, rate = (group["lr"] for group in optimizer.param_groups)
             expected = 0.05 * learning_rate_factor(step, config.finetune)
             assert fresh_rate == pytest.approx(expected)
             assert rate == pytest.approx(expected / 4)
-            made["optimizer"].step()
-            made["lr_scheduler"]["scheduler"].step()
 
 
 @pytest.fixture
@@ -330,7 +333,7 @@ def classified(make_config, make_images):
     images = make_images(config)
     torch.manual_seed(0)
     network = build_resnet(config.model, classes=10)
-    network(images.central(np.arange(64)).float() / 64 - 1)
+    network(images.central_windows(np.arange(64)).float() / 64 - 1)
 
     def classified(rows):
         return classify(network, images, rows, PROCESSOR)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from selfie_pipeline.training.checkpoints import Checkpoints
-from selfie_pipeline.training.data import prefetch as feed
+from selfie_pipeline.training.data import prefetch
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.pretraining import pretrain
 
@@ -39,7 +39,7 @@ def losses(trained):
 @pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize("compiled", ["never", "always"])
 def test_it_learns_what_a_processor_learns(train, monkeypatch, compiled, resident):
-    monkeypatch.setattr(feed, "RESIDENT_SHARE", 1 / 3 if resident else 0)
+    monkeypatch.setattr(prefetch, "GPU_MEMORY_SHARE", 1 / 3 if resident else 0)
 
     expected, trained = train("cpu", folder="cpu"), train("gpu", compiled=compiled, folder="gpu")
 

@@ -3,8 +3,12 @@ import pytest
 import torch
 from torch import nn
 
-from selfie_pipeline.training.optimizer import learning_rate_factor
-from selfie_pipeline.training.tasks import FinetuningTask
+from selfie_pipeline.training.optimizer import (
+    build_optimizer,
+    clip_gradients,
+    learning_rate_factor,
+    set_learning_rate,
+)
 
 
 def factors(recipe):
@@ -39,50 +43,58 @@ def test_without_warm_up_it_starts_at_the_peak(recipe):
 
 
 @pytest.fixture
-def steps_of_the_optimizer(make_config, make_images):
-    """What the optimiser of a task is set to at each of its steps, as Lightning takes them."""
+def optimizer_steps(make_config):
+    """Run an optimiser; record its parameter groups at every step."""
 
     def run(**changes):
-        config = make_config({f"finetune.{key}": value for key, value in changes.items()})
+        recipe = make_config({f"finetune.{key}": value for key, value in changes.items()}).finetune
         network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
-        task = FinetuningTask(
-            network,
-            config.finetune,
-            make_images(config),
-            torch.zeros(1),
-            seed=0,
-            handed_over=(),
-        )
-        made = task.configure_optimizers()
-        optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
-        assert made["lr_scheduler"]["interval"] == "step"
+        groups = [
+            {"params": list(network[0].parameters())},
+            {"params": list(network[1].parameters()), "lr": recipe.peak_learning_rate / 10},
+        ]
+        optimizer = build_optimizer(groups, recipe)
         seen = []
-        for _ in range(config.finetune.steps):
+        for step in range(recipe.steps):
+            set_learning_rate(optimizer, step, recipe)
             seen.append([dict(group) for group in optimizer.param_groups])
             for parameter in network.parameters():
                 parameter.grad = torch.ones_like(parameter)
             optimizer.step()
-            schedule.step()
-        return config.finetune, network, seen
+        return recipe, network, seen
 
     return run
 
 
-def test_fault_momentum_that_a_scheduler_cycles_away_from_0_9(steps_of_the_optimizer):
-    _, _, seen = steps_of_the_optimizer(steps=50, warmup_steps=10)
+def test_fault_momentum_that_a_scheduler_cycles_away_from_0_9(optimizer_steps):
+    _, _, seen = optimizer_steps(steps=50, warmup_steps=10)
     assert {group["momentum"] for groups in seen for group in groups} == {0.9}
     assert all(group["nesterov"] for groups in seen for group in groups)
 
 
-def test_the_rate_of_each_step_is_the_peak_times_the_factor(steps_of_the_optimizer):
-    recipe, _, seen = steps_of_the_optimizer(steps=50, warmup_steps=10, peak_learning_rate=0.3)
-    rates = [groups[0]["lr"] for groups in seen]
-    np.testing.assert_allclose(rates, 0.3 * factors(recipe)[:-1], rtol=1e-12, atol=1e-15)
+def test_the_rate_of_each_step_is_the_peak_times_the_factor(optimizer_steps):
+    recipe, _, seen = optimizer_steps(steps=50, warmup_steps=10, peak_learning_rate=0.3)
+    for group, peak in enumerate((0.3, 0.03)):
+        rates = [groups[group]["lr"] for groups in seen]
+        np.testing.assert_allclose(rates, peak * factors(recipe)[:-1], rtol=1e-12, atol=1e-15)
 
 
-def test_every_weight_is_trained_and_decays(steps_of_the_optimizer):
-    _, network, seen = steps_of_the_optimizer(weight_decay=0.01)
+def test_every_weight_is_trained_and_decays(optimizer_steps):
+    _, network, seen = optimizer_steps(weight_decay=0.01)
     for groups in seen:
         assert {group["weight_decay"] for group in groups} == {0.01}
         inside = {id(parameter) for group in groups for parameter in group["params"]}
         assert inside == {id(parameter) for parameter in network.parameters()}
+
+
+@pytest.mark.parametrize(("limit", "norm"), [(None, 10.0), (20.0, 10.0), (2.0, 2.0)])
+def test_gradients_are_clipped_to_the_norm_over_all_weights(make_config, limit, norm):
+    recipe = make_config({"finetune.clip_norm": limit}).finetune
+    network = nn.Linear(10, 9)
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, 10 / 99**0.5)
+
+    clip_gradients(network, recipe)
+
+    gradient = torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+    assert gradient.norm().item() == pytest.approx(norm, rel=1e-4)

@@ -5,7 +5,7 @@ import torch
 from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import find_device
-from selfie_pipeline.training.pretraining import pick, pretrain
+from selfie_pipeline.training.pretraining import predict_patches, pretrain
 
 ROWS = np.arange(0, 1600, 4)  # 400 digits
 
@@ -44,7 +44,7 @@ def test_it_learns_to_pick_the_patch_among_four(make_config, train):
     assert last.loss < first.loss
 
     order = torch.rand(200, 16, generator=torch.Generator().manual_seed(0)).argsort(dim=1)
-    chances = pick(
+    chances = predict_patches(
         trained.tensors, config.model, images, ROWS[:200], order, find_device(config.compute)
     )
     assert (chances.argmax(axis=-1) == np.arange(4)).mean() > 0.6
@@ -90,11 +90,11 @@ def test_picking_gives_probabilities_of_the_central_windows(make_config, make_im
     order = torch.rand(6, 16).argsort(dim=1)
     device = find_device(config.compute)
     tensors = network.state_dict()
-    chances = pick(tensors, config.model, images, ROWS[:6], order, device)
+    chances = predict_patches(tensors, config.model, images, ROWS[:6], order, device)
     assert chances.shape == (6, 4, 4)
     assert chances.dtype == np.float32
     np.testing.assert_allclose(chances.sum(axis=-1), 1, rtol=1e-5)
-    again = pick(tensors, config.model, images, ROWS[:6], order, device)
+    again = predict_patches(tensors, config.model, images, ROWS[:6], order, device)
     np.testing.assert_allclose(again, chances, rtol=1e-4)
-    alone = pick(tensors, config.model, images, ROWS[2:3], order[2:3], device)
+    alone = predict_patches(tensors, config.model, images, ROWS[2:3], order[2:3], device)
     np.testing.assert_allclose(alone[0], chances[2], rtol=1e-4)

@@ -4,15 +4,13 @@ import io
 import logging
 import sys
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from selfie_pipeline.config import Config, TrainingConfig
 from selfie_pipeline.training import progress as module
-from selfie_pipeline.training.progress import Progress
-from selfie_pipeline.training.tasks import HistoryRow
+from selfie_pipeline.training.progress import ProgressBar
+from selfie_pipeline.training.state import HistoryRow
 
 
 class Clock:
@@ -37,10 +35,6 @@ def recipe(make_config: Callable[..., Config]) -> TrainingConfig:
     return make_config({"pretrain.steps": 100, "pretrain.batch_size": 20}).pretrain
 
 
-def task(*rows: HistoryRow) -> Any:
-    return SimpleNamespace(history=list(rows))
-
-
 ROW = HistoryRow(step=40, loss=1.23456, accuracy=0.56789, learning_rate=0.05)
 
 
@@ -53,10 +47,10 @@ def test_a_line_now_and_then_where_there_is_no_terminal(
     recipe: TrainingConfig, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "selfie_pipeline")
-    with Progress("pretrain", recipe, 0) as progress:
-        for done in range(1, 100):
+    with ProgressBar("pretrain", recipe, 0) as progress:
+        for step in range(1, 100):
             clock.now += 1
-            progress.update(task(ROW), done)
+            progress.update(step, ROW)
 
     assert [line.split(",")[0] for line in caplog.messages] == [
         f"pretrain: step {step} of 100" for step in (5, 35, 65, 95)
@@ -71,9 +65,9 @@ def test_a_line_at_the_end(
     recipe: TrainingConfig, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "selfie_pipeline")
-    with Progress("finetune", recipe, 0) as progress:
+    with ProgressBar("finetune", recipe, 0) as progress:
         clock.now += 40
-        progress.update(task(ROW), 100)
+        progress.update(100, ROW)
 
     assert caplog.messages == [
         "finetune: 100 steps done, 50 images/s, loss 1.235, accuracy 0.568, learning rate 0.05"
@@ -83,11 +77,11 @@ def test_a_line_at_the_end(
 def test_the_rate_is_that_of_this_run_alone(
     recipe: TrainingConfig, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A training that was gone on with did its first steps in another run."""
+    """A resumed training did its first steps in another run."""
     caplog.set_level(logging.INFO, "selfie_pipeline")
-    with Progress("pretrain", recipe, 90) as progress:
+    with ProgressBar("pretrain", recipe, 90) as progress:
         clock.now += 10
-        progress.update(task(), 100)
+        progress.update(100, None)
 
     assert caplog.messages == ["pretrain: 100 steps done, 20 images/s"]
 
@@ -100,15 +94,15 @@ def test_a_bar_on_a_terminal(
 ) -> None:
     caplog.set_level(logging.INFO, "selfie_pipeline")
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    monkeypatch.setattr(module, "_SECONDS_BEFORE_BAR", 0)
-    with Progress("pretrain", recipe, 40) as progress:
-        for done in range(41, 100):
+    monkeypatch.setattr(module, "_BAR_DELAY_S", 0)
+    with ProgressBar("pretrain", recipe, 40) as progress:
+        for step in range(41, 100):
             clock.now += 1
-            progress.update(task(ROW), done)
+            progress.update(step, ROW)
         progress.bar.refresh()
         shown = terminal.getvalue().split("\r")[-1]
         clock.now += 1
-        progress.update(task(ROW), 100)
+        progress.update(100, ROW)
 
     assert "pretrain: " in shown
     assert "99/100" in shown
@@ -120,10 +114,10 @@ def test_no_bar_for_what_takes_less_than_five_seconds(
     recipe: TrainingConfig, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
-    with Progress("pretrain", recipe, 0) as progress:
-        for done in range(1, 101):
+    with ProgressBar("pretrain", recipe, 0) as progress:
+        for step in range(1, 101):
             clock.now += 0.01
-            progress.update(task(), done)
+            progress.update(step, None)
 
     assert terminal.getvalue().strip("\r\n ") == ""
 
@@ -132,7 +126,7 @@ def test_the_bar_is_closed_when_the_training_fails(
     recipe: TrainingConfig, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
-    with pytest.raises(RuntimeError), Progress("pretrain", recipe, 0) as progress:
+    with pytest.raises(RuntimeError), ProgressBar("pretrain", recipe, 0) as progress:
         raise RuntimeError
 
     assert progress.bar.disable

@@ -80,32 +80,12 @@ def test_the_handlers_before_are_back_afterwards(asked: bool) -> None:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_it_takes_the_signals_back() -> None:
-    """Lightning sets a handler of its own when it begins."""
-    with StopRequest() as stop:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        stop.listen()
-        signal.raise_signal(signal.SIGTERM)
-
-        assert stop.received == signal.SIGTERM
-
-
-def test_it_does_not_listen_again_once_asked(before: list[signal.Signals]) -> None:
-    with StopRequest() as stop:
-        signal.raise_signal(signal.SIGTERM)
-        stop.listen()
-        signal.raise_signal(signal.SIGTERM)
-
-    assert before == [signal.SIGTERM]
-
-
 def test_in_another_thread_it_does_nothing() -> None:
     """Only the main thread may set handlers; Kedro's thread runner trains in others."""
     seen: list[object] = []
 
     def run() -> None:
         with StopRequest() as stop:
-            stop.listen()
             seen.append((stop.received, signal.getsignal(signal.SIGTERM)))
 
     handler = signal.getsignal(signal.SIGTERM)

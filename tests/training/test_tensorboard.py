@@ -13,8 +13,9 @@ from selfie_pipeline.config import Config, UserError
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import Images
 from selfie_pipeline.training.device import Device
-from selfie_pipeline.training.loop import StepCallback, TrainingResult
+from selfie_pipeline.training.loop import StepCallback
 from selfie_pipeline.training.pretraining import pretrain
+from selfie_pipeline.training.state import TrainingResult, TrainingState
 from selfie_pipeline.training.tensorboard import TensorBoardWriter, tensorboard_writer
 
 STEPS = 8
@@ -33,7 +34,7 @@ def train(
         }
     )
 
-    def run(watch: StepCallback | None, checkpoints: Checkpoints) -> TrainingResult:
+    def run(callback: StepCallback | None, checkpoints: Checkpoints) -> TrainingResult:
         return pretrain(
             config.model,
             config.pretrain,
@@ -41,7 +42,7 @@ def train(
             np.arange(20),
             Device("cpu", bf16=False),
             checkpoints,
-            watch,
+            callback,
         )
 
     return run
@@ -85,15 +86,15 @@ def test_the_curves_are_the_history_and_change_nothing(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
-def test_a_training_that_is_gone_on_with_has_each_point_once(
+def test_a_resumed_training_has_each_point_once(
     train: Callable[..., TrainingResult], checkpoints: Checkpoints
 ) -> None:
     pytest.importorskip("tensorboard")
     first, second = tensorboard_writer(checkpoints), tensorboard_writer(checkpoints)
 
-    def die_after_a_row_that_no_checkpoint_has(task: Any, done: int) -> None:
-        first(task, done)
-        if done == 5:
+    def die_after_a_row_that_no_checkpoint_has(state: TrainingState) -> None:
+        first(state)
+        if state.step == 5:
             raise KeyboardInterrupt
 
     with pytest.raises((KeyboardInterrupt, SystemExit)):

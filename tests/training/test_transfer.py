@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from selfie_pipeline.training.data.transfer import AsyncCopy, send
+from selfie_pipeline.training.data.transfer import AsyncCopy, to_device
 
 DEVICES = [
     "cpu",
@@ -10,10 +10,10 @@ DEVICES = [
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_what_is_sent_and_fetched_again_is_the_same(device):
+def test_a_copy_to_the_device_and_back_is_the_same(device):
     numbers = torch.rand(3, 4)
 
-    there = send(numbers, torch.device(device))
+    there = to_device(numbers, torch.device(device))
 
     assert there.device.type == device
     assert AsyncCopy(there).read().device.type == "cpu"
@@ -21,7 +21,7 @@ def test_what_is_sent_and_fetched_again_is_the_same(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_what_is_fetched_is_as_it_was_when_it_was_asked_for(device):
+def test_a_copy_keeps_the_values_of_the_time_of_the_call(device):
     numbers = torch.ones(1000, device=device)
     fetched = AsyncCopy(numbers * 2)
     numbers.zero_()

@@ -135,7 +135,7 @@ class Checkpoints:
             raise _UnusableCheckpointError(f"its record is damaged ({error})") from None
         different = _differences(identity, json.loads(json.dumps(self.identity)))
         if different:
-            raise _UnusableCheckpointError(f"it was made with another {', '.join(different)}")
+            raise _UnusableCheckpointError(f"it was made with different {', '.join(different)}")
         try:
             if _sha256(file) != checksum:
                 raise _UnusableCheckpointError("its checksum does not match: the file is damaged")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +37,7 @@ class Device:
 
     @property
     def precision(self) -> str:
-        """As Lightning calls it."""
+        """The precision, as records and checkpoints have it."""
         return "bf16-mixed" if self.bf16 else "32-true"
 
     def autocast(self) -> torch.autocast:
@@ -61,6 +62,8 @@ class Device:
             # Nearly all of the time goes there. A takes its random numbers from a generator of
             # its own, at which the compiler would have to stop.
             inner = getattr(network, "patch_network", network)
+            # torch's compiler checks whether its inputs have a gradient.
+            warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is")
             inner.get_submodule("stages").compile(dynamic=False)
 
 

@@ -10,7 +10,7 @@ from selfie_pipeline.config import (
     ModelConfig,
     PatchConfig,
 )
-from selfie_pipeline.provenance import configuration, digest
+from selfie_pipeline.provenance import dump_configuration, hash_json
 from selfie_pipeline.weights import Weights
 
 FROM_SCRATCH: dict[str, Any] = {
@@ -55,7 +55,7 @@ def classifier_lineage(
     Returns:
         Plain data. `tuned` has the tuned parameters by their dotted keys.
     """
-    settings = configuration(patch=patch, augmentation=augmentation, model=model, finetune=recipe)
+    settings = dump_configuration(patch=patch, augmentation=augmentation, model=model, finetune=recipe)
     return {
         "configuration": settings | pretraining["configuration"],
         "tuned": {f"finetune.{name}": getattr(recipe, name) for name in recipe.tuned},
@@ -77,4 +77,4 @@ def comparison_key(lineage: dict[str, Any]) -> str:
         for key, value in settings["finetune"].items()
         if key not in settings["finetune"]["tuned"]
     }
-    return digest({"configuration": settings | {"finetune": recipe}, "data": lineage["data"]})
+    return hash_json({"configuration": settings | {"finetune": recipe}, "data": lineage["data"]})

@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from selfie_pipeline.config import Arm, TuneConfig
-from selfie_pipeline.provenance import digest
+from selfie_pipeline.provenance import hash_json
 from selfie_pipeline.training.jobs import Job
 
 Objective = Callable[[optuna.Trial], float]
@@ -58,7 +58,7 @@ class Search:
 
         The number of trials is not among that: a search may go on.
         """
-        fixed = digest({**self.origin, "tune": self.tune.model_dump(exclude={"trials"})})
+        fixed = hash_json({**self.origin, "tune": self.tune.model_dump(exclude={"trials"})})
         return f"{self.arm}, {100 * self.labeled_frac:g} %, {fixed[:12]}"
 
     def settings_among(self, found: Iterable[Best]) -> dict[str, float]:

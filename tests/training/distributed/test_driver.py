@@ -23,12 +23,12 @@ from torch import Tensor
 
 from selfie_pipeline.config import Config, UserError
 from selfie_pipeline.models.selfie import Selfie
-from selfie_pipeline.training.checkpoints import Checkpoint, Checkpoints
+from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import Batches, Images
 from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.engine import open_engine
-from selfie_pipeline.training.loop import TrainingResult
 from selfie_pipeline.training.signals import TrainingInterrupted
+from selfie_pipeline.training.state import TrainingResult
 from selfie_pipeline.training.tasks import PretrainingTask
 
 pytestmark = [
@@ -76,35 +76,38 @@ class Noise:
         return torch.from_numpy(np.stack(drawn))
 
 
-class Eventful(PretrainingTask):
-    """What happens to its workers, each thing once, is laid in a folder as files."""
+class SlowToSave(Selfie):
+    """A network whose state the first worker is slow to copy, as for a checkpoint."""
 
-    events: Path  # with files such as killed-0-3: worker 0, at step 3
-    pause = 0.0  # s, of every step
-    pause_of_checkpoint = 0.0  # s, of the worker that writes it
+    pause_s = 0.0
 
-    def end_step(self, batch: Any) -> None:
-        super().end_step(batch)
-        time.sleep(self.pause)
-        self._happens("noted", self.steps_done)
-        if self._happens("killed", self.steps_done):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def checkpoint(self) -> Checkpoint:
+    def state_dict(self, *arguments: Any, **options: Any) -> Any:
         if _rank() == 0:
-            time.sleep(self.pause_of_checkpoint)
-        return super().checkpoint()
+            time.sleep(self.pause_s)
+        return super().state_dict(*arguments, **options)
 
-    def score(self, batch: Any) -> tuple[Tensor, Tensor]:
-        loss, accuracy = super().score(batch)
-        if self._happens("diverges", batch.step):
+
+class Eventful(PretrainingTask):
+    """A task with events, each of which happens once to one worker, given by files in a folder."""
+
+    events: Path  # with files such as killed-0-3: worker 0, in step 3, after 2 steps
+    pause_s = 0.0  # of every micro-batch
+
+    def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
+        time.sleep(self.pause_s)
+        step = batch.step + 1
+        self._happens("noted", step)
+        if self._happens("killed", step):
+            os.kill(os.getpid(), signal.SIGKILL)
+        loss, accuracy = super().forward(batch)
+        if self._happens("diverges", step):
             loss = loss * float("nan")
         return loss, accuracy
 
-    def _happens(self, what: str, step: int) -> bool:
-        event = self.events / f"{what}-{_rank()}-{step}"
-        happens = event.exists()
-        event.unlink(missing_ok=True)
+    def _happens(self, event: str, step: int) -> bool:
+        file = self.events / f"{event}-{_rank()}-{step}"
+        happens = file.exists()
+        file.unlink(missing_ok=True)
         return happens
 
 
@@ -118,8 +121,8 @@ class Arrangement:
 
     config: Config
     folder: Path
-    pause: float = 0.0
-    pause_of_checkpoint: float = 0.0
+    pause_s: float = 0.0
+    pause_of_checkpoint_s: float = 0.0
 
     @property
     def checkpoints(self) -> Path:
@@ -138,9 +141,10 @@ class Arrangement:
         recipe = config.pretrain
         with open_engine(config.compute) as engine:
             with seeded_initialisation(recipe.seed):
-                task = Eventful(Selfie(config.model, config.patch), recipe, images)
-            task.events, task.pause = self.folder, self.pause
-            task.pause_of_checkpoint = self.pause_of_checkpoint
+                network = SlowToSave(config.model, config.patch)
+            network.pause_s = self.pause_of_checkpoint_s
+            task = Eventful(network, recipe, images)
+            task.events, task.pause_s = self.folder, self.pause_s
             checkpoints = Checkpoints(
                 self.checkpoints, engine.identity, recipe.checkpoint_every, config.resume
             )
@@ -208,7 +212,7 @@ def undisturbed(cluster: None, arrange: Arrange) -> TrainingResult:
     return arrange(2).train()
 
 
-KILLED = "pretrain: a worker died; all go on from the last checkpoint"
+KILLED = "pretrain: a worker died; all resume from the last checkpoint"
 
 
 def digest(trained: TrainingResult) -> str:
@@ -236,7 +240,7 @@ def test_killed_workers_cost_the_steps_since_the_last_checkpoint(
 ) -> None:
     """First the one that writes the checkpoints, then the other, which is once too often."""
     caplog.set_level(logging.INFO, "selfie_pipeline")
-    training = arrange(2, compute__max_failures=1).lay("killed-0-5", "killed-1-7")
+    training = arrange(2, compute__max_failures=1).lay("killed-0-6", "killed-1-8")
 
     with pytest.raises(UserError, match=r"died more than compute.max_failures = 1 times") as caught:
         training.train()
@@ -244,12 +248,12 @@ def test_killed_workers_cost_the_steps_since_the_last_checkpoint(
     assert "\n" not in str(caught.value)
     assert sum(line.startswith(KILLED) for line in caplog.messages) == 1
     assert digest(training.train()) == digest(undisturbed)
-    went_on = [line for line in caplog.messages if line.startswith("pretrain: goes on")]
-    assert went_on == [f"pretrain: goes on after step {step} of 8" for step in (4, 6)]
+    resumed = [line for line in caplog.messages if line.startswith("pretrain: resumes")]
+    assert resumed == [f"pretrain: resumes after step {step} of 8" for step in (4, 6)]
 
 
 def test_a_loss_that_is_not_finite_on_one_worker_stops_all(cluster: None, arrange: Arrange) -> None:
-    training = arrange(2).lay("diverges-1-4")
+    training = arrange(2).lay("diverges-1-5")
 
     with pytest.raises(UserError, match=r"^the loss is nan at step 5, .* and 4 more") as caught:
         training.train()
@@ -262,12 +266,12 @@ def test_a_loss_that_is_not_finite_on_one_worker_stops_all(cluster: None, arrang
 def test_a_signal_stops_all_workers_after_the_same_step_with_a_checkpoint(
     cluster: None, arrange: Arrange
 ) -> None:
-    training = arrange(2, pretrain__steps=40, pretrain__checkpoint_every=100).lay("noted-0-3")
-    training.pause = 0.2
-    training.pause_of_checkpoint = 2  # the other worker, which writes none, is long through
+    training = arrange(2, pretrain__steps=40, pretrain__checkpoint_every=100).lay("noted-0-4")
+    training.pause_s = 0.1
+    training.pause_of_checkpoint_s = 2  # the other worker, which writes none, is long through
 
     def interrupt() -> None:
-        while (training.folder / "noted-0-3").exists():
+        while (training.folder / "noted-0-4").exists():
             time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -334,7 +338,7 @@ def test_a_machine_that_leaves_and_another_that_comes(
     third: list[subprocess.Popen[bytes]] = []
     try:
         training = arrange(2)
-        training.pause = 0.5
+        training.pause_s = 0.25
 
         def replace_machine() -> None:
             while not list(training.checkpoints.glob("step-*.json")):

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing
-from torch.nn.parallel import DistributedDataParallel
 
 from selfie_pipeline.config import Config
 from selfie_pipeline.models.selfie import Selfie
@@ -24,6 +23,7 @@ from selfie_pipeline.training.distributed.process_group import (
     SynchronisedStopRequest,
     all_gather,
     all_reduce_mean,
+    data_parallel,
 )
 from selfie_pipeline.training.tasks import PretrainingTask
 
@@ -40,13 +40,9 @@ def in_float64(config: Config, images: Images, worker: int, workers: int) -> tup
     with seeded_initialisation(recipe.seed):
         network = Selfie(config.model, config.patch)
     task = PretrainingTask(network, recipe, images).double()
-    task.images = lambda batch: PretrainingTask.images(task, batch).double()
     if workers > 1:
         synchronise(network, "cpu")
-        task.forward = task.score  # what DistributedDataParallel calls
-        step = DistributedDataParallel(task)
-    else:
-        step = task.score
+    step = data_parallel(task, "cpu")
     optimizer = torch.optim.SGD(task.parameters(), lr=0.05, momentum=0.9)
     batches = Batches(images, np.arange(20), 0, recipe, worker=worker, workers=workers)
     losses = []
@@ -78,7 +74,7 @@ def agree(worker: int, folder: Path) -> list[int]:
     for step in range(1, 7):
         if (worker, step) == (1, 3):
             stop.received = signal.SIGTERM
-        told.append(int(stop.ask() or 0))
+        told.append(int(stop.poll() or 0))
     return told
 
 
@@ -86,8 +82,8 @@ def share(worker: int, folder: Path) -> list[Any]:
     """Both save at another value; what counts is the first worker's."""
     shared = RankZeroCheckpoints(folder / f"of-{worker}", {}, every=1, resume="auto")
     shared.save(Checkpoint(3 + worker, {"weight": torch.tensor([float(worker)])}))
-    shared.note("note", {"worker": worker})
-    found = shared.newest()
+    shared.write_record("note", {"worker": worker})
+    found = shared.latest()
     assert found is not None
     return [found.step, found.tensors["weight"].item(), all_gather([worker])]
 

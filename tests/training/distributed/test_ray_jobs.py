@@ -108,7 +108,7 @@ def test_what_dies_is_tried_again_so_many_times(
     )
 
     assert survived == "after 2"
-    assert lost.startswith("its process died, each time that it was tried")
+    assert lost.startswith("its process died at every attempt")
     assert len(list((tmp_path / "thrice").iterdir())) == 3
 
 
