@@ -20,7 +20,7 @@ def refusal(parameters):
     return message
 
 
-REFUSED = [  # key, value, what the message says after "KEY = VALUE"
+REFUSED = [  # key, value, part of the message after "KEY = VALUE"
     # Fractions
     ("labeled_frac", 0, "allowed: a number in (0, 1]"),
     ("labeled_frac", -0.1, "allowed: a number in (0, 1]"),
@@ -44,7 +44,7 @@ REFUSED = [  # key, value, what the message says after "KEY = VALUE"
     ("model.layers", 3, "allowed: a list of four whole numbers"),
     ("model.attention", 3, "allowed:"),
     ("patch", None, "allowed:"),
-    # Out of range, or none of the choices
+    # Out of range, or not one of the choices
     ("pretrain.steps", 0, "allowed: a whole number, 1 or more"),
     ("finetune.batch_size", 1, "allowed: a whole number, 2 or more"),
     ("finetune.peak_learning_rate", 0.0, "allowed: a number above 0"),
@@ -79,7 +79,7 @@ REFUSED = [  # key, value, what the message says after "KEY = VALUE"
 
 
 @pytest.mark.parametrize(("key", "value", "allowed"), REFUSED, ids=lambda part: str(part)[:30])
-def test_a_value_that_is_not_allowed_is_named_with_key_and_what_is(
+def test_a_refusal_names_the_key_the_value_and_the_allowed_values(
     make_parameters, key, value, allowed
 ):
     message = refusal(make_parameters({key: value}))
@@ -87,7 +87,7 @@ def test_a_value_that_is_not_allowed_is_named_with_key_and_what_is(
     assert allowed in message
 
 
-def test_an_item_of_a_list_is_named_by_its_place(make_parameters):
+def test_an_item_of_a_list_is_named_by_its_index(make_parameters):
     message = refusal(make_parameters({"model.layers": [1, 0, 1, 1]}))
     assert message.startswith("model.layers.1 = 0 is not allowed; allowed:")
 
@@ -134,12 +134,12 @@ def test_an_item_of_a_list_is_named_by_its_place(make_parameters):
         (
             {"finetune.architecture": "resnet36_attention", "patch.patch_size": 2},
             "patch.patch_size = 2 does not fit finetune.architecture = resnet36_attention: "
-            "one place of its map stands for 4 × 4 pixels; allowed: a multiple of 4",
+            "its feature map has a stride of 4 pixels; allowed: a multiple of 4",
         ),
         (
             {"finetune.architecture": "resnet36_attention", "model.stem": "standard"},
             "patch.patch_size = 8 does not fit finetune.architecture = resnet36_attention: "
-            "one place of its map stands for 16 × 16 pixels; allowed: a multiple of 16",
+            "its feature map has a stride of 16 pixels; allowed: a multiple of 16",
         ),
         (
             {"finetune.warmup_steps": 4},
@@ -149,21 +149,19 @@ def test_an_item_of_a_list_is_named_by_its_place(make_parameters):
     ],
     ids=str,
 )
-def test_values_that_do_not_go_together_are_named_with_what_is_allowed(
-    make_parameters, changes, expected
-):
+def test_contradictory_values_are_named_with_the_allowed_values(make_parameters, changes, expected):
     assert refusal(make_parameters(changes)) == expected
 
 
-def test_what_is_said_to_be_allowed_is(make_parameters):
-    """Each patch size that the message names is taken, wherever it leaves enough patches."""
+def test_values_that_a_message_allows_are_accepted(make_parameters):
+    """Each patch size that the message names is accepted if it leaves enough patches."""
     for size in (2, 4, 8, 16):
         changes = {"patch.patch_size": size, "patch.targets": 3}
         assert load_config(make_parameters(changes)).patch.patches == (32 // size) ** 2
 
 
-def test_a_patch_size_that_leaves_one_patch_is_refused_in_words_that_help(make_parameters):
-    """Nothing is allowed for patch.targets then: the message must not say "2 to 0"."""
+def test_a_patch_size_that_leaves_one_patch_is_refused_with_an_allowed_size(make_parameters):
+    """No number of targets is allowed then, so the message must not say "2 to 0"."""
     message = refusal(make_parameters({"patch.patch_size": 32, "patch.targets": 2}))
     assert "2 to 0" not in message
 
@@ -179,12 +177,12 @@ def test_a_patch_size_that_leaves_one_patch_is_refused_in_words_that_help(make_p
         ("patch.target", "targets"),
     ],
 )
-def test_an_unknown_key_is_named_with_the_one_that_was_meant(make_parameters, key, suggestion):
+def test_an_unknown_key_is_named_with_the_most_similar_one(make_parameters, key, suggestion):
     message = refusal(make_parameters({key: 1}))
     assert message.startswith(f"{key} is not a parameter; did you mean {suggestion}? allowed here:")
 
 
-def test_an_unknown_key_like_no_other_is_named_with_those_allowed(make_parameters):
+def test_an_unknown_key_similar_to_none_is_named_with_the_allowed_ones(make_parameters):
     message = refusal(make_parameters({"augmentation.xyz": 1}))
     assert message == "augmentation.xyz is not a parameter; allowed here: pad, flip"
 
@@ -193,10 +191,10 @@ def test_a_missing_key_is_named(make_parameters):
     parameters = make_parameters()
     del parameters["model"]["attention"]["heads"]
     message = refusal(parameters)
-    assert message == "model.attention.heads is missing; its default belongs into conf/base"
+    assert message == "model.attention.heads is missing; set its default in conf/base"
 
 
-def test_all_that_is_wrong_is_named_at_once(make_parameters):
+def test_all_errors_are_named_at_once(make_parameters):
     changes = {
         "labeled_frac": 2,
         "seeed": 1,
@@ -215,10 +213,10 @@ def test_all_that_is_wrong_is_named_at_once(make_parameters):
         "augmentation.pad = -3 ",
     ):
         assert words in message
-    assert message.count("; allowed") == 6 - 1  # an unknown key's are after a question mark
+    assert message.count("; allowed") == 6 - 1  # for an unknown key, a question mark precedes it
 
 
-def test_the_edges_of_what_is_allowed_are(make_parameters):
+def test_the_limits_themselves_are_allowed(make_parameters):
     changes = {
         "labeled_frac": 1,
         "seed": 2**32 - 1,
@@ -236,58 +234,58 @@ def test_the_edges_of_what_is_allowed_are(make_parameters):
     assert (config.labeled_frac, config.patch.targets) == (1.0, 15)
 
 
-def test_sizes_that_follow_from_others(make_config):
+def test_derived_sizes(make_config):
     config = make_config({"patch.image_size": 56, "patch.canvas_size": 64, "model.width": 24})
     assert (config.patch.grid_size, config.patch.patches) == (7, 49)
     assert config.model.features == 384
 
 
-def test_a_configuration_can_not_be_changed(make_config):
+def test_a_configuration_is_immutable(make_config):
     config = make_config()
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 3
 
 
-FREE_KEYS = {"tune.space"}  # dictionaries whose keys are the person's choice
+FREE_KEYS = {"tune.space"}  # dictionaries with arbitrary keys
 
 
-def leaves(model, above=""):
-    """The dotted keys below a model."""
+def model_keys(model, prefix=""):
+    """Return the dotted keys of a model."""
     found = set()
     for name, field in model.model_fields.items():
-        key = f"{above}{name}"
+        key = f"{prefix}{name}"
         nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        found |= leaves(field.annotation, f"{key}.") if nested else {key}
+        found |= model_keys(field.annotation, f"{key}.") if nested else {key}
     return found
 
 
-def keys(parameters, above=""):
+def parameter_keys(parameters, prefix=""):
     found = set()
     for name, value in parameters.items():
-        nested = isinstance(value, dict) and f"{above}{name}" not in FREE_KEYS
-        found |= keys(value, f"{above}{name}.") if nested else {above + name}
+        nested = isinstance(value, dict) and f"{prefix}{name}" not in FREE_KEYS
+        found |= parameter_keys(value, f"{prefix}{name}.") if nested else {prefix + name}
     return found
 
 
-def shipped(environment):
+def load_conf(environment):
     arguments = CONFIG_LOADER_ARGS | {"default_run_env": environment}
     return OmegaConfigLoader(conf_source=str(CONF), **arguments)["parameters"]
 
 
-def test_every_parameter_has_its_default_in_conf_base_and_nowhere_else():
-    assert keys(shipped("base")) == leaves(Config)
+def test_conf_base_has_all_defaults_and_the_models_have_none():
+    assert parameter_keys(load_conf("base")) == model_keys(Config)
     required = Config.model_json_schema()
     for model in (required, *required["$defs"].values()):
         assert set(model["required"]) == set(model["properties"])
 
 
 @pytest.mark.parametrize("environment", ["base", *ENVIRONMENTS])
-def test_what_is_shipped_is_valid(environment):
-    load_config(shipped(environment))
+def test_all_environments_are_valid(environment):
+    load_config(load_conf(environment))
 
 
-def test_the_recipe_of_cifar10_is_the_paper_s():
-    config = load_config(shipped("cifar10"))
+def test_the_recipe_for_cifar10_is_that_of_the_paper():
+    config = load_config(load_conf("cifar10"))
     assert config.model.layers == [3, 4, 6, 3]
     assert (config.model.width, config.model.stem) == (64, "small")
     attention = config.model.attention
@@ -302,7 +300,7 @@ def test_the_recipe_of_cifar10_is_the_paper_s():
 
 
 @pytest.mark.parametrize("environment", ["base", *ENVIRONMENTS])
-def test_what_the_paper_did_not_do_in_finetuning_is_off(environment):
-    finetune = load_config(shipped(environment)).finetune
+def test_additions_to_the_papers_finetuning_are_off(environment):
+    finetune = load_config(load_conf(environment)).finetune
     assert finetune.architecture == "resnet"
     assert (finetune.reestimate_statistics, finetune.pretrained_rate) == (False, 1.0)
