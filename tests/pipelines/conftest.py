@@ -1,4 +1,4 @@
-"""The whole project with a tiny recipe, in a folder of its own."""
+"""Fixtures of the complete project with a tiny recipe, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from kedro.io import DataCatalog
 
-from selfie_pipeline.cli import run, split_params
+from selfie_pipeline.cli import parse_params, run
 
 REPOSITORY = Path(__file__).parents[2]
 _RECIPE = "batch_size: 8, warmup_steps: 1, log_every: 2, checkpoint_every: 2"
@@ -46,12 +46,12 @@ class Project:
     def run(
         self, *stages: str, params: str = "", load_versions: dict[str, str] | None = None
     ) -> None:
-        """Run some stages through Kedro's session, or all."""
+        """Run some or all pipelines in a Kedro session."""
         with self._session(params) as session:
             session.run(pipeline_names=list(stages), load_versions=load_versions)
 
     def kedro_run(self, *options: str) -> Result:
-        """Run as the command line does, in this process."""
+        """Run the command `kedro run` in this process."""
         env = () if any(option.startswith("--env") for option in options) else ("--env=tiny",)
         return CliRunner().invoke(run, [*env, *options])
 
@@ -65,12 +65,12 @@ class Project:
         return self.catalog(params).load(name)
 
     def versions(self, name: str) -> list[str]:
-        """Newest first."""
+        """Return the versions of a catalog entry, latest first."""
         versions: list[str] = self.catalog()[name].list_versions(full_path=False)
         return versions
 
     def files(self) -> dict[str, bytes]:
-        """The content of everything in data/."""
+        """Return the contents of all files in data/."""
         data = self.path / "data"
         return {
             str(path.relative_to(data)): path.read_bytes()
@@ -79,7 +79,7 @@ class Project:
         }
 
     def _session(self, params: str) -> KedroSession:
-        given = split_params(click.Context(run), click.Option(["--params"]), params)
+        given = parse_params(click.Context(run), click.Option(["--params"]), params)
         return KedroSession.create(project_path=self.path, env="tiny", runtime_params=given)
 
 
@@ -87,7 +87,11 @@ def _make(folder: Path) -> Project:
     shutil.copytree(REPOSITORY / "conf", folder / "conf")
     for name in ("pyproject.toml", ".telemetry"):
         shutil.copy(REPOSITORY / name, folder)
-    for name in ("src", "data", "conf/tiny"):  # Kedro wants a src; the package is the installed one
+    for name in (
+        "src",
+        "data",
+        "conf/tiny",
+    ):  # Kedro requires src; the package is the installed one
         (folder / name).mkdir()
     for name, content in TINY.items():
         (folder / "conf/tiny" / name).write_text(content)
@@ -96,7 +100,7 @@ def _make(folder: Path) -> Project:
 
 @pytest.fixture(autouse=True, scope="package")
 def _one_thread() -> Iterator[None]:
-    """More would wait for each other longer than they compute."""
+    """Use one thread: several would spend most of the time waiting for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -104,17 +108,17 @@ def _one_thread() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class WholeRun:
-    """What `kedro run --env=tiny` left, and what it said."""
+class CompleteRun:
+    """A project after `kedro run --env=tiny`, and the finished process."""
 
     project: Project
     done: subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="session")
-def whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
-    """Look, don't touch: every test sees the same one."""
-    project = _make(tmp_path_factory.mktemp("whole"))
+def complete_run(tmp_path_factory: pytest.TempPathFactory) -> CompleteRun:
+    """Return the run that all tests share; they must not change it."""
+    project = _make(tmp_path_factory.mktemp("complete"))
     environment = {key: value for key, value in os.environ.items() if key != "KEDRO_ENV"}
     done = subprocess.run(
         [sys.executable, "-m", "kedro", "run", "--env=tiny"],
@@ -125,20 +129,20 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
         check=False,
     )
     bootstrap_project(project.path)
-    return WholeRun(project, done)
+    return CompleteRun(project, done)
 
 
 @pytest.fixture
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project without data, as the working directory."""
+    """Return a project without data, as the working directory."""
     (tmp_path / "project").mkdir()
     return _enter(_make(tmp_path / "project"), monkeypatch)
 
 
 @pytest.fixture
-def finished(whole_run: WholeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project of one's own in which everything has run once, as the working directory."""
-    shutil.copytree(whole_run.project.path, tmp_path / "project")
+def finished(complete_run: CompleteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """Return a copy of the complete run's project, as the working directory."""
+    shutil.copytree(complete_run.project.path, tmp_path / "project")
     return _enter(Project(tmp_path / "project"), monkeypatch)
 
 

@@ -1,4 +1,4 @@
-"""Embedding, by the command line."""
+"""Tests of the pipeline `embed` through the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Accessing the 'model_fields' attribute on the instance"  # Kedro's own doing
+    "ignore:Accessing the 'model_fields' attribute on the instance"  # caused by Kedro
 )
 
 
@@ -35,7 +35,7 @@ def test_every_sample_has_a_vector(finished: Any, layer: str) -> None:
         assert image.width > 500
 
 
-def test_the_scores_say_what_they_follow_from(finished: Any) -> None:
+def test_the_scores_have_their_provenance(finished: Any) -> None:
     result = finished.kedro_run("--pipeline=embed", "--params=embed.map=pca")
 
     assert result.exit_code == 0, result.stderr
@@ -45,11 +45,11 @@ def test_the_scores_say_what_they_follow_from(finished: Any) -> None:
     assert found["provenance"]["data"] == finished.load("patch_grids").fingerprint
     scores = found["scores"]
     assert (scores["train_samples"], scores["test_samples"], scores["classes"]) == (1257, 540, 10)
-    assert scores["knn"]["accuracy"] > 0.3  # even P after six steps tells digits apart
+    assert scores["knn"]["accuracy"] > 0.3  # even after six steps, P distinguishes digits
     assert scores["linear_probe"]["accuracy"] > 0.5
 
 
-def test_no_label_is_needed(fresh: Any, tmp_path: Path) -> None:
+def test_unlabeled_images_are_embedded(fresh: Any, tmp_path: Path) -> None:
     folder = tmp_path / "raw/unlabeled"
     folder.mkdir(parents=True)
     for number in range(6):
@@ -69,8 +69,11 @@ def test_u_of_another_grid_is_refused_in_one_line(finished: Any) -> None:
     assert finished.kedro_run("--pipeline=patch", f"--params={params}").exit_code == 0
 
     refused = finished.kedro_run("--pipeline=embed", f"--params={params},embed.layer=u")
-    whole = finished.kedro_run("--pipeline=embed", f"--params={params},embed.map=pca")
+    entire = finished.kedro_run("--pipeline=embed", f"--params={params},embed.map=pca")
 
     assert refused.exit_code == 1
-    assert "Error: embed.layer = u, but the encoder knows 4 × 4 patches, and" in refused.stderr
-    assert whole.exit_code == 0, whole.stderr
+    assert (
+        "Error: embed.layer = u, but the encoder was pretrained with 4 × 4 patches, and"
+        in refused.stderr
+    )
+    assert entire.exit_code == 0, entire.stderr

@@ -1,4 +1,4 @@
-"""Exporting, by the command line; and the files as others would use them."""
+"""Tests of the pipeline `export` through the command line, and of the exported files."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from torch import nn
 
 from selfie_pipeline.config import ModelConfig, PatchConfig
 from selfie_pipeline.models import export
+from selfie_pipeline.models.classifier import restore_classifier
 from selfie_pipeline.models.selfie import Selfie
-from selfie_pipeline.pipelines.finetune.nodes import load_classifier
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Accessing the 'model_fields' attribute on the instance"  # Kedro's own doing
+    "ignore:Accessing the 'model_fields' attribute on the instance"  # caused by Kedro
 )
 HYBRID = "finetune.architecture=resnet36_attention"
 
 
 def exported(project: Any, *stages: str, params: str = "seed=0") -> Path:
-    """The folder that a run of the stages and the export leaves."""
+    """Return the folder that a run of the stages and the export creates."""
     pipelines = ",".join([*stages, "export"])
     result = project.kedro_run(f"--pipelines={pipelines}", f"--params={params}")
     assert result.exit_code == 0, result.stderr
@@ -42,13 +42,18 @@ def run_onnx(folder: Path, images: torch.Tensor) -> np.ndarray:
 
 
 @torch.inference_mode()
-def said(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+def infer(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     out: torch.Tensor = network.eval()(images)
     return out
 
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
+
+
+def restored(project: Any) -> Any:
+    weights = project.load("selfie_classifier")
+    return restore_classifier(weights.tensors, weights.provenance)
 
 
 def test_a_resnet_runs_in_plain_timm_and_in_onnx_runtime(finished: Any) -> None:
@@ -59,9 +64,9 @@ def test_a_resnet_runs_in_plain_timm_and_in_onnx_runtime(finished: Any) -> None:
         "resnetv2.safetensors",
     }
     images = torch.randn(3, 3, 32, 32)
-    expected = said(load_classifier(finished.load("selfie_classifier")), images)
+    expected = infer(restored(finished), images)
     loader = runpy.run_path(str(folder / "load.py"))
-    found = said(loader["load_classifier"](), images)
+    found = infer(loader["load_classifier"](), images)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     np.testing.assert_allclose(run_onnx(folder, images), expected, rtol=0, atol=1e-4)
     assert loader["CLASSES"] == [str(digit) for digit in range(10)]
@@ -73,8 +78,8 @@ def test_a_resnet_runs_in_plain_timm_and_in_onnx_runtime(finished: Any) -> None:
         PatchConfig.model_validate(made_with["patch"]),
     )
     network.load_state_dict(encoder.tensors, strict=True)
-    vectors = said(network.patch_network, images)
-    found = said(loader["load_encoder"](), images)
+    vectors = infer(network.patch_network, images)
+    found = infer(loader["load_encoder"](), images)
     torch.testing.assert_close(found, vectors, rtol=1e-4, atol=1e-4)
     card = (folder / "README.md").read_text("utf-8")
     assert yaml.safe_load(card.split("---\n")[1])["license"] == "cc-by-4.0"
@@ -87,7 +92,7 @@ def test_a_hybrid_runs_in_onnx_runtime(finished: Any) -> None:
 
     assert names(folder) == {"README.md", "classifier.onnx"}
     images = torch.randn(3, 3, 32, 32)
-    expected = said(load_classifier(finished.load("selfie_classifier")), images)
+    expected = infer(restored(finished), images)
     np.testing.assert_allclose(run_onnx(folder, images), expected, rtol=0, atol=1e-4)
     assert "timm has no network like this one" in (folder / "README.md").read_text("utf-8")
 
@@ -102,7 +107,7 @@ def refusal(project: Any) -> str:
     return line
 
 
-def test_without_the_libraries_it_says_how_to_install_them(
+def test_a_missing_library_is_named_with_its_installation(
     finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -113,13 +118,15 @@ def test_without_the_libraries_it_says_how_to_install_them(
     assert '--editable ".[export]"`' in line
 
 
-def test_what_does_not_agree_is_not_written(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deviating_onnx_file_is_not_written(
+    finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
 
     assert "ONNX Runtime's logits differ from PyTorch's by" in refusal(finished)
 
 
-def test_what_does_not_belong_together_is_not_exported(finished: Any) -> None:
+def test_a_classifier_of_another_encoder_is_not_exported(finished: Any) -> None:
     finished.run("pretrain", params="pretrain.seed=1")
 
-    assert "the classifier was finetuned from another encoder than this one" in refusal(finished)
+    assert "the classifier was finetuned from a different encoder" in refusal(finished)

@@ -1,4 +1,4 @@
-"""Predicting from files, by the command line."""
+"""Tests of the pipeline `predict` through the command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from selfie_pipeline.models.patch_grid import unpatchify
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Accessing the 'model_fields' attribute on the instance"  # Kedro's own doing
+    "ignore:Accessing the 'model_fields' attribute on the instance"  # caused by Kedro
 )
 SHARED = (Path(__file__).parents[2] / "../shared/data/imagenette-mini").resolve()
 PHOTOGRAPHS = (
@@ -28,7 +28,7 @@ def predict(project: Any, folder: Path, params: str = "") -> Any:
 
 
 def add_photographs(folder: Path) -> Path:
-    """Large and small ones, upright and lying, of two classes in both splits."""
+    """Add large and small photographs in both orientations, of two classes in both splits."""
     random = np.random.default_rng(0)
     for split in ("train", "test"):
         for number in range(8):
@@ -41,7 +41,7 @@ def add_photographs(folder: Path) -> Path:
 
 
 def recorded(project: Any, arm: str, params: str = "") -> pd.DataFrame:
-    """What `test_classifier` said of the test images, with names in the place of labels."""
+    """Return the predictions of `test_classifier` with class names instead of labels."""
     samples = project.load("usable_samples", params).set_index("sample")
     named = samples[samples["label"] >= 0].groupby("label")["class_name"].first()
     table = project.load(f"{arm}_predictions", params).set_index("sample")
@@ -71,12 +71,12 @@ def assert_same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
             marks=pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is absent"),
         ),
     ],
-    ids=["made photographs", "real photographs"],
+    ids=["generated photographs", "real photographs"],
 )
 def test_the_test_images_files_give_the_recorded_predictions(
     fresh: Any, tmp_path: Path, make: Any
 ) -> None:
-    """From raw files, with a canvas that is larger than what the network sees."""
+    """The canvas is larger than the window here."""
     raw = make(tmp_path / "raw")
     params = f"data.folder={raw},{PHOTOGRAPHS}"
     trained = fresh.kedro_run("--pipelines=ingest,patch,pretrain,finetune", f"--params={params}")
@@ -96,7 +96,7 @@ def test_the_test_images_files_give_the_recorded_predictions(
 
 @pytest.fixture
 def digit_files(finished: Any, tmp_path: Path) -> Path:
-    """The digits' test images as files, by their samples."""
+    """Return a folder of the digits' test images, one file per sample."""
     folder = tmp_path / "digits"
     folder.mkdir()
     grids, samples = finished.load("patch_grids"), finished.load("usable_samples")
@@ -111,7 +111,7 @@ def test_either_arm_predicts(finished: Any, digit_files: Path) -> None:
     for arm in ("selfie", "supervised"):
         result = predict(finished, digit_files, f"predict.arm={arm},compute.precision=fp32")
         assert result.exit_code == 0, result.stderr
-        # Tested in the processor's own precision
+        # The recorded predictions were computed in the processor's precision.
         found, expected = finished.load("image_predictions"), recorded(finished, arm)
         agree = found["class"].to_numpy() == expected["class"].to_numpy()
         assert agree.mean() > 0.97
@@ -127,11 +127,11 @@ def test_onnx_runtime_predicts_the_same(finished: Any, digit_files: Path) -> Non
     assert result.exit_code == 0, result.stderr
     found = finished.load("image_predictions")
     assert found["file"].tolist() == expected["file"].tolist()
-    assert (found["class"] == expected["class"]).mean() > 0.99  # two may be equally likely
+    assert (found["class"] == expected["class"]).mean() > 0.99  # two classes may be equally likely
     np.testing.assert_allclose(found["probability"], expected["probability"], atol=1e-4)
 
 
-def test_onnx_runtime_that_is_not_installed_is_one_line(
+def test_a_missing_onnx_runtime_is_one_line(
     finished: Any, digit_files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -143,16 +143,16 @@ def test_onnx_runtime_that_is_not_installed_is_one_line(
     assert error.startswith("Error: onnxruntime is not installed")
 
 
-def test_what_is_no_image_is_listed_with_its_reason(finished: Any, tmp_path: Path) -> None:
+def test_unreadable_files_are_listed_with_the_reason(finished: Any, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     (folder / "deep").mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "deep/grey.png")
-    whole = (folder / "deep/grey.png").read_bytes()
-    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    png = (folder / "deep/grey.png").read_bytes()
+    (folder / "cut.png").write_bytes(png[: len(png) // 2])
     (folder / "empty.jpg").touch()
     (folder / "notes.txt").write_text("no image")
-    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(whole)
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(png)
 
     result = predict(finished, folder)
 
@@ -199,10 +199,10 @@ def test_a_folder_is_relative_to_the_project(finished: Any, digit_files: Path) -
         ("seed=0", "images is not set; name the folder of the images to classify: `kedro run "),
         ("images=nowhere", "nowhere is not there; allowed: a folder of image files"),
         ("images=conf,predict.arm=both", "predict.arm = 'both' is not allowed; allowed: "),
-        ("images=conf,seed=7", "make it with `kedro run --pipeline=finetune"),
+        ("images=conf,seed=7", "create it with `kedro run --pipeline=finetune"),
     ],
 )
-def test_what_can_t_be_predicted_is_refused_in_one_line(
+def test_impossible_predictions_are_refused_in_one_line(
     finished: Any, params: str, line: str
 ) -> None:
     before = finished.files()
@@ -215,14 +215,14 @@ def test_what_can_t_be_predicted_is_refused_in_one_line(
     assert finished.files() == before
 
 
-def test_an_arm_that_the_catalog_does_not_know_of_is_refused(
-    finished: Any, digit_files: Path
-) -> None:
-    """Set in the parameters of an environment, where the catalog's paths do not follow."""
+def test_an_arm_other_than_that_of_the_catalog_is_refused(finished: Any, digit_files: Path) -> None:
+    """The catalog's paths ignore an arm that is set in the parameters of an environment."""
     with (finished.path / "conf/tiny/parameters.yml").open("a") as file:
         file.write("predict: {arm: supervised}\n")
 
     result = predict(finished, digit_files)
 
     assert result.exit_code == 1
-    assert "but the classifier found is of selfie: set it with --params" in result.stderr
+    assert (
+        "but the catalog has a classifier of the arm selfie; set it with --params" in result.stderr
+    )

@@ -1,4 +1,4 @@
-"""The project as a whole, with a tiny recipe: by command, stage by stage, and once more."""
+"""Tests of the complete project with a tiny recipe."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from kedro.io import AbstractVersionedDataset
 
 from selfie_pipeline.config import UserError
 from selfie_pipeline.sources.digits import Digits
-from selfie_pipeline.training.tasks import Task
+from selfie_pipeline.training.state import TrainingState
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Accessing the 'model_fields' attribute on the instance"  # Kedro's own doing
+    "ignore:Accessing the 'model_fields' attribute on the instance"  # caused by Kedro
 )
 STAGES = ["ingest", "patch", "pretrain", "finetune", "baseline", "report"]
 IN_MEMORY = {
@@ -45,8 +45,8 @@ def without_version(files: dict[str, bytes]) -> dict[str, bytes]:
     return {re.sub(r"/\d{4}-[\dT.-]+Z/", "/", name): content for name, content in files.items()}
 
 
-def test_by_command_line(whole_run: Any) -> None:
-    done = whole_run.done
+def test_kedro_run(complete_run: Any) -> None:
+    done = complete_run.done
 
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
@@ -55,12 +55,12 @@ def test_by_command_line(whole_run: Any) -> None:
     assert any("supervised" in line for line in table)
     assert any("Selfie" in line for line in table)
     assert Path(report.removeprefix("Report: ")).is_file()
-    assert not list(whole_run.project.path.rglob("checkpoints"))
-    assert not list(whole_run.project.path.rglob(".partial-*"))
+    assert not list(complete_run.project.path.rglob("checkpoints"))
+    assert not list(complete_run.project.path.rglob(".partial-*"))
 
 
-def test_every_output_is_versioned_and_can_be_loaded(whole_run: Any) -> None:
-    catalog = whole_run.project.catalog()
+def test_every_output_is_versioned_and_can_be_loaded(complete_run: Any) -> None:
+    catalog = complete_run.project.catalog()
 
     for name in outputs():
         dataset = catalog[name]
@@ -72,8 +72,8 @@ def test_every_output_is_versioned_and_can_be_loaded(whole_run: Any) -> None:
             assert catalog.load(name) is not None, name
 
 
-def test_every_number_has_its_provenance(whole_run: Any) -> None:
-    catalog = whole_run.project.catalog()
+def test_every_number_has_its_provenance(complete_run: Any) -> None:
+    catalog = complete_run.project.catalog()
     encoder = catalog.load("encoder")
     data = catalog.load("patch_grids").fingerprint
     parts = {"patch", "augmentation", "model", "finetune"}
@@ -105,8 +105,8 @@ def test_every_number_has_its_provenance(whole_run: Any) -> None:
     assert encoder.provenance["data"] == data
 
 
-def test_accuracy_is_that_of_the_predictions(whole_run: Any) -> None:
-    catalog = whole_run.project.catalog()
+def test_the_accuracy_is_that_of_the_predictions(complete_run: Any) -> None:
+    catalog = complete_run.project.catalog()
     samples = catalog.load("samples").set_index("sample")
 
     for arm in ("selfie", "supervised"):
@@ -114,18 +114,20 @@ def test_accuracy_is_that_of_the_predictions(whole_run: Any) -> None:
         truth = samples.loc[predictions["sample"]]
         assert set(truth["split"]) == {"test"}
         assert len(predictions) == 540
-        right = predictions["predicted"].to_numpy() == truth["label"].to_numpy()
-        assert right.mean() == catalog.load(f"{arm}_metrics")["accuracy"]
+        correct = predictions["predicted"].to_numpy() == truth["label"].to_numpy()
+        assert correct.mean() == catalog.load(f"{arm}_metrics")["accuracy"]
 
 
-def test_stage_by_stage_leaves_the_same_files(
-    whole_run: Any, fresh: Any, capsys: pytest.CaptureFixture[str]
+def test_single_stages_produce_the_same_files(
+    complete_run: Any, fresh: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each alone, in order, in another process: the same weights, histories and accuracies."""
+    """Weights, histories and accuracies do not depend on the process."""
     for stage in STAGES:
         fresh.run(stage)
 
-    expected, found = (without_version(project.files()) for project in (whole_run.project, fresh))
+    expected, found = (
+        without_version(project.files()) for project in (complete_run.project, fresh)
+    )
     assert found.keys() == expected.keys()
     results = [name for name in expected if not name.endswith((".html", ".png"))]
     assert [name for name in results if found[name] != expected[name]] == []
@@ -133,7 +135,7 @@ def test_stage_by_stage_leaves_the_same_files(
     assert "Report: " in capsys.readouterr().out
 
 
-def test_fraction_and_seed_have_a_place_of_their_own(finished: Any) -> None:
+def test_each_fraction_and_seed_has_separate_files(finished: Any) -> None:
     before = finished.files()
 
     finished.run("finetune", params="labeled_frac:0.1,seed=3")
@@ -147,9 +149,7 @@ def test_fraction_and_seed_have_a_place_of_their_own(finished: Any) -> None:
     assert (metrics["labeled_frac"], metrics["seed"], metrics["labels"]) == (0.1, 3, 126)
 
 
-def test_the_report_gathers_the_seeds_found(
-    finished: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_report_includes_all_seeds(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert list(finished.load("results_table")["seeds"]) == [1, 1]
 
     finished.run("finetune", "baseline", "report", params="seed=1")
@@ -167,16 +167,16 @@ def test_the_report_gathers_the_seeds_found(
     assert "n = 2" in capsys.readouterr().out
 
 
-def test_a_run_after_another_gathers_only_what_is_alike(
+def test_the_report_excludes_results_with_other_parameters(
     finished: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A cell of another recipe does not enter the mean."""
+    """A cell with other parameters is not part of the mean."""
     finished.run("finetune", "baseline", "report", params="seed=1,finetune.steps=5")
 
     assert list(finished.load("results_table")["seeds"]) == [1, 1]
 
 
-def test_an_encoder_of_fewer_images_neither_replaces_the_other_nor_its_results(
+def test_an_encoder_of_fewer_images_replaces_neither_the_encoder_nor_its_results(
     finished: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = finished.files()
@@ -194,7 +194,7 @@ def test_an_encoder_of_fewer_images_neither_replaces_the_other_nor_its_results(
     assert list(finished.load("results_table")["seeds"]) == [1, 1]
 
 
-def test_more_images_than_there_are_cannot_be_pretrained_on(finished: Any) -> None:
+def test_pretraining_on_too_many_images_is_refused(finished: Any) -> None:
     result = finished.kedro_run("--pipeline=pretrain", "--params=pretrain.images=1258")
 
     assert result.exit_code == 1
@@ -203,8 +203,8 @@ def test_more_images_than_there_are_cannot_be_pretrained_on(finished: Any) -> No
     assert "allowed: 1257 or less" in line
 
 
-def test_an_encoder_is_carried_over_to_other_data(finished: Any) -> None:
-    """Pretrained under one recipe, finetuned under another; each keeps its own files."""
+def test_an_encoder_is_transferred_to_another_recipe(finished: Any) -> None:
+    """Each recipe keeps separate files."""
     other = finished.path / "conf" / "other"
     shutil.copytree(finished.path / "conf" / "tiny", other)
     (other / "globals.yml").write_text("recipe: other\n")
@@ -233,7 +233,9 @@ def test_an_encoder_is_carried_over_to_other_data(finished: Any) -> None:
         ),
     ],
 )
-def test_a_transfer_that_cannot_be(finished: Any, options: list[str], parts: list[str]) -> None:
+def test_an_impossible_transfer_is_refused(
+    finished: Any, options: list[str], parts: list[str]
+) -> None:
     before = finished.files()
 
     result = finished.kedro_run(*options)
@@ -245,7 +247,7 @@ def test_a_transfer_that_cannot_be(finished: Any, options: list[str], parts: lis
     assert finished.files() == before
 
 
-def test_pixels_are_written_once(finished: Any) -> None:
+def test_pixels_are_stored_once(finished: Any) -> None:
     finished.run("patch")
 
     new, old = finished.catalog()["patch_grids"].list_versions()
@@ -264,15 +266,15 @@ def test_an_older_encoder_can_be_chosen(finished: Any) -> None:
     finished.run("finetune", load_versions={"encoder": old})
     chosen = finished.load("selfie_metrics")["provenance"]
     finished.run("finetune")
-    newest = finished.load("selfie_metrics")["provenance"]
+    latest = finished.load("selfie_metrics")["provenance"]
     refused = finished.kedro_run(
         "--pipeline=finetune", "--load-versions=encoder:2020-01-01T00.00.00.000Z"
     )
 
     assert chosen["encoder"] == older
     assert chosen["configuration"]["pretrain"]["seed"] == 0
-    assert newest["encoder"] == newer
-    assert newest["configuration"]["pretrain"]["seed"] == 1
+    assert latest["encoder"] == newer
+    assert latest["configuration"]["pretrain"]["seed"] == 1
     assert refused.exit_code == 1
     assert refused.stderr.splitlines() == [
         "Error: --load-versions = encoder:2020-01-01T00.00.00.000Z does not exist; allowed: "
@@ -320,10 +322,10 @@ def test_an_older_encoder_can_be_chosen(finished: Any) -> None:
         ),
     ],
 )
-def test_what_does_not_fit_what_was_stored(
+def test_parameters_that_do_not_fit_stored_data_are_refused(
     finished: Any, options: list[str], parts: list[str]
 ) -> None:
-    """Refused in one line, and nothing is stored that says otherwise."""
+    """The refusal is one line, and nothing but the labeled subset is stored."""
     before = finished.files()
 
     result = finished.kedro_run(*options)
@@ -337,7 +339,7 @@ def test_what_does_not_fit_what_was_stored(
     assert not [name for name in new if "labeled_samples" not in name]
 
 
-def test_arms_that_were_not_trained_alike_are_not_compared(finished: Any) -> None:
+def test_arms_with_different_training_are_not_compared(finished: Any) -> None:
     finished.run("finetune", params="finetune.steps=5")
 
     result = finished.kedro_run("--pipeline=report")
@@ -351,39 +353,39 @@ def test_arms_that_were_not_trained_alike_are_not_compared(finished: Any) -> Non
 
 @pytest.fixture
 def stopped_at_step_3(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
-    """Begin a pretraining, and stop it after its third step of six."""
+    """Return a function that starts a pretraining and stops it after step 3 of 6."""
 
     def stop(project: Any) -> None:
-        original = Task.end_step
+        original = TrainingState.end_step
 
-        def end_step(task: Task, batch: Any) -> None:
-            original(task, batch)
-            if task.steps_done == 3:
+        def end_step(state: TrainingState) -> None:
+            original(state)
+            if state.step == 3:
                 signal.raise_signal(signal.SIGTERM)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Task, "end_step", end_step)
+            patch.setattr(TrainingState, "end_step", end_step)
             with pytest.raises(UserError, match="stopped by SIGTERM after step 3 of 6"):
                 project.run("pretrain")
 
     return stop
 
 
-def test_an_interrupted_stage_goes_on(
+def test_an_interrupted_stage_resumes(
     finished: Any, stopped_at_step_3: Callable[[Any], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "selfie_pipeline")
-    undisturbed = finished.load("encoder"), finished.load("pretrain_history")
+    uninterrupted = finished.load("encoder"), finished.load("pretrain_history")
     stopped_at_step_3(finished)
     assert len(finished.versions("encoder")) == 1
 
     finished.run("pretrain")
 
-    assert "pretrain: goes on after step 3 of 6" in caplog.messages
+    assert "pretrain: resumes after step 3 of 6" in caplog.messages
     assert len(finished.versions("encoder")) == 2
-    assert finished.load("encoder").digest() == undisturbed[0].digest()
+    assert finished.load("encoder").digest() == uninterrupted[0].digest()
     pd.testing.assert_frame_equal(
-        finished.load("pretrain_history"), undisturbed[1], check_exact=True
+        finished.load("pretrain_history"), uninterrupted[1], check_exact=True
     )
     assert not list(finished.path.rglob("checkpoints"))
 
@@ -391,11 +393,11 @@ def test_an_interrupted_stage_goes_on(
 @pytest.mark.parametrize(
     ("params", "reason"),
     [
-        ("pretrain.weight_decay=0.5", "made with other configuration.pretrain.weight_decay"),
+        ("pretrain.weight_decay=0.5", "made with different configuration.pretrain.weight_decay"),
         ("resume=never", "resume = never"),
     ],
 )
-def test_an_interrupted_stage_starts_anew_and_says_why(
+def test_an_interrupted_stage_restarts_and_logs_the_reason(
     finished: Any,
     stopped_at_step_3: Callable[[Any], None],
     caplog: pytest.LogCaptureFixture,
@@ -408,10 +410,10 @@ def test_an_interrupted_stage_starts_anew_and_says_why(
     finished.run("pretrain", params=params)
 
     assert any(reason in line for line in caplog.messages)
-    assert not any("goes on" in line for line in caplog.messages)
+    assert not any("resumes" in line for line in caplog.messages)
 
 
-def test_how_often_one_looks_does_not_stop_it_from_going_on(
+def test_another_checkpoint_interval_does_not_prevent_resuming(
     finished: Any, stopped_at_step_3: Callable[[Any], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "selfie_pipeline")
@@ -419,13 +421,13 @@ def test_how_often_one_looks_does_not_stop_it_from_going_on(
 
     finished.run("pretrain", params="pretrain.checkpoint_every=1")
 
-    assert "pretrain: goes on after step 3 of 6" in caplog.messages
+    assert "pretrain: resumes after step 3 of 6" in caplog.messages
 
 
-def test_the_test_split_chooses_nothing(
-    whole_run: Any, fresh: Any, monkeypatch: pytest.MonkeyPatch
+def test_the_test_split_has_no_influence_on_training(
+    complete_run: Any, fresh: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With other labels and other pixels in it, every weight is the same."""
+    """All weights are the same with other labels and pixels in the test split."""
     original_init, original_samples = Digits.__init__, Digits.samples
 
     def init(self: Digits) -> None:
@@ -444,7 +446,7 @@ def test_the_test_split_chooses_nothing(
 
     fresh.run("ingest", "patch", "pretrain", "finetune", "baseline")
 
-    expected = whole_run.project.catalog()
+    expected = complete_run.project.catalog()
     found = fresh.catalog()
     assert found.load("patch_grids").fingerprint != expected.load("patch_grids").fingerprint
     for name in ("encoder", "selfie_classifier", "supervised_classifier"):

@@ -1,4 +1,4 @@
-"""Nodes of the report that need no training."""
+"""Tests of the report's nodes that need no training."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.pipelines.report.nodes import check_alike, class_names, tabulate
+from selfie_pipeline.pipelines.report.nodes import check_comparable, class_names, tabulate_results
 
 
 def cell(arm: str, tuned: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    """A result whose configuration differs in some parts."""
+    """Return a result with changes to its configuration."""
     configuration = {"model": {"width": 8}, "finetune": {"steps": 4, "peak_learning_rate": 0.1}}
     provenance = {"configuration": configuration | changes, "data": "the data"}
     if tuned is not None:
@@ -36,53 +36,53 @@ OTHER_RATE = {"finetune": {"steps": 4, "peak_learning_rate": 0.3}}
 
 
 def test_arms_may_differ_in_the_pretraining() -> None:
-    check_alike(
+    check_comparable(
         cell("selfie", pretrain={"steps": 6}, pretrained_on="imagenet32"), cell("supervised")
     )
 
 
 def test_arms_may_differ_in_what_was_tuned_for_both() -> None:
-    check_alike(
+    check_comparable(
         cell("selfie", RATE, **OTHER_RATE),
         cell("supervised", {"finetune.peak_learning_rate": 0.1}),
     )
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("selfie", "supervised"),
     [(RATE, None), (None, RATE), (RATE, {}), (None, None), (RATE, {"finetune.steps": 4})],
 )
-def test_a_parameter_tuned_for_one_arm_alone_is_a_difference(
-    ours: dict[str, Any] | None, theirs: dict[str, Any] | None
+def test_a_parameter_tuned_for_only_one_arm_is_a_difference(
+    selfie: dict[str, Any] | None, supervised: dict[str, Any] | None
 ) -> None:
     with pytest.raises(UserError, match=r"different finetune.peak_learning_rate \(0.3 and 0.1\)"):
-        check_alike(cell("selfie", ours, **OTHER_RATE), cell("supervised", theirs))
+        check_comparable(cell("selfie", selfie, **OTHER_RATE), cell("supervised", supervised))
 
 
-def test_tuning_one_parameter_excuses_no_other() -> None:
+def test_tuning_one_parameter_does_not_allow_others_to_differ() -> None:
     with pytest.raises(UserError, match=r"different finetune.steps \(9 and 4\);"):
-        check_alike(
+        check_comparable(
             cell("selfie", RATE, finetune={"steps": 9, "peak_learning_rate": 0.3}),
             cell("supervised", RATE),
         )
 
 
-def test_arms_of_other_data_are_not_alike() -> None:
+def test_arms_of_different_data_are_not_comparable() -> None:
     other = cell("supervised")
     other["provenance"]["data"] = "other data"
     with pytest.raises(UserError, match="different the data"):
-        check_alike(cell("selfie"), other)
+        check_comparable(cell("selfie"), other)
 
 
-def test_cells_of_the_configurations_given_are_tabulated() -> None:
+def test_comparable_cells_are_tabulated() -> None:
     cells = [cell("selfie"), cell("supervised"), cell("selfie") | {"configuration": "other"}]
-    selection, table, markdown = tabulate(cells, {"selfie", "supervised"})
+    selection, table, markdown = tabulate_results(cells, *cells[:2])
     assert selection.other_configuration == cells[2:]
     assert table["seeds"].tolist() == [1, 1]
     assert markdown.count("\n") == 4
 
 
-def test_class_names_stand_at_their_labels() -> None:
+def test_class_names_are_indexed_by_label() -> None:
     samples = pd.DataFrame(
         {"label": [3, -1, 0, 3, 1], "class_name": ["owl", "", "cat", "owl", "dog"]}
     )

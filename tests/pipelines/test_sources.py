@@ -1,4 +1,4 @@
-"""The command line on each layout of files: from raw files to an encoder, or to the end."""
+"""Tests of all layouts of raw files through the command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from selfie_pipeline.models.patch_grid import unpatchify
 from selfie_pipeline.sources.decoding import decode_file
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Accessing the 'model_fields' attribute on the instance"  # Kedro's own doing
+    "ignore:Accessing the 'model_fields' attribute on the instance"  # caused by Kedro
 )
 TINY = (
     "model.width=8,model.layers=[1,1,1,1],model.attention.blocks=1,model.attention.heads=4,"
@@ -44,23 +44,23 @@ def catalog_of(project: Any, env: str) -> Any:
 
 
 def add_image(path: Path, seed: int = 0) -> None:
-    """A file of noise, as wide as a photograph."""
+    """Write an image of noise in the size of a photograph."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((400, 300)).save(path, format="JPEG")
 
 
 def add_images(folder: Path, *splits: str, count: int = 6) -> Path:
-    """Images of two classes in each of the splits; those of "unlabeled" have none."""
+    """Add images of two classes to each split; those of "unlabeled" have no class."""
     for split in splits:
         for number in range(count):
-            above = split if split == "unlabeled" else f"{split}/{('cat', 'dog')[number % 2]}"
-            add_image(folder / above / f"{number}.jpg", number)
+            parent = split if split == "unlabeled" else f"{split}/{('cat', 'dog')[number % 2]}"
+            add_image(folder / parent / f"{number}.jpg", number)
     return folder
 
 
 def write_npz(folder: Path) -> Path:
-    """ImageNet 32×32 in small."""
+    """Write a small ImageNet 32×32."""
     folder.mkdir()
     random = np.random.default_rng(0)
     for name, images in (("train_data_batch_1", 8), ("train_data_batch_2", 4), ("val_data", 4)):
@@ -70,7 +70,7 @@ def write_npz(folder: Path) -> Path:
 
 
 def flat_val(folder: Path) -> Path:
-    """ImageNet as it is published: val/ is flat."""
+    """Write ImageNet in its published layout, in which val/ is flat."""
     add_images(folder, "train", "unlabeled")
     for number in range(4):
         add_image(folder / f"val/ILSVRC2012_val_0000000{number}.JPEG", number)
@@ -128,7 +128,7 @@ def test_unlabeled_images_alone_are_enough_to_pretrain(fresh: Any, tmp_path: Pat
     )
 
 
-def test_files_that_are_no_images_are_listed_and_left_out(fresh: Any, tmp_path: Path) -> None:
+def test_unreadable_files_are_listed_and_excluded(fresh: Any, tmp_path: Path) -> None:
     raw = add_images(tmp_path / "raw", "train", "test")
     (raw / "train/cat/0.jpg").write_bytes(b"")
     (raw / "test/dog/.DS_Store").write_bytes(b"Bud1")
@@ -155,8 +155,10 @@ def test_files_that_are_no_images_are_listed_and_left_out(fresh: Any, tmp_path: 
     assert catalog.load("selfie_metrics")["test_samples"] == 6
 
 
-def test_files_that_name_no_images_do_not_count(fresh: Any, tmp_path: Path) -> None:
-    """As the ones that a Mac leaves, or Tiny-ImageNet's boxes."""
+def test_files_without_an_image_suffix_do_not_count_as_unreadable(
+    fresh: Any, tmp_path: Path
+) -> None:
+    """Examples are the metadata of macOS and the bounding boxes of Tiny ImageNet."""
     raw = add_images(tmp_path / "raw", "train", "test")
     for split in ("train/cat", "train/dog", "test/cat", "test/dog"):
         (raw / split / ".DS_Store").write_bytes(b"Bud1")
@@ -168,7 +170,7 @@ def test_files_that_name_no_images_do_not_count(fresh: Any, tmp_path: Path) -> N
     assert len(catalog_of(fresh, "image_folder").load("unreadable_files")) == 8
 
 
-def test_a_class_of_which_nothing_can_be_read_is_named(fresh: Any, tmp_path: Path) -> None:
+def test_a_class_without_readable_images_is_named(fresh: Any, tmp_path: Path) -> None:
     raw = add_images(tmp_path / "raw", "train", "test")
     (raw / "train/owl").mkdir()
     (raw / "train/owl/notes.txt").write_bytes(b"no owl yet")
@@ -179,7 +181,7 @@ def test_a_class_of_which_nothing_can_be_read_is_named(fresh: Any, tmp_path: Pat
     assert "no training image of the class 'owl' can be read" in result.stderr.splitlines()[-1]
 
 
-def test_a_file_that_changed_since_ingestion_is_found_out(fresh: Any, tmp_path: Path) -> None:
+def test_a_file_that_changed_since_ingestion_is_detected(fresh: Any, tmp_path: Path) -> None:
     raw = add_images(tmp_path / "raw", "train", "test")
     assert kedro_run("image_folder", "ingest", raw).exit_code == 0
     add_image(raw / "train/cat/0.jpg", seed=99)
@@ -193,14 +195,14 @@ def test_a_file_that_changed_since_ingestion_is_found_out(fresh: Any, tmp_path: 
     )
 
 
-def test_patching_that_was_killed_goes_on(
+def test_patching_resumes_after_a_kill(
     fresh: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The shards and statistics are those of a run that nobody disturbed, byte for byte."""
+    """The shards and statistics are byte for byte those of an uninterrupted run."""
     raw = add_images(tmp_path / "raw", "train", "test", count=120)
     assert kedro_run("imagenet224", "ingest", raw).exit_code == 0
     command = "from selfie_pipeline.datasets import patch_grid_shards as s, patch_grids\n"
-    command += "import sys, time; s.SECONDS_BETWEEN_MARKS = 0; write = s._ShardWriter.append\n"
+    command += "import sys, time; s.PROGRESS_INTERVAL_S = 0; write = s._ShardWriter.append\n"
     command += "s._ShardWriter.append = lambda *args: (write(*args), time.sleep(0.1))\n"
     command += "from selfie_pipeline.__main__ import main; main()"
     options = ["--env=imagenet224", "--pipelines=patch", f"--params=data.folder={raw}"]
@@ -217,15 +219,15 @@ def test_patching_that_was_killed_goes_on(
     resumed = kedro_run("imagenet224", "patch", raw)
 
     assert resumed.exit_code == 0, resumed.stderr
-    assert "Patch grids: goes on after sample" in caplog.text
+    assert "Patch grids: resumes after sample" in caplog.text
     assert not list(fresh.path.rglob(".partial-*"))
     (version,) = (path for path in store.iterdir() if any(path.iterdir()))
-    gone_on_with = {file.name: file.read_bytes() for file in (version / "patch_grids").iterdir()}
+    resumed_files = {file.name: file.read_bytes() for file in (version / "patch_grids").iterdir()}
     for file in (version / "patch_grids").iterdir():
         file.unlink()
     assert kedro_run("imagenet224", "patch", raw).exit_code == 0
-    newest = max(store.iterdir()) / "patch_grids"
-    assert {file.name: file.read_bytes() for file in newest.iterdir()} == gone_on_with
+    latest = max(store.iterdir()) / "patch_grids"
+    assert {file.name: file.read_bytes() for file in latest.iterdir()} == resumed_files
 
 
 SHARED = (Path(__file__).parents[2] / "../shared/data").resolve()

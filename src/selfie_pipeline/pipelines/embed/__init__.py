@@ -1,5 +1,1 @@
-"""From an encoder to one vector an image."""
-
-from selfie_pipeline.pipelines.embed.pipeline import create_pipeline
-
-__all__ = ["create_pipeline"]
+"""Pipeline from an encoder to one vector per image."""

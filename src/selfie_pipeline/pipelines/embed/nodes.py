@@ -1,4 +1,4 @@
-"""Nodes of the embedding."""
+"""Nodes of the pipeline `embed`."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.evaluation.embedding import score_vectors
 from selfie_pipeline.models.embedding import ImageEmbedding
 from selfie_pipeline.models.selfie import Selfie
-from selfie_pipeline.provenance import configuration, environment
-from selfie_pipeline.report.embedding_map import embedding_map
+from selfie_pipeline.provenance import describe_environment, dump_configuration
+from selfie_pipeline.report.embedding_map import draw_embedding_map
 from selfie_pipeline.training.data.batches import open_images
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.inference import Inference
 from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
-_BATCH = 64
+_BATCH_SIZE = 64
 
 
 def embed_samples(
@@ -42,11 +42,11 @@ def embed_samples(
     embed: EmbedConfig,
     compute: ComputeConfig,
 ) -> pd.DataFrame:
-    """Compute one vector of each sample's central window.
+    """Compute one vector per sample, from its central window.
 
     Returns:
-        A row a sample: sample, split, label (-1 for none), class_name, and vector, a float32 array
-        of length D.
+        One row per sample: sample, split, label (-1 for none), class_name, and vector, a float32
+        array of length D.
 
     Raises:
         UserError: The encoder does not fit the images.
@@ -55,7 +55,7 @@ def embed_samples(
     images = open_images(patch_grids, patch, augmentation)
     infer = Inference(network, patch_grids.mean, patch_grids.std, find_device(compute))
     rows = samples["sample"].to_numpy()
-    batches = np.split(rows, range(_BATCH, len(rows), _BATCH))
+    batches = np.split(rows, range(_BATCH_SIZE, len(rows), _BATCH_SIZE))
     progress = tqdm(batches, "embed", unit="batch", delay=5, disable=None)
     vectors = np.concatenate([infer(images.central_windows(batch)) for batch in progress])  # (M, D)
     table = samples[["sample", "split", "label", "class_name"]]
@@ -63,20 +63,20 @@ def embed_samples(
 
 
 def load_encoder(encoder: Weights, patch: PatchConfig, embed: EmbedConfig) -> Selfie:
-    """The network of an encoder's tensors, as the configuration that they were made with says.
+    """Build the network of an encoder with the configuration that it was pretrained with.
 
     Raises:
-        UserError: u is asked for, and the encoder knows another patch grid.
+        UserError: The layer is u, and the encoder was pretrained with another patch grid.
     """
-    made_with = encoder.provenance["configuration"]
-    theirs = PatchConfig.model_validate(made_with["patch"])
-    if embed.layer == "u" and theirs.grid_size != patch.grid_size:
+    settings = encoder.provenance["configuration"]
+    pretrained = PatchConfig.model_validate(settings["patch"])
+    if embed.layer == "u" and pretrained.grid_size != patch.grid_size:
         raise UserError(
-            f"embed.layer = u, but the encoder knows {theirs.grid_size} × {theirs.grid_size} "
-            f"patches, and these images have {patch.grid_size} × {patch.grid_size}; allowed: "
-            "stage3, or an encoder that was pretrained with the same grid"
+            f"embed.layer = u, but the encoder was pretrained with {pretrained.grid_size} × "
+            f"{pretrained.grid_size} patches, and these images have {patch.grid_size} × "
+            f"{patch.grid_size}; allowed: stage3, or an encoder pretrained with the same grid"
         )
-    network = Selfie(ModelConfig.model_validate(made_with["model"]), theirs)
+    network = Selfie(ModelConfig.model_validate(settings["model"]), pretrained)
     network.load_state_dict(encoder.tensors, strict=True)
     return network
 
@@ -84,14 +84,15 @@ def load_encoder(encoder: Weights, patch: PatchConfig, embed: EmbedConfig) -> Se
 def score_embeddings(
     embeddings: pd.DataFrame, encoder: Weights, patch_grids: PatchGrids, embed: EmbedConfig
 ) -> dict[str, Any]:
-    """Score the vectors on the test split, once: nothing is chosen by it.
+    """Score the vectors on the test split, once; nothing is chosen by these scores.
 
     Returns:
-        What `score_vectors` says, where there are labels, and what the vectors follow from.
+        The layer, the length of a vector, the scores as `score_vectors` returns them (None without
+        labels), and the provenance of the vectors.
     """
     scores = score_vectors(embeddings)
     if scores is None:
-        _LOG.warning("embed: no scores: train or test has no labels")
+        _LOG.warning("embed: no scores, because the train or test split has no labels")
     else:
         _LOG.info(
             "embed: test accuracy %.1f %% (nearest neighbours), %.1f %% (linear probe)",
@@ -99,10 +100,10 @@ def score_embeddings(
             100 * scores["linear_probe"]["accuracy"],
         )
     provenance = {
-        "configuration": configuration(embed=embed) | encoder.provenance["configuration"],
+        "configuration": dump_configuration(embed=embed) | encoder.provenance["configuration"],
         "encoder": encoder.digest(),
         "data": patch_grids.fingerprint,
-        **environment(),
+        **describe_environment(),
     }
     return {
         "layer": embed.layer,
@@ -113,5 +114,5 @@ def score_embeddings(
 
 
 def draw_map(embeddings: pd.DataFrame, embed: EmbedConfig) -> Figure:
-    """Draw the vectors on a map."""
-    return embedding_map(embeddings, embed.map, embed.points)
+    """Draw the map of the vectors."""
+    return draw_embedding_map(embeddings, embed.map, embed.points)

@@ -1,4 +1,4 @@
-"""Embedding: encoder, patch grids → one vector an image, their scores and a map."""
+"""Embedding: encoder, patch grids → one vector per image, scores and a map."""
 
 from __future__ import annotations
 

@@ -1,5 +1,1 @@
-"""From an encoder and labels to a whole table: fractions × seeds × arms."""
-
-from selfie_pipeline.pipelines.experiment.pipeline import create_cells_pipeline, create_pipeline
-
-__all__ = ["create_cells_pipeline", "create_pipeline"]
+"""Pipelines from an encoder and labels to the cells of a grid and their report."""

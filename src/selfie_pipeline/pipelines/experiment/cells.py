@@ -1,4 +1,4 @@
-"""The cells of an experiment: which there are, which are to be run, and running them."""
+"""Cells of an experiment: their keys, plans and outcomes, and the running of them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from selfie_pipeline.training.signals import TrainingInterrupted
 
 _LOG = logging.getLogger(__name__)
 Status = Literal["kept", "done", "failed"]
-_STAGE_OF_ARM = {"supervised": "baseline", "selfie": "finetune"}
+_PIPELINE_OF_ARM = {"supervised": "baseline", "selfie": "finetune"}
 
 
 @dataclass(frozen=True)
-class Place:
-    """A cell's place in the grid."""
+class CellKey:
+    """The position of a cell in the grid."""
 
     arm: Arm
     labeled_frac: float
@@ -36,43 +36,47 @@ class Place:
     def __str__(self) -> str:
         return f"{self.arm}, {100 * self.labeled_frac:g} %, seed {self.seed}"
 
+    def matches(self, result: Cell) -> bool:
+        """Return whether a result is at this position."""
+        return self == CellKey(result["arm"], result["labeled_frac"], result["seed"])
+
 
 @dataclass(frozen=True)
-class Planned:
-    """A cell that the experiment is to have.
+class PlannedCell:
+    """A cell that the experiment needs.
 
     Attributes:
-        place: Its place in the grid.
-        origin: As `finetune.origin.classifier_lineage` gives it: what its result follows from.
+        key: Position in the grid.
+        lineage: Lineage of its classifier, as `classifier_lineage` returns it.
     """
 
-    place: Place
-    origin: dict[str, Any]
+    key: CellKey
+    lineage: dict[str, Any]
 
-    def is_result(self, cell: Cell) -> bool:
-        """Whether a result is this cell's, made with the same parameters, data and encoder."""
-        made = cell["provenance"]
+    def matches(self, result: Cell) -> bool:
+        """Return whether a result has this key and the same parameters, data and encoder."""
+        provenance = result["provenance"]
         return (
-            Place(cell["arm"], cell["labeled_frac"], cell["seed"]) == self.place
-            and cell["configuration"] == comparison_key(self.origin)
-            and made["encoder"] == self.origin["encoder"]
-            and made["tuned"] == self.origin["tuned"]
+            self.key.matches(result)
+            and result["configuration"] == comparison_key(self.lineage)
+            and provenance["encoder"] == self.lineage["encoder"]
+            and provenance["tuned"] == self.lineage["tuned"]
         )
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a cell: a row of the table `experiment_cells`.
+class CellOutcome:
+    """The outcome of a cell: a row of the table `experiment_cells`.
 
     Attributes:
-        arm: Of the cell.
-        labeled_frac: Of the cell.
-        seed: Of the cell.
-        configuration: As its result has it.
-        encoder: As its result has it; empty for the supervised arm.
-        status: `kept` where its result was there already.
-        seconds: That it took now.
-        error: Why it failed, in one line; empty where it did not.
+        arm: Arm of the cell.
+        labeled_frac: Labeled fraction of the cell.
+        seed: Seed of the cell.
+        configuration: Comparison key of its result.
+        encoder: Digest of its encoder; empty for the supervised arm.
+        status: `kept` if its result existed before.
+        seconds: Time that this run spent on it.
+        error: Cause of the failure in one line; empty if there was none.
     """
 
     arm: Arm
@@ -85,26 +89,26 @@ class Outcome:
     error: str
 
     @property
-    def place(self) -> Place:
-        """Its cell's place in the grid."""
-        return Place(self.arm, self.labeled_frac, self.seed)
+    def key(self) -> CellKey:
+        """The position of its cell in the grid."""
+        return CellKey(self.arm, self.labeled_frac, self.seed)
 
-    def is_of(self, cell: Cell) -> bool:
-        """Whether a result is this cell's."""
+    def matches(self, result: Cell) -> bool:
+        """Return whether a result is that of this cell."""
         return (
-            Place(cell["arm"], cell["labeled_frac"], cell["seed"]) == self.place
-            and cell["configuration"] == self.configuration
-            and (cell["provenance"]["encoder"] or "") == self.encoder
+            self.key.matches(result)
+            and result["configuration"] == self.configuration
+            and (result["provenance"]["encoder"] or "") == self.encoder
         )
 
 
-def grid(experiment: ExperimentConfig) -> list[Place]:
-    """All places: the two arms of a seed after one another, all fractions of it before the next.
+def cell_keys(experiment: ExperimentConfig) -> list[CellKey]:
+    """Return all keys of the grid, seed by seed and with the arms of a pair next to each other.
 
-    So an experiment that ends early has whole pairs, of all fractions.
+    An experiment that ends early therefore has complete pairs, of all labeled fractions.
     """
     return [
-        Place(arm, fraction, seed)
+        CellKey(arm, fraction, seed)
         for seed in experiment.seeds
         for fraction in experiment.labeled_fracs
         for arm in experiment.arms
@@ -112,57 +116,62 @@ def grid(experiment: ExperimentConfig) -> list[Place]:
 
 
 def run_cells(
-    planned: Sequence[Planned], results: Sequence[Cell], project: Project, compute: ComputeConfig
-) -> list[Outcome]:
-    """Run the cells that have no result yet; one that fails does not keep the others from running.
+    planned: Sequence[PlannedCell],
+    results: Sequence[Cell],
+    project: Project,
+    compute: ComputeConfig,
+) -> list[CellOutcome]:
+    """Run the cells that have no result yet; the failure of one does not stop the others.
 
-    On a cluster they run side by side, each in this process's stead: it reads and writes the
-    catalog's files, of which each cell has its own. One whose process dies is run again, unless
-    its result is there: so none is lost, and none is there twice.
+    On a cluster they run in parallel, and each reads and writes its own files of the catalog. A
+    cell whose process dies is run again, unless it had already saved its result.
 
     Args:
         planned: All cells.
-        results: What there is already, of these and others.
-        project: Runs a cell, which saves its own result.
-        compute: Parameters.
+        results: Existing results of these and other cells.
+        project: Project that runs a cell, which saves its own result.
+        compute: Compute parameters.
 
     Returns:
-        One outcome a cell, in the order planned.
+        One outcome per cell, in the planned order.
 
     Raises:
-        TrainingInterrupted: The person stopped a training; what is done is kept.
+        TrainingInterrupted: The user stopped a training; finished cells are kept.
     """
-    kept = {cell.place for cell in planned if any(map(cell.is_result, results))}
-    todo = [cell for cell in planned if cell.place not in kept]
-    _LOG.info("experiment: %d cells, of which %d are there", len(planned), len(kept))
-    outcomes = {cell.place: _outcome(cell, "kept") for cell in planned if cell.place in kept}
+    outcomes = {
+        cell.key: _build_outcome(cell, "kept")
+        for cell in planned
+        if any(cell.matches(result) for result in results)
+    }
+    kept = len(outcomes)
+    _LOG.info("experiment: %d cells, of which %d already have results", len(planned), kept)
     started = time.monotonic()
-    run = partial(_run_elsewhere, project) if compute.engine == "ray" else partial(_run, project)
+    run = partial(_run_on_cluster if compute.engine == "ray" else _run_cell, project)
 
-    def chain(cell: Planned, number: int) -> Job[None]:
-        place = cell.place
-        _LOG.info("experiment: cell %d of %d: %s", len(kept) + number, len(planned), place)
+    def run_as_job(cell: PlannedCell, number: int) -> Job[None]:
+        _LOG.info("experiment: cell %d of %d: %s", number, len(planned), cell.key)
         try:
-            outcome: Outcome = yield partial(run, cell)
+            outcome: CellOutcome = yield partial(run, cell)
         except WorkerDiedError as reason:
-            outcome = _outcome(cell, "failed", 0.0, str(reason))
-        outcomes[place] = outcome
+            outcome = _build_outcome(cell, "failed", 0.0, str(reason))
+        outcomes[cell.key] = outcome
         if outcome.error:
-            _LOG.error("experiment: %s failed: %s", place, outcome.error)
-        _tell_progress(outcomes, len(kept), len(planned), time.monotonic() - started)
+            _LOG.error("experiment: %s failed: %s", cell.key, outcome.error)
+        _log_progress(outcomes, kept, len(planned), time.monotonic() - started)
 
-    run_jobs([chain(cell, number) for number, cell in enumerate(todo, start=1)], compute)
-    return [outcomes[cell.place] for cell in planned]
+    missing = [cell for cell in planned if cell.key not in outcomes]
+    run_jobs([run_as_job(cell, number) for number, cell in enumerate(missing, kept + 1)], compute)
+    return [outcomes[cell.key] for cell in planned]
 
 
-def _tell_progress(
-    outcomes: Mapping[Place, Outcome], kept: int, planned: int, seconds: float
+def _log_progress(
+    outcomes: Mapping[CellKey, CellOutcome], kept: int, planned: int, seconds: float
 ) -> None:
-    """Say how many cells there are, and when the others will be."""
+    """Log the number of cells so far and the estimated time for the others."""
     left = planned - len(outcomes)
-    failed = sum(each.status == "failed" for each in outcomes.values())
+    failed = sum(outcome.status == "failed" for outcome in outcomes.values())
     _LOG.info(
-        "experiment: %d cells there%s, %d left, %s to go",
+        "experiment: %d cells done%s, %d left, about %s remaining",
         len(outcomes) - failed,
         f", {failed} failed" if failed else "",
         left,
@@ -170,60 +179,62 @@ def _tell_progress(
     )
 
 
-def _run_elsewhere(project: Project, cell: Planned) -> Outcome:
-    """Run a cell in a process that another has started, perhaps for the second time."""
-    project.enter()
-    place = cell.place
-    made: Cell | None = project.load(
-        f"{place.arm}_metrics", labeled_frac=place.labeled_frac, seed=place.seed
+def _run_on_cluster(project: Project, cell: PlannedCell) -> CellOutcome:
+    """Run a cell in a process of the cluster, possibly for the second time."""
+    project.bootstrap()
+    key = cell.key
+    result: Cell | None = project.load(
+        f"{key.arm}_metrics", labeled_frac=key.labeled_frac, seed=key.seed
     )
-    if made is not None and cell.is_result(made):  # the process died just after it
-        return _outcome(cell, "done")
-    return _run(project, cell, compute={"engine": "local"})
+    if result is not None and cell.matches(result):  # the first process died after saving it
+        return _build_outcome(cell, "done")
+    return _run_cell(project, cell, compute={"engine": "local"})
 
 
-def _run(project: Project, cell: Planned, **params: Any) -> Outcome:
-    """Run the arm's pipeline for one cell, with the values that the tuning found."""
-    place, tuned = cell.place, cell.origin["tuned"]
+def _run_cell(project: Project, cell: PlannedCell, **params: Any) -> CellOutcome:
+    """Run the pipeline of a cell's arm with the values that the tuning found."""
+    key, tuned = cell.key, cell.lineage["tuned"]
     recipe = {name.removeprefix("finetune."): value for name, value in tuned.items()}
     started = time.monotonic()
     error = ""
     try:
         project.run(
-            _STAGE_OF_ARM[place.arm],
-            labeled_frac=place.labeled_frac,
-            seed=place.seed,
+            _PIPELINE_OF_ARM[key.arm],
+            labeled_frac=key.labeled_frac,
+            seed=key.seed,
             finetune={**recipe, "tuned": list(recipe)},
             **params,
         )
     except TrainingInterrupted:
         raise
     except UserError as reason:
-        error = " ".join(str(reason).split())  # it says it all
+        error = " ".join(str(reason).split())  # needs no traceback
     except Exception as reason:
         error = f"{type(reason).__name__}: {' '.join(str(reason).split())}"
-        _LOG.exception("experiment: %s failed", place)
+        _LOG.exception("experiment: %s failed", key)
     seconds = round(time.monotonic() - started, 1)
-    return _outcome(cell, "failed" if error else "done", seconds, error)
+    return _build_outcome(cell, "failed" if error else "done", seconds, error)
 
 
-def _outcome(cell: Planned, status: Status, seconds: float = 0.0, error: str = "") -> Outcome:
-    return Outcome(
-        **asdict(cell.place),
-        configuration=comparison_key(cell.origin),
-        encoder=cell.origin["encoder"] or "",
+def _build_outcome(
+    cell: PlannedCell, status: Status, seconds: float = 0.0, error: str = ""
+) -> CellOutcome:
+    return CellOutcome(
+        **asdict(cell.key),
+        configuration=comparison_key(cell.lineage),
+        encoder=cell.lineage["encoder"] or "",
         status=status,
         seconds=seconds,
         error=error,
     )
 
 
-def to_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
-    """One row a cell, with the fields of `Outcome`."""
+def outcomes_to_table(outcomes: Sequence[CellOutcome]) -> pd.DataFrame:
+    """Return a table with one row per cell and the fields of `CellOutcome`."""
     return pd.DataFrame([asdict(outcome) for outcome in outcomes])
 
 
-def from_table(table: pd.DataFrame) -> list[Outcome]:
-    """The inverse of `to_table`."""
+def outcomes_from_table(table: pd.DataFrame) -> list[CellOutcome]:
+    """Invert `outcomes_to_table`."""
     rows: list[dict[str, Any]] = table.to_dict("records")  # type: ignore[assignment]
-    return [Outcome(**row) for row in rows]
+    return [CellOutcome(**row) for row in rows]

@@ -1,9 +1,10 @@
-"""Nodes of the experiment."""
+"""Nodes of the pipelines `cells` and `experiment`."""
 
 from __future__ import annotations
 
 import itertools
 import logging
+from functools import partial
 from typing import Any, get_args
 
 import pandas as pd
@@ -22,13 +23,13 @@ from selfie_pipeline.config import (
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.evaluation.tables import Cell
 from selfie_pipeline.pipelines.experiment.cells import (
-    Outcome,
-    Place,
-    Planned,
-    from_table,
-    grid,
+    CellKey,
+    CellOutcome,
+    PlannedCell,
+    cell_keys,
+    outcomes_from_table,
+    outcomes_to_table,
     run_cells,
-    to_table,
 )
 from selfie_pipeline.project import Project
 from selfie_pipeline.training.lineage import FROM_SCRATCH, classifier_lineage, pretraining_lineage
@@ -36,8 +37,8 @@ from selfie_pipeline.training.search import Best, Search
 from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
-_OF_A_CELL = ("metrics", "history", "predictions")
-"""What the report reads of a cell."""
+_ENTRIES_PER_CELL = ("metrics", "history", "predictions")
+"""Catalog entries of a cell that the report reads."""
 
 
 def run_experiment(
@@ -54,87 +55,88 @@ def run_experiment(
     experiment: ExperimentConfig,
     compute: ComputeConfig,
 ) -> pd.DataFrame:
-    """Run the cells of the grid that have no result yet, with what the tuning found for them.
+    """Run the cells of the grid that have no result yet, with the values that the tuning found.
 
     Returns:
-        One row a cell: what became of it.
+        One row per cell with its outcome.
     """
     found = [Best(**best) for best in best_settings]
     pretraining = {"supervised": FROM_SCRATCH, "selfie": pretraining_lineage(encoder)}
 
-    def plan(place: Place) -> Planned:
-        origin = classifier_lineage(
-            pretraining[place.arm], patch_grids.fingerprint, patch, augmentation, model, recipe
+    def plan_cell(key: CellKey) -> PlannedCell:
+        build_lineage = partial(
+            classifier_lineage,
+            pretraining[key.arm],
+            patch_grids.fingerprint,
+            patch,
+            augmentation,
+            model,
         )
-        search = Search(place.arm, place.labeled_frac, origin, tune)
+        search = Search(key.arm, key.labeled_frac, build_lineage(recipe), tune)
         settings = search.settings_among(found)
         tuned = recipe.model_copy(update={**settings, "tuned": sorted(settings)})
-        return Planned(
-            place,
-            classifier_lineage(
-                pretraining[place.arm], patch_grids.fingerprint, patch, augmentation, model, tuned
-            ),
-        )
+        return PlannedCell(key, build_lineage(tuned))
 
-    planned = [plan(place) for place in grid(experiment)]
-    _tell_settings(planned)
-    return to_table(run_cells(planned, results, project, compute))
+    planned = [plan_cell(key) for key in cell_keys(experiment)]
+    _log_tuned_values(planned)
+    return outcomes_to_table(run_cells(planned, results, project, compute))
 
 
-def _tell_settings(planned: list[Planned]) -> None:
-    """Say which values the tuning gave to which cells."""
-    for place, tuned in {
-        (cell.place.arm, cell.place.labeled_frac): cell.origin["tuned"] for cell in planned
+def _log_tuned_values(planned: list[PlannedCell]) -> None:
+    """Log the tuned values of each arm and labeled fraction."""
+    for (arm, fraction), tuned in {
+        (cell.key.arm, cell.key.labeled_frac): cell.lineage["tuned"] for cell in planned
     }.items():
         values = ", ".join(f"{name} = {value:.3g}" for name, value in tuned.items())
-        arm, fraction = place
         _LOG.info("%s, %g %%: %s", arm, 100 * fraction, values or "not tuned")
 
 
 def report_experiment(
     cells: pd.DataFrame, results: list[Cell], project: Project, experiment: ExperimentConfig
 ) -> pd.DataFrame:
-    """Make the report of the grid as far as it came; of one pair of cells it shows more.
+    """Create the report of all successful cells; its details are those of the first pair of arms.
 
     Args:
-        cells: As `run_experiment` gives them.
-        results: All of the recipe, those of the grid among them.
-        project: Runs the report.
-        experiment: For the grid.
+        cells: Outcomes, as `run_experiment` returns them.
+        results: All results of the recipe, including those of the grid.
+        project: Project that runs the report.
+        experiment: Experiment parameters, which define the grid.
 
     Returns:
-        The cells that failed.
+        The failed cells.
     """
-    succeeded = {each.place: each for each in from_table(cells) if each.status != "failed"}
+    succeeded = {
+        outcome.key: outcome for outcome in outcomes_from_table(cells) if outcome.status != "failed"
+    }
     for seed, fraction in itertools.product(experiment.seeds, experiment.labeled_fracs):
-        pair = [succeeded.get(Place(arm, fraction, seed)) for arm in get_args(Arm)]
-        if None not in pair:
-            versions = _versions([each for each in pair if each], results)
+        keys = [CellKey(arm, fraction, seed) for arm in get_args(Arm)]
+        if all(key in succeeded for key in keys):
+            versions = _find_versions([succeeded[key] for key in keys], results)
             project.run("report", load_versions=versions, labeled_frac=fraction, seed=seed)
             break
     else:
-        _LOG.warning("experiment: no report: there is no seed and fraction that both arms have")
+        _LOG.warning("experiment: no report, because no seed and fraction has results of both arms")
     return cells[cells["status"] == "failed"]
 
 
-def _versions(pair: list[Outcome], results: list[Cell]) -> dict[str, str]:
-    """Which versions of the arms' data sets belong to these cells: not always the newest."""
+def _find_versions(pair: list[CellOutcome], results: list[Cell]) -> dict[str, str]:
+    """Return the versions of the catalog entries of two cells, which may not be the latest."""
     versions: dict[str, str] = {}
     for outcome in pair:
-        newest = max(cell["version"] for cell in results if outcome.is_of(cell))
-        versions |= {f"{outcome.arm}_{name}": newest for name in _OF_A_CELL}
+        latest = max(result["version"] for result in results if outcome.matches(result))
+        versions |= {f"{outcome.arm}_{name}": latest for name in _ENTRIES_PER_CELL}
     return versions
 
 
 def check_complete(failed: pd.DataFrame) -> None:
-    """End the run with an error where a cell failed; last, so that all else is done before.
+    """End the run with an error if a cell failed; this is the last node, so the report exists.
 
     Raises:
-        UserError: It names the cells and why they failed.
+        UserError: A cell failed; the message names all failed cells and their errors.
     """
-    reasons = [f"{outcome.place}: {outcome.error}" for outcome in from_table(failed)]
-    if reasons:
+    errors = [f"{outcome.key}: {outcome.error}" for outcome in outcomes_from_table(failed)]
+    if errors:
         raise UserError(
-            f"{len(reasons)} cells failed ({'; '.join(reasons)}); the same command tries these "
-            "again, and keeps the others"
+            f"{len(errors)} cells failed ({'; '.join(errors)}); run the same command to retry them "
+            "and keep the others"
         )

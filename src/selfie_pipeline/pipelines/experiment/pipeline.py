@@ -1,4 +1,4 @@
-"""The experiment: encoder and labels → the grid's cells → report."""
+"""Experiment: encoder and labels → cells of the grid → report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from selfie_pipeline.pipelines.experiment.nodes import (
 
 
 def create_cells_pipeline() -> Pipeline:
-    """The cells alone."""
+    """Build the pipeline of the cells alone."""
     return pipeline(
         [
             node(
@@ -39,7 +39,7 @@ def create_cells_pipeline() -> Pipeline:
 
 
 def create_pipeline() -> Pipeline:
-    """The cells, then the report."""
+    """Build the pipeline of the cells and their report."""
     return create_cells_pipeline() + pipeline(
         [
             node(

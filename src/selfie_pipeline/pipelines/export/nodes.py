@@ -1,4 +1,4 @@
-"""Nodes of the exporting."""
+"""Node of the pipeline `export`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from selfie_pipeline.config import ExportConfig, ModelConfig, UserError
 from selfie_pipeline.models.classifier import restore_classifier
 from selfie_pipeline.models.export import TOLERANCE, encoder_tensors, loader_source, to_onnx
 from selfie_pipeline.models.preprocessing import load_preprocessing
-from selfie_pipeline.report.model_card import model_card
+from selfie_pipeline.report.model_card import render_model_card
 from selfie_pipeline.weights import Weights
 
-_FORMAT = {"format": "pt"}  # as timm and others expect of a safetensors file
+_METADATA = {"format": "pt"}  # expected by timm and other readers of safetensors files
 
 
 def export_classifier(
@@ -23,46 +23,43 @@ def export_classifier(
     results: list[dict[str, Any]],
     export: ExportConfig,
 ) -> dict[str, bytes]:
-    """Make the files that others need to use a classifier.
+    """Create the files for using a classifier outside this project.
 
     Args:
-        classifier: That of this run's labeled fraction and seed.
-        encoder: Which it was finetuned from.
-        metrics: Its result.
-        results: Of all runs, for the other seeds'.
-        export: Parameters.
+        classifier: Classifier of this run's labeled fraction and seed.
+        encoder: Encoder that it was finetuned from.
+        metrics: Result of the classifier.
+        results: Results of all runs, for those of the other seeds.
+        export: Export parameters.
 
     Returns:
-        By name: the ONNX file and the model card; of a ResNet also its weights and those of P, and
-        the code that loads them into timm.
+        Contents by file name: the ONNX file and the model card. For a ResNet, also its weights,
+        those of P, and the code that loads them into timm.
 
     Raises:
-        UserError: The three do not belong together, a library is missing, or ONNX Runtime does not
-            agree with PyTorch.
+        UserError: Classifier, encoder and result do not belong together, a library is missing, or
+            ONNX Runtime's output differs from PyTorch's.
     """
-    _check_together(classifier, encoder, metrics)
-    seen = load_preprocessing(classifier.provenance)
+    _check_belong_together(classifier, encoder, metrics)
+    preprocessing = load_preprocessing(classifier.provenance)
     configuration = classifier.provenance["configuration"]
-    files = {
-        "classifier.onnx": to_onnx(
-            restore_classifier(classifier.tensors, classifier.provenance), seen.patch.image_size
-        )
-    }
+    network = restore_classifier(classifier.tensors, classifier.provenance)
+    files = {"classifier.onnx": to_onnx(network, preprocessing.patch.image_size)}
     loader = None
     if configuration["finetune"]["architecture"] == "resnet":
         loader = loader_source(
             ModelConfig.model_validate(configuration["model"]),
-            seen.classes,
-            seen.patch.image_size,
-            seen.mean.tolist(),
-            seen.std.tolist(),
+            preprocessing.classes,
+            preprocessing.patch.image_size,
+            preprocessing.mean.tolist(),
+            preprocessing.std.tolist(),
         )
         files |= {
             "load.py": loader.encode(),
-            "resnetv2.safetensors": save(classifier.tensors, _FORMAT),
-            "encoder.safetensors": save(encoder_tensors(encoder.tensors), _FORMAT),
+            "resnetv2.safetensors": save(classifier.tensors, _METADATA),
+            "encoder.safetensors": save(encoder_tensors(encoder.tensors), _METADATA),
         }
-    card = model_card(
+    card = render_model_card(
         metrics,
         results,
         classifier.provenance,
@@ -73,15 +70,15 @@ def export_classifier(
     return {**files, "README.md": card.encode()}
 
 
-def _check_together(classifier: Weights, encoder: Weights, metrics: dict[str, Any]) -> None:
+def _check_belong_together(classifier: Weights, encoder: Weights, metrics: dict[str, Any]) -> None:
     if encoder.digest() != classifier.provenance["encoder"]:
         raise UserError(
-            "the classifier was finetuned from another encoder than this one: run `kedro run "
-            "--pipeline=finetune` again, or name its version with --load-versions=encoder:VERSION"
+            "the classifier was finetuned from a different encoder: run `kedro run "
+            "--pipeline=finetune` again, or load its encoder with --load-versions=encoder:VERSION"
         )
     if classifier.digest() != metrics["provenance"]["classifier"]:
         raise UserError(
-            "the result is another classifier's than this one: run `kedro run "
-            "--pipeline=finetune` again, or name a version of both with --load-versions="
+            "the result belongs to a different classifier: run `kedro run "
+            "--pipeline=finetune` again, or load a matching version of both with --load-versions="
             "selfie_classifier:VERSION,selfie_metrics:VERSION"
         )

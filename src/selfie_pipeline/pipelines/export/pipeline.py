@@ -1,4 +1,4 @@
-"""Exporting: classifier, encoder, results → a folder for others."""
+"""Export: classifier, encoder, results → a folder for use outside this project."""
 
 from __future__ import annotations
 

@@ -1,5 +1,1 @@
-"""From raw files to a checked table of samples."""
-
-from selfie_pipeline.pipelines.ingest.pipeline import create_pipeline
-
-__all__ = ["create_pipeline"]
+"""Pipeline from raw files to a checked table of samples."""

@@ -1,4 +1,4 @@
-"""Nodes of the ingestion."""
+"""Node of the pipeline `ingest`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from selfie_pipeline.sources import Source, check_samples, count_samples, open_s
 
 
 def open_raw(data: DataConfig) -> Source:
-    """Open the data set; its folder is absolute or relative to the project."""
+    """Open the data set, whose folder may be relative to the project."""
     project = find_kedro_project(Path.cwd()) or Path.cwd()
     return open_source(data, None if data.folder is None else project / data.folder)
 
@@ -21,10 +21,9 @@ def list_samples(data: DataConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
     """List the samples, check them, and count them by class and split.
 
     Returns:
-        The table of samples, one row a sample; and the counts, one row a class.
+        The samples, one row per sample, and the counts, one row per class.
     """
     source = open_raw(data)
     samples = source.samples()
     check_samples(samples, source.classes)
-    counts = count_samples(samples)
-    return samples.reset_index(), counts
+    return samples.reset_index(), count_samples(samples)

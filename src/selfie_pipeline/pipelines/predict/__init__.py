@@ -1,5 +1,1 @@
-"""From image files and a classifier to predictions."""
-
-from selfie_pipeline.pipelines.predict.pipeline import create_pipeline
-
-__all__ = ["create_pipeline"]
+"""Pipeline from image files and a classifier to predictions."""

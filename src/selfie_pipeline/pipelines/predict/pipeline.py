@@ -1,4 +1,4 @@
-"""Predicting: image files → predictions, a contact sheet."""
+"""Prediction: image files → predictions, contact sheet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes of the ratio of unlabeled to labeled images."""
+"""Node of the pipeline `ratio`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from selfie_pipeline.config import (
     UserError,
 )
 from selfie_pipeline.project import Project
-from selfie_pipeline.provenance import configuration, leaves
+from selfie_pipeline.provenance import dump_configuration, flatten
 from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
@@ -28,40 +28,41 @@ def run_ratio(
     recipe: PretrainConfig,
     ratio: RatioConfig,
 ) -> None:
-    """Pretrain on fewer images where that has not been done, and run the experiment for each.
+    """Run the experiment with encoders of fewer images, which are pretrained if necessary.
 
     Args:
-        encoder: The one that saw all images.
-        project: Runs pretrainings and cells.
-        patch: Parameters.
-        augmentation: Parameters.
-        model: Parameters.
-        recipe: Parameters, of the others as of the one.
-        ratio: How many images each of the others sees.
+        encoder: Encoder that was pretrained on all images.
+        project: Project that runs pretrainings and cells.
+        patch: Patch-grid parameters.
+        augmentation: Augmentation parameters.
+        model: Model parameters.
+        recipe: Pretraining hyperparameters of all encoders.
+        ratio: Numbers of images to pretrain on.
 
     Raises:
-        UserError: The encoder was made with other parameters than the others would be.
+        UserError: The encoder was pretrained with other parameters than these.
     """
 
-    def wanted(images: int | None) -> dict[str, object]:
+    def settings_for(images: int | None) -> dict[str, object]:
         pretrain = recipe.model_copy(update={"images": images})
-        settings = configuration(
+        settings = dump_configuration(
             patch=patch, augmentation=augmentation, model=model, pretrain=pretrain
         )
-        return dict(leaves(settings))
+        return dict(flatten(settings))
 
-    ours, theirs = dict(leaves(encoder.provenance["configuration"])), wanted(None)
-    different = [key for key in theirs if ours.get(key) != theirs[key]]
-    if different:
-        changes = ", ".join(f"{key} = {ours.get(key)}, now {theirs[key]}" for key in different)
+    old, new = dict(flatten(encoder.provenance["configuration"])), settings_for(None)
+    changes = [f"{key} = {old.get(key)}, now {new[key]}" for key in new if old.get(key) != new[key]]
+    if changes:
         raise UserError(
-            f"the encoder was pretrained with other parameters ({changes}), so encoders of fewer "
-            "images could not be compared with it: set these with --params, or run `kedro run "
+            f"the encoder was pretrained with other parameters ({', '.join(changes)}), so it can't "
+            "be compared with encoders of fewer images; set these with --params, or run `kedro run "
             "--pipeline=pretrain` first"
         )
     for images in ratio.images:
-        there: Weights | None = project.load("encoder", pretrain={"images": images})
-        if there is None or dict(leaves(there.provenance["configuration"])) != wanted(images):
+        found: Weights | None = project.load("encoder", pretrain={"images": images})
+        if found is None or dict(flatten(found.provenance["configuration"])) != settings_for(
+            images
+        ):
             _LOG.info("ratio: pretraining on %d images", images)
             project.run("pretrain", pretrain={"images": images})
         project.run("cells", pretrain={"images": images})

@@ -1,4 +1,4 @@
-"""The ratio of unlabeled to labeled images: encoders of fewer images → their cells → report."""
+"""Ratio of unlabeled to labeled images: encoders of fewer images → their cells → report."""
 
 from __future__ import annotations
 

@@ -1,5 +1,1 @@
-"""From results to tables, figures and a page."""
-
-from selfie_pipeline.pipelines.report.pipeline import create_pipeline
-
-__all__ = ["create_pipeline"]
+"""Pipeline from results to tables, figures and an HTML page."""

@@ -1,8 +1,7 @@
-"""Nodes of the report."""
+"""Nodes of the pipeline `report`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any, TypedDict
 
 import numpy as np
@@ -21,34 +20,34 @@ from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.evaluation.tables import (
     Cell,
     Selection,
-    gains_over_ratio,
-    results_table,
-    select,
+    compute_gains,
+    build_results_table,
+    select_cells,
 )
-from selfie_pipeline.provenance import leaves
+from selfie_pipeline.provenance import flatten
 from selfie_pipeline.report.figures import (
-    accuracy_over_labels,
-    gain_over_ratio,
-    variance_over_labels,
+    draw_accuracy_over_labels,
+    draw_gain_over_ratio,
+    draw_variance_over_labels,
 )
-from selfie_pipeline.report.misclassified import confusion_matrix, sample_errors, worst_errors
+from selfie_pipeline.report.misclassified import draw_confusion_matrix, draw_sample_errors, select_worst_errors
 from selfie_pipeline.report.page import render_report
-from selfie_pipeline.report.puzzle import puzzle_picture
+from selfie_pipeline.report.puzzle import draw_puzzles
 from selfie_pipeline.report.text import to_markdown
-from selfie_pipeline.report.training_curves import training_curves
+from selfie_pipeline.report.training_curves import draw_training_curves
 from selfie_pipeline.training.data.batches import open_images, patch_order
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.pretraining import predict_patches
 from selfie_pipeline.weights import Weights
 
-_PUZZLES = 4
-_ERRORS = 12
+_PUZZLE_IMAGES = 4
+_ERROR_IMAGES = 12
 _PRETRAINING = {"pretrain", "pretrained_on"}
-"""Parts of the configuration that only the arm that was pretrained has."""
+"""Parts of the configuration that only the selfie arm has."""
 
 
 class Puzzles(TypedDict):
-    """What `puzzle_picture` draws."""
+    """Arguments of `draw_puzzles`."""
 
     images: NDArray[np.uint8]
     grid: tuple[int, int]
@@ -57,7 +56,7 @@ class Puzzles(TypedDict):
 
 
 class Mistakes(TypedDict):
-    """What `sample_errors` draws."""
+    """Arguments of `draw_sample_errors`."""
 
     images: NDArray[np.uint8]
     predictions: pd.DataFrame
@@ -73,19 +72,21 @@ def solve_puzzles(
     model: ModelConfig,
     compute: ComputeConfig,
 ) -> Puzzles:
-    """Let the encoder pick the masked patches of a few images that it was not trained on.
+    """Let the encoder identify the masked patches of a few test images.
 
     Raises:
-        UserError: It is not the encoder that this run's result was finetuned from, or does not fit
-            the parameters.
+        UserError: This run's result was finetuned from a different encoder, or the encoder does not
+            fit the parameters.
     """
     if encoder.digest() != selfie["provenance"]["encoder"]:
         raise UserError(
-            "the result was finetuned from another encoder than this one: run `kedro run "
-            "--pipeline=finetune` again, or name its version with --load-versions=encoder:VERSION"
+            "the result was finetuned from a different encoder: run `kedro run "
+            "--pipeline=finetune` again, or load its encoder with --load-versions=encoder:VERSION"
         )
     unseen = samples.loc[samples["split"] == "test", "sample"].to_numpy()
-    rows = unseen[:: max(1, len(unseen) // _PUZZLES)][:_PUZZLES]  # spread over the classes
+    rows = unseen[:: max(1, len(unseen) // _PUZZLE_IMAGES)][
+        :_PUZZLE_IMAGES
+    ]  # spread over the classes
     images = open_images(patch_grids, patch, augmentation)
     order = patch_order(0, 0, len(rows), patch.patches)  # (B, N)
     try:
@@ -95,7 +96,7 @@ def solve_puzzles(
     except ValueError as error:
         raise UserError(
             f"{error}; it was pretrained with other model or patch parameters: run `kedro run "
-            "--pipeline=pretrain`, or name a version that fits with --load-versions=encoder:VERSION"
+            "--pipeline=pretrain`, or load a matching one with --load-versions=encoder:VERSION"
         ) from None
     return Puzzles(
         images=images.central_windows(rows).permute(0, 2, 3, 1).numpy(),  # (B, H, W, C)
@@ -111,8 +112,8 @@ def pick_errors(
     patch: PatchConfig,
     augmentation: AugmentationConfig,
 ) -> Mistakes:
-    """Fetch the test images that a classifier gets wrong although it is sure of them."""
-    wrong = worst_errors(predictions, _ERRORS)
+    """Collect the test images that a classifier misclassifies with the highest confidence."""
+    wrong = select_worst_errors(predictions, _ERROR_IMAGES)
     images = open_images(patch_grids, patch, augmentation)
     windows = images.central_windows(wrong["sample"].to_numpy())  # (B, C, H, W)
     return Mistakes(images=windows.permute(0, 2, 3, 1).numpy(), predictions=wrong)  # (B, H, W, C)
@@ -121,53 +122,38 @@ def pick_errors(
 def tabulate_results(
     cells: list[dict[str, Any]], selfie: dict[str, Any], supervised: dict[str, Any]
 ) -> tuple[Selection, pd.DataFrame, str]:
-    """Gather the results that may be compared with this run's two.
+    """Tabulate the results that are comparable with this run's two results.
 
     Args:
         cells: All results of this recipe.
-        selfie: This run's.
-        supervised: This run's.
+        selfie: This run's result of the selfie arm.
+        supervised: This run's result of the supervised arm.
 
     Returns:
-        As `tabulate`.
+        The selection of results, their table, and the table in Markdown.
 
     Raises:
-        UserError: The two arms were not trained alike.
+        UserError: The two arms were trained differently.
     """
-    check_alike(selfie, supervised)
-    return tabulate(cells, {selfie["configuration"], supervised["configuration"]})
-
-
-def tabulate(
-    cells: list[dict[str, Any]], configurations: Collection[str]
-) -> tuple[Selection, pd.DataFrame, str]:
-    """Make the table of the results that were made with some configurations.
-
-    Args:
-        cells: All results of this recipe.
-        configurations: Hashes; no two of them of the same arm and labeled fraction.
-
-    Returns:
-        Which results are used, their table, and the same in Markdown.
-    """
-    selection = select(cells, configurations)
-    table = results_table(selection.used)
+    check_comparable(selfie, supervised)
+    selection = select_cells(cells, {selfie["configuration"], supervised["configuration"]})
+    table = build_results_table(selection.used)
     return selection, table, to_markdown(table)
 
 
-def check_alike(selfie: Cell, supervised: Cell) -> None:
-    """Refuse to compare arms that differ in more than the pretraining and what was tuned for both.
+def check_comparable(selfie: Cell, supervised: Cell) -> None:
+    """Check that two arms differ only in the pretraining and in values that were tuned for both.
 
     Raises:
-        UserError: They do; the message names each parameter and its two values.
+        UserError: They differ in others; the message names each parameter and its two values.
     """
     pair = [cell["provenance"] for cell in (selfie, supervised)]
-    ours, theirs = (dict(leaves(provenance["configuration"])) for provenance in pair)
+    first, second = (dict(flatten(provenance["configuration"])) for provenance in pair)
     tuned = set.intersection(*(set(provenance.get("tuned") or {}) for provenance in pair))
     different = [
-        f"{key} ({ours.get(key)} and {theirs.get(key)})"
-        for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key)
+        f"{key} ({first.get(key)} and {second.get(key)})"
+        for key in sorted(first.keys() | second.keys())
+        if first.get(key) != second.get(key)
         and key.split(".")[0] not in _PRETRAINING
         and key not in tuned
     ]
@@ -176,7 +162,7 @@ def check_alike(selfie: Cell, supervised: Cell) -> None:
     if different:
         raise UserError(
             f"the two arms were trained with different {', '.join(different)}; run `kedro run "
-            "--pipelines=finetune,baseline,report` with the parameters that you mean"
+            "--pipelines=finetune,baseline,report` with the intended parameters"
         )
 
 
@@ -194,24 +180,23 @@ def write_report(
     supervised_history: pd.DataFrame,
     patch: PatchConfig,
 ) -> tuple[str, Figure, Figure, Figure, Figure, Figure, Figure, Figure]:
-    """Draw the figures and lay out the page.
+    """Draw the figures and render the page.
 
     Returns:
-        The page as HTML, and all figures, also those that the page leaves out because nothing
-        could be said with them: accuracy over labels, variance over labels, the gain over the
-        ratio of images to labels, the training curves, the puzzle picture, the confusion matrix
-        and the sample errors.
+        The page as HTML, and all figures, including those that the page omits for lack of data:
+        accuracy over labels, variance over labels, gain over the ratio of images to labels,
+        training curves, puzzle picture, confusion matrix and sample errors.
     """
-    gains = gains_over_ratio(selection)
+    gains = compute_gains(selection)
     classes = class_names(samples)
     histories = {"supervised": supervised_history, "selfie": selfie_history}
-    over_labels = accuracy_over_labels(table)
-    variance = variance_over_labels(table)
-    gain = gain_over_ratio(gains)
-    curves = training_curves(pretrain_history, histories, 1 / patch.targets)
-    puzzle = puzzle_picture(**puzzles)
-    confusion = confusion_matrix(predictions, classes)
-    errors = sample_errors(**mistakes, classes=classes)
+    over_labels = draw_accuracy_over_labels(table)
+    variance = draw_variance_over_labels(table)
+    gain = draw_gain_over_ratio(gains)
+    curves = draw_training_curves(pretrain_history, histories, 1 / patch.targets)
+    puzzle = draw_puzzles(**puzzles)
+    confusion = draw_confusion_matrix(predictions, classes)
+    errors = draw_sample_errors(**mistakes, classes=classes)
     run = f"seed {selfie['seed']}, {100 * selfie['labeled_frac']:g} % of the labels"
     figures = {"Accuracy over labels": over_labels}
     if table["std"].notna().any():
@@ -235,6 +220,6 @@ def write_report(
 
 
 def class_names(samples: pd.DataFrame) -> list[str]:
-    """Names of the classes by label."""
+    """Return the names of the classes, indexed by label."""
     named = samples[samples["label"] >= 0].groupby("label")["class_name"].first()
     return [str(name) for name in named.reindex(range(named.index.max() + 1), fill_value="?")]

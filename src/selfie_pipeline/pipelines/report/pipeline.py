@@ -1,4 +1,4 @@
-"""The report: results → table, figures, page."""
+"""Report: results → table, figures, HTML page."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def create_pipeline() -> Pipeline:
             ),
             node(
                 tabulate_results,
-                # This run's metrics are inputs so that the results are read after they are there.
+                # This run's metrics are inputs so that the results are read after they are saved.
                 inputs=["results", "selfie_metrics", "supervised_metrics"],
                 outputs=["selection", "results_table", "results_markdown"],
                 name="tabulate_results",
