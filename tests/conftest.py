@@ -1,4 +1,4 @@
-"""What tests of several parts share: parameters that differ in a few keys, and real images."""
+"""Fixtures shared by all tests: parameters with changes to a few keys, images, and results."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ MakeConfig = Callable[..., Config]
 
 @pytest.fixture(scope="session")
 def make_parameters() -> MakeParameters:
-    """Valid parameters, with changes by dotted key: ``make_parameters({"patch.targets": 3})``."""
+    """Return a factory of valid parameters: ``make_parameters({"patch.targets": 3})``."""
 
     def make(changes: dict[str, Any] | None = None) -> dict[str, Any]:
         parameters = copy.deepcopy(_PARAMETERS)
@@ -118,23 +118,23 @@ def make_parameters() -> MakeParameters:
 
 @pytest.fixture(scope="session")
 def make_config(make_parameters: MakeParameters) -> MakeConfig:
-    """The same, typed."""
+    """Return a factory of typed parameters, with changes by dotted key."""
     return lambda changes=None: load_config(make_parameters(changes))
 
 
 @pytest.fixture(scope="session")
 def paper_config(make_config: MakeConfig) -> Config:
-    """Networks of the paper's size, for 32×32 images."""
+    """Return parameters with networks of the paper's size, for 32×32 images."""
     return make_config(PAPER)
 
 
 @dataclass
 class MemoryGrids:
-    """Patch grids in memory, which keep account of the rows that they are asked for."""
+    """Patch grids in memory that record the requested rows."""
 
     patches: Tensor
     grid: tuple[int, int]
-    asked_for: list[int] = field(default_factory=list)
+    requested: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         pixels = self.patches.double() / 255
@@ -142,7 +142,7 @@ class MemoryGrids:
         self.std = pixels.std(dim=(0, 1, 3, 4), correction=0).float().numpy()
 
     def gather(self, rows: NDArray[np.int64]) -> Tensor:
-        self.asked_for += rows.tolist()
+        self.requested += rows.tolist()
         return self.patches[torch.from_numpy(rows)]
 
 
@@ -151,7 +151,7 @@ MakeImages = Callable[..., Images]
 
 @pytest.fixture(scope="session")
 def digits() -> tuple[Tensor, NDArray[np.int64]]:
-    """scikit-learn's 1,797 digits: (1797, 3, 32, 32), uint8, and their labels."""
+    """Return scikit-learn's 1,797 digits: (1797, 3, 32, 32), uint8, and their labels."""
     source = Digits()
     samples = source.samples()
     pixels = torch.from_numpy(
@@ -163,7 +163,7 @@ def digits() -> tuple[Tensor, NDArray[np.int64]]:
 
 @pytest.fixture
 def make_images(digits: tuple[Tensor, NDArray[np.int64]]) -> MakeImages:
-    """The digits, or other canvases (M, C, H, W), as a training under a configuration has them."""
+    """Return a factory of images: the digits, or other canvases (M, C, H, W)."""
 
     def make(config: Config, canvases: Tensor = digits[0]) -> Images:
         side = config.patch.canvas_size // config.patch.patch_size
@@ -175,7 +175,7 @@ def make_images(digits: tuple[Tensor, NDArray[np.int64]]) -> MakeImages:
 
 @pytest.fixture
 def no_checkpoints(tmp_path: Path) -> Checkpoints:
-    """Of a training that starts anew, and writes one only at its end."""
+    """Return checkpoints of a training that does not resume and saves only at its end."""
     return Checkpoints(tmp_path / "checkpoints", {}, every=10**9, resume="never")
 
 
@@ -184,7 +184,7 @@ MakeCells = Callable[..., list[dict[str, Any]]]
 
 @pytest.fixture
 def make_cells() -> MakeCells:
-    """One cell a seed: ``make_cells("selfie", {0: 0.8, 1: 0.9})``, other keys by name."""
+    """Return a factory of one result per seed: ``make_cells("selfie", {0: 0.8, 1: 0.9})``."""
 
     def make(arm: str, accuracies: dict[int, float], **other: Any) -> list[dict[str, Any]]:
         common = {
@@ -206,7 +206,7 @@ def make_cells() -> MakeCells:
 
 @pytest.fixture
 def four_seeds(make_cells: MakeCells) -> list[dict[str, Any]]:
-    """Differences of 4, 6, 8 and 6 points."""
+    """Return results with gains of 4, 6, 8 and 6 points."""
     return [
         *make_cells("supervised", {0: 0.78, 1: 0.80, 2: 0.79, 3: 0.81}),
         *make_cells("selfie", {0: 0.82, 1: 0.86, 2: 0.87, 3: 0.87}),

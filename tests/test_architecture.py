@@ -1,4 +1,4 @@
-"""DESIGN.md, "Who may know whom": checked with the imports as they are."""
+"""Tests of the allowed imports between the parts of the package (docs/architecture.md)."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "selfie_pipeline"
 MODULES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))
-ROOMS = {
+PARTS = {
     path.stem
     for path in SOURCE.iterdir()
     if path.suffix == ".py" or (path / "__init__.py").is_file()
@@ -15,24 +15,26 @@ ROOMS = {
 
 LOWER = {
     *("config", "models", "training", "evaluation", "report", "sources", "datasets"),
-    *("project", "provenance"),
+    *("project", "provenance", "weights"),
 }
-MAY_KNOW = {  # itself aside
+ALLOWED_IMPORTS = {
     "config": set(),
     "provenance": set(),
+    "weights": set(),
+    "atomic_write": set(),
     "models": {"config"},
     "sources": {"config"},
-    "datasets": {"config"},
-    "training": {"models", "config"},
+    "datasets": {"config", "weights", "atomic_write"},
+    "training": {"models", "config", "provenance", "weights"},
     "evaluation": {"config"},
-    "report": {"evaluation", "config"},
+    "report": {"evaluation", "config", "provenance"},
     "pipelines": LOWER,
     "pipeline_registry": {"pipelines"},
     "project": set(),
     "paths": set(),
-    "plan": {"config", "training"},
+    "run_summary": {"config", "training"},
     "tracking": {"provenance"},
-    "hooks": LOWER | {"plan"},
+    "hooks": LOWER | {"run_summary"},
     "settings": LOWER | {"hooks", "paths", "tracking"},
     "cli": LOWER | {"hooks"},
     "__main__": {"cli"},
@@ -46,7 +48,6 @@ KEDRO = {
 ONLY_IN = {
     "kedro": KEDRO,
     "kedro_datasets": {"datasets"},
-    "lightning": {"training"},
     "mlflow": {"tracking"},
     "onnx": {"models"},
     "onnxruntime": {"models"},
@@ -58,72 +59,69 @@ ONLY_IN = {
 
 
 def imported(source, module):
-    """All modules that a source imports, anywhere in it; relative imports made absolute."""
+    """Return all modules that a source imports, at any depth; relative imports become absolute."""
     package = ["selfie_pipeline", *Path(module).parent.parts]
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
+            parents = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
             found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
     return found
 
 
-def room(module):
-    """The first name below the package: `training` of `training/loop.py`."""
+def part_of(module):
+    """Return the first name below the package: `training` for `training/loop.py`."""
     return Path(module).parts[0].removesuffix(".py")
 
 
-def rooms_imported(source, module):
+def parts_imported(source, module):
     names = (name.split(".") for name in imported(source, module))
-    known = {parts[1] for parts in names if parts[0] == "selfie_pipeline" and len(parts) > 1}
-    return (known & ROOMS) - {room(module)}
+    found = {name[1] for name in names if name[0] == "selfie_pipeline" and len(name) > 1}
+    return (found & PARTS) - {part_of(module)}
 
 
 def libraries_imported(source, module):
     return {name.split(".")[0] for name in imported(source, module)} - {"selfie_pipeline"}
 
 
-def test_every_room_has_a_rule():
-    assert MAY_KNOW.keys() == ROOMS
+def test_every_part_has_a_rule():
+    assert ALLOWED_IMPORTS.keys() == PARTS
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_knows_only_whom_it_may(module):
+def test_a_module_imports_only_allowed_parts(module):
     source = (SOURCE / module).read_text("utf-8")
-    assert rooms_imported(source, module) <= MAY_KNOW[room(module)]
+    assert parts_imported(source, module) <= ALLOWED_IMPORTS[part_of(module)]
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_library_is_used_only_where_it_belongs(module):
+def test_a_library_is_imported_only_where_it_is_allowed(module):
     used = libraries_imported((SOURCE / module).read_text("utf-8"), module)
-    strays = {name for name in used & ONLY_IN.keys() if room(module) not in ONLY_IN[name]}
-    assert strays == set()
+    violations = {name for name in used & ONLY_IN.keys() if part_of(module) not in ONLY_IN[name]}
+    assert violations == set()
 
 
-def test_nothing_but_the_registry_imports_pipelines():
-    """As the first test, but whatever its table says."""
+def test_only_the_registry_imports_pipelines():
+    """This holds regardless of `ALLOWED_IMPORTS`."""
     importers = {
-        room(module)
+        part_of(module)
         for module in MODULES
-        if "pipelines" in rooms_imported((SOURCE / module).read_text("utf-8"), module)
+        if "pipelines" in parts_imported((SOURCE / module).read_text("utf-8"), module)
     }
     assert importers == {"pipeline_registry"}
 
 
-def test_the_command_line_imports_nothing_that_may_be_missing():
-    """Kedro takes a missing module there for a project without commands, and says nothing.
-
-    click and omegaconf are Kedro's own requirements.
-    """
+def test_the_command_line_imports_only_dependencies_of_kedro():
+    """If an import fails there, Kedro silently assumes that the project has no commands."""
     used = libraries_imported((SOURCE / "cli.py").read_text("utf-8"), "cli.py")
     assert used <= {"__future__", "copy", "re", "warnings", "typing", "click", "kedro", "omegaconf"}
 
 
 @pytest.mark.parametrize(
-    ("source", "rooms"),
+    ("source", "parts"),
     [
         ("import selfie_pipeline.pipelines.patch", {"pipelines"}),
         ("from selfie_pipeline import pipelines", {"pipelines"}),
@@ -136,5 +134,5 @@ def test_the_command_line_imports_nothing_that_may_be_missing():
         ("from selfie_pipeline.models import noise", set()),
     ],
 )
-def test_imports_are_found_wherever_they_stand(source, rooms):
-    assert rooms_imported(source, "models/selfie.py") == rooms
+def test_imports_are_found_at_any_depth(source, parts):
+    assert parts_imported(source, "models/selfie.py") == parts

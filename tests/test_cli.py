@@ -13,11 +13,11 @@ from kedro.framework.cli.cli import KedroCLI
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.startup import bootstrap_project
 
-from selfie_pipeline.cli import run, split_params
+from selfie_pipeline.cli import parse_params, run
 
 REPOSITORY = Path(__file__).parents[1]
 pytestmark = [
-    # Kedro's own doing, on its way through typed parameters and Kedro-Viz's commands.
+    # Kedro causes these with typed parameters and with Kedro-Viz's commands.
     pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute on the instance"),
     pytest.mark.filterwarnings("ignore:'BaseCommand' is deprecated"),
 ]
@@ -32,7 +32,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(REPOSITORY / "conf", tmp_path / "conf")
     for name in ("pyproject.toml", ".telemetry"):
         shutil.copy(REPOSITORY / name, tmp_path)
-    (tmp_path / "src").mkdir()  # Kedro wants one; the package is the installed one
+    (tmp_path / "src").mkdir()  # required by Kedro; the package is the installed one
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("KEDRO_ENV", raising=False)
@@ -45,7 +45,7 @@ def kedro(*options: str) -> Result:
 
 
 def assert_refused(result: Result, project: Path, *parts: str) -> None:
-    """One line on stderr with these parts, no success, and no node has run."""
+    """Assert that the run failed before its first node, with one line with these parts."""
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == 1
     assert result.stdout == ""
@@ -56,9 +56,9 @@ def assert_refused(result: Result, project: Path, *parts: str) -> None:
     assert not list((project / "data").rglob("*"))
 
 
-def split(value: str) -> dict[str, Any]:
+def parse(value: str) -> dict[str, Any]:
     option = click.Option(["--params"])
-    return split_params(click.Context(run), option, value)
+    return parse_params(click.Context(run), option, value)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def split(value: str) -> dict[str, Any]:
     ],
 )
 def test_params(value: str, params: dict[str, Any]) -> None:
-    assert split(value) == params
+    assert parse(value) == params
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_params(value: str, params: dict[str, Any]) -> None:
 )
 @pytest.mark.parametrize("separator", "=:")
 def test_params_are_read_as_yaml(text: str, value: Any, separator: str) -> None:
-    found = split(f"key{separator}{text}")["key"]
+    found = parse(f"key{separator}{text}")["key"]
 
     assert found == value
     assert type(found) is type(value)
@@ -125,15 +125,15 @@ def test_params_that_cannot_be_read_are_a_usage_error(value: str, project: Path)
     assert not list((project / "data").rglob("*"))
 
 
-def test_every_other_option_is_kedros() -> None:
-    theirs = {option.name: option for option in kedro_run.params}
+def test_all_other_options_are_kedros() -> None:
+    kedros = {option.name: option for option in kedro_run.params}
     ours = {option.name: option for option in run.params}
 
-    assert ours.keys() == theirs.keys()
-    changed = {name for name in ours if ours[name] is not theirs[name]}
+    assert ours.keys() == kedros.keys()
+    changed = {name for name in ours if ours[name] is not kedros[name]}
     assert changed == {"params", "runner"}
-    assert theirs["params"].callback is not split_params  # Kedro's own is left as it was
-    assert ours["params"].opts == theirs["params"].opts
+    assert kedros["params"].callback is not parse_params  # Kedro's option is unchanged
+    assert ours["params"].opts == kedros["params"].opts
 
 
 @pytest.mark.parametrize(
@@ -156,17 +156,17 @@ def test_every_other_option_is_kedros() -> None:
         ("seed=-1,labeled_frac=2", ["seed = -1", "labeled_frac = 2"]),
     ],
 )
-def test_a_parameter_that_is_not_allowed(project: Path, params: str, parts: list[str]) -> None:
+def test_an_impossible_parameter_is_refused(project: Path, params: str, parts: list[str]) -> None:
     assert_refused(kedro("--params", params), project, *parts)
 
 
 @pytest.mark.parametrize("option", ["--pipeline=pretrian", "--pipelines=ingest,pretrian"])
-def test_an_unknown_pipeline(project: Path, option: str) -> None:
+def test_an_unknown_pipeline_is_refused(project: Path, option: str) -> None:
     assert_refused(kedro(option), project, "'pretrian'", "allowed: ", *STAGES)
 
 
 @pytest.mark.parametrize("runner", ["Nope", "no.such.module.Runner", "selfie_pipeline.cli.Nope"])
-def test_an_unknown_runner(project: Path, runner: str) -> None:
+def test_an_unknown_runner_is_refused(project: Path, runner: str) -> None:
     result = kedro(f"--runner={runner}")
 
     assert result.exit_code == 2
@@ -180,11 +180,11 @@ def test_an_unknown_runner(project: Path, runner: str) -> None:
 @pytest.mark.parametrize(
     "option", ["--nodes=nope", "--from-inputs=nope", "--to-outputs=nope", "--tags=nope"]
 )
-def test_a_filter_that_leaves_nothing(project: Path, option: str) -> None:
+def test_a_filter_without_a_match_is_refused(project: Path, option: str) -> None:
     assert_refused(kedro(option), project, "Pipeline ")
 
 
-def test_an_unknown_environment(project: Path) -> None:
+def test_an_unknown_environment_is_refused(project: Path) -> None:
     assert_refused(
         kedro("--env=cifar100"),
         project,
@@ -193,7 +193,7 @@ def test_an_unknown_environment(project: Path) -> None:
     )
 
 
-def test_an_unknown_environment_from_the_shell(
+def test_an_unknown_environment_in_the_shell_is_refused(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEDRO_ENV", "cifar100")
@@ -201,20 +201,20 @@ def test_an_unknown_environment_from_the_shell(
     assert_refused(kedro(), project, "cifar100 is not an environment")
 
 
-def test_a_data_set_of_which_there_are_no_versions(project: Path) -> None:
+def test_a_version_of_an_entry_without_versions_is_refused(project: Path) -> None:
     result = kedro("--pipeline=finetune", "--load-versions=encoder:2026-01-01T00.00.00.000Z")
 
-    assert_refused(result, project, "encoder is not there yet", "--pipeline=pretrain")
+    assert_refused(result, project, "encoder does not exist yet", "--pipeline=pretrain")
 
 
-def test_a_version_of_an_unknown_data_set(project: Path) -> None:
+def test_a_version_of_an_unknown_entry_is_refused(project: Path) -> None:
     result = kedro("--load-versions=encodre:2026-01-01T00.00.00.000Z")
 
     assert_refused(result, project, "encodre")
 
 
 @pytest.mark.parametrize(
-    ("stage", "missing", "maker"),
+    ("stage", "missing", "producer"),
     [
         ("patch", "samples", "ingest"),
         ("pretrain", "patch_grids", "patch"),
@@ -223,13 +223,13 @@ def test_a_version_of_an_unknown_data_set(project: Path) -> None:
         ("report", "encoder", "pretrain"),
     ],
 )
-def test_a_stage_whose_input_is_missing(
-    project: Path, stage: str, missing: str, maker: str
+def test_a_stage_with_a_missing_input_is_refused(
+    project: Path, stage: str, missing: str, producer: str
 ) -> None:
     assert_refused(
         kedro(f"--pipeline={stage}"),
         project,
-        f"{missing} is not there yet; make it with `kedro run --pipeline={maker}`",
+        f"{missing} does not exist yet; create it with `kedro run --pipeline={producer}`",
     )
 
 
@@ -243,7 +243,7 @@ def test_a_stage_whose_input_is_missing(
         ("data.folder='a b'", "'data.folder=a b'"),
     ],
 )
-def test_the_command_that_makes_it_has_this_runs_options(
+def test_the_suggested_command_has_this_runs_options(
     project: Path, params: str, repeated: str
 ) -> None:
     result = kedro("--pipeline=pretrain", "--env=cifar10_small", "--params", params)
@@ -251,11 +251,11 @@ def test_the_command_that_makes_it_has_this_runs_options(
     assert_refused(
         result,
         project,
-        f"make it with `kedro run --pipeline=patch --env=cifar10_small --params {repeated}`",
+        f"create it with `kedro run --pipeline=patch --env=cifar10_small --params {repeated}`",
     )
 
 
-def test_the_command_that_makes_it_knows_the_environment_from_the_shell(
+def test_the_suggested_command_has_the_environment_of_the_shell(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEDRO_ENV", "cifar10_small")
@@ -271,8 +271,8 @@ def test_the_pipelines_are_listed(project: Path) -> None:
     assert listed == {"__default__", *STAGES, *STUDIES, *USES}
 
 
-def test_the_project_has_this_run(project: Path) -> None:
-    """Kedro falls back to its own, in silence, if a module is missing."""
+def test_the_project_uses_this_command(project: Path) -> None:
+    """Kedro silently falls back to its own command if an import fails."""
     command = KedroCLI(project).get_command(click.Context(run), "run")
 
     assert command is run
@@ -283,7 +283,7 @@ def test_the_project_has_this_run(project: Path) -> None:
     [["-m", "kedro", "run"], ["-m", "selfie_pipeline"]],
     ids=["kedro run", "python -m selfie_pipeline"],
 )
-def test_a_refusal_from_the_shell(project: Path, command: list[str]) -> None:
+def test_a_refusal_in_the_shell_is_one_line(project: Path, command: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, *command, "--params", "labeled_frac:1.5"],
         capture_output=True,
@@ -323,7 +323,7 @@ main()
 @pytest.mark.parametrize(
     ("params", "code"), [("compute.engine=ray", 1), ("compute.engine=local", 0)]
 )
-def test_without_ray_all_but_its_engine_works(project: Path, params: str, code: int) -> None:
+def test_without_ray_everything_but_its_engine_works(project: Path, params: str, code: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_RAY, "--pipelines=ingest", "--params", params],
         capture_output=True,
@@ -336,5 +336,5 @@ def test_without_ray_all_but_its_engine_works(project: Path, params: str, code: 
     refusals = [line for line in done.stderr.splitlines() if "pip install" in line]
     assert refusals == code * [
         "Error: compute.engine = ray, but Ray is not installed; install it with `pip install "
-        "'selfie-pipeline[ray]'`"
+        '--constraint constraints.txt --editable ".[ray]"`'
     ]

@@ -15,11 +15,11 @@ from kedro.framework.project import configure_project, pipelines
 from kedro.io import DataCatalog, MemoryDataset, Version
 
 from selfie_pipeline.config import ConfigError, UserError
-from selfie_pipeline.datasets.folder_path import FolderPathDataset
+from selfie_pipeline.datasets.folder import FolderPathDataset
 from selfie_pipeline.datasets.weights import WeightsDataset
-from selfie_pipeline.weights import Weights
 from selfie_pipeline.hooks import ProjectHooks
 from selfie_pipeline.settings import HOOKS
+from selfie_pipeline.weights import Weights
 
 RUN: dict[str, Any] = {"env": None, "runtime_params": {}, "load_versions": {}}
 
@@ -36,19 +36,19 @@ def encoder(folder: Path, load: str | None = None, save: str | None = None) -> W
 
 @pytest.fixture
 def hooks(make_parameters: Callable[..., dict[str, Any]]) -> ProjectHooks:
-    """Of a run whose parameters have been read."""
+    """Hooks of a run with valid parameters."""
     hooks = ProjectHooks()
     hooks.after_context_created(context_with(make_parameters()))
     return hooks
 
 
 def catalog_of(stage: str, **datasets: Any) -> DataCatalog:
-    """All that a stage reads is there, but for the data sets given."""
-    there = {name: MemoryDataset(1) for name in pipelines[stage].inputs()}
-    return DataCatalog(there | datasets)
+    """Return a catalog with all inputs of a stage, some of them replaced."""
+    inputs = {name: MemoryDataset(1) for name in pipelines[stage].inputs()}
+    return DataCatalog(inputs | datasets)
 
 
-def test_they_are_kedros_hooks() -> None:
+def test_kedro_uses_these_hooks() -> None:
     assert type(HOOKS[-1]) is ProjectHooks
     assert [type(hook).__name__ for hook in HOOKS[:-1]] == (
         ["MlflowHooks"] if find_spec("mlflow") else []
@@ -73,12 +73,12 @@ def context_with(parameters: dict[str, Any]) -> Any:
     )
 
 
-def test_all_inputs_are_there(hooks: ProjectHooks) -> None:
+def test_existing_inputs_are_accepted(hooks: ProjectHooks) -> None:
     for stage in pipelines:
         hooks.before_pipeline_run(RUN, pipelines[stage], catalog_of(stage))
 
 
-def test_an_input_is_missing(hooks: ProjectHooks) -> None:
+def test_a_missing_input_is_refused(hooks: ProjectHooks) -> None:
     catalog = catalog_of("pretrain", patch_grids=MemoryDataset())
     run = RUN | {"env": "cifar10", "runtime_params": {"pretrain": {"steps": 5}, "resume": "never"}}
 
@@ -86,12 +86,12 @@ def test_an_input_is_missing(hooks: ProjectHooks) -> None:
         hooks.before_pipeline_run(run, pipelines["pretrain"], catalog)
 
     assert str(caught.value) == (
-        "patch_grids is not there yet; make it with "
+        "patch_grids does not exist yet; create it with "
         "`kedro run --pipeline=patch --env=cifar10 --params pretrain.steps=5,resume=never`"
     )
 
 
-def test_a_version_is_missing(tmp_path: Path, hooks: ProjectHooks) -> None:
+def test_a_missing_version_is_refused(tmp_path: Path, hooks: ProjectHooks) -> None:
     old, new = "2026-01-01T00.00.00.000Z", "2026-01-02T00.00.00.000Z"
     for version in (old, new):
         encoder(tmp_path, save=version).save(Weights({"w": torch.zeros(1)}, {}))
@@ -116,7 +116,7 @@ def test_a_version_is_missing(tmp_path: Path, hooks: ProjectHooks) -> None:
         ("patch", []),
     ],
 )
-def test_checkpoints_are_removed_after_their_training(
+def test_checkpoints_are_deleted_after_their_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str, removed: list[str]
 ) -> None:
     names = ["pretrain", "selfie", "supervised"]
@@ -134,8 +134,8 @@ def test_checkpoints_are_removed_after_their_training(
 
 
 @pytest.mark.parametrize("command", [["--help"], ["run", "--params=nonsense=1"]], ids=" ".join)
-def test_help_and_a_refusal_do_not_wait_for_heavy_imports(command: list[str]) -> None:
-    heavy = {*("torch", "torchvision", "timm", "lightning", "onnx", "mlflow")} | {
+def test_help_and_refusals_do_not_wait_for_slow_imports(command: list[str]) -> None:
+    slow = {*("torch", "torchvision", "timm", "lightning", "onnx", "mlflow")} | {
         *("sklearn", "scipy", "statsmodels", "matplotlib", "pandas", "optuna"),
     }
 
@@ -151,11 +151,11 @@ def test_help_and_a_refusal_do_not_wait_for_heavy_imports(command: list[str]) ->
     imported = {line.split("|")[-1].strip() for line in lines if line.startswith("import time:")}
     assert "selfie_pipeline.hooks" in imported or command == ["--help"]
     assert "selfie_pipeline.config" in imported
-    assert heavy & imported == set()
+    assert slow & imported == set()
     assert ("nonsense is not a parameter" in lines[-1]) == (done.returncode == 1)
 
 
-def test_a_run_says_what_it_will_do(hooks: ProjectHooks, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_logs_a_summary(hooks: ProjectHooks, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "selfie_pipeline")
 
     hooks.before_pipeline_run(RUN, pipelines["pretrain"], catalog_of("pretrain"))

@@ -1,4 +1,4 @@
-"""The catalog's layers, as Kedro-Viz draws them: one above the other, or not at all."""
+"""Layers of the catalog, which Kedro-Viz shows only if they can be ordered."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ def layer_of(catalog: DataCatalog, name: str) -> str | None:
     return layer
 
 
-def below(catalog: DataCatalog, pipeline: Pipeline) -> dict[str, set[str]]:
-    """For each layer the ones that its data sets are made of, also through those of no layer."""
-    made_of: dict[str, set[str]] = {}
+def dependencies(catalog: DataCatalog, pipeline: Pipeline) -> dict[str, set[str]]:
+    """Return the layers that each layer depends on, including by entries without a layer."""
+    inputs: dict[str, set[str]] = {}
     for node in pipeline.nodes:
-        above = {layer for name in node.inputs if (layer := layer_of(catalog, name))}
+        layers = {layer for name in node.inputs if (layer := layer_of(catalog, name))}
         for output in node.outputs:
-            made_of.setdefault(layer_of(catalog, output) or output, set()).update(above)
-    return {layer: others - {layer} for layer, others in made_of.items()}
+            inputs.setdefault(layer_of(catalog, output) or output, set()).update(layers)
+    return {layer: others - {layer} for layer, others in inputs.items()}
 
 
-def test_every_data_set_has_a_layer(catalog: DataCatalog) -> None:
+def test_every_catalog_entry_has_a_layer(catalog: DataCatalog) -> None:
     names = set().union(*(pipeline.datasets() for pipeline in pipelines.values()))
     names = {name for name in names if not name.startswith("param") and name != "project"}
 
     assert [name for name in sorted(names) if layer_of(catalog, name) is None] == []
 
 
-def test_no_layer_lies_below_itself(catalog: DataCatalog) -> None:
-    """Else Kedro-Viz shows none."""
+def test_no_layer_depends_on_itself(catalog: DataCatalog) -> None:
+    """Kedro-Viz would show no layers otherwise."""
     for pipeline in pipelines.values():
-        TopologicalSorter(below(catalog, pipeline)).prepare()  # raises where there is a cycle
+        TopologicalSorter(dependencies(catalog, pipeline)).prepare()  # raises if there is a cycle

@@ -11,7 +11,7 @@ def test_a_fraction_in_percent(fraction, expected):
 
 
 @pytest.mark.parametrize(("images", "folder"), [(None, ""), ("all", ""), (2500, "images_2500/")])
-def test_fewer_images_have_a_folder_of_their_own(images, folder):
+def test_fewer_images_have_a_separate_folder(images, folder):
     assert images_folder(images) == folder
 
 
@@ -24,5 +24,5 @@ def test_fewer_images_have_a_folder_of_their_own(images, folder):
         ("imagenet32", 100, "pretrained_on_imagenet32/images_100/"),
     ],
 )
-def test_another_encoder_has_a_folder_of_its_own(pretrained_on, images, folder):
+def test_another_encoder_has_a_separate_folder(pretrained_on, images, folder):
     assert variant_folder("cifar10", pretrained_on, images) == folder

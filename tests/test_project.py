@@ -1,16 +1,16 @@
-"""The project as a node sees it that runs other pipelines; what it runs is tested with these."""
+"""Tests of the project as an object; `tests/pipelines` tests the pipelines that it runs."""
 
-from selfie_pipeline.project import _merged
+from selfie_pipeline.project import _merge
 
 
-def test_parameters_above_win_and_the_others_stay():
-    below = {"seed": 3, "finetune": {"steps": 5, "batch_size": 8}, "arms": ["selfie"]}
-    above = {"seed": 4, "finetune": {"steps": 6}, "pretrain": {"images": 100}}
+def test_overrides_win_and_other_parameters_stay():
+    base = {"seed": 3, "finetune": {"steps": 5, "batch_size": 8}, "arms": ["selfie"]}
+    overrides = {"seed": 4, "finetune": {"steps": 6}, "pretrain": {"images": 100}}
 
-    assert _merged(below, above) == {
+    assert _merge(base, overrides) == {
         "seed": 4,
         "finetune": {"steps": 6, "batch_size": 8},
         "arms": ["selfie"],
         "pretrain": {"images": 100},
     }
-    assert below["finetune"] == {"steps": 5, "batch_size": 8}
+    assert base["finetune"] == {"steps": 5, "batch_size": 8}

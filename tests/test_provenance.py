@@ -10,13 +10,13 @@ import pytest
 
 from selfie_pipeline import provenance
 from selfie_pipeline.config import Config
-from selfie_pipeline.provenance import configuration, digest, environment
+from selfie_pipeline.provenance import describe_environment, dump_configuration, hash_json
 
 
-def test_the_configuration_is_that_of_the_parts(make_config: Callable[..., Config]) -> None:
+def test_the_configuration_is_that_of_its_parts(make_config: Callable[..., Config]) -> None:
     config = make_config({"pretrain.steps": 7})
 
-    found = configuration(patch=config.patch, pretrain=config.pretrain)
+    found = dump_configuration(patch=config.patch, pretrain=config.pretrain)
 
     assert found.keys() == {"patch", "pretrain"}
     assert found["patch"] == {
@@ -28,37 +28,39 @@ def test_the_configuration_is_that_of_the_parts(make_config: Callable[..., Confi
     assert found["pretrain"]["steps"] == 7
 
 
-def test_how_often_one_looks_is_not_part_of_it(make_config: Callable[..., Config]) -> None:
-    once = make_config({"pretrain.log_every": 1, "pretrain.checkpoint_every": 1}).pretrain
+def test_logging_and_checkpoint_intervals_are_not_part_of_it(
+    make_config: Callable[..., Config],
+) -> None:
+    often = make_config({"pretrain.log_every": 1, "pretrain.checkpoint_every": 1}).pretrain
     seldom = make_config({"pretrain.log_every": 9, "pretrain.checkpoint_every": 9}).pretrain
 
-    assert configuration(pretrain=once) == configuration(pretrain=seldom)
+    assert dump_configuration(pretrain=often) == dump_configuration(pretrain=seldom)
 
 
 def test_every_other_parameter_is_part_of_it(make_config: Callable[..., Config]) -> None:
     recipe = make_config().pretrain
 
-    found = configuration(pretrain=recipe)["pretrain"]
+    found = dump_configuration(pretrain=recipe)["pretrain"]
 
     assert type(recipe).model_fields.keys() - found.keys() == {"log_every", "checkpoint_every"}
 
 
-def test_the_digest_is_of_the_content() -> None:
+def test_the_digest_depends_on_the_content_alone() -> None:
     one = {"a": 1, "b": {"c": [1, 2], "d": None}}
 
-    assert re.fullmatch("[0-9a-f]{64}", digest(one))
-    assert digest(one) == digest({"b": {"d": None, "c": [1, 2]}, "a": 1})
-    assert digest(one) != digest({"a": 1, "b": {"c": [2, 1], "d": None}})
-    assert digest({"a": 1}) != digest({"a": 1.5})
+    assert re.fullmatch("[0-9a-f]{64}", hash_json(one))
+    assert hash_json(one) == hash_json({"b": {"d": None, "c": [1, 2]}, "a": 1})
+    assert hash_json(one) != hash_json({"a": 1, "b": {"c": [2, 1], "d": None}})
+    assert hash_json({"a": 1}) != hash_json({"a": 1.5})
 
 
 def test_the_environment() -> None:
-    found = environment()
+    found = describe_environment()
 
     assert found["versions"]["torch"] == version("torch")
-    assert {"python", "selfie-pipeline", "kedro", "lightning", "timm"} <= found["versions"].keys()
+    assert {"python", "selfie-pipeline", "kedro", "timm"} <= found["versions"].keys()
     assert found["commit"]
-    assert environment() == found  # no time: equal runs leave equal files
+    assert describe_environment() == found  # no time, so that equal runs produce equal files
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -74,7 +76,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The place that the code is taken to lie in."""
+    """A module that stands for the project's code."""
     path = tmp_path / "provenance.py"
     path.write_text("one = 1\n")
     monkeypatch.setattr(provenance, "__file__", str(path))
@@ -82,7 +84,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_the_commit_and_whether_it_was_changed_since(module: Path) -> None:
+def test_the_commit_is_marked_if_files_have_changed_since(module: Path) -> None:
     folder = module.parent
     git(folder, "init")
     git(folder, "add", ".")
@@ -90,18 +92,18 @@ def test_the_commit_and_whether_it_was_changed_since(module: Path) -> None:
     git(folder, "tag", "--annotate", "v1", "--message=v1")
     commit = git(folder, "rev-parse", "HEAD")
 
-    clean = environment()["commit"]
+    clean = describe_environment()["commit"]
     module.write_text("one = 2\n")
-    changed = environment()["commit"]
+    changed = describe_environment()["commit"]
 
     assert (clean, changed) == (commit, f"{commit}-dirty")
 
 
-def test_no_checkout(module: Path) -> None:
-    assert environment()["commit"] == "unknown: the code is not a git checkout"
+def test_code_outside_a_checkout(module: Path) -> None:
+    assert describe_environment()["commit"] == "unknown: the code is not a git checkout"
 
 
-def test_no_git(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_git_is_not_installed(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(module.parent))
 
-    assert environment()["commit"].startswith("unknown")
+    assert describe_environment()["commit"].startswith("unknown")

@@ -19,7 +19,7 @@ from selfie_pipeline.datasets.atomic import AtomicTextDataset
 from selfie_pipeline.datasets.folder import FolderDataset
 from selfie_pipeline.tracking import MlflowHooks, tracking_hooks
 
-# SQLAlchemy's connections live as long as MLflow keeps them.
+# MLflow keeps SQLAlchemy's connections open.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 VERSION = "2026-01-01T00.00.00.000Z"
 RUN: dict[str, Any] = {"run_id": VERSION, "pipeline_names": ["pretrain", "report"]}
@@ -35,14 +35,14 @@ def layer(name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> DataCatalog:
-    def place(name: str) -> dict[str, Any]:
+    def location(name: str) -> dict[str, Any]:
         return {"filepath": str(tmp_path / name), "version": Version(None, VERSION)}
 
     return DataCatalog(
         {
-            "report": AtomicTextDataset(**place("report.html"), metadata=layer("reporting")),
-            "exported": FolderDataset(**place("exported"), metadata=layer("models")),
-            "note": AtomicTextDataset(**place("note.txt"), metadata=layer("intermediate")),
+            "report": AtomicTextDataset(**location("report.html"), metadata=layer("reporting")),
+            "exported": FolderDataset(**location("exported"), metadata=layer("models")),
+            "note": AtomicTextDataset(**location("note.txt"), metadata=layer("intermediate")),
             "pretrain_history": MemoryDataset(),
             "selfie_metrics": MemoryDataset(),
         }
@@ -51,7 +51,7 @@ def catalog(tmp_path: Path) -> DataCatalog:
 
 @pytest.fixture
 def hooks(tmp_path: Path, make_parameters: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
-    """Hooks of a project in an empty folder, with changes to its parameters."""
+    """Return a factory of hooks in an empty project, with changes to its parameters."""
     pytest.importorskip("mlflow")
     (tmp_path / "data").mkdir()
 
@@ -69,7 +69,7 @@ def hooks(tmp_path: Path, make_parameters: Callable[..., dict[str, Any]]) -> Cal
 
 
 def runs(folder: Path) -> list[Any]:
-    """All runs that are kept, the newest first."""
+    """Return all tracked runs, latest first."""
     from mlflow import MlflowClient  # noqa: PLC0415
 
     client = MlflowClient(f"sqlite:///{folder / 'data' / 'mlflow.db'}")
@@ -77,7 +77,7 @@ def runs(folder: Path) -> list[Any]:
     return list(client.search_runs([experiment.experiment_id]))
 
 
-def test_a_run_is_kept_whole(
+def test_a_run_is_tracked_with_everything(
     tmp_path: Path, hooks: Callable[..., MlflowHooks], catalog: DataCatalog
 ) -> None:
     from mlflow import MlflowClient  # noqa: PLC0415
@@ -128,7 +128,7 @@ def test_a_run_within_a_run_is_its_child(
     assert "selfie/accuracy" in outer.data.metrics
 
 
-def test_nothing_is_kept_where_it_is_not_wanted(
+def test_nothing_is_tracked_if_tracking_is_switched_off(
     tmp_path: Path, hooks: Callable[..., MlflowHooks], catalog: DataCatalog
 ) -> None:
     hook = hooks(**{"tracking.mlflow": "never"})
@@ -139,7 +139,7 @@ def test_nothing_is_kept_where_it_is_not_wanted(
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_a_store_that_cannot_be_written_does_not_end_the_run(
+def test_a_failure_to_track_does_not_end_the_run(
     tmp_path: Path,
     hooks: Callable[..., MlflowHooks],
     catalog: DataCatalog,
@@ -153,7 +153,7 @@ def test_a_store_that_cannot_be_written_does_not_end_the_run(
 
     ours = [record for record in caplog.records if record.name == tracking.__name__]
     assert [record.levelno for record in ours] == [logging.WARNING]
-    assert "this run is not tracked any further" in ours[0].getMessage()
+    assert "this run is no longer tracked" in ours[0].getMessage()
 
 
 def test_without_mlflow_there_are_no_hooks(monkeypatch: pytest.MonkeyPatch) -> None:

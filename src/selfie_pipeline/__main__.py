@@ -1,4 +1,4 @@
-"""Entry point of the packaged project: `python -m selfie_pipeline` has the options of `kedro run`."""
+"""Entry point `python -m selfie_pipeline`, which has the options of `kedro run`."""
 
 from __future__ import annotations
 

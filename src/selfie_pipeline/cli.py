@@ -1,11 +1,10 @@
-"""The project's `kedro run`: Kedro's own, with two differences.
+"""The command `kedro run` of this project: Kedro's own, with two differences.
 
-`--params` takes `key:value` as well as `key=value`, and lists in brackets; and what a person can
-mend, an unknown runner among it, ends the run with one line instead of a traceback.
+`--params` takes `key:value` as well as `key=value`, and lists in brackets. Errors that the user can
+fix, including an unknown runner, end the run with one line instead of a traceback.
 
-Nothing may be imported here that Kedro does not need itself, but for pydantic: Kedro takes a module
-that is missing while it imports this file for a project without commands of its own, and says
-nothing.
+This module imports nothing but Kedro's own dependencies and pydantic: if an import fails here,
+Kedro silently assumes that the project defines no commands.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ from omegaconf.errors import OmegaConfBaseException
 from selfie_pipeline.config import UserError
 
 _COMMA_OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
+_KEY_AND_VALUE = re.compile(r"(?P<key>[^=:\s]+)\s*[=:]\s*(?P<value>.*)", re.DOTALL)
 _NOTHING_TO_RUN = ("Pipeline does not contain", "Pipeline contains no nodes")
-_KEY_AND_SETTING = re.compile(r"(?P<key>[^=:\s]+)\s*[=:]\s*(?P<setting>.*)", re.DOTALL)
 
 
 @click.group(name="selfie-pipeline")
@@ -36,11 +35,11 @@ def cli() -> None:
     """Selfie: self-supervised pretraining for image embedding."""
 
 
-class _Run(click.Command):
-    """Kedro's `run`, for people."""
+class _RunCommand(click.Command):
+    """Kedro's command `run` with errors of one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        # Kedro would have `--pipelines`; both are fine here.
+        # Kedro deprecates `--pipeline` in favour of `--pipelines`; this project supports both.
         warnings.filterwarnings(
             "ignore", message="Option '--pipeline' is deprecated", category=KedroDeprecationWarning
         )
@@ -58,31 +57,31 @@ class _Run(click.Command):
             raise
 
 
-def split_params(ctx: click.Context, option: click.Parameter, value: str) -> dict[str, Any]:
-    """Read `--params`: items separated by commas, keys from values by the first `=` or `:`.
+def parse_params(ctx: click.Context, option: click.Parameter, value: str) -> dict[str, Any]:
+    """Parse `--params`: items separated by commas, each a key, the first `=` or `:`, and a value.
 
     Args:
-        ctx: Of the command.
-        option: `--params`.
-        value: As typed, such as `labeled_frac:0.1,model.layers=[1,1,1,1]`.
+        ctx: Context of the command.
+        option: The option `--params`.
+        value: Text from the command line, such as `labeled_frac:0.1,model.layers=[1,1,1,1]`.
 
     Returns:
-        Nested parameters, their values read as YAML.
+        Nested parameters with their values parsed as YAML.
 
     Raises:
-        click.BadParameter: An item has no separator, or no key, or is not readable.
+        click.BadParameter: An item has no separator or no key, or is not valid YAML.
     """
     items = []
     for item in filter(None, _COMMA_OUTSIDE_BRACKETS.split(value)):
-        found = _KEY_AND_SETTING.fullmatch(item.strip())
-        if found is None:
+        match = _KEY_AND_VALUE.fullmatch(item.strip())
+        if match is None:
             raise click.BadParameter(
                 f"'{item}' is not a parameter; allowed: key=value or key:value, separated by "
                 "commas, as in labeled_frac=0.1,pretrain.steps=200",
                 ctx,
                 option,
             )
-        items.append(f"{found['key']}={found['setting']}")
+        items.append(f"{match['key']}={match['value']}")
     try:
         params = OmegaConf.to_container(OmegaConf.from_dotlist(items))
     except OmegaConfBaseException as error:
@@ -91,10 +90,10 @@ def split_params(ctx: click.Context, option: click.Parameter, value: str) -> dic
 
 
 def check_runner(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    """Check that there is the runner that `--runner` names.
+    """Return the value of `--runner` if it names a runner.
 
     Raises:
-        click.BadParameter: There is not.
+        click.BadParameter: It does not.
     """
     try:
         load_obj(value or "SequentialRunner", "kedro.runner")
@@ -108,20 +107,20 @@ def check_runner(ctx: click.Context, option: click.Parameter, value: str | None)
     return value
 
 
-_CALLBACKS = {"params": split_params, "runner": check_runner}
+_CALLBACKS = {"params": parse_params, "runner": check_runner}
 
 
-def _with_our_callback(option: click.Parameter) -> click.Parameter:
+def _replace_callback(option: click.Parameter) -> click.Parameter:
     if option.name in _CALLBACKS:
         option = copy.copy(option)
         option.callback = _CALLBACKS[option.name]
     return option
 
 
-run = _Run(
+run = _RunCommand(
     name="run",
     callback=kedro_run.callback,
-    params=[_with_our_callback(option) for option in kedro_run.params],
+    params=[_replace_callback(option) for option in kedro_run.params],
     help=kedro_run.help,
 )
 cli.add_command(run)

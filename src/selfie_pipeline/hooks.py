@@ -22,7 +22,7 @@ from kedro.pipeline import Pipeline
 
 from selfie_pipeline.config import Config, UserError, load_config
 from selfie_pipeline.project import Project
-from selfie_pipeline.provenance import leaves
+from selfie_pipeline.provenance import flatten
 from selfie_pipeline.run_summary import summarise_run
 
 _LOG = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class ProjectHooks:
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Delete checkpoints of finished trainings; print the results table and the report's path."""
+        """Delete the trainings' checkpoints; print the results table and the path of the report."""
         for name in pipeline.inputs():
             if name.endswith("_checkpoints"):  # their results are in the catalog
                 shutil.rmtree(catalog.load(name), ignore_errors=True)
@@ -80,9 +80,9 @@ class ProjectHooks:
             return
         report = catalog["report"]
         assert isinstance(report, AbstractVersionedDataset)  # noqa: S101
-        from selfie_pipeline.report.text import summary  # noqa: PLC0415  # pandas, scipy
+        from selfie_pipeline.report.text import terminal_table  # noqa: PLC0415  # pandas, scipy
 
-        print(f"\n{summary(catalog.load('results_table'))}\n")  # noqa: T201
+        print(f"\n{terminal_table(catalog.load('results_table'))}\n")  # noqa: T201
         print(f"Report: {report.list_versions()[0]}")  # noqa: T201
 
 
@@ -116,7 +116,7 @@ def _check_encoder_is_not_replaced(run_params: dict[str, Any], pipeline: Pipelin
 
 
 def _check_version_exists(name: str, catalog: DataCatalog, run_params: dict[str, Any]) -> None:
-    dataset, version = catalog[name], run_params["load_versions"].get(name)
+    dataset, version = catalog[name], (run_params["load_versions"] or {}).get(name)
     if version and isinstance(dataset, AbstractVersionedDataset):
         versions = dataset.list_versions(full_path=False)  # latest first
         if versions:
@@ -150,7 +150,7 @@ def _format_command(stage: str, run_params: dict[str, Any]) -> str:
     if run_params["runtime_params"]:
         settings = [
             f"{key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
-            for key, value in leaves(run_params["runtime_params"])
+            for key, value in flatten(run_params["runtime_params"])
         ]
         command += f" --params {shlex.quote(','.join(settings))}"
     return command

@@ -1,26 +1,24 @@
-"""The pipelines by name: each stage, the whole, studies that repeat stages, and uses."""
+"""Registry of the project's pipelines."""
 
 from __future__ import annotations
 
 from kedro.pipeline import Pipeline
 
-from selfie_pipeline.pipelines import (
-    embed,
-    experiment,
-    export,
-    finetune,
-    ingest,
-    patch,
-    predict,
-    pretrain,
-    ratio,
-    report,
-    tune,
-)
+from selfie_pipeline.pipelines.embed import pipeline as embed
+from selfie_pipeline.pipelines.experiment import pipeline as experiment
+from selfie_pipeline.pipelines.export import pipeline as export
+from selfie_pipeline.pipelines.finetune import pipeline as finetune
+from selfie_pipeline.pipelines.ingest import pipeline as ingest
+from selfie_pipeline.pipelines.patch import pipeline as patch
+from selfie_pipeline.pipelines.predict import pipeline as predict
+from selfie_pipeline.pipelines.pretrain import pipeline as pretrain
+from selfie_pipeline.pipelines.ratio import pipeline as ratio
+from selfie_pipeline.pipelines.report import pipeline as report
+from selfie_pipeline.pipelines.tune import pipeline as tune
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """The stages in the order of the flow, `__default__`, which is all of them, and the others."""
+    """Return all pipelines by name: the stages, their sum `__default__`, and the others."""
     stages = {
         "ingest": ingest.create_pipeline(),
         "patch": patch.create_pipeline(),
@@ -29,15 +27,14 @@ def register_pipelines() -> dict[str, Pipeline]:
         "baseline": finetune.create_supervised_pipeline(),
         "report": report.create_pipeline(),
     }
-    studies = {
+    return {
+        **stages,
+        "__default__": sum(stages.values(), Pipeline([])),
         "tune": tune.create_pipeline(),
         "cells": experiment.create_cells_pipeline(),
         "experiment": experiment.create_pipeline(),
         "ratio": ratio.create_pipeline(),
-    }
-    uses = {
         "predict": predict.create_pipeline(),
         "embed": embed.create_pipeline(),
         "export": export.create_pipeline(),
     }
-    return {**stages, "__default__": sum(stages.values(), Pipeline([])), **studies, **uses}

@@ -1,4 +1,4 @@
-"""The project as a node sees it that runs other pipelines: the cells of a grid, many trainings."""
+"""The Kedro project as an object, for nodes that run other pipelines."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from kedro.runner import SequentialRunner
 
 @dataclass(frozen=True)
 class Project:
-    """Where the project lies, and the options of the run that is under way.
+    """The project's folder and the options of the current run.
 
     Attributes:
         path: Folder of the project.
-        env: The environment, a recipe; None for the default.
-        params: What the person at the terminal set with `--params`, nested.
+        env: Kedro environment, which is the recipe; None for the default.
+        params: Nested parameters that the user set with `--params`.
     """
 
     path: Path
@@ -32,20 +32,20 @@ class Project:
     def run(
         self, *pipelines: str, load_versions: Mapping[str, str] | None = None, **params: Any
     ) -> None:
-        """Run pipelines as `kedro run` does, under the same options and a version of its own.
+        """Run pipelines as `kedro run` does, with the options of this run and a separate version.
 
-        Of Kedro's own messages, and of what is said around a run, only warnings are shown: there
-        may be hundreds of such runs.
+        Kedro's messages and the summary of the run are suppressed up to warnings, because there may
+        be hundreds of such runs.
 
         Args:
-            pipelines: Their names.
-            load_versions: Of data sets that are not to be loaded in their newest version.
-            params: More parameters, nested; they win over the run's own.
+            pipelines: Names of the pipelines.
+            load_versions: Versions of catalog entries of which not the latest is to be loaded.
+            params: More parameters, nested; they override those of this run.
 
         Raises:
-            UserError: As the pipelines raise it.
+            UserError: A pipeline raised it.
         """
-        with _quiet(), self._session(params) as session:
+        with _suppress_info(), self._create_session(params) as session:
             session.run(
                 pipeline_names=list(pipelines),
                 load_versions=dict(load_versions or {}),
@@ -53,30 +53,30 @@ class Project:
             )
 
     def load(self, name: str, **params: Any) -> Any:
-        """The newest version of a data set, as a run with these parameters finds it.
+        """Load the latest version of a catalog entry, as a run with these parameters would.
 
         Returns:
-            What the data set holds; None where it is not there.
+            The data, or None if there is no version.
         """
-        with self._session(params) as session:
+        with self._create_session(params) as session:
             catalog = session.load_context().catalog
             return catalog.load(name) if catalog.exists(name) else None
 
-    def enter(self) -> None:
-        """Set this process up for runs of the project, as `kedro run` does."""
+    def bootstrap(self) -> None:
+        """Prepare this process for runs of the project, as `kedro run` does."""
         os.chdir(self.path)
         bootstrap_project(self.path)
 
     @contextmanager
-    def _session(self, params: Mapping[str, Any]) -> Iterator[KedroSession]:
-        merged = _merged(self.params, params)
+    def _create_session(self, params: Mapping[str, Any]) -> Iterator[KedroSession]:
+        merged = _merge(self.params, params)
         session = KedroSession.create(self.path, env=self.env, runtime_params=merged)
-        with session:  # Kedro's own type says less of what it enters than what it is
+        with session:  # Kedro annotates __enter__ with a more general type
             yield session
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _suppress_info() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("kedro", "selfie_pipeline.hooks")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -88,11 +88,11 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Two trees of parameters in one; where both have a value, the one above counts."""
-    merged = dict(below)
-    for key, value in above.items():
-        beneath = merged.get(key)
-        nested = isinstance(value, Mapping) and isinstance(beneath, Mapping)
-        merged[key] = _merged(beneath or {}, value) if nested else value
+def _merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge two trees of parameters; overrides win."""
+    merged = dict(base)
+    for key, value in overrides.items():
+        old = merged.get(key)
+        nested = isinstance(value, Mapping) and isinstance(old, Mapping)
+        merged[key] = _merge(old or {}, value) if nested else value
     return merged

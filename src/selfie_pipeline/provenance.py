@@ -1,7 +1,6 @@
-"""Where a number comes from: what is stored beside every result.
+"""Provenance: the record of a result's origin that is stored with it.
 
-Nothing here changes from one run to the next, so equal runs leave equal files; when a run was is
-the version's name.
+It contains no time, so that equal runs produce equal files; a version's name has the time.
 """
 
 from __future__ import annotations
@@ -17,40 +16,40 @@ from typing import Any
 
 from pydantic import BaseModel
 
-_NO_INFLUENCE = {"log_every", "checkpoint_every"}
-_LIBRARIES = ("torch", "torchvision", "timm", "lightning", "kedro", "numpy", "scikit-learn")
+_WITHOUT_INFLUENCE = {"log_every", "checkpoint_every"}
+_LIBRARIES = ("torch", "torchvision", "timm", "kedro", "numpy", "scikit-learn")
 
 
-def configuration(**parts: BaseModel) -> dict[str, Any]:
-    """The parameters that a result depends on, as plain data: not how often it is looked at."""
-    return {name: part.model_dump(exclude=_NO_INFLUENCE) for name, part in parts.items()}
+def dump_configuration(**parts: BaseModel) -> dict[str, Any]:
+    """Return the parameters that a result depends on, as plain data."""
+    return {name: part.model_dump(exclude=_WITHOUT_INFLUENCE) for name, part in parts.items()}
 
 
-def digest(value: Mapping[str, Any]) -> str:
-    """SHA-256 of plain data in hex digits; equal for equal data in any order of keys."""
+def hash_json(value: Mapping[str, Any]) -> str:
+    """Return SHA-256 of plain data in hex digits; the order of keys makes no difference."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def leaves(nested: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested dictionaries by their dotted keys."""
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys and the values of nested dictionaries."""
     for key, value in nested.items():
         if isinstance(value, Mapping):
-            yield from leaves(value, f"{above}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
-            yield above + key, value
+            yield prefix + key, value
 
 
-def environment() -> dict[str, Any]:
-    """Versions of Python, of the libraries and of this project, and its commit."""
+def describe_environment() -> dict[str, Any]:
+    """Return the versions of Python, the libraries and this project, and its commit."""
     return {
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("selfie-pipeline", *_LIBRARIES)},
-        "commit": _commit(),
+        "commit": _describe_commit(),
     }
 
 
-def _commit() -> str:
-    """The commit that the code stands at, marked where files were changed since."""
+def _describe_commit() -> str:
+    """Return the commit of the checked-out code, with "-dirty" if files have changed since."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         described = subprocess.run(  # noqa: S603

@@ -1,8 +1,8 @@
-"""MLflow: every run of the project as a run there, where the extra is installed.
+"""Experiment tracking: Kedro hooks that log each run to MLflow, if that extra is installed.
 
-It is MLflow's client alone (mlflow-skinny): the whole of MLflow 3.17, and with it kedro-mlflow,
-wants an older pyarrow than this project has. And kedro-mlflow logs what catalog entries of its own
-types save; a catalog with such entries can't be read without the extra.
+They need only MLflow's client (mlflow-skinny): MLflow 3.17, and therefore kedro-mlflow, requires an
+older pyarrow than this project. Also, kedro-mlflow logs its own types of catalog entries only, and
+a catalog with such entries can't be read without the extra.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from numbers import Real
@@ -23,23 +22,25 @@ from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import AbstractVersionedDataset, DataCatalog
 
-from selfie_pipeline.provenance import environment, leaves
+from selfie_pipeline.provenance import describe_environment, flatten
 
 _LOG = logging.getLogger(__name__)
-_KEPT_LAYERS = {"models", "reporting"}
-"""Of the catalog: weights and exports; metrics, tables, figures and the report."""
-_LONGEST_VALUE = 6000
-"""Characters of a parameter, MLflow's limit."""
+_LOGGED_LAYERS = {"models", "reporting"}
+"""Catalog layers that are logged as artifacts: weights, exports, metrics, tables and figures."""
+_MAX_VALUE_CHARACTERS = 6000
+"""MLflow's limit for the value of a parameter."""
+_MAX_BATCH_METRICS = 1000
+"""MLflow's limit for one request."""
 
 
 def tracking_hooks() -> tuple[MlflowHooks, ...]:
-    """The hooks of this module; none where MLflow is not installed."""
+    """Return the hooks of this module, or none if MLflow is not installed."""
     return (MlflowHooks(),) if find_spec("mlflow") else ()
 
 
 @dataclass
 class _Run:
-    """A run that is under way."""
+    """A run in progress."""
 
     client: Any
     id: str
@@ -47,14 +48,14 @@ class _Run:
 
 
 class MlflowHooks:
-    """Logs parameters, curves, metrics, the report, its figures and the weights as they are saved.
+    """Kedro hooks that log parameters, curves, metrics, figures and weights to MLflow.
 
-    A run within a run, such as the cells of an experiment, is one of its children. What goes wrong
+    Runs that another run starts, such as the cells of an experiment, are its child runs. A failure
     here ends the tracking of the run with a warning, never the run.
     """
 
     def __init__(self) -> None:
-        self._runs: list[_Run | None] = []  # the inner ones last; None for one that is not tracked
+        self._runs: list[_Run | None] = []  # innermost last; None for a run that is not tracked
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -65,17 +66,17 @@ class MlflowHooks:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], catalog: DataCatalog) -> None:
-        """Start a run, and log its parameters."""
+        """Start a run and log its parameters."""
         self._runs.append(None)
         if self._parameters["tracking"]["mlflow"] != "never":
-            self._guarded(lambda: self._start(run_params, catalog))
+            self._try(lambda: self._start(run_params, catalog))
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
-        """Log a data set: a history as curves, numbers as metrics, files as artifacts."""
+        """Log histories as curves, numbers as metrics and files as artifacts."""
         run = self._runs[-1] if self._runs else None
         if run is not None:
-            self._guarded(lambda: _log_dataset(run, dataset_name, data))
+            self._try(lambda: _log_dataset(run, dataset_name, data))
 
     @hook_impl
     def after_pipeline_run(self) -> None:
@@ -84,51 +85,55 @@ class MlflowHooks:
 
     @hook_impl
     def on_pipeline_error(self) -> None:
-        """End the run that failed."""
+        """End the failed run."""
         self._end("FAILED")
 
     def _start(self, run_params: Mapping[str, Any], catalog: DataCatalog) -> None:
-        client = _client(self._parameters["tracking"]["mlflow_uri"], self._project)
-        experiment = client.get_experiment_by_name(self._recipe)
-        if experiment is None:
-            artifacts = self._project / "data" / "mlflow" / self._recipe
-            local = client.tracking_uri.startswith("sqlite:")
-            identifier = client.create_experiment(
-                self._recipe, artifact_location=artifacts.as_uri() if local else None
-            )
-        else:
-            identifier = experiment.experiment_id
-        made_with = environment()
-        outer = next((run for run in reversed(self._runs) if run is not None), None)
+        client = _create_client(self._parameters["tracking"]["mlflow_uri"], self._project)
+        from mlflow.entities import Param  # noqa: PLC0415  # an extra, and slow
+
+        made_with = describe_environment()
+        parent = next((run for run in reversed(self._runs) if run is not None), None)
         tags = {
             "pipelines": ", ".join(run_params["pipeline_names"] or ["__default__"]),
             "mlflow.source.git.commit": made_with["commit"],
             **{f"version.{name}": number for name, number in made_with["versions"].items()},
-            **({"mlflow.parentRunId": outer.id} if outer else {}),
+            **({"mlflow.parentRunId": parent.id} if parent else {}),
         }
-        started = client.create_run(identifier, run_name=run_params["run_id"], tags=tags)
+        started = client.create_run(
+            self._ensure_experiment(client), run_name=run_params["run_id"], tags=tags
+        )
         self._runs[-1] = run = _Run(client, started.info.run_id, catalog)
-        from mlflow.entities import Param  # noqa: PLC0415  # an extra, and slow
-
         values = [
-            Param(key, str(value)[:_LONGEST_VALUE]) for key, value in leaves(self._parameters)
+            Param(key, str(value)[:_MAX_VALUE_CHARACTERS])
+            for key, value in flatten(self._parameters)
         ]
-        run.client.log_batch(run.id, params=values)
+        client.log_batch(run.id, params=values)
         _LOG.info("mlflow: run %s in %s", run.id, client.tracking_uri)
+
+    def _ensure_experiment(self, client: Any) -> str:
+        """Return the ID of the recipe's experiment, which is created if necessary."""
+        experiment = client.get_experiment_by_name(self._recipe)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        local = client.tracking_uri.startswith("sqlite:")
+        artifacts = (self._project / "data" / "mlflow" / self._recipe).as_uri() if local else None
+        return str(client.create_experiment(self._recipe, artifact_location=artifacts))
 
     def _end(self, status: str) -> None:
         run = self._runs.pop() if self._runs else None
         if run is not None:
-            # The run is no longer on the list: a failure has nothing left to stop.
-            self._guarded(lambda: run.client.set_terminated(run.id, status))
+            self._try(lambda: run.client.set_terminated(run.id, status))
 
-    def _guarded(self, action: Callable[[], Any]) -> None:
+    def _try(self, action: Callable[[], Any]) -> None:
+        """Run an action; if it fails, log a warning and stop tracking the current run."""
         try:
-            with _quiet():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # MLflow's dependencies warn about MLflow
                 action()
         except Exception as error:
             _LOG.warning(
-                "mlflow: this run is not tracked any further: %s; leave it out with "
+                "mlflow: this run is no longer tracked: %s; switch tracking off with "
                 "--params tracking.mlflow=never",
                 " ".join(str(error).split()),
             )
@@ -136,23 +141,15 @@ class MlflowHooks:
                 self._runs[-1] = None
 
 
-def _client(uri: str | None, project: Path) -> Any:
-    """MLflow's client of the server or file asked for; of an SQLite file in `data/` otherwise."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before the import, which reads it
+def _create_client(uri: str | None, project: Path) -> Any:
+    """Return MLflow's client of a server or file; by default, of an SQLite file in `data/`."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read by the import
     from mlflow import MlflowClient  # noqa: PLC0415  # an extra, and slow
 
-    for name in ("alembic", "mlflow"):  # each table that a new file gets
+    for name in ("alembic", "mlflow"):  # they log each table of a new file
         logging.getLogger(name).setLevel(logging.WARNING)
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     return MlflowClient(uri or f"sqlite:///{project / 'data' / 'mlflow.db'}")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep MLflow's dependencies from warning about MLflow."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _log_dataset(run: _Run, name: str, data: Any) -> None:
@@ -162,7 +159,7 @@ def _log_dataset(run: _Run, name: str, data: Any) -> None:
         _log_numbers(run, name.removesuffix("_metrics"), data)
     dataset = run.catalog[name]
     layer = (getattr(dataset, "metadata", None) or {}).get("kedro-viz", {}).get("layer")
-    if layer in _KEPT_LAYERS and isinstance(dataset, AbstractVersionedDataset):
+    if layer in _LOGGED_LAYERS and isinstance(dataset, AbstractVersionedDataset):
         version = dataset.resolve_save_version()
         path = Path(dataset._get_versioned_path(version) if version else dataset._filepath)
         log = run.client.log_artifacts if path.is_dir() else run.client.log_artifact
@@ -170,23 +167,23 @@ def _log_dataset(run: _Run, name: str, data: Any) -> None:
 
 
 def _log_curves(run: _Run, name: str, rows: list[dict[str, Any]]) -> None:
-    """The rows of a history, as they are."""
+    """Log the rows of a history as one curve per column."""
     from mlflow.entities import Metric  # noqa: PLC0415  # an extra, and slow
 
-    now = int(1000 * time.time())
+    now_ms = int(1000 * time.time())
     points = [
-        Metric(f"{name}/{key}", float(value), now, int(row["step"]))
+        Metric(f"{name}/{key}", float(value), now_ms, int(row["step"]))
         for row in rows
         for key, value in row.items()
         if key != "step"
     ]
-    for first in range(0, len(points), 1000):  # MLflow's limit
-        run.client.log_batch(run.id, metrics=points[first : first + 1000])
+    for first in range(0, len(points), _MAX_BATCH_METRICS):
+        run.client.log_batch(run.id, metrics=points[first : first + _MAX_BATCH_METRICS])
 
 
 def _log_numbers(run: _Run, name: str, data: Mapping[str, Any]) -> None:
-    """The numbers of a result; what it follows from is in the artifact beside."""
+    """Log the numbers of a result; its provenance is part of the artifact."""
     without = {"provenance", "configuration", "seed"}
-    for key, value in leaves({key: data[key] for key in data if key not in without}):
+    for key, value in flatten({key: data[key] for key in data if key not in without}):
         if isinstance(value, Real) and not isinstance(value, bool):
             run.client.log_metric(run.id, f"{name}/{key}", float(value))
