@@ -22,13 +22,14 @@ from scipy.stats import quantile_test
 from selfie_pipeline.config import Config, load_config
 from selfie_pipeline.models.patch_grid import patchify
 from selfie_pipeline.models.selfie import Selfie
-from selfie_pipeline.provenance import environment
+from selfie_pipeline.provenance import describe_environment
 from selfie_pipeline.settings import CONFIG_LOADER_ARGS
 from selfie_pipeline.sources.digits import Digits
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import Images
 from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.device import Device
+from selfie_pipeline.training.optimizer import build_optimizer, clip_gradients, set_learning_rate
 from selfie_pipeline.training.tasks import PretrainingTask
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -76,30 +77,26 @@ def digit_images(config: Config) -> tuple[Images, NDArray[np.int64]]:
 
 
 def pretraining_task(config: Config, images: Images) -> PretrainingTask:
-    """A fresh pretraining."""
+    """Return a freshly initialised pretraining."""
     with seeded_initialisation(config.pretrain.seed):
         network = Selfie(config.model, config.patch)
     return PretrainingTask(network, config.pretrain, images)
 
 
 def bare_step(task: PretrainingTask, device: Device) -> Callable[[Any], None]:
-    """One step as a bare PyTorch loop has it: the same task, no Lightning around it.
-
-    The process is set up as the project does it, for whatever else is measured in it too.
-    """
+    """Return a step of a bare PyTorch loop: the same task, optimiser and device settings."""
     device.prepare(task.network)
-    made = task.configure_optimizers()
-    optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    recipe = task.recipe
+    optimizer = build_optimizer(task.parameter_groups(), recipe)
 
     def step(batch: Any) -> None:
+        set_learning_rate(optimizer, batch.step, recipe)
         optimizer.zero_grad(set_to_none=True)
         with device.autocast():
-            loss, _ = task.score(batch)
+            loss, _ = task(batch)
         loss.backward()
-        if task.recipe.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(task.network.parameters(), task.recipe.clip_norm)
+        clip_gradients(task.network, recipe)
         optimizer.step()
-        schedule.step()
 
     return step
 
@@ -170,7 +167,7 @@ def report(result: dict[str, Any], device: Device, path: Path | None) -> None:
         shown = f"{value:,.3g}" if isinstance(value, float) else str(value)
         print(f"{name:{width}}  {shown}")
     if path is not None:
-        machine = {"device": device.name, "precision": device.precision, **environment()}
+        machine = {"device": device.name, "precision": device.precision, **describe_environment()}
         known = {name: None if _missing(value) else value for name, value in result.items()}
         full = {**known, **machine, "time": datetime.now(UTC).isoformat(timespec="seconds")}
         path.parent.mkdir(parents=True, exist_ok=True)

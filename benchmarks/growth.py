@@ -25,7 +25,7 @@ from common import arguments, bare_step, median, pretraining_task, recipe, repor
 
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.training.data.batches import Batches, Images
-from selfie_pipeline.training.data.prefetch import feed
+from selfie_pipeline.training.data.prefetch import prefetch
 from selfie_pipeline.training.device import find_device
 
 
@@ -69,7 +69,7 @@ def train(folder: Path, steps: int, name: str, batch: int) -> dict[str, float]:
     images = Images(grids, config.patch, config.augmentation)
     task = pretraining_task(config, images).to(device.type)
     step = bare_step(task, device)
-    batches = iter(feed(Batches(images, np.arange(len(grids)), 0, config.pretrain), device))
+    batches = prefetch(Batches(images, np.arange(len(grids)), 0, config.pretrain), device.type)
     step(next(batches))
     first = time.perf_counter() - started
     wall, processor, faults, files = [], [], [], []

@@ -1,4 +1,4 @@
-"""What the project adds to the bare step: Lightning, history, progress, checkpoints.
+"""Measure what the training loop adds to the bare step: history, progress, checkpoints.
 
     python benchmarks/overhead.py --recipe base
 
@@ -30,17 +30,17 @@ from common import (
 from selfie_pipeline.config import Config
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import Batches
-from selfie_pipeline.training.data.prefetch import feed
+from selfie_pipeline.training.data.prefetch import prefetch
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.loop import fit
-from selfie_pipeline.training.tasks import Task
+from selfie_pipeline.training.state import TrainingState
 
 
 def bare(config: Config, device: Device) -> Callable[[], None]:
     """A step of the bare loop, on the same batches."""
     images, rows = digit_images(config)
     step = bare_step(pretraining_task(config, images).to(device.type), device)
-    batches = iter(feed(Batches(images, rows, 0, config.pretrain), device))
+    batches = prefetch(Batches(images, rows, 0, config.pretrain), device.type)
     return lambda: step(next(batches))
 
 
@@ -53,9 +53,9 @@ class Blocks:
         self.started: float | None = None
         self.pairs: list[tuple[float, float]] = []  # bare and inside, seconds a step
 
-    def __call__(self, task: Task, done: int) -> None:  # noqa: ARG002
-        """As the training calls it after every step."""
-        if done % self.block:
+    def __call__(self, state: TrainingState) -> None:
+        """Measure both after the last step of a block."""
+        if state.step % self.block:
             return
         inside = None if self.started is None else (now() - self.started) / self.block
         outside = seconds(self.step, self.block)

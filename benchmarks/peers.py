@@ -43,7 +43,7 @@ from torchvision import transforms
 
 from selfie_pipeline.config import Config
 from selfie_pipeline.training.data.batches import Batches
-from selfie_pipeline.training.data.prefetch import feed
+from selfie_pipeline.training.data.prefetch import prefetch
 from selfie_pipeline.training.device import Device, find_device
 
 
@@ -137,7 +137,7 @@ def ours(config: Config, device: Device, _: int) -> Callable[[], None]:
     """A step of this project, with its own batches."""
     images, rows = digit_images(config)
     step = bare_step(pretraining_task(config, images).to(device.type), device)
-    batches = iter(feed(Batches(images, rows, 0, config.pretrain), device))
+    batches = prefetch(Batches(images, rows, 0, config.pretrain), device.type)
     return lambda: step(next(batches))
 
 

@@ -25,25 +25,34 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from selfie_pipeline.config import Config
-from selfie_pipeline.weights import Weights
+from selfie_pipeline.models.classifier import Classifier
 from selfie_pipeline.models.export import to_onnx
 from selfie_pipeline.models.onnx_runtime import OnnxClassifier
 from selfie_pipeline.pipelines.predict.nodes import classify_files
-from selfie_pipeline.provenance import configuration
+from selfie_pipeline.provenance import dump_configuration
 from selfie_pipeline.sources.image_files import list_files, read_windows
 from selfie_pipeline.training.device import Device, find_device
-from selfie_pipeline.training.finetuning import fresh_classifier
+from selfie_pipeline.training.finetuning import initialise_classifier
 from selfie_pipeline.training.inference import Inference, single_threaded_torch
+from selfie_pipeline.weights import Weights
 
 BATCH = 64
 COPIES = 4
 MEAN, STD = np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32)  # (C,)
 
 
-def seeded_initialisation(config: Config) -> Weights:
-    """A classifier of ten classes, as finetuning saves it."""
-    network = fresh_classifier(config.model, config.finetune.architecture, config.patch, 10, seed=0)
-    made_with = configuration(patch=config.patch, model=config.model, finetune=config.finetune)
+def ten_classes(config: Config) -> Classifier:
+    """Initialise a classifier of ten classes."""
+    architecture = config.finetune.architecture
+    return initialise_classifier(config.model, architecture, config.patch, 10, seed=0)
+
+
+def build_weights(config: Config) -> Weights:
+    """Return the weights of a classifier, as finetuning saves them."""
+    network = initialise_classifier(
+        config.model, config.finetune.architecture, config.patch, 10, seed=0
+    )
+    made_with = dump_configuration(patch=config.patch, model=config.model, finetune=config.finetune)
     origin = {"encoder": None, "configuration": made_with, "mean": [0.5] * 3, "std": [0.25] * 3}
     return Weights(network.state_dict(), {**origin, "classes": [str(digit) for digit in range(10)]})
 
@@ -57,8 +66,10 @@ def main() -> None:
 
     config = recipe(options.recipe)
     device = find_device(config.compute)
-    classifier = seeded_initialisation(config)
-    network = fresh_classifier(config.model, config.finetune.architecture, config.patch, 10, seed=0)
+    classifier = build_weights(config)
+    network = initialise_classifier(
+        config.model, config.finetune.architecture, config.patch, 10, seed=0
+    )
     converted = OnnxClassifier(to_onnx(network, config.patch.image_size))
     inferences = {
         "torch": Inference(network, MEAN, STD, device),

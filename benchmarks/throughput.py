@@ -24,7 +24,7 @@ from common import (
 from torch.utils.flop_counter import FlopCounterMode
 
 from selfie_pipeline.training.data.batches import Batches
-from selfie_pipeline.training.data.prefetch import feed
+from selfie_pipeline.training.data.prefetch import prefetch
 from selfie_pipeline.training.device import find_device
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     config = recipe(options.recipe, batch_size=options.batch)
     device = find_device(config.compute)
     images, rows = digit_images(config)
-    batches = iter(feed(Batches(images, rows, 0, config.pretrain), device))
+    batches = prefetch(Batches(images, rows, 0, config.pretrain), device.type)
 
     eager = replace(device, compile=False)  # the counter does not see into compiled code
     counted = bare_step(pretraining_task(config, images).to(device.type), eager)

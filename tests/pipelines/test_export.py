@@ -19,17 +19,13 @@ from selfie_pipeline.models import export
 from selfie_pipeline.models.classifier import restore_classifier
 from selfie_pipeline.models.selfie import Selfie
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Accessing the 'model_fields' attribute on the instance"  # caused by Kedro
-)
 HYBRID = "finetune.architecture=resnet36_attention"
 
 
 def exported(project: Any, *stages: str, params: str = "seed=0") -> Path:
     """Return the folder that a run of the stages and the export creates."""
     pipelines = ",".join([*stages, "export"])
-    result = project.kedro_run(f"--pipelines={pipelines}", f"--params={params}")
-    assert result.exit_code == 0, result.stderr
+    project.succeed(f"--pipelines={pipelines}", f"--params={params}")
     (folder,) = (project.path / "data/06_models").rglob("exported_classifier/*/exported_classifier")
     assert isinstance(folder, Path)
     return folder
@@ -97,14 +93,12 @@ def test_a_hybrid_runs_in_onnx_runtime(finished: Any) -> None:
     assert "timm has no network like this one" in (folder / "README.md").read_text("utf-8")
 
 
-def refusal(project: Any) -> str:
+def refuse_export(project: Any) -> str:
+    """Assert that the export fails without changing a file, and return its error."""
     before = project.files()
-    result = project.kedro_run("--pipeline=export")
-    assert result.exit_code == 1
+    error: str = project.refuse("--pipeline=export")
     assert project.files() == before
-    (line,) = (text for text in result.stderr.splitlines() if text.startswith("Error: "))
-    assert isinstance(line, str)
-    return line
+    return error
 
 
 def test_a_missing_library_is_named_with_its_installation(
@@ -112,7 +106,7 @@ def test_a_missing_library_is_named_with_its_installation(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
 
-    line = refusal(finished)
+    line = refuse_export(finished)
 
     assert line.startswith("Error: onnxruntime is not installed, and the export to ONNX needs it")
     assert '--editable ".[export]"`' in line
@@ -123,10 +117,10 @@ def test_a_deviating_onnx_file_is_not_written(
 ) -> None:
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
 
-    assert "ONNX Runtime's logits differ from PyTorch's by" in refusal(finished)
+    assert "ONNX Runtime's logits differ from PyTorch's by" in refuse_export(finished)
 
 
 def test_a_classifier_of_another_encoder_is_not_exported(finished: Any) -> None:
     finished.run("pretrain", params="pretrain.seed=1")
 
-    assert "the classifier was finetuned from a different encoder" in refusal(finished)
+    assert "the classifier was finetuned from a different encoder" in refuse_export(finished)

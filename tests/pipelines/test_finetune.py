@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from selfie_pipeline.config import Architecture, Config, UserError
-from selfie_pipeline.weights import Weights
+from selfie_pipeline.models.classifier import restore_classifier
 from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.pipelines.finetune.nodes import (
     initialise_from_encoder,
     initialise_from_scratch,
-    load_classifier,
     network_name,
 )
-from selfie_pipeline.provenance import configuration
+from selfie_pipeline.provenance import dump_configuration
+from selfie_pipeline.weights import Weights
 
 SAMPLES = pd.DataFrame({"label": [0, 2, 1, 2]})
 ARCHITECTURES = ["resnet", "resnet36_attention"]
@@ -27,13 +27,13 @@ MakeConfig = Callable[..., Config]
 
 def pretrained(config: Config) -> Weights:
     torch.manual_seed(1)
-    made_with = configuration(model=config.model, pretrain=config.pretrain)
+    made_with = dump_configuration(model=config.model, pretrain=config.pretrain)
     tensors = Selfie(config.model, config.patch).state_dict()
     origin = {"configuration": made_with, "data": "a fingerprint", "pretraining_images": 4}
     return Weights(tensors, origin)
 
 
-def pretraining_lineage(encoder: Weights, config: Config) -> Weights:
+def from_encoder(encoder: Weights, config: Config) -> Weights:
     return initialise_from_encoder(
         encoder, SAMPLES, config.patch, config.model, config.finetune, config.seed
     )
@@ -50,24 +50,22 @@ def hybrid(changes: dict[str, Any] | None = None) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_arms_differ_in_what_is_handed_over_and_in_nothing_else(
+def test_the_arms_differ_in_the_pretrained_tensors_alone(
     make_config: MakeConfig, architecture: Architecture
 ) -> None:
     config = make_config({"finetune.architecture": architecture})
-    selfie, supervised = pretraining_lineage(pretrained(config), config), from_scratch(config)
+    selfie, supervised = from_encoder(pretrained(config), config), from_scratch(config)
 
-    handed_over = set(selfie.provenance["handed_over"])
-    assert supervised.provenance["handed_over"] == []
+    names = set(selfie.provenance["pretrained"])
+    assert supervised.provenance["pretrained"] == []
     assert selfie.tensors.keys() == supervised.tensors.keys()
-    fresh = selfie.tensors.keys() - handed_over
+    fresh = selfie.tensors.keys() - names
     assert "head.fc.weight" in fresh
     assert len(selfie.tensors["head.fc.bias"]) == 3
     for name in fresh:
         assert torch.equal(selfie.tensors[name], supervised.tensors[name]), name
     different = {
-        name
-        for name in handed_over
-        if not torch.equal(selfie.tensors[name], supervised.tensors[name])
+        name for name in names if not torch.equal(selfie.tensors[name], supervised.tensors[name])
     }
     assert any(name.endswith("conv1.weight") for name in different)
 
@@ -82,9 +80,9 @@ def test_a_hybrid_refuses_an_encoder_that_used_the_same_tensors_in_another_way(
     (key,) = changes
 
     with pytest.raises(UserError, match=f"^{key} = .* --pipeline=pretrain"):
-        pretraining_lineage(encoder, make_config(hybrid(changes)))
+        from_encoder(encoder, make_config(hybrid(changes)))
 
-    pretraining_lineage(encoder, make_config(changes))  # a ResNet has no use for them
+    from_encoder(encoder, make_config(changes))  # a ResNet has no use for them
 
 
 def test_an_encoder_of_another_size_is_refused(make_config: MakeConfig) -> None:
@@ -92,11 +90,11 @@ def test_an_encoder_of_another_size_is_refused(make_config: MakeConfig) -> None:
     other = make_config(hybrid({"model.attention.intermediate": 32}))
 
     with pytest.raises(UserError, match=r"pooling\.blocks\.0\.linear1\.bias is 48 .* 32 in the"):
-        pretraining_lineage(encoder, other)
+        from_encoder(encoder, other)
 
 
 def classifier(config: Config, **changes: Any) -> Weights:
-    made_with = configuration(patch=config.patch, model=config.model, finetune=config.finetune)
+    made_with = dump_configuration(patch=config.patch, model=config.model, finetune=config.finetune)
     return Weights(from_scratch(config).tensors, {"configuration": made_with | changes})
 
 
@@ -106,7 +104,7 @@ def test_a_classifier_tells_which_network_it_is(
 ) -> None:
     weights = classifier(make_config({"finetune.architecture": architecture, "model.width": 16}))
 
-    network = load_classifier(weights)
+    network = restore_classifier(weights.tensors, weights.provenance)
 
     assert network.eval()(torch.rand(2, 3, 32, 32)).shape == (2, 3)
     for name, tensor in network.state_dict().items():
@@ -117,8 +115,9 @@ def test_a_classifier_tells_which_network_it_is(
 def test_a_classifier_that_does_not_tell_is_refused(
     make_config: MakeConfig, changes: dict[str, Any]
 ) -> None:
+    made = classifier(make_config(), **changes)
     with pytest.raises(UserError, match="does not say which network it is") as caught:
-        load_classifier(classifier(make_config(), **changes))
+        restore_classifier(made.tensors, made.provenance)
 
     assert "\n" not in str(caught.value)
 

@@ -11,6 +11,7 @@ import pytest
 
 from selfie_pipeline.config import TuneConfig, UserError
 from selfie_pipeline.pipelines.tune.nodes import hold_out
+from selfie_pipeline.training.state import TrainingState
 from selfie_pipeline.training.tasks import FinetuningTask
 
 pytestmark = [
@@ -100,17 +101,17 @@ def test_more_trials_go_on_where_fewer_ended(finished: Any, monkeypatch: Any) ->
 def test_an_interrupted_search_ends_as_an_undisturbed_one(
     finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = FinetuningTask.end_step
+    original = TrainingState.end_step
     seen = []
 
-    def end_step(task: Any, batch: Any) -> None:
-        original(task, batch)
-        seen.append(task.steps_done)
+    def end_step(state: TrainingState) -> None:
+        original(state)
+        seen.append(state.step)
         if len(seen) == 7:  # in the middle of the second trial
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FinetuningTask, "end_step", end_step)
+        patch.setattr(TrainingState, "end_step", end_step)
         with pytest.raises(UserError, match="stopped by SIGTERM"):
             finished.run("tune", params=SOME)
     finished.run("tune", params=SOME)
@@ -121,17 +122,17 @@ def test_an_interrupted_search_ends_as_an_undisturbed_one(
     pd.testing.assert_frame_equal(interrupted, trials(finished).drop(columns="trial"))
 
 
-def test_a_rate_that_diverges_is_given_up_not_fatal(
+def test_a_rate_that_diverges_is_pruned_not_fatal(
     finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = FinetuningTask.score
+    original = FinetuningTask.forward
 
-    def score(task: Any, batch: Any) -> Any:
+    def forward(task: Any, batch: Any) -> Any:
         loss, accuracy = original(task, batch)
         bad = task.recipe.peak_learning_rate != 0.1
         return (loss * float("nan") if bad else loss), accuracy
 
-    monkeypatch.setattr(FinetuningTask, "score", score)
+    monkeypatch.setattr(FinetuningTask, "forward", forward)
 
     finished.run("tune", params=f"{SOME},experiment.arms=[supervised]")
 

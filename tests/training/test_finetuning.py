@@ -131,8 +131,8 @@ class TestFaultCheckpointsChosenOnTheTestSet:
     def test_finetuning_reads_no_sample_but_the_labeled(self, make_config, train):
         config = make_config({"finetune.steps": 6})
         _, images = train(config, fresh(config))
-        assert set(images.grids.asked_for) == set(ROWS.tolist())
-        assert len(images.grids.asked_for) == 6 * 8
+        assert set(images.grids.requested) == set(ROWS.tolist())
+        assert len(images.grids.requested) == 6 * 8
 
     def test_the_tensors_are_those_that_the_network_ends_with(self, make_config, train):
         config = make_config()
@@ -253,13 +253,13 @@ class TestMismatch:
         config = changed({"finetune.reestimate_statistics": True, "finetune.steps": 2})
         network = fresh(config)
         _, images = train(config, network, pretrained_names(network))
-        assert set(images.grids.asked_for[:20]) == set(ROWS.tolist())
-        assert len(images.grids.asked_for) == 20 + 2 * 8
+        assert set(images.grids.requested[:20]) == set(ROWS.tolist())
+        assert len(images.grids.requested) == 20 + 2 * 8
 
         monkeypatch.setattr(finetuning, "_STATISTICS_SAMPLES", 6)
         _, images = train(config, network, pretrained_names(network))
-        assert len(set(images.grids.asked_for[:6])) == 6
-        assert len(images.grids.asked_for) == 6 + 2 * 8
+        assert len(set(images.grids.requested[:6])) == 6
+        assert len(images.grids.requested) == 6 + 2 * 8
 
     def test_estimating_is_cumulative_over_whole_images(self, changed, make_images, monkeypatch):
         monkeypatch.setattr(finetuning, "_INFERENCE_BATCH_SIZE", 10)

@@ -183,4 +183,4 @@ def test_fault_test_rows_in_a_training(make_batches):
     """No pixel is read but those of the rows that the training was given."""
     batches = make_batches(steps=20)
     list(batches)
-    assert set(batches.images.grids.asked_for) == set(ROWS.tolist())
+    assert set(batches.images.grids.requested) == set(ROWS.tolist())

@@ -50,14 +50,14 @@ def test_the_micro_batches_come_in_order(make_batches, device, resident):
 @everywhere
 def test_pixels_that_fit_are_copied_once_and_only_those_of_the_training(make_batches, device):
     batches = make_batches(steps=20)
-    asked_for = batches.images.grids.asked_for
+    requested = batches.images.grids.requested
 
     cached = cache_on_device(batches, device, max_bytes=len(ROWS) * ROW_BYTES)
-    assert set(asked_for) == set(ROWS.tolist())
-    asked_for.clear()
+    assert set(requested) == set(ROWS.tolist())
+    requested.clear()
     micro_batches = list(cached)
 
-    assert asked_for == []
+    assert requested == []
     assert {batch.grids.device.type for batch in micro_batches} == {device}
 
 

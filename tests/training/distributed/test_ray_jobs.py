@@ -71,7 +71,7 @@ def wait_for_a_signal(folder: Path) -> None:
     """As a training does: it notes the signal, and ends after its step."""
     with StopRequest() as stop:
         (folder / f"begun-{os.getpid()}").touch()
-        while not stop.ask():
+        while not stop.poll():
             time.sleep(0.05)
         (folder / f"ended-{os.getpid()}").touch()
         raise TrainingInterrupted("stopped")
