@@ -8,8 +8,8 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED) ## Everything on scikit-learn's handwritten digits, in a few minutes
 	$(VENV)/bin/kedro run
 
-test: $(INSTALLED) ## The tests
-	$(VENV)/bin/pytest
+test: $(INSTALLED) ## The tests, a process a core
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses auto
 
 check: $(INSTALLED) ## Format, lint and types
 	$(VENV)/bin/ruff format --check
