@@ -1,58 +1,60 @@
+"""Tests of named predictions."""
+
 import numpy as np
 import pytest
 
-from selfie_pipeline.evaluation.predictions import least_certain, named_predictions
-from selfie_pipeline.evaluation.scores import predictions_table
+from selfie_pipeline.evaluation.predictions import name_predictions, select_least_certain
+from selfie_pipeline.evaluation.scores import build_predictions_table
 
 CLASSES = ["cat", "dog", "NA"]
 LOGITS = np.log([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4], [0.25, 0.5, 0.25]])
 
 
 def test_predictions_by_hand() -> None:
-    table = named_predictions(["a.png", "b/c.png", "d"], LOGITS, CLASSES)
+    table = name_predictions(["a.png", "b/c.png", "d"], LOGITS, CLASSES)
 
     assert table["file"].tolist() == ["a.png", "b/c.png", "d"]
     assert table["class"].tolist() == ["cat", "NA", "dog"]
-    assert table["runner_up"].tolist() == ["dog", "cat", "cat"]  # of equal ones, the first
+    assert table["runner_up"].tolist() == ["dog", "cat", "cat"]  # the first of equal logits
     assert table["probability"].tolist() == pytest.approx([0.7, 0.4, 0.5])
     assert table["runner_up_probability"].tolist() == pytest.approx([0.2, 0.3, 0.25])
 
 
-def test_they_are_those_of_the_test_s_table() -> None:
+def test_predictions_match_the_predictions_table() -> None:
     logits = np.random.default_rng(0).normal(size=(200, 7)).round(1)  # some are equal
     classes = [str(label) for label in range(7)]
 
-    named = named_predictions([""] * 200, logits, classes)
-    tested = predictions_table(np.arange(200), np.zeros(200, dtype=np.int64), logits)
+    named = name_predictions([""] * 200, logits, classes)
+    tested = build_predictions_table(np.arange(200), np.zeros(200, dtype=np.int64), logits)
 
     assert named["class"].astype(int).tolist() == tested["predicted"].tolist()
     assert named["runner_up"].astype(int).tolist() == tested["runner_up"].tolist()
     np.testing.assert_allclose(named["probability"], tested["probability"])
 
 
-def test_no_image_is_an_empty_table() -> None:
-    table = named_predictions([], np.empty((0, 3)), CLASSES)
+def test_no_images_give_an_empty_table() -> None:
+    table = name_predictions([], np.empty((0, 3)), CLASSES)
 
     assert table.empty
     assert next(iter(table)) == "file"
-    assert least_certain(table, 3).empty
+    assert select_least_certain(table, 3).empty
 
 
 @pytest.mark.parametrize(
     ("logits", "classes"),
     [(LOGITS, ["cat", "dog"]), (LOGITS[:2], CLASSES), (LOGITS[:, :1], ["cat"])],
 )
-def test_what_does_not_fit_is_refused(logits: np.ndarray, classes: list[str]) -> None:
+def test_mismatched_shapes_raise(logits: np.ndarray, classes: list[str]) -> None:
     with pytest.raises(ValueError, match="expected logits of 3 files"):
-        named_predictions(["a", "b", "c"], logits, classes)
+        name_predictions(["a", "b", "c"], logits, classes)
 
 
-def test_a_logit_that_is_no_number_is_refused() -> None:
+def test_a_logit_that_is_not_finite_raises() -> None:
     with pytest.raises(ValueError, match="not finite"):
-        named_predictions(["a"], np.array([[0.0, np.nan, 1.0]]), CLASSES)
+        name_predictions(["a"], np.array([[0.0, np.nan, 1.0]]), CLASSES)
 
 
-def test_the_least_certain_come_first() -> None:
-    table = named_predictions(["d", "b", "c", "a"], LOGITS[[0, 1, 2, 1]], CLASSES)
+def test_the_least_certain_predictions_come_first() -> None:
+    table = name_predictions(["d", "b", "c", "a"], LOGITS[[0, 1, 2, 1]], CLASSES)
 
-    assert least_certain(table, 3)["file"].tolist() == ["a", "b", "c"]
+    assert select_least_certain(table, 3)["file"].tolist() == ["a", "b", "c"]

@@ -1,3 +1,5 @@
+"""Tests of the scores."""
+
 from __future__ import annotations
 
 import math
@@ -11,7 +13,7 @@ LABELS = np.array([0, 2, 1])
 PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.5, 0.1, 0.4], [0.05, 0.9, 0.05]])
 
 
-def test_accuracy_counts_the_largest_logit() -> None:
+def test_accuracy_uses_the_largest_logit() -> None:
     assert scores.accuracy(LABELS, np.log(PROBABILITIES)) == pytest.approx(2 / 3)
     assert scores.accuracy(LABELS, PROBABILITIES) == pytest.approx(2 / 3)
 
@@ -19,11 +21,11 @@ def test_accuracy_counts_the_largest_logit() -> None:
 def test_loss_by_hand() -> None:
     expected = -(math.log(0.7) + math.log(0.4) + math.log(0.9)) / 3
     assert scores.mean_loss(LABELS, np.log(PROBABILITIES)) == pytest.approx(expected)
-    # a constant added to a sample's logits changes nothing
+    # adding a constant to a sample's logits does not change the loss
     assert scores.mean_loss(LABELS, np.log(PROBABILITIES) + 7) == pytest.approx(expected)
 
 
-def test_loss_of_knowing_nothing_is_ln_k() -> None:
+def test_loss_of_uniform_predictions_is_ln_k() -> None:
     assert scores.mean_loss(LABELS, np.zeros((3, 10))) == pytest.approx(math.log(10))
 
 
@@ -33,7 +35,7 @@ def test_loss_of_large_float32_logits_is_finite() -> None:
 
 
 def test_predictions_table() -> None:
-    table = scores.predictions_table(np.array([7, 3, 5]), LABELS, np.log(PROBABILITIES) + 3)
+    table = scores.build_predictions_table(np.array([7, 3, 5]), LABELS, np.log(PROBABILITIES) + 3)
     assert table.columns.tolist() == [
         "sample",
         "label",
@@ -56,11 +58,11 @@ def test_predictions_table() -> None:
         (np.array([0, 1]), np.zeros((3, 2)), "expected labels"),
         (np.array([], dtype=np.int64), np.zeros((0, 2)), "expected labels"),
         (np.array([0, 2]), np.zeros((2, 2)), "2 classes"),
-        (np.array([-1, 0]), np.zeros((2, 2)), "labels run from -1"),
+        (np.array([-1, 0]), np.zeros((2, 2)), "labels range from -1"),
         (np.array([0]), np.array([[math.nan, 0.0]]), "not finite"),
     ],
 )
-def test_refuses_numbers_without_meaning(
+def test_invalid_labels_and_logits_raise(
     labels: np.ndarray, logits: np.ndarray, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -69,28 +71,28 @@ def test_refuses_numbers_without_meaning(
         scores.mean_loss(labels, logits)
 
 
-def test_predictions_need_an_id_a_label_and_a_runner_up() -> None:
-    with pytest.raises(ValueError, match="an id a label"):
-        scores.predictions_table(np.array([1]), LABELS, PROBABILITIES)
+def test_predictions_table_needs_one_id_per_label_and_two_classes() -> None:
+    with pytest.raises(ValueError, match="one id per label"):
+        scores.build_predictions_table(np.array([1]), LABELS, PROBABILITIES)
     with pytest.raises(ValueError, match="two classes"):
-        scores.predictions_table(np.array([1]), np.array([0]), np.zeros((1, 1)))
+        scores.build_predictions_table(np.array([1]), np.array([0]), np.zeros((1, 1)))
 
 
-def test_answers_packed_by_hand() -> None:
-    # right, wrong, right, and five bits of filling
+def test_correct_predictions_packed_by_hand() -> None:
+    # correct, wrong, correct, and five padding bits
     assert scores.pack_correct(LABELS, PROBABILITIES) == f"{0b10100000:02x}"
     assert scores.unpack_correct("a0", 3).tolist() == [True, False, True]
 
 
-def test_answers_survive_packing() -> None:
+def test_unpacking_reverses_packing() -> None:
     rng = np.random.default_rng(0)
     for count in (1, 7, 8, 9, 540):
         labels, logits = rng.integers(0, 3, count), rng.normal(size=(count, 3))
-        found = scores.unpack_correct(scores.pack_correct(labels, logits), count)
-        assert found.tolist() == (logits.argmax(axis=1) == labels).tolist()
+        correct = scores.unpack_correct(scores.pack_correct(labels, logits), count)
+        assert correct.tolist() == (logits.argmax(axis=1) == labels).tolist()
 
 
 @pytest.mark.parametrize(("text", "count"), [("a0", 9), ("a0ff", 8), ("", 1)])
-def test_refuses_to_unpack_another_number_of_answers(text: str, count: int) -> None:
-    with pytest.raises(ValueError, match="are not the answers"):
+def test_unpacking_with_another_number_of_samples_raises(text: str, count: int) -> None:
+    with pytest.raises(ValueError, match="do not match"):
         scores.unpack_correct(text, count)

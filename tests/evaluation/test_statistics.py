@@ -1,3 +1,5 @@
+"""Tests of the statistics, against hand calculations and published examples."""
+
 from __future__ import annotations
 
 import itertools
@@ -12,7 +14,7 @@ from selfie_pipeline.evaluation.statistics import (
     paired_permutation_p,
     paired_t_p,
     ratio_of_stds,
-    spread,
+    summarise,
 )
 
 # Student (1908): extra hours of sleep of ten patients with two drugs; R's example of t.test.
@@ -20,19 +22,19 @@ SLEEP_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
 SLEEP_2 = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
 
 
-def answers(both: int, gained: int, lost: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each of two classifiers is right, with so many samples of each kind."""
+def predictions(both: int, gained: int, lost: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return whether each prediction of two classifiers is correct, for the given counts."""
     counts = [both, gained, lost, neither]
     ours = np.repeat([True, True, False, False], counts)
     theirs = np.repeat([True, False, True, False], counts)
     return ours, theirs
 
 
-def test_hand_worked() -> None:
-    found = spread([4, 6, 8, 6])
+def test_summary_by_hand() -> None:
+    found = summarise([4, 6, 8, 6])
     assert (found.n, found.mean) == (4, 6)
     assert found.std == pytest.approx(math.sqrt(8 / 3))
-    # t(0.975, 3) = 3.182 from a printed table; half of the std is its standard error
+    # t(0.975, 3) = 3.182 from a printed table; the standard error is half the std
     assert found.high - found.mean == pytest.approx(3.182 * math.sqrt(8 / 3) / 2, abs=1e-3)
     assert found.mean - found.low == pytest.approx(found.high - found.mean)
 
@@ -41,30 +43,30 @@ def test_interval_is_that_of_the_paired_t_test() -> None:
     rng = np.random.default_rng(0)
     ours, theirs = rng.normal(size=(2, 5))
     interval = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
-    found = spread(ours - theirs)
+    found = summarise(ours - theirs)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
 
 
-def test_students_sleep_data_as_r_documents_it() -> None:
-    found = spread(np.subtract(SLEEP_1, SLEEP_2))
+def test_students_sleep_data_matches_r() -> None:
+    found = summarise(np.subtract(SLEEP_1, SLEEP_2))
     assert (found.low, found.high) == pytest.approx((-2.4598858, -0.7001142))
     assert paired_t_p(SLEEP_1, SLEEP_2) == pytest.approx(0.002833, abs=1e-6)
 
 
-def test_one_value_has_no_spread() -> None:
-    found = spread([85.8])
+def test_one_value_has_no_standard_deviation() -> None:
+    found = summarise([85.8])
     assert (found.n, found.mean) == (1, 85.8)
     assert all(math.isnan(value) for value in (found.std, found.low, found.high))
 
 
-def test_nothing_has_no_mean() -> None:
-    found = spread([])
+def test_no_values_have_no_mean() -> None:
+    found = summarise([])
     assert found.n == 0
     assert math.isnan(found.mean)
 
 
-def test_equal_values_have_no_interval_for_none_is_certain() -> None:
-    found = spread([82.0 - 78.0, 84.0 - 80.0, 4 + 1e-14])
+def test_equal_values_have_no_interval() -> None:
+    found = summarise([82.0 - 78.0, 84.0 - 80.0, 4 + 1e-14])
     assert (found.mean, found.std) == (pytest.approx(4), 0)
     assert math.isnan(found.low)
     assert math.isnan(found.high)
@@ -72,26 +74,26 @@ def test_equal_values_have_no_interval_for_none_is_certain() -> None:
 
 
 @pytest.mark.parametrize("values", [[1.0, math.nan], [math.inf], [[1.0, 2.0]]])
-def test_refuses_what_has_no_mean(values: list[float]) -> None:
+def test_values_without_a_mean_raise(values: list[float]) -> None:
     with pytest.raises(ValueError, match="finite numbers"):
-        spread(values)
+        summarise(values)
 
 
-def test_permutations_by_hand() -> None:
-    # All four differences are positive: of 2^4 sign patterns one is as high, and one as low.
+def test_permutation_test_by_hand() -> None:
+    # All four differences are positive: only 2 of the 2^4 sign patterns are as extreme.
     assert paired_permutation_p([4, 6, 8, 6], [0, 0, 0, 0]) == pytest.approx(2 / 16)
     assert paired_permutation_p([1, 2], [3, 5]) == pytest.approx(2 / 4)
     assert paired_permutation_p([1, 2, 3], [1, 2, 3]) == 1
 
 
-def test_permutation_test_counts_every_pattern_of_signs() -> None:
+def test_permutation_test_counts_every_sign_pattern() -> None:
     differences = np.subtract(SLEEP_2, SLEEP_1)
     patterns = np.array(list(itertools.product([1, -1], repeat=10)))  # (1024, 10)
     above = (patterns @ differences >= differences.sum() - 1e-9).mean()
     assert paired_permutation_p(SLEEP_2, SLEEP_1) == pytest.approx(2 * above)
 
 
-def test_permutation_test_of_many_pairs_is_near_the_t_test_and_repeats() -> None:
+def test_permutation_test_of_many_pairs_is_close_to_the_t_test_and_deterministic() -> None:
     rng = np.random.default_rng(0)
     ours, theirs = rng.normal(size=(2, 40))
     ours += 0.3
@@ -101,7 +103,7 @@ def test_permutation_test_of_many_pairs_is_near_the_t_test_and_repeats() -> None
 
 
 @pytest.mark.parametrize("test", [paired_t_p, paired_permutation_p])
-def test_a_paired_test_needs_two_pairs(test) -> None:
+def test_paired_tests_need_two_pairs(test) -> None:
     assert math.isnan(test([1.0], [2.0]))
     assert math.isnan(test([], []))
     for ours, theirs in (([1.0, 2.0], [1.0]), ([1.0, math.nan], [1.0, 2.0])):
@@ -112,12 +114,12 @@ def test_a_paired_test_needs_two_pairs(test) -> None:
 def test_ratio_by_hand() -> None:
     found = ratio_of_stds([2, 4, 6, 8, 10], [1, 2, 3, 4, 5])
     assert found.value == pytest.approx(2)
-    # F(0.975; 4, 4) = 9.6045 from a printed table; of variances, so its root
+    # F(0.975; 4, 4) = 9.6045 of variances, from a printed table
     assert found.low == pytest.approx(2 / math.sqrt(9.6045), rel=1e-4)
     assert found.high == pytest.approx(2 * math.sqrt(9.6045), rel=1e-4)
 
 
-def test_ratio_with_other_numbers_of_seeds() -> None:
+def test_ratio_with_different_numbers_of_seeds() -> None:
     # F(0.975; 2, 4) = 10.6491, F(0.975; 4, 2) = 39.2484
     found = ratio_of_stds([0, 1, 2], [0, 1, 2, 3, 4])
     assert found.value == pytest.approx(1 / math.sqrt(2.5))
@@ -125,29 +127,35 @@ def test_ratio_with_other_numbers_of_seeds() -> None:
     assert found.high == pytest.approx(found.value * math.sqrt(39.2484), rel=1e-4)
 
 
-def test_ratios_interval_holds_the_truth_19_times_of_20() -> None:
+def test_interval_of_the_ratio_covers_the_true_ratio_in_95_percent_of_samples() -> None:
     rng = np.random.default_rng(0)
     found = [ratio_of_stds(3 * ours, theirs) for ours, theirs in rng.normal(size=(2000, 2, 5))]
-    held = np.mean([ratio.low < 3 < ratio.high for ratio in found])
-    assert held == pytest.approx(0.95, abs=0.015)  # three standard errors
+    coverage = np.mean([ratio.low < 3 < ratio.high for ratio in found])
+    assert coverage == pytest.approx(0.95, abs=0.015)  # three standard errors
 
 
-@pytest.mark.parametrize(("above", "below"), [([1], [1, 2]), ([1, 2], []), ([1, 2], [3, 3])])
-def test_no_ratio_without_two_spreads(above: list[float], below: list[float]) -> None:
-    found = ratio_of_stds(above, below)
+@pytest.mark.parametrize(
+    ("numerator", "denominator"), [([1], [1, 2]), ([1, 2], []), ([1, 2], [3, 3])]
+)
+def test_no_ratio_without_two_standard_deviations(
+    numerator: list[float], denominator: list[float]
+) -> None:
+    found = ratio_of_stds(numerator, denominator)
     assert all(math.isnan(value) for value in (found.value, found.low, found.high))
 
 
 def test_mcnemar_by_hand() -> None:
-    found = mcnemar_test(*answers(both=10, gained=5, lost=1, neither=3))
+    found = mcnemar_test(*predictions(both=10, gained=5, lost=1, neither=3))
     assert (found.gained, found.lost) == (5, 1)
-    assert found.p == pytest.approx(2 * (1 + 6) / 2**6)  # at most 1 of 6 coins shows heads, twice
-    assert mcnemar_test(*answers(both=2, gained=0, lost=0, neither=2)).p == 1
+    assert found.p == pytest.approx(
+        2 * (1 + 6) / 2**6
+    )  # two-sided: at most 1 of 6 coins shows heads
+    assert mcnemar_test(*predictions(both=2, gained=0, lost=0, neither=2)).p == 1
 
 
 @pytest.mark.parametrize(
     ("counts", "p"),
-    [  # statsmodels' own examples, from Vassar College's calculator
+    [  # statsmodels' examples, from Vassar College's calculator
         ((101, 121, 59, 33), 0.000004),
         ((101, 70, 59, 33), 0.378688),
         ((101, 80, 59, 33), 0.089452),
@@ -156,10 +164,12 @@ def test_mcnemar_by_hand() -> None:
         ((101, 10, 10, 33), 1.0),
     ],
 )
-def test_mcnemar_as_statsmodels_checks_it(counts: tuple[int, int, int, int], p: float) -> None:
-    assert mcnemar_test(*answers(*counts)).p == pytest.approx(p, abs=1e-6)
+def test_mcnemar_matches_the_examples_of_statsmodels(
+    counts: tuple[int, int, int, int], p: float
+) -> None:
+    assert mcnemar_test(*predictions(*counts)).p == pytest.approx(p, abs=1e-6)
 
 
-def test_answers_must_pair_up() -> None:
-    with pytest.raises(ValueError, match="pair up"):
+def test_predictions_of_different_lengths_raise() -> None:
+    with pytest.raises(ValueError, match="cannot be paired"):
         mcnemar_test(np.array([True]), np.array([True, False]))

@@ -1,3 +1,5 @@
+"""Tests of the tables of results."""
+
 from __future__ import annotations
 
 import math
@@ -10,10 +12,10 @@ import pytest
 
 from selfie_pipeline.evaluation.scores import pack_correct
 from selfie_pipeline.evaluation.tables import (
-    gains_over_ratio,
-    paper_results,
-    results_table,
-    select,
+    build_results_table,
+    compute_gains,
+    load_paper_results,
+    select_cells,
 )
 
 METHOD = Path(__file__).parents[3] / "shared" / "METHOD.md"
@@ -25,7 +27,7 @@ def row(table: pd.DataFrame, arm: str) -> pd.Series:
 
 
 def test_mean_std_and_difference_by_hand(four_seeds) -> None:
-    table = results_table(four_seeds)
+    table = build_results_table(four_seeds)
     assert table["arm"].tolist() == ["supervised", "selfie"]
     supervised, selfie = row(table, "supervised"), row(table, "selfie")
     assert (supervised["seeds"], selfie["seeds"]) == (4, 4)
@@ -40,7 +42,9 @@ def test_mean_std_and_difference_by_hand(four_seeds) -> None:
 
 
 def test_tests_of_the_difference_by_hand(four_seeds) -> None:
-    supervised, selfie = (row(results_table(four_seeds), arm) for arm in ("supervised", "selfie"))
+    supervised, selfie = (
+        row(build_results_table(four_seeds), arm) for arm in ("supervised", "selfie")
+    )
     # t = 6 / (sqrt(8 / 3) / 2) = 7.348; a printed table has t(0.995, 3) = 5.841, t(0.9995) = 12.92
     assert 0.001 < selfie["t_p"] < 0.01
     assert selfie["permutation_p"] == pytest.approx(2 / 16)
@@ -52,36 +56,36 @@ def test_tests_of_the_difference_by_hand(four_seeds) -> None:
     assert supervised[tests].isna().all()
 
 
-def with_answers(cells: list[dict], rights: list[str]) -> list[dict]:
-    """The cells with "correct": a "1" for each sample that is answered rightly."""
+def with_predictions(cells: list[dict], correct: list[str]) -> list[dict]:
+    """Return the cells with "correct", a string of "1" (correct) and "0" (wrong)."""
     return [
         cell
         | {
             "correct": pack_correct(
-                np.zeros(len(right), dtype=int), np.array([[int(c), 0.5] for c in right])
+                np.zeros(len(bits), dtype=int), np.array([[int(bit), 0.5] for bit in bits])
             ),
-            "test_samples": len(right),
-            "accuracy": right.count("1") / len(right),
+            "test_samples": len(bits),
+            "accuracy": bits.count("1") / len(bits),
         }
-        for cell, right in zip(cells, rights, strict=True)
+        for cell, bits in zip(cells, correct, strict=True)
     ]
 
 
-def test_answers_are_pooled_over_the_paired_seeds(make_cells) -> None:
-    supervised = with_answers(
+def test_predictions_are_pooled_over_the_paired_seeds(make_cells) -> None:
+    supervised = with_predictions(
         make_cells("supervised", {0: 0, 1: 0, 9: 0}), ["1100110010", "1000000000", "1" * 10]
     )
-    selfie = with_answers(make_cells("selfie", {1: 0, 0: 0}), ["0111100000", "1111110010"])
-    found = row(results_table([*supervised, *selfie]), "selfie")
-    assert (found["gained"], found["lost"]) == (6, 1)  # 4 and 1 of seed 1, 2 and 0 of seed 0
+    selfie = with_predictions(make_cells("selfie", {1: 0, 0: 0}), ["0111100000", "1111110010"])
+    found = row(build_results_table([*supervised, *selfie]), "selfie")
+    assert (found["gained"], found["lost"]) == (6, 1)  # 4 and 1 with seed 1, 2 and 0 with seed 0
     assert found["mcnemar_p"] == pytest.approx(2 * (1 + 7) / 2**7)
 
 
-def test_answers_that_a_cell_lacks_are_missing_not_an_error(four_seeds, make_cells) -> None:
-    assert pd.isna(row(results_table(four_seeds), "selfie")["mcnemar_p"])
-    old = make_cells("supervised", {0: 0.1, 1: 0.2})
-    new = with_answers(make_cells("selfie", {0: 0, 1: 0}), ["1100110010", "1000000000"])
-    found = row(results_table([*old, *new]), "selfie")
+def test_predictions_that_a_cell_lacks_give_missing_values(four_seeds, make_cells) -> None:
+    assert pd.isna(row(build_results_table(four_seeds), "selfie")["mcnemar_p"])
+    without = make_cells("supervised", {0: 0.1, 1: 0.2})
+    complete = with_predictions(make_cells("selfie", {0: 0, 1: 0}), ["1100110010", "1000000000"])
+    found = row(build_results_table([*without, *complete]), "selfie")
     assert found[["gained", "lost", "mcnemar_p"]].isna().all()
     assert found["pairs"] == 2
 
@@ -89,15 +93,15 @@ def test_answers_that_a_cell_lacks_are_missing_not_an_error(four_seeds, make_cel
 def test_one_pair_is_not_tested(make_cells) -> None:
     arms = (make_cells(arm, {0: 0}) for arm in ("supervised", "selfie"))
     cells = [
-        c for arm, r in zip(arms, ("0001", "1111"), strict=True) for c in with_answers(arm, [r])
+        c for arm, r in zip(arms, ("0001", "1111"), strict=True) for c in with_predictions(arm, [r])
     ]
-    found = row(results_table(cells), "selfie")
+    found = row(build_results_table(cells), "selfie")
     assert found["difference"] == pytest.approx(75)
     assert found[["t_p", "permutation_p", "std_ratio", "gained", "mcnemar_p"]].isna().all()
 
 
-def test_columns_say_what_was_run(four_seeds) -> None:
-    first = results_table(four_seeds).iloc[0]
+def test_rows_describe_the_data_the_network_and_the_labels(four_seeds) -> None:
+    first = build_results_table(four_seeds).iloc[0]
     assert first[["data", "network", "labeled_percent", "labels"]].tolist() == [
         "digits",
         "ResNet 1-1-1-1, width 16",
@@ -106,87 +110,91 @@ def test_columns_say_what_was_run(four_seeds) -> None:
     ]
 
 
-def test_seeds_of_one_arm_alone_do_not_enter_the_difference(make_cells) -> None:
+def test_seeds_of_only_one_arm_are_excluded_from_the_difference(make_cells) -> None:
     cells = [
         *make_cells("supervised", {0: 0.70, 1: 0.80, 7: 0.10}),
         *make_cells("selfie", {1: 0.83, 0: 0.71, 8: 0.99}),
     ]
-    selfie = row(results_table(cells), "selfie")
+    selfie = row(build_results_table(cells), "selfie")
     assert selfie["seeds"] == 3
     assert selfie["pairs"] == 2
-    assert selfie["difference"] == pytest.approx(2)  # (1 + 3) / 2, each seed against itself
+    assert selfie["difference"] == pytest.approx(2)  # (1 + 3) / 2, paired by seed
     assert selfie["difference_std"] == pytest.approx(math.sqrt(2))
 
 
 def test_pairs_are_matched_by_seed_not_by_order(four_seeds) -> None:
-    pd.testing.assert_frame_equal(results_table(four_seeds[::-1]), results_table(four_seeds))
+    pd.testing.assert_frame_equal(
+        build_results_table(four_seeds[::-1]), build_results_table(four_seeds)
+    )
 
 
-def test_one_seed_has_no_spread(one_seed) -> None:
-    table = results_table(one_seed)
+def test_one_seed_has_no_standard_deviation(one_seed) -> None:
+    table = build_results_table(one_seed)
     selfie = row(table, "selfie")
     assert table["std"].isna().all()
     assert (selfie["pairs"], selfie["difference"]) == (1, pytest.approx(4))
     assert selfie[["difference_std", "difference_low", "difference_high"]].isna().all()
 
 
-def test_no_common_seed_no_difference(make_cells) -> None:
+def test_arms_without_a_common_seed_have_no_difference(make_cells) -> None:
     cells = [*make_cells("supervised", {0: 0.7}), *make_cells("selfie", {1: 0.8})]
-    selfie = row(results_table(cells), "selfie")
+    selfie = row(build_results_table(cells), "selfie")
     assert selfie["pairs"] == 0
     assert math.isnan(selfie["difference"])
 
 
-def test_one_arm_alone(make_cells) -> None:
-    table = results_table(make_cells("selfie", {0: 0.8, 1: 0.9}))
+def test_one_arm_without_the_other(make_cells) -> None:
+    table = build_results_table(make_cells("selfie", {0: 0.8, 1: 0.9}))
     assert row(table, "selfie")["pairs"] == 0
     assert table["arm"].tolist() == ["selfie"]
-    assert results_table(make_cells("supervised", {0: 0.8}))["pairs"].isna().all()
+    assert build_results_table(make_cells("supervised", {0: 0.8}))["pairs"].isna().all()
 
 
-def test_fractions_are_rows_in_order(make_cells) -> None:
+def test_rows_are_ordered_by_fraction(make_cells) -> None:
     cells = [
         *make_cells("selfie", {0: 0.9}, labeled_frac=1.0, labels=1257),
         *make_cells("selfie", {0: 0.8}, labeled_frac=0.07, labels=88),
         *make_cells("supervised", {0: 0.7}, labeled_frac=0.07, labels=88),
     ]
-    table = results_table(cells)
+    table = build_results_table(cells)
     assert table["labeled_percent"].tolist() == [7.0, 7.0, 100.0]
     assert table["arm"].tolist() == ["supervised", "selfie", "selfie"]
 
 
 def test_other_configurations_are_left_out_and_counted(four_seeds, make_cells) -> None:
     other = make_cells("selfie", {9: 0.99}, configuration="before")
-    selection = select([*other, *four_seeds], {"present"})
+    selection = select_cells([*other, *four_seeds], {"present"})
     assert len(selection.used) == 8
     assert selection.other_configuration == other
     assert selection.superseded == []
-    pd.testing.assert_frame_equal(results_table(selection.used), results_table(four_seeds))
+    pd.testing.assert_frame_equal(
+        build_results_table(selection.used), build_results_table(four_seeds)
+    )
 
 
-def test_each_arm_may_have_a_configuration_of_its_own(make_cells) -> None:
+def test_each_arm_may_have_a_different_configuration(make_cells) -> None:
     cells = [
         *make_cells("supervised", {0: 0.8}, configuration="scratch"),
         *make_cells("selfie", {0: 0.9}, configuration="pretrained"),
         *make_cells("selfie", {0: 0.1}, configuration="pretrained otherwise"),
     ]
-    selection = select(cells, {"scratch", "pretrained"})
+    selection = select_cells(cells, {"scratch", "pretrained"})
     assert selection.used == cells[:2]
     assert selection.other_configuration == cells[2:]
 
 
-def test_a_seed_run_again_counts_once_the_newest(make_cells) -> None:
-    newer = make_cells("selfie", {0: 0.6}, version="2026-11-23T00.00.00.000Z")
-    older = make_cells("selfie", {0: 0.8, 1: 0.9})
-    for cells in ([*newer, *older], [*older, *newer]):
-        selection = select(cells, {"present"})
+def test_a_seed_that_was_run_again_counts_once_with_its_latest_version(make_cells) -> None:
+    later = make_cells("selfie", {0: 0.6}, version="2026-11-23T00.00.00.000Z")
+    earlier = make_cells("selfie", {0: 0.8, 1: 0.9})
+    for cells in ([*later, *earlier], [*earlier, *later]):
+        selection = select_cells(cells, {"present"})
         assert [cell["accuracy"] for cell in selection.superseded] == [0.8]
-        selfie = row(results_table(selection.used), "selfie")
+        selfie = row(build_results_table(selection.used), "selfie")
         assert (selfie["seeds"], selfie["mean"]) == (2, pytest.approx(75))
 
 
 def pretrained_on(images: int | None, number: int | None = None, **other) -> dict:
-    """What a cell of Selfie has that was pretrained on so many images, None for all."""
+    """Return the keys of a Selfie cell by its number of pretraining images, None for all."""
     configuration = {"model": {"width": 16}, "pretrain": {"steps": 10, "images": images}}
     provenance = {"configuration": configuration | other, "data": "the data"}
     provenance["pretraining_images"] = images if number is None else number
@@ -200,37 +208,37 @@ def test_gains_over_the_ratio_of_images_to_labels(make_cells) -> None:
         *make_cells("selfie", {0: 0.73, 5: 0.9}, labels=60, **pretrained_on(300)),
         *make_cells("selfie", {0: 0.99}, labels=60, **pretrained_on(300, finetune=1)),
     ]
-    selection = select(cells, {"scratch", "None {}"})
-    gains = gains_over_ratio(selection)
+    selection = select_cells(cells, {"scratch", "None {}"})
+    gains = compute_gains(selection)
     assert gains["images"].tolist() == [300, 1200]
     assert gains["ratio"].tolist() == [5, 20]
     assert gains["pairs"].tolist() == [1, 2]
     assert gains["difference"].tolist() == pytest.approx([3, 11])
     assert gains["difference_low"].isna().tolist() == [True, False]
-    full = row(results_table(selection.used), "selfie")
+    full = row(build_results_table(selection.used), "selfie")
     assert gains["difference_low"].iloc[1] == pytest.approx(full["difference_low"])
 
 
-def test_of_a_gain_run_again_the_newest_counts(make_cells) -> None:
+def test_gains_use_the_latest_version_of_a_cell(make_cells) -> None:
     cells = [
         *make_cells("supervised", {0: 0.70}, configuration="scratch"),
         *make_cells("selfie", {0: 0.80}, **pretrained_on(None, 1200)),
         *make_cells("selfie", {0: 0.90}, version="2026-12", **pretrained_on(63)),
         *make_cells("selfie", {0: 0.10}, version="2020-01", **pretrained_on(63)),
     ]
-    gains = gains_over_ratio(select(cells, {"scratch", "None {}"}))
+    gains = compute_gains(select_cells(cells, {"scratch", "None {}"}))
     assert gains["difference"].tolist() == pytest.approx([20, 10])
 
 
-def test_no_gain_where_the_number_of_images_is_not_known(four_seeds, make_cells) -> None:
+def test_no_gain_without_the_number_of_pretraining_images(four_seeds, make_cells) -> None:
     for cells in ([], four_seeds, make_cells("selfie", {0: 0.8}, **pretrained_on(63))):
-        gains = gains_over_ratio(select(cells, {"present"}))
+        gains = compute_gains(select_cells(cells, {"present"}))
         assert gains.empty
         assert gains["ratio"].dtype == "float64"
 
 
-def test_nothing_found_is_a_table_without_rows() -> None:
-    table = results_table([])
+def test_no_cells_give_a_table_without_rows() -> None:
+    table = build_results_table([])
     assert table.empty
     assert table["mean"].dtype == "float64"
 
@@ -243,26 +251,26 @@ def test_nothing_found_is_a_table_without_rows() -> None:
         ({"accuracy": math.nan}, "not a fraction"),
     ],
 )
-def test_refuses_a_wrong_cell(make_cells, change: dict, message: str) -> None:
+def test_an_invalid_cell_raises(make_cells, change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        select([make_cells("selfie", {0: 0.8})[0] | change], {"present"})
+        select_cells([make_cells("selfie", {0: 0.8})[0] | change], {"present"})
 
 
-def test_names_a_missing_key(make_cells) -> None:
+def test_a_missing_key_is_named(make_cells) -> None:
     (cell,) = make_cells("selfie", {0: 0.8})
     del cell["version"]
     with pytest.raises(ValueError, match="lacks version"):
-        select([cell], {"present"})
+        select_cells([cell], {"present"})
 
 
-def test_paper_beside(make_cells) -> None:
+def test_paper_results_are_matched_by_data_fraction_and_arm(make_cells) -> None:
     fractions = [
         *make_cells("selfie", {0: 0.5}, data="cifar10", labeled_frac=0.08, labels=4000),
         *make_cells("supervised", {0: 0.5}, data="cifar10", labeled_frac=0.0801, labels=4005),
         *make_cells("selfie", {0: 0.5}, data="cifar10", labeled_frac=0.1, labels=5000),
         *make_cells("selfie", {0: 0.5}, data="digits", labeled_frac=0.08, labels=100),
     ]
-    table = results_table(fractions).set_index(["data", "labeled_percent", "arm"])
+    table = build_results_table(fractions).set_index(["data", "labeled_percent", "arm"])
     paper = table[["paper_mean", "paper_std"]]
     assert paper.loc[("cifar10", 8.0, "selfie")].tolist() == [80.3, 0.3]
     assert paper.loc[("cifar10", 8.01, "supervised")].tolist() == [79.3, 1.0]
@@ -270,19 +278,19 @@ def test_paper_beside(make_cells) -> None:
     assert paper.loc[("digits", 8.0, "selfie")].isna().all()
 
 
-def test_papers_deviations_are_compared_on_selfies_row(make_cells) -> None:
+def test_the_papers_std_ratio_is_in_selfies_row(make_cells) -> None:
     cells = [
         cell
         for arm in ("supervised", "selfie")
         for cell in make_cells(arm, {0: 0.5}, data="cifar10", labeled_frac=0.08, labels=4000)
     ]
-    table = results_table(cells)
+    table = build_results_table(cells)
     assert row(table, "selfie")["paper_std_ratio"] == pytest.approx(1.0 / 0.3)
     assert pd.isna(row(table, "supervised")["paper_std_ratio"])
 
 
-def test_paper_table_holds_what_the_paper_says() -> None:
-    paper = paper_results().set_index(["data", "labeled_frac", "arm"])
+def test_paper_results_match_the_paper() -> None:
+    paper = load_paper_results().set_index(["data", "labeled_frac", "arm"])
     assert len(paper) == 24
     assert paper.index.is_unique
     assert paper.loc[("imagenet224", 0.05, "selfie")].tolist() == [46.7, 0.4]
@@ -290,8 +298,8 @@ def test_paper_table_holds_what_the_paper_says() -> None:
     assert paper.loc[("imagenet32", 1.0, "selfie")].tolist() == [56.4, 0.6]
 
 
-@pytest.mark.skipif(not METHOD.exists(), reason="the method's text lies beside a checkout only")
-def test_paper_table_is_that_of_the_method_text() -> None:
+@pytest.mark.skipif(not METHOD.exists(), reason="the method's text is not part of the repository")
+def test_paper_results_match_the_method_text() -> None:
     keys = {
         "CIFAR-10": "cifar10",
         "ImageNet 32×32": "imagenet32",
@@ -307,6 +315,6 @@ def test_paper_table_is_that_of_the_method_text() -> None:
         for fraction, cell in zip(fractions, cells[2:], strict=True):
             mean, std = re.fullmatch(r"([\d.]+) ± ([\d.]+)", cell).groups()
             expected[data, fraction, cells[1].lower()] = (float(mean), float(std))
-    paper = paper_results().set_index(["data", "labeled_frac", "arm"])
+    paper = load_paper_results().set_index(["data", "labeled_frac", "arm"])
     assert {key: tuple(values) for key, values in paper.T.items()} == expected
     assert len(expected) == 24

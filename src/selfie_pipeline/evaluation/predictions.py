@@ -1,4 +1,4 @@
-"""What a classifier says of images whose class nobody has told, for people to read."""
+"""Named predictions of a classifier for images without labels."""
 
 from __future__ import annotations
 
@@ -9,50 +9,54 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-_COLUMNS = ["file", "class", "probability", "runner_up", "runner_up_probability"]
 
-
-def named_predictions(
+def name_predictions(
     files: Sequence[str], logits: NDArray[np.floating], classes: Sequence[str]
 ) -> pd.DataFrame:
-    """The two likeliest classes of each image.
+    """Return the two most likely classes of each image.
 
     Args:
-        files: N places; N may be 0.
+        files: N file paths; N may be 0.
         logits: (N, K) before the softmax, K at least 2.
         classes: Names of the K classes, by label.
 
     Returns:
-        A row an image, in the order given: ``file``, ``class`` and ``runner_up`` (str),
-        ``probability`` and ``runner_up_probability`` (float64). Of equal logits, the first class
-        counts as predicted.
+        One row per image, in the given order: ``file``, ``class`` and ``runner_up`` (str),
+        ``probability`` and ``runner_up_probability`` (float64). Among equal logits, the first
+        class is the predicted one.
 
     Raises:
-        ValueError: The shapes do not fit, there is only one class, or a logit is not finite.
+        ValueError: The shapes do not match, there is only one class, or a logit is not finite.
     """
     if logits.shape != (len(files), len(classes)) or len(classes) < 2:  # noqa: PLR2004
         raise ValueError(
-            f"expected logits of {len(files)} files and {len(classes)} classes, two or more; got "
+            f"expected logits of {len(files)} files and {len(classes)} classes, at least two; got "
             f"{logits.shape}"
         )
     if not np.isfinite(logits).all():
         raise ValueError("a logit is not finite")
-    probabilities = softmax(logits.astype(np.float64), axis=1)  # (N, K)
-    best = np.argsort(-logits, axis=1, kind="stable")[:, :2]  # (N, 2)
-    names = np.array(classes, dtype=object)[best]  # (N, 2)
-    of_best = np.take_along_axis(probabilities, best, axis=1)  # (N, 2)
-    parts = (list(files), names[:, 0], of_best[:, 0], names[:, 1], of_best[:, 1])
-    return pd.DataFrame(dict(zip(_COLUMNS, parts, strict=True)))
+    top = np.argsort(-logits, axis=1, kind="stable")[:, :2]  # (N, 2)
+    names = np.array(classes, dtype=object)[top]  # (N, 2)
+    probabilities = np.take_along_axis(softmax(logits.astype(np.float64), axis=1), top, axis=1)
+    return pd.DataFrame(
+        {
+            "file": list(files),
+            "class": names[:, 0],
+            "probability": probabilities[:, 0],
+            "runner_up": names[:, 1],
+            "runner_up_probability": probabilities[:, 1],
+        }
+    )
 
 
-def least_certain(predictions: pd.DataFrame, most: int) -> pd.DataFrame:
-    """The images whose class has the smallest probability.
+def select_least_certain(predictions: pd.DataFrame, limit: int) -> pd.DataFrame:
+    """Return the predictions with the smallest probability.
 
     Args:
-        predictions: As `named_predictions` makes it.
-        most: How many to give at most.
+        predictions: From `name_predictions`.
+        limit: Maximum number of rows.
 
     Returns:
-        Rows of the predictions, the least certain first; of equal ones, the first file.
+        Rows of the predictions, by ascending probability, then by file.
     """
-    return predictions.sort_values(["probability", "file"]).head(most)
+    return predictions.sort_values(["probability", "file"]).head(limit)

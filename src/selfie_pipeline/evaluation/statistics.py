@@ -1,4 +1,4 @@
-"""What can be said of numbers that were measured over a few seeds, and of two arms of them."""
+"""Statistics over a few seeds, and statistical tests that compare two arms."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from scipy.special import fdtri, stdtrit
 from statsmodels.stats.contingency_tables import mcnemar
 
 _RESAMPLES = 2**14
-"""Sign patterns of up to 14 pairs are all tried; of more pairs, so many are drawn at random."""
+"""Maximum number of sign patterns; they are enumerated up to 14 pairs and drawn at random above."""
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A sample's mean and spread, in the unit of its values; NaN where too few say nothing.
+class Summary:
+    """Summary statistics of a sample, in the unit of its values; NaN where it has too few values.
 
     Attributes:
         n: Number of values.
         mean: Their mean; NaN without values.
         std: Sample standard deviation (``ddof=1``); NaN with fewer than two values.
         low: Lower end of the mean's 95 % interval (Student's t); NaN with fewer than two values,
-            and where all are equal: an interval without width would claim to be certain.
-        high: Upper end of the same.
+            and if all are equal, because an interval of width zero would claim certainty.
+        high: Upper end of the interval.
     """
 
     n: int
     mean: float
-    std: float
-    low: float
-    high: float
+    std: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
 
 
-def spread(values: ArrayLike) -> Spread:
-    """Mean, sample standard deviation and 95 % interval of the mean.
+def summarise(values: ArrayLike) -> Summary:
+    """Compute the mean, its 95 % interval and the sample standard deviation.
 
-    Given the differences of paired values, the interval is that of the paired t test.
+    For the differences of paired values, the interval is that of the paired t test.
 
     Args:
-        values: (n,) numbers of any unit, n may be 0.
+        values: (n,) numbers of any unit; n may be 0.
 
     Returns:
-        Their spread, in the same unit.
+        Their summary, in the same unit.
 
     Raises:
         ValueError: The values are not one-dimensional, or one is not finite.
@@ -54,18 +54,18 @@ def spread(values: ArrayLike) -> Spread:
         raise ValueError(f"expected finite numbers in one dimension, got {sample}")
     n = sample.size
     mean = float(sample.mean()) if n else math.nan
-    if n < 2:  # noqa: PLR2004  # one value has no spread
-        return Spread(n, mean, math.nan, math.nan, math.nan)
+    if n < 2:  # noqa: PLR2004  # one value has no standard deviation
+        return Summary(n, mean)
     if _all_equal(sample):
-        return Spread(n, mean, 0.0, math.nan, math.nan)
+        return Summary(n, mean, std=0.0)
     std = float(sample.std(ddof=1))
-    reach = float(stdtrit(n - 1, 0.975)) * std / math.sqrt(n)
-    return Spread(n, mean, std, mean - reach, mean + reach)
+    margin = float(stdtrit(n - 1, 0.975)) * std / math.sqrt(n)
+    return Summary(n, mean, std, mean - margin, mean + margin)
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of two standard deviations and its 95 % interval; NaN where too few say nothing."""
+    """A ratio of two standard deviations and its 95 % interval; NaN where it is undefined."""
 
     value: float
     low: float
@@ -74,12 +74,12 @@ class Ratio:
 
 @dataclass(frozen=True)
 class McNemarResult:
-    """On how many samples only one of two classifiers is right.
+    """The result of McNemar's exact test.
 
     Attributes:
-        gained: Samples that only ours has right.
-        lost: Samples that only theirs has right.
-        p: Of McNemar's exact test.
+        gained: Number of samples that only our classifier gets right.
+        lost: Number of samples that only the other classifier gets right.
+        p: Two-sided p value.
     """
 
     gained: int
@@ -88,75 +88,75 @@ class McNemarResult:
 
 
 def paired_t_p(ours: ArrayLike, theirs: ArrayLike) -> float:
-    """The two-sided p value of the paired t test: the one whose interval `spread` gives.
+    """Return the two-sided p value of the paired t test, which matches `summarise`'s interval.
 
     Args:
         ours: (n,) numbers.
-        theirs: (n,) numbers in the same unit, each measured under the same conditions (the same
-            seed) as ours in its place.
+        theirs: (n,) numbers in the same unit, each measured under the same conditions (with the
+            same seed) as the number at its index in `ours`.
 
     Returns:
-        The p value, for differences that are normally distributed; NaN with fewer than two pairs,
-        and where all differences are equal and so say nothing of their spread.
+        The p value, which assumes normally distributed differences; NaN with fewer than two pairs,
+        and if all differences are equal, because their variance is then unknown.
 
     Raises:
-        ValueError: The values do not pair up, or one is not finite.
+        ValueError: The lengths differ, or a value is not finite.
     """
-    ours, theirs = _paired(ours, theirs)
+    ours, theirs = _check_pairs(ours, theirs)
     if len(ours) < 2 or _all_equal(ours - theirs):  # noqa: PLR2004
         return math.nan
     return float(stats.ttest_rel(ours, theirs).pvalue)
 
 
 def paired_permutation_p(ours: ArrayLike, theirs: ArrayLike) -> float:
-    """The two-sided p value of the paired permutation test of the mean difference.
+    """Return the two-sided p value of the paired permutation test of the mean difference.
 
-    Under its hypothesis, that of no difference, the two arms of a pair could as well be exchanged;
-    nothing is assumed of their distribution. It is exact up to 14 pairs and never below 2 / 2ⁿ:
-    with 5 pairs 0.06, so that fewer than 6 cannot reach 0.05.
+    Under the null hypothesis the two arms of a pair are exchangeable; no distribution is assumed.
+    The test is exact up to 14 pairs, and p is never below 2 / 2ⁿ: it is at least 0.06 with 5 pairs,
+    so fewer than 6 pairs cannot reach 0.05.
 
     Args:
         ours: (n,) numbers.
-        theirs: (n,) numbers, as in `paired_t_p`.
+        theirs: (n,) numbers, paired as in `paired_t_p`.
 
     Returns:
-        The p value, the same at each call; NaN with fewer than two pairs.
+        The p value, deterministic; NaN with fewer than two pairs.
 
     Raises:
-        ValueError: As `paired_t_p`.
+        ValueError: The lengths differ, or a value is not finite.
     """
-    ours, theirs = _paired(ours, theirs)
+    ours, theirs = _check_pairs(ours, theirs)
     if len(ours) < 2:  # noqa: PLR2004
         return math.nan
-    tested = stats.permutation_test(  # type: ignore[attr-defined]  # scipy has no types
-        (ours - theirs,),  # of one sample, "samples" flips the signs
+    result = stats.permutation_test(  # type: ignore[attr-defined]  # scipy has no types
+        (ours - theirs,),  # with a single sample, "samples" flips the signs
         np.mean,
         permutation_type="samples",
         n_resamples=_RESAMPLES,
         rng=np.random.default_rng(0),
     )
-    return float(tested.pvalue)
+    return float(result.pvalue)
 
 
-def ratio_of_stds(above: ArrayLike, below: ArrayLike) -> Ratio:
-    """The ratio of two samples' standard deviations, with the 95 % interval of the F test.
+def ratio_of_stds(numerator: ArrayLike, denominator: ArrayLike) -> Ratio:
+    """Return the ratio of two samples' standard deviations, with the 95 % interval of the F test.
 
-    The interval assumes two independent samples of normal distributions. With arms that share
-    their seeds the first holds only nearly: values that rise and fall together make the true
-    interval narrower. It is wide: with 5 seeds an arm it spans a factor of 9.6.
+    The interval assumes two independent, normally distributed samples. Arms that share their seeds
+    are only approximately independent: if their values are correlated, the true interval is
+    narrower. It is wide: with 5 seeds per arm it spans a factor of 9.6.
 
     Args:
-        above: (n,) numbers.
-        below: (m,) numbers in the same unit.
+        numerator: (n,) numbers.
+        denominator: (m,) numbers in the same unit.
 
     Returns:
-        std(above) / std(below); NaN throughout where either has fewer than two values or does not
-        vary at all.
+        std(numerator) / std(denominator); NaN throughout if either sample has fewer than two
+        values or a standard deviation of zero.
 
     Raises:
-        ValueError: As `spread`.
+        ValueError: The values are not one-dimensional, or one is not finite.
     """
-    first, second = spread(above), spread(below)
+    first, second = summarise(numerator), summarise(denominator)
     if not (first.std > 0 and second.std > 0):  # also catches NaN
         return Ratio(math.nan, math.nan, math.nan)
     ratio = first.std / second.std
@@ -165,38 +165,40 @@ def ratio_of_stds(above: ArrayLike, below: ArrayLike) -> Ratio:
 
 
 def mcnemar_test(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> McNemarResult:
-    """McNemar's exact test: does one classifier get right what the other gets wrong, or both alike?
+    """Run McNemar's exact test on the samples that only one of two classifiers gets right.
 
-    It speaks of other test samples, and counts each answer as independent of the others. Answers
-    pooled over several seeds are not: a hard sample is hard for all of them. Its p value is then
-    too small, and it says nothing of other seeds; the paired tests over the seeds do.
+    The test generalises to other test samples and assumes independent predictions. Predictions
+    pooled over seeds are not independent, because a hard sample is hard for every seed. The p value
+    is then too small, and does not generalise to other seeds; the paired tests over seeds do.
 
     Args:
-        ours: (N,) bool, whether each answer is right; N may be 0.
-        theirs: (N,) bool, of the same samples in the same order.
+        ours: (N,) bool, whether each prediction is correct; N may be 0.
+        theirs: (N,) bool, for the same samples in the same order.
 
     Returns:
-        The numbers of samples that one alone has right, and the two-sided p value.
+        The numbers of samples that only one classifier gets right, and the two-sided p value.
 
     Raises:
-        ValueError: The answers do not pair up.
+        ValueError: The shapes differ or are not one-dimensional.
     """
     if ours.ndim != 1 or ours.shape != theirs.shape:
-        raise ValueError(f"answers of shape {ours.shape} and {theirs.shape} do not pair up")
+        raise ValueError(f"predictions of shapes {ours.shape} and {theirs.shape} cannot be paired")
     gained, lost = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
     both, neither = int((ours & theirs).sum()), int((~ours & ~theirs).sum())
     table = [[both, gained], [lost, neither]]
-    tested = mcnemar(table, exact=True)  # type: ignore[no-untyped-call]  # nor has statsmodels
-    return McNemarResult(gained, lost, float(tested.pvalue))
+    result = mcnemar(table, exact=True)  # type: ignore[no-untyped-call]  # nor has statsmodels
+    return McNemarResult(gained, lost, float(result.pvalue))
 
 
-def _paired(ours: ArrayLike, theirs: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _check_pairs(
+    ours: ArrayLike, theirs: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     pair = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
     if pair[0].ndim != 1 or pair[0].shape != pair[1].shape or not np.isfinite(pair).all():
-        raise ValueError(f"expected as many finite numbers of both arms, got {pair}")
+        raise ValueError(f"expected equally many finite numbers from both arms, got {pair}")
     return pair
 
 
 def _all_equal(values: NDArray[np.float64]) -> bool:
-    """But for the rounding of accuracies, which are multiples of one over the test samples."""
+    """Return whether all values are equal up to the rounding errors of accuracies."""
     return bool(np.ptp(values) <= 1e-9 * max(1.0, float(np.abs(values).max())))
