@@ -1,4 +1,4 @@
-"""Training histories as the report reads them."""
+"""Fixtures of the report's tests."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 @pytest.fixture
 def history() -> pd.DataFrame:
+    """Return a training history."""
     steps = np.arange(10, 60, 10)
     return pd.DataFrame(
         {

@@ -1,21 +1,23 @@
+"""Tests of the contact sheet."""
+
 import numpy as np
 import pytest
 
-from selfie_pipeline.evaluation.predictions import named_predictions
-from selfie_pipeline.report.contact_sheet import contact_sheet
+from selfie_pipeline.evaluation.predictions import name_predictions
+from selfie_pipeline.report.contact_sheet import draw_predictions
 
 CLASSES = ["a cat of a very long name", "dog"]
 
 
 def predictions(count: int):
     logits = np.log([[0.6, 0.4]] * count).reshape(-1, 2)
-    return named_predictions([f"{number}.png" for number in range(count)], logits, CLASSES)
+    return name_predictions([f"{number}.png" for number in range(count)], logits, CLASSES)
 
 
-def test_each_image_has_its_file_and_its_two_classes() -> None:
+def test_each_image_is_captioned_with_its_file_and_two_classes() -> None:
     images = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3), dtype=np.uint8)
 
-    figure = contact_sheet(images, predictions(8))
+    figure = draw_predictions(images, predictions(8))
 
     shown = [axes for axes in figure.axes if axes.images]
     assert len(figure.axes) == 12
@@ -31,13 +33,13 @@ def test_each_image_has_its_file_and_its_two_classes() -> None:
     assert figure.get_label().endswith("And 3 more.")
 
 
-def test_no_image_is_said_so() -> None:
-    figure = contact_sheet(np.empty((0, 4, 4, 3), dtype=np.uint8), predictions(0))
+def test_no_images_show_a_placeholder() -> None:
+    figure = draw_predictions(np.empty((0, 4, 4, 3), dtype=np.uint8), predictions(0))
 
-    assert figure.axes[0].texts[0].get_text() == "there is no image"
-    assert figure.get_label().endswith("There is none.")
+    assert figure.axes[0].texts[0].get_text() == "no images"
+    assert figure.get_label().endswith("There are none.")
 
 
-def test_an_image_too_many_is_refused() -> None:
-    with pytest.raises(ValueError, match="2 images do not fit 1 predictions"):
-        contact_sheet(np.zeros((2, 4, 4, 3), dtype=np.uint8), predictions(1))
+def test_more_images_than_predictions_raise() -> None:
+    with pytest.raises(ValueError, match="2 images do not match 1 predictions"):
+        draw_predictions(np.zeros((2, 4, 4, 3), dtype=np.uint8), predictions(1))

@@ -1,3 +1,5 @@
+"""Tests of the figures of the results."""
+
 from __future__ import annotations
 
 import math
@@ -7,91 +9,94 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 
-from selfie_pipeline.evaluation.tables import gains_over_ratio, results_table, select
+from selfie_pipeline.evaluation.tables import build_results_table, compute_gains, select_cells
 from selfie_pipeline.report.figures import (
-    accuracy_over_labels,
-    gain_over_ratio,
-    variance_over_labels,
+    draw_accuracy_over_labels,
+    draw_gain_over_ratio,
+    draw_variance_over_labels,
 )
 from selfie_pipeline.report.style import DARK, LIGHT
 
 
 def bars(axes) -> dict[str, ErrorbarContainer]:
+    """Return the error bars of each label."""
     return {c.get_label(): c for c in axes.containers if isinstance(c, ErrorbarContainer)}
 
 
-def spans(container: ErrorbarContainer) -> list[tuple[float, float]]:
-    """Lower and upper ends of the error bars that are drawn."""
+def ends_of(container: ErrorbarContainer) -> list[tuple[float, float]]:
+    """Return the lower and upper ends of the drawn error bars."""
     (lines,) = container.lines[2]
     ends = [(segment[0][1], segment[1][1]) for segment in lines.get_segments() if len(segment)]
     return [end for end in ends if not math.isnan(end[0])]
 
 
 def test_error_bars_are_the_standard_deviations(four_seeds) -> None:
-    (axes,) = accuracy_over_labels(results_table(four_seeds)).axes
+    (axes,) = draw_accuracy_over_labels(build_results_table(four_seeds)).axes
     assert list(bars(axes)) == ["supervised (n = 4)", "Selfie (n = 4)"]
-    ((low, high),) = spans(bars(axes)["supervised (n = 4)"])
+    ((low, high),) = ends_of(bars(axes)["supervised (n = 4)"])
     assert (low, high) == pytest.approx((79.5 - math.sqrt(5 / 3), 79.5 + math.sqrt(5 / 3)))
 
 
 def test_one_seed_has_no_error_bar(one_seed) -> None:
-    (axes,) = accuracy_over_labels(results_table(one_seed)).axes
+    (axes,) = draw_accuracy_over_labels(build_results_table(one_seed)).axes
     found = bars(axes)
     assert list(found) == ["supervised (n = 1)", "Selfie (n = 1)"]
     assert all(not container.has_yerr for container in found.values())
 
 
-def test_of_two_fractions_only_the_one_with_two_seeds_has_a_bar(four_seeds, make_cells) -> None:
+def test_only_fractions_with_two_seeds_have_error_bars(four_seeds, make_cells) -> None:
     cells = [*four_seeds, *make_cells("selfie", {0: 0.95}, labeled_frac=1.0, labels=1257)]
-    (axes,) = accuracy_over_labels(results_table(cells)).axes
-    assert len(spans(bars(axes)["Selfie (n = 1 to 4)"])) == 1
+    (axes,) = draw_accuracy_over_labels(build_results_table(cells)).axes
+    assert len(ends_of(bars(axes)["Selfie (n = 1 to 4)"])) == 1
 
 
-def test_ticks_are_the_real_fractions(four_seeds, make_cells) -> None:
+def test_ticks_are_the_labeled_fractions(four_seeds, make_cells) -> None:
     cells = [*four_seeds, *make_cells("selfie", {0: 0.95}, labeled_frac=1.0, labels=1257)]
-    (axes,) = accuracy_over_labels(results_table(cells)).axes
+    (axes,) = draw_accuracy_over_labels(build_results_table(cells)).axes
     assert axes.get_xscale() == "log"
     assert axes.get_xticks().tolist() == [5, 100]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["5 %\n63", "100 %\n1,257"]
     assert axes.get_xticks(minor=True).size == 0
 
 
-def test_paper_is_hollow_and_only_where_there_is_one(four_seeds, make_cells) -> None:
+def test_paper_results_have_hollow_markers_and_only_where_they_exist(
+    four_seeds, make_cells
+) -> None:
     cells = [
         *four_seeds,
         *make_cells("selfie", {0: 0.58}, data="cifar10", labels=2500),
     ]
-    cifar, digits = accuracy_over_labels(results_table(cells)).axes
+    cifar, digits = draw_accuracy_over_labels(build_results_table(cells)).axes
     assert list(bars(digits)) == ["supervised (n = 4)", "Selfie (n = 4)"]
     paper = bars(cifar)["Selfie, paper (n = 5)"]
     assert paper.lines[0].get_markerfacecolor() == "none"
     assert paper.lines[0].get_ydata().tolist() == [75.9]
-    assert spans(paper) == [pytest.approx((75.5, 76.3))]
+    assert ends_of(paper) == [pytest.approx((75.5, 76.3))]
 
 
-def test_accuracy_needs_results() -> None:
-    with pytest.raises(ValueError, match="no results"):
-        accuracy_over_labels(results_table([]))
+def test_a_table_without_rows_raises() -> None:
+    with pytest.raises(ValueError, match="no results to draw"):
+        draw_accuracy_over_labels(build_results_table([]))
 
 
-def test_a_name_is_no_formula_and_no_style_leaks(make_cells) -> None:
+def test_names_are_not_parsed_as_formulas_and_the_global_style_is_unchanged(make_cells) -> None:
     before = dict(mpl.rcParams)
     cells = make_cells("selfie", {0: 0.5}, data="a$b_$")
-    figure = accuracy_over_labels(results_table(cells))
+    figure = draw_accuracy_over_labels(build_results_table(cells))
     figure.draw_without_rendering()
     assert figure.axes[0].get_title("left").startswith("a$b_$")
     assert dict(mpl.rcParams) == before
 
 
-def test_each_role_has_a_colour_of_its_own_in_both_palettes() -> None:
+def test_palettes_have_the_same_roles_and_distinct_colours() -> None:
     assert LIGHT.keys() == DARK.keys()
     assert len(set(LIGHT.values())) == len(LIGHT)
     assert all(to_hex(colour) == colour for colour in LIGHT.values())
 
 
-def test_deviations_and_their_ratio(four_seeds) -> None:
-    table = results_table(four_seeds)
-    left, right = variance_over_labels(table).axes
+def test_standard_deviations_and_their_ratio(four_seeds) -> None:
+    table = build_results_table(four_seeds)
+    left, right = draw_variance_over_labels(table).axes
     drawn = {line.get_label(): line.get_ydata().tolist() for line in left.get_lines()}
     assert drawn == {
         "supervised (n = 4)": pytest.approx([math.sqrt(5 / 3)]),
@@ -99,13 +104,13 @@ def test_deviations_and_their_ratio(four_seeds) -> None:
     }
     assert len({line.get_marker() for line in left.get_lines()}) == 2  # readable in grey
     selfie = table.iloc[1]
-    ((low, high),) = spans(bars(right)["ratio, 95 % interval"])
+    ((low, high),) = ends_of(bars(right)["ratio, 95 % interval"])
     assert (low, high) == pytest.approx((selfie["std_ratio_low"], selfie["std_ratio_high"]))
 
 
-def test_deviations_of_the_paper_are_hollow(four_seeds) -> None:
-    table = results_table([cell | {"data": "cifar10"} for cell in four_seeds])
-    left, right = variance_over_labels(table).axes
+def test_the_papers_deviations_have_hollow_markers(four_seeds) -> None:
+    table = build_results_table([cell | {"data": "cifar10"} for cell in four_seeds])
+    left, right = draw_variance_over_labels(table).axes
     papers = {
         line.get_label(): line.get_ydata().tolist()
         for axes in (left, right)
@@ -119,19 +124,21 @@ def test_deviations_of_the_paper_are_hollow(four_seeds) -> None:
     }
 
 
-def test_one_seed_has_no_deviation(one_seed) -> None:
-    figure = variance_over_labels(results_table(one_seed))
+def test_one_seed_has_no_standard_deviation(one_seed) -> None:
+    figure = draw_variance_over_labels(build_results_table(one_seed))
     left, right = figure.axes
     assert [text.get_text() for text in left.texts] == [
         "fewer than two seeds:\nno standard deviation"
     ]
     assert not bars(right)["ratio, 95 % interval"].has_yerr
-    assert "nothing is claimed" in figure.get_label()
+    assert "there are no values" in figure.get_label()
     figure.draw_without_rendering()
 
 
 @pytest.fixture
 def gain_cells(make_cells) -> list[dict]:
+    """Return cells with two numbers of pretraining images."""
+
     def origin(images: int) -> dict:
         provenance = {"configuration": {"pretrain": {"images": images}}}
         return {"provenance": provenance | {"pretraining_images": images}, "labels": 60}
@@ -144,31 +151,31 @@ def gain_cells(make_cells) -> list[dict]:
 
 
 def test_gain_over_the_ratio(gain_cells) -> None:
-    gains = gains_over_ratio(select(gain_cells, {"present"}))
-    figure = gain_over_ratio(gains)
+    gains = compute_gains(select_cells(gain_cells, {"present"}))
+    figure = draw_gain_over_ratio(gains)
     (axes,) = figure.axes
     ((label, line),) = bars(axes).items()
     assert label == "digits, 5 % (60 labels; n = 1 to 2)"
     assert line.lines[0].get_xdata().tolist() == [5, 20]
     assert line.lines[0].get_ydata().tolist() == pytest.approx([3, 11])
-    assert spans(line) == [
+    assert ends_of(line) == [
         pytest.approx(tuple(gains.iloc[1][["difference_low", "difference_high"]]))
     ]
     marks = {line.get_label(): line.get_xdata() for line in axes.get_lines()}
-    assert marks["paper: gains take off at about 10 times"] == [10, 10]
+    assert marks["paper: larger gains from a ratio of about 10"] == [10, 10]
     assert axes.get_xlim()[0] < 5
     assert axes.get_xlim()[1] > 20
-    assert "20 times as many images: +11.0 points" in figure.get_label()
+    assert "20 pretraining images per label: +11.0 points" in figure.get_label()
 
 
 def test_gain_of_one_seed_has_no_error_bar(gain_cells) -> None:
     cells = [cell for cell in gain_cells if cell["seed"] == 0]
-    (axes,) = gain_over_ratio(gains_over_ratio(select(cells, {"present"}))).axes
+    (axes,) = draw_gain_over_ratio(compute_gains(select_cells(cells, {"present"}))).axes
     (line,) = bars(axes).values()
     assert not line.has_yerr
 
 
-def test_without_a_gain_the_figure_says_so() -> None:
-    figure = gain_over_ratio(gains_over_ratio(select([], set())))
-    assert "no result says" in figure.axes[0].texts[0].get_text()
+def test_no_gains_show_a_placeholder() -> None:
+    figure = draw_gain_over_ratio(compute_gains(select_cells([], set())))
+    assert "no result records" in figure.axes[0].texts[0].get_text()
     figure.draw_without_rendering()

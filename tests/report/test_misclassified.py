@@ -1,28 +1,34 @@
+"""Tests of the figures of errors."""
+
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from selfie_pipeline.evaluation.scores import predictions_table
-from selfie_pipeline.report.misclassified import confusion_matrix, sample_errors, worst_errors
+from selfie_pipeline.evaluation.scores import build_predictions_table
+from selfie_pipeline.report.misclassified import (
+    draw_confusion_matrix,
+    draw_sample_errors,
+    select_worst_errors,
+)
 
 CLASSES = ["cat", "dog", "owl"]
 
 
 def predictions(pairs: list[tuple[int, int]], classes: int = 3) -> pd.DataFrame:
-    """Of each true class and said class; the later, the surer."""
-    true, said = np.array(pairs).T
+    """Tabulate pairs of a true and a predicted class, with increasing probability."""
+    true, predicted = np.array(pairs).T
     logits = np.zeros((len(pairs), classes))
-    logits[np.arange(len(pairs)), said] = 1 + np.arange(len(pairs))
-    return predictions_table(np.arange(len(pairs)) + 100, true, logits)
+    logits[np.arange(len(pairs)), predicted] = 1 + np.arange(len(pairs))
+    return build_predictions_table(np.arange(len(pairs)) + 100, true, logits)
 
 
-SAID = predictions([(0, 0), (0, 1), (0, 1), (1, 1), (2, 0), (2, 2)])
+PREDICTIONS = predictions([(0, 0), (0, 1), (0, 1), (1, 1), (2, 0), (2, 2)])
 
 
-def cells(figure) -> dict[tuple[float, float], tuple[str, str]]:
-    """Number and colour of each cell, by row and column."""
+def entries(figure) -> dict[tuple[float, float], tuple[str, str]]:
+    """Return the number and the colour of each matrix entry, by row and column."""
     (axes,) = figure.axes
     numbers = {text.get_position()[::-1]: text.get_text() for text in axes.texts}
     return {
@@ -35,87 +41,98 @@ def cells(figure) -> dict[tuple[float, float], tuple[str, str]]:
 
 
 def test_confusion_by_hand() -> None:
-    figure = confusion_matrix(SAID, CLASSES)
-    found = cells(figure)
+    figure = draw_confusion_matrix(PREDICTIONS, CLASSES)
+    found = entries(figure)
     assert {place: number for place, (number, _) in found.items()} == {
         (0, 0): "1",
-        (0, 1): "2",  # two cats are said to be dogs
+        (0, 1): "2",  # two cats are predicted as dogs
         (1, 1): "1",
         (2, 0): "1",
         (2, 2): "1",
     }
-    right, wrong = found[0, 0][1], found[0, 1][1]
-    assert right != wrong
-    assert {found[place][1] for place in ((1, 1), (2, 2))} == {right}
+    correct, wrong = found[0, 0][1], found[0, 1][1]
+    assert correct != wrong
+    assert {found[place][1] for place in ((1, 1), (2, 2))} == {correct}
     (axes,) = figure.axes
     assert [tick.get_text() for tick in axes.get_yticklabels()] == CLASSES
     assert [tick.get_text() for tick in axes.get_xticklabels()] == CLASSES
     bold = {text.get_position() for text in axes.texts if text.get_weight() == "bold"}
     assert bold == {(0.5, 0.5), (1.5, 1.5), (2.5, 2.5)}  # not by colour alone
     assert figure.get_label().startswith(
-        "Confusion of 3 classes: 3 of 6 right. cat is taken for dog"
+        "Confusion of 3 classes: 3 of 6 correct. cat is predicted as dog 2 times"
     )
 
 
-def test_thirty_classes_are_a_matrix_more_are_a_table() -> None:
-    thirty = confusion_matrix(SAID, [f"class {n}" for n in range(30)])
-    assert len(cells(thirty)) == 5
-    figure = confusion_matrix(SAID, [*CLASSES, *(f"class {n}" for n in range(3, 31))])
+def test_up_to_thirty_classes_give_a_matrix_and_more_give_a_table() -> None:
+    thirty = draw_confusion_matrix(PREDICTIONS, [f"class {n}" for n in range(30)])
+    assert len(entries(thirty)) == 5
+    figure = draw_confusion_matrix(PREDICTIONS, [*CLASSES, *(f"class {n}" for n in range(3, 31))])
     (axes,) = figure.axes
     texts = [text.get_text() for text in axes.texts]
     assert texts == [
-        *("True class", "Taken for", "Test images"),
+        *("True class", "Predicted class", "Test images"),
         *("cat", "dog", "2 of 3"),
         *("owl", "cat", "1 of 2"),
     ]
     assert figure.get_size_inches()[0] < 10
 
 
-def test_no_confusion_and_a_class_that_never_occurs() -> None:
+def test_no_confusion_and_a_class_that_does_not_occur() -> None:
     for classes in (CLASSES, [f"class {n}" for n in range(31)]):
-        figure = confusion_matrix(predictions([(0, 0), (1, 1)]), classes)
+        figure = draw_confusion_matrix(predictions([(0, 0), (1, 1)]), classes)
         figure.draw_without_rendering()
-        assert figure.get_label().endswith("2 of 2 right.")
+        assert figure.get_label().endswith("2 of 2 correct.")
 
 
-@pytest.mark.parametrize("found", [SAID, SAID[:0]])
-def test_refuses_what_is_no_class(found: pd.DataFrame) -> None:
-    with pytest.raises(ValueError, match="predictions of 2 classes"):
-        confusion_matrix(found, CLASSES[:2])
+@pytest.mark.parametrize("found", [PREDICTIONS, PREDICTIONS[:0]])
+def test_predictions_that_are_not_classes_raise(found: pd.DataFrame) -> None:
+    with pytest.raises(ValueError, match="expected predictions of 2 classes"):
+        draw_confusion_matrix(found, CLASSES[:2])
 
 
-def test_the_surest_error_comes_first() -> None:
-    assert worst_errors(SAID, 12)["sample"].tolist() == [104, 102, 101]
-    assert worst_errors(SAID, 2)["sample"].tolist() == [104, 102]
-    equal = SAID.assign(probability=0.5)
-    assert worst_errors(equal[::-1], 12)["sample"].tolist() == [101, 102, 104]
+def test_errors_are_ordered_by_descending_probability() -> None:
+    assert select_worst_errors(PREDICTIONS, 12)["sample"].tolist() == [104, 102, 101]
+    assert select_worst_errors(PREDICTIONS, 2)["sample"].tolist() == [104, 102]
+    equal = PREDICTIONS.assign(probability=0.5)
+    assert select_worst_errors(equal[::-1], 12)["sample"].tolist() == [101, 102, 104]
 
 
-def test_sample_errors_show_image_truth_and_answer() -> None:
-    wrong = worst_errors(SAID, 12)
+def test_sample_errors_show_the_image_and_both_classes() -> None:
+    wrong = select_worst_errors(PREDICTIONS, 12)
     images = np.stack([np.full((4, 4, 3), sample, np.uint8) for sample in wrong["sample"]])
-    figure = sample_errors(images, wrong, CLASSES)
+    figure = draw_sample_errors(images, wrong, CLASSES)
     shown = [axes for axes in figure.axes if axes.images]
     assert [int(axes.images[0].get_array()[0, 0, 0]) for axes in shown] == [104, 102, 101]
     titles = [axes.get_title("left").splitlines() for axes in shown]
-    assert titles[0][:2] == ["is: owl", "✗ said: cat"]
-    assert titles[2] == ["is: cat", "✗ said: dog", f"{100 * np.e**2 / (np.e**2 + 2):.0f} % sure"]
-    assert "owl, taken for cat" in figure.get_label()
+    assert titles[0][:2] == ["true: owl", "✗ predicted: cat"]
+    assert titles[2] == [
+        "true: cat",
+        "✗ predicted: dog",
+        f"probability: {100 * np.e**2 / (np.e**2 + 2):.0f} %",
+    ]
+    assert "owl, predicted as cat" in figure.get_label()
 
 
-def test_long_names_are_cut() -> None:
-    wrong = worst_errors(SAID, 1)
-    figure = sample_errors(np.zeros((1, 4, 4, 3), np.uint8), wrong, ["c" * 99, "dog", "o" * 99])
-    assert max(map(len, figure.axes[0].get_title("left").splitlines())) <= 24
+def test_long_names_are_shortened_to_fit_the_panel() -> None:
+    wrong = select_worst_errors(PREDICTIONS, 1)
+    figure = draw_sample_errors(
+        np.zeros((1, 4, 4, 3), np.uint8), wrong, ["c" * 99, "dog", "o" * 99]
+    )
+    figure.draw_without_rendering()
+    lines = figure.axes[0].get_title("left").splitlines()
+    assert [len(line) for line in lines[:2]] == [26, 27]
+    assert figure.axes[0].get_tightbbox().width <= figure.bbox.width / 4
     assert "o" * 99 in figure.get_label()
 
 
-def test_no_errors_is_said() -> None:
-    figure = sample_errors(np.zeros((0, 4, 4, 3), np.uint8), SAID[:0], CLASSES)
-    assert figure.axes[0].texts[0].get_text() == "no image is classified wrongly"
+def test_no_errors_show_a_placeholder() -> None:
+    figure = draw_sample_errors(np.zeros((0, 4, 4, 3), np.uint8), PREDICTIONS[:0], CLASSES)
+    assert figure.axes[0].texts[0].get_text() == "no image is misclassified"
     figure.draw_without_rendering()
 
 
-def test_each_prediction_needs_its_image() -> None:
-    with pytest.raises(ValueError, match="2 images do not fit 3"):
-        sample_errors(np.zeros((2, 4, 4, 3), np.uint8), worst_errors(SAID, 12), CLASSES)
+def test_different_numbers_of_images_and_predictions_raise() -> None:
+    with pytest.raises(ValueError, match="2 images do not match 3"):
+        draw_sample_errors(
+            np.zeros((2, 4, 4, 3), np.uint8), select_worst_errors(PREDICTIONS, 12), CLASSES
+        )

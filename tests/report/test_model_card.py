@@ -1,3 +1,5 @@
+"""Tests of the model card."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -5,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from selfie_pipeline.report.model_card import model_card
+from selfie_pipeline.report.model_card import render_model_card
 
-MADE = {
+PROVENANCE = {
     "classes": ["cat", "null"],
     "mean": [0.5, 0.4, 0.3],
     "std": [0.2, 0.2, 0.25],
@@ -25,15 +27,16 @@ MADE = {
 
 
 def cell(seed: int, accuracy: float, **changes: Any) -> dict[str, Any]:
+    """Return a result of the arm selfie."""
     return {
-        "data": "no",  # YAML's false, if not quoted
+        "data": "no",  # false in YAML unless quoted
         "network": "ResNet-50 v2",
         "arm": "selfie",
         "labeled_frac": 0.05,
         "labels": 1200,
         "seed": seed,
         "accuracy": accuracy,
-        "configuration": "alike",
+        "configuration": "same",
         "version": str(seed),
         "provenance": {"classifier": "a classifier"},
     } | changes
@@ -43,16 +46,20 @@ OWN = cell(1, 0.9)
 
 
 def card(*others: dict[str, Any], loader: str | None = "network = …\n") -> str:
-    return model_card(OWN, [OWN, *others], MADE, licence="mit", loader=loader, tolerance=1e-4)
+    """Return the model card of `OWN`."""
+    return render_model_card(
+        OWN, [OWN, *others], PROVENANCE, licence="mit", loader=loader, tolerance=1e-4
+    )
 
 
 def front_matter(page: str) -> dict[str, Any]:
+    """Return the parsed front matter of a model card."""
     _, front, _ = page.split("---\n", 2)
     loaded: dict[str, Any] = yaml.safe_load(front)
     return loaded
 
 
-def test_the_hub_can_read_it() -> None:
+def test_front_matter_has_the_fields_of_the_hub() -> None:
     front = front_matter(card())
 
     assert front["license"] == "mit"
@@ -64,14 +71,14 @@ def test_the_hub_can_read_it() -> None:
     assert result["metrics"] == [{"type": "accuracy", "value": 0.9}]
 
 
-def test_it_says_what_others_need_to_know() -> None:
+def test_card_describes_data_preprocessing_recipe_and_limits() -> None:
     page = card()
 
     for part in (
         "5,000 images without labels",
         "1,200 labels",
         "(5 % of the training set)",
-        "resized to 40 pixels",
+        "to 40 pixels",
         "mean [0.5, 0.4, 0.3]",
         '["cat", "null"]',
         "network = …",
@@ -84,7 +91,7 @@ def test_it_says_what_others_need_to_know() -> None:
         assert part in page
 
 
-def test_accuracy_is_given_seed_by_seed_of_what_is_alike() -> None:
+def test_accuracies_are_listed_for_results_that_differ_only_in_the_seed() -> None:
     page = card(
         cell(0, 0.8),
         cell(2, 0.1, configuration="other"),
@@ -93,18 +100,18 @@ def test_accuracy_is_given_seed_by_seed_of_what_is_alike() -> None:
     )
 
     rows = page.split("| seed | accuracy |\n|---|---|\n")[1].split("\n\n")[0]
-    assert rows.splitlines() == ["| 0 | 80.00 % |", "| 1 (this one) | 90.00 % |"]
+    assert rows.splitlines() == ["| 0 | 80.00 % |", "| 1 (this model) | 90.00 % |"]
 
 
 @pytest.mark.parametrize("others", [(), (cell(0, 0.8),)])
-def test_one_seed_has_no_deviation(others: tuple[dict[str, Any], ...]) -> None:
+def test_one_seed_has_no_standard_deviation(others: tuple[dict[str, Any], ...]) -> None:
     page = card(*others)
 
-    assert ("One seed says little" in page) == (not others)
+    assert ("This is the result of one seed" in page) == (not others)
     assert ("Mean 85.00 %, standard deviation 7.07 over 2 seeds" in page) == bool(others)
 
 
-def test_of_a_network_that_timm_lacks_it_says_so() -> None:
+def test_a_network_that_timm_lacks_has_only_the_onnx_file() -> None:
     page = card(loader=None)
 
     assert "timm has no network like this one" in page

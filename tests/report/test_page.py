@@ -1,3 +1,5 @@
+"""Tests of the HTML page."""
+
 from __future__ import annotations
 
 import re
@@ -7,18 +9,19 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from selfie_pipeline.evaluation.tables import results_table, select
-from selfie_pipeline.report.figures import accuracy_over_labels
+from selfie_pipeline.evaluation.tables import build_results_table, select_cells
+from selfie_pipeline.report.figures import draw_accuracy_over_labels
 from selfie_pipeline.report.page import render_report
-from selfie_pipeline.report.training_curves import training_curves
+from selfie_pipeline.report.training_curves import draw_training_curves
 
 COUNTS = pd.DataFrame({"train": [1000, 900], "test": [10, 20]}, index=["cat", "dog"])
 
 
-def report(cells, counts: pd.DataFrame = COUNTS, figures=None, data: str = "digits") -> str:
+def render(cells, counts: pd.DataFrame = COUNTS, figures=None, data: str = "digits") -> str:
+    """Render the report of cells with the configuration "present"."""
     return render_report(
-        results_table(select(cells, {"present"}).used),
-        select(cells, {"present"}),
+        build_results_table(select_cells(cells, {"present"}).used),
+        select_cells(cells, {"present"}),
         data=data,
         counts=counts,
         figures=figures or {},
@@ -26,7 +29,7 @@ def report(cells, counts: pd.DataFrame = COUNTS, figures=None, data: str = "digi
 
 
 class Page(HTMLParser):
-    """What a browser would make of the page: tags, attributes, and text in order."""
+    """The page as a browser parses it: tags, attributes, and text in order."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -46,36 +49,38 @@ class Page(HTMLParser):
 
 
 def test_verdict_comes_before_the_table(four_seeds) -> None:
-    text = Page(report(four_seeds)).text
+    text = Page(render(four_seeds)).text
     assert text.index("Pretraining helped: +6.0 points") < text.index("85.5 ± 2.4 (n = 4)")
 
 
-def test_one_seed_is_said_to_say_little(one_seed) -> None:
-    text = Page(report(one_seed)).text
-    assert "With one seed, which says little" in text
+def test_one_seed_is_described_as_weak_evidence(one_seed) -> None:
+    text = Page(render(one_seed)).text
+    assert "With only one seed, which is weak evidence" in text
     assert "82.0 (n = 1)" in text
     assert "nan" not in text.lower().split()
 
 
-def test_says_what_was_left_out_and_why(four_seeds, make_cells) -> None:
+def test_page_lists_results_that_were_left_out_with_reasons(four_seeds, make_cells) -> None:
     other = make_cells("selfie", {4: 0.5, 5: 0.6}, configuration="before", version="the-other")
     again = make_cells("selfie", {0: 0.1}, version="2020-01-01")
-    text = Page(report([*four_seeds, *other, *again])).text
-    assert "8 finetunings are used." in text
-    assert "2 found but left out of the table: made with another configuration" in text
-    assert "1 found but left out: run again later" in text
+    text = Page(render([*four_seeds, *other, *again])).text
+    assert "Finetuning results used: 8." in text
+    assert (
+        "Left out because their configuration differs, so that they are not comparable: 2." in text
+    )
+    assert "Left out because the same seed was run again later: 1." in text
     assert "the-other" in text
-    assert "None was left out." in Page(report(four_seeds)).text
+    assert "No result was left out." in Page(render(four_seeds)).text
 
 
-def test_provenance_shows_every_value_and_where_cells_differ(make_cells) -> None:
+def test_provenance_shows_every_value_with_the_number_of_cells(make_cells) -> None:
     cells = [
         *make_cells("selfie", {0: 0.8, 1: 0.8}, provenance={"device": "one", "seconds": 1.5}),
         *make_cells(
             "supervised", {0: 0.8}, provenance={"device": "two", "model": {"layers": [1, 2]}}
         ),
     ]
-    text = Page(report(cells)).text
+    text = Page(render(cells)).text
     assert "device one (2×), two (1×)" in text
     assert "layers [1, 2] (1×)" in text
 
@@ -86,26 +91,26 @@ def test_many_values_are_shown_as_a_range(make_cells) -> None:
         for seed in range(11)
         for cell in make_cells("selfie", {seed: 0.5}, provenance={"seed": seed})
     ]
-    assert "seed 0 to 10 (11 values)" in Page(report(cells)).text
+    assert "seed 0 to 10 (11 values)" in Page(render(cells)).text
 
 
-def test_papers_numbers_beside(make_cells) -> None:
-    text = Page(report(make_cells("selfie", {0: 0.5}, data="cifar10", labels=2500))).text
+def test_page_shows_the_papers_results(make_cells) -> None:
+    text = Page(render(make_cells("selfie", {0: 0.5}, data="cifar10", labels=2500))).text
     assert "Paper (n = 5)" in text
     assert "75.9 ± 0.4" in text
     assert "ResNet-50" in text
 
 
-def test_tests_stand_under_how_sure(four_seeds, one_seed) -> None:
-    text = Page(report(four_seeds)).text
-    assert text.index("85.5 ± 2.4 (n = 4)") < text.index("How sure") < text.index("0.0052")
+def test_statistical_tests_follow_the_results(four_seeds, one_seed) -> None:
+    text = Page(render(four_seeds)).text
+    assert text.index("85.5 ± 2.4 (n = 4)") < text.index("Statistical tests") < text.index("0.0052")
     assert "0.54 (0.14 to 2.1)" in text
-    text = Page(report(one_seed)).text
-    assert "so nothing is claimed" in text
+    text = Page(render(one_seed)).text
+    assert "so there are no tests" in text
     assert "McNemar" not in text
 
 
-def test_every_cell_says_where_it_comes_from(make_cells) -> None:
+def test_every_cell_has_its_provenance(make_cells) -> None:
     origin = {
         "data": "d" * 64,
         "encoder": "e" * 64,
@@ -117,7 +122,7 @@ def test_every_cell_says_where_it_comes_from(make_cells) -> None:
         *make_cells("selfie", {0: 0.5}, configuration="present", provenance=origin),
         *make_cells("supervised", {7: 0.4}, provenance={"encoder": None}),
     ]
-    text = Page(report(cells)).text
+    text = Page(render(cells)).text
     assert (
         f"Selfie 0 50.00 2026-11-22T06.00.00.000Z present {'d' * 12} {'e' * 12} a processor "
         "0123456789ab-dirty python 3.11.2, torch 2.15.0" in text
@@ -125,7 +130,7 @@ def test_every_cell_says_where_it_comes_from(make_cells) -> None:
     assert "supervised 7 40.00 2026-11-22T06.00.00.000Z present – – – –" in text
 
 
-def test_values_of_provenance_are_as_short_as_people_need_them(make_cells) -> None:
+def test_values_of_the_provenance_are_shortened(make_cells) -> None:
     origin = {
         "encoder": None,
         "data": "0123456789ab" * 5 + "cdef",
@@ -133,7 +138,7 @@ def test_values_of_provenance_are_as_short_as_people_need_them(make_cells) -> No
         "mean": [0.3095252513885498, 0.25],
         "classes": ["cat", "dog"],
     }
-    text = Page(report(make_cells("selfie", {0: 0.5}, provenance=origin))).text
+    text = Page(render(make_cells("selfie", {0: 0.5}, provenance=origin))).text
     for shown in (
         "encoder none ",
         "data 0123456789ab ",
@@ -144,16 +149,16 @@ def test_values_of_provenance_are_as_short_as_people_need_them(make_cells) -> No
         assert shown in text
 
 
-def test_long_lists_of_provenance_are_told_briefly(make_cells) -> None:
+def test_long_lists_in_the_provenance_are_summarised(make_cells) -> None:
     names = [f"stage.{n}" for n in range(100)]
-    text = Page(report(make_cells("selfie", {0: 0.5}, provenance={"handed_over": names}))).text
-    assert "handed_over 100 items, stage.0 to stage.99" in text
+    text = Page(render(make_cells("selfie", {0: 0.5}, provenance={"loaded": names}))).text
+    assert "loaded 100 items, stage.0 to stage.99" in text
 
 
-def test_tables_have_heads_and_can_be_scrolled_by_keyboard(four_seeds) -> None:
-    page = Page(report(four_seeds))
-    heads = [attributes for tag, attributes in page.tags if tag == "th"]
-    assert {attributes.get("scope") for attributes in heads} == {"col", "row"}
+def test_tables_have_headers_and_can_be_scrolled_by_keyboard(four_seeds) -> None:
+    page = Page(render(four_seeds))
+    headers = [attributes for tag, attributes in page.tags if tag == "th"]
+    assert {attributes.get("scope") for attributes in headers} == {"col", "row"}
     regions = [attributes for tag, attributes in page.tags if attributes.get("class") == "scroll"]
     assert len(regions) == sum(tag == "table" for tag, _ in page.tags)
     assert all(a["tabindex"] == "0" and a["aria-label"] for a in regions)
@@ -163,37 +168,37 @@ def test_tables_have_heads_and_can_be_scrolled_by_keyboard(four_seeds) -> None:
 
 
 def test_counts_have_totals(four_seeds) -> None:
-    text = Page(report(four_seeds)).text
+    text = Page(render(four_seeds)).text
     assert "class train test total cat 1,000 10 1,010 dog 900 20 920 all 1,900 30 1,930" in text
 
 
 def test_many_classes_are_folded(four_seeds) -> None:
     many = pd.DataFrame({"train": [1] * 21}, index=[f"class {n}" for n in range(21)])
-    assert "21 images of 21 classes" in Page(report(four_seeds, many)).text
+    assert "21 images of 21 classes" in Page(render(four_seeds, many)).text
 
 
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", '"><img src=x onerror=y>'])
-def test_names_are_text_never_markup(make_cells, history, name: str) -> None:
+def test_names_are_escaped(make_cells, history, name: str) -> None:
     cells = make_cells(
         "selfie", {0: 0.5}, data=name, network=name, version=name, provenance={name: name}
     )
     figures = {
-        name: accuracy_over_labels(results_table(cells)),
-        "Training": training_curves(history, {}, 0.25),
+        name: draw_accuracy_over_labels(build_results_table(cells)),
+        "Training": draw_training_curves(history, {}, 0.25),
     }
     counts = pd.DataFrame({"train": [1]}, index=[name])
-    page = Page(report(cells, counts, figures, data=name))
+    page = Page(render(cells, counts, figures, data=name))
     assert not {"script", "img"} & {tag for tag, _ in page.tags}
     assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
     assert name in page.text
 
 
-def test_page_needs_nothing_but_itself(four_seeds, history) -> None:
+def test_page_is_self_contained(four_seeds, history) -> None:
     figures = {
-        "Accuracy": accuracy_over_labels(results_table(four_seeds)),
-        "Training": training_curves(history, {"selfie": history}, 0.25),
+        "Accuracy": draw_accuracy_over_labels(build_results_table(four_seeds)),
+        "Training": draw_training_curves(history, {"selfie": history}, 0.25),
     }
-    html = report(four_seeds, figures=figures)
+    html = render(four_seeds, figures=figures)
     page = Page(html)
     links = [
         value or ""
@@ -206,9 +211,9 @@ def test_page_needs_nothing_but_itself(four_seeds, history) -> None:
     assert "default-src 'none'" in html
 
 
-def test_figures_have_alt_texts_ids_of_their_own_and_the_pages_colours(four_seeds, history) -> None:
-    curves = training_curves(history, {"selfie": history}, 0.25)
-    html = report(four_seeds, figures={"Once": curves, "Twice": curves})
+def test_figures_have_alt_texts_unique_ids_and_the_pages_colours(four_seeds, history) -> None:
+    curves = draw_training_curves(history, {"selfie": history}, 0.25)
+    html = render(four_seeds, figures={"Once": curves, "Twice": curves})
     page = Page(html)
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -222,20 +227,20 @@ def test_figures_have_alt_texts_ids_of_their_own_and_the_pages_colours(four_seed
     assert not re.search(r"(fill|stroke): #", svg)
 
 
-def test_a_figure_without_a_description_is_refused(four_seeds) -> None:
+def test_a_figure_without_a_label_raises(four_seeds) -> None:
     with pytest.raises(ValueError, match="no label"):
-        report(four_seeds, figures={"Bare": Figure()})
+        render(four_seeds, figures={"Bare": Figure()})
 
 
-def test_a_report_of_nothing_says_so() -> None:
-    text = Page(report([])).text
-    assert "There is no result with this configuration." in text
-    assert "0 finetunings are used." in text
+def test_a_report_without_results() -> None:
+    text = Page(render([])).text
+    assert "There are no results with this configuration." in text
+    assert "Finetuning results used: 0." in text
 
 
-def test_the_same_input_gives_the_same_page(four_seeds) -> None:
+def test_page_is_deterministic(four_seeds) -> None:
     def draw() -> str:
-        table = results_table(four_seeds)
-        return report(four_seeds, figures={"Accuracy": accuracy_over_labels(table)})
+        table = build_results_table(four_seeds)
+        return render(four_seeds, figures={"Accuracy": draw_accuracy_over_labels(table)})
 
     assert draw() == draw()

@@ -1,13 +1,15 @@
+"""Tests of the figure of the puzzle."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
 
-from selfie_pipeline.report.puzzle import RIGHT, WRONG, puzzle_picture
+from selfie_pipeline.report.puzzle import CORRECT, WRONG, draw_puzzles
 
 TARGETS = np.array([[1, 4, 11, 14], [15, 0, 5, 9]])
-# The first image: positions 1 and 3 picked rightly, 2 and 4 both take the patch of 1.
+# First image: the choices for 1 and 3 are correct, those for 2 and 4 are both the patch of 1.
 PROBABILITIES = np.array(
     [
         [[0.7, 0.1, 0.1, 0.1], [0.6, 0.2, 0.1, 0.1], [0.0, 0.0, 1.0, 0.0], [0.4, 0.3, 0.2, 0.1]],
@@ -18,78 +20,79 @@ PROBABILITIES = np.array(
 
 @pytest.fixture
 def images() -> np.ndarray:
-    """Two images in which every patch has one colour of its own: its position."""
+    """Return two images in which each patch has a single unique colour: its position."""
     positions = np.arange(16, dtype=np.uint8).reshape(4, 4)
     image = np.kron(positions, np.ones((8, 8), dtype=np.uint8))
     return np.stack([image, image + 100])[..., None].repeat(3, axis=3)
 
 
 def texts(axes) -> list[str]:
+    """Return the texts of a panel, in drawing order."""
     return [text.get_text() for text in axes.texts]
 
 
 def patch_values(axes) -> list[int]:
-    """The one colour of each patch shown."""
+    """Return the colour of each drawn patch."""
     return [int(image.get_array()[0, 0, 0]) for image in axes.images]
 
 
 def test_marks_match_the_probabilities(images) -> None:
-    figure = puzzle_picture(images, (4, 4), TARGETS, PROBABILITIES)
+    figure = draw_puzzles(images, (4, 4), TARGETS, PROBABILITIES)
     _, candidates, choices, _, _, _, second, _ = figure.axes
     letter = dict(zip(patch_values(candidates), texts(candidates), strict=True))
     assert sorted(letter) == [1, 4, 11, 14]
     assert sorted(letter.values()) == ["A", "B", "C", "D"]
     assert texts(choices) == [
-        f"1: {letter[1]} {RIGHT} 70 %",
+        f"1: {letter[1]} {CORRECT} 70 %",
         f"2: {letter[1]} {WRONG} 60 %",
-        f"3: {letter[11]} {RIGHT} 100 %",
+        f"3: {letter[11]} {CORRECT} 100 %",
         f"4: {letter[1]} {WRONG} 40 %",
     ]
     assert patch_values(choices) == [1, 1, 11, 1]
-    assert all(RIGHT in text for text in texts(second))
+    assert all(CORRECT in text for text in texts(second))
 
 
 def test_masked_patches_are_covered_and_numbered_in_query_order(images) -> None:
-    masked = puzzle_picture(images, (4, 4), TARGETS, PROBABILITIES).axes[0]
+    masked = draw_puzzles(images, (4, 4), TARGETS, PROBABILITIES).axes[0]
     assert texts(masked) == ["1", "2", "3", "4"]
     covers = [patch.get_xy() for patch in masked.patches if isinstance(patch, Rectangle)]
     assert covers == [(8, 0), (0, 8), (24, 16), (16, 24)]
     assert masked.texts[0].get_position() == (12, 4)
 
 
-def test_filled_image_holds_the_choices(images) -> None:
-    figure = puzzle_picture(images, (4, 4), TARGETS, PROBABILITIES)
+def test_completed_image_contains_the_choices(images) -> None:
+    figure = draw_puzzles(images, (4, 4), TARGETS, PROBABILITIES)
     first, second = (figure.axes[place].images[0].get_array()[..., 0] for place in (3, 7))
     patches = first[::8, ::8].ravel()
     assert patches[TARGETS[0]].tolist() == [1, 1, 11, 1]
     untouched = np.setdiff1d(np.arange(16), TARGETS[0])
     assert patches[untouched].tolist() == untouched.tolist()
-    assert (second == images[1, ..., 0]).all()  # all right: the image itself
+    assert (second == images[1, ..., 0]).all()  # all correct: the original image
     assert texts(figure.axes[3]) == [WRONG, WRONG]
     styles = [patch.get_linestyle() for patch in figure.axes[3].patches]
     assert [style == "-" for style in styles] == [True, False, True, False]
 
 
-def test_candidates_are_shuffled_by_the_seed_alone(images) -> None:
+def test_order_of_the_candidates_depends_on_the_seed(images) -> None:
     orders = {
-        tuple(patch_values(puzzle_picture(images, (4, 4), TARGETS, PROBABILITIES, seed).axes[1]))
+        tuple(patch_values(draw_puzzles(images, (4, 4), TARGETS, PROBABILITIES, seed).axes[1]))
         for seed in (0, 0, 1, 2, 3)
     }
     assert len(orders) > 1
     assert all(sorted(order) == [1, 4, 11, 14] for order in orders)
 
 
-def test_alt_text_names_the_wrong_ones(images) -> None:
-    label = puzzle_picture(images, (4, 4), TARGETS, PROBABILITIES).get_label()
-    assert "Image 1: 2 of 4 picked rightly; wrong: 2, 4." in label
-    assert "Image 2: 4 of 4 picked rightly." in label
+def test_alt_text_lists_wrong_choices(images) -> None:
+    label = draw_puzzles(images, (4, 4), TARGETS, PROBABILITIES).get_label()
+    assert "Image 1: 2 of 4 correct; wrong: 2, 4." in label
+    assert "Image 2: 4 of 4 correct." in label
 
 
-def test_many_targets_on_an_oblong_grid() -> None:
+def test_many_targets_on_a_rectangular_grid() -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (1, 4 * 6, 8 * 7, 3), dtype=np.uint8)
     targets = rng.permutation(42)[None, :28]
-    figure = puzzle_picture(images, (6, 7), targets, np.eye(28)[None])
+    figure = draw_puzzles(images, (6, 7), targets, np.eye(28)[None])
     assert sorted(texts(figure.axes[1])) == sorted([*"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "A2", "B2"])
     assert (figure.axes[3].images[0].get_array() == images[0]).all()
 
@@ -100,13 +103,13 @@ def test_many_targets_on_an_oblong_grid() -> None:
         ({"grid": (3, 4)}, "does not divide"),
         ({"targets": TARGETS[:1]}, "RGB images"),
         ({"targets": TARGETS + 10}, "outside the grid"),
-        ({"targets": np.zeros_like(TARGETS)}, "same target twice"),
+        ({"targets": np.zeros_like(TARGETS)}, "target occurs twice"),
         ({"targets": TARGETS[0]}, "expected images"),
         ({"probabilities": PROBABILITIES[:, :3]}, "expected probabilities"),
         ({"probabilities": PROBABILITIES * 9}, "logits"),
     ],
 )
-def test_refuses_what_would_draw_a_wrong_picture(images, change: dict, message: str) -> None:
+def test_invalid_inputs_raise(images, change: dict, message: str) -> None:
     inputs = {
         "images": images,
         "grid": (4, 4),
@@ -114,4 +117,4 @@ def test_refuses_what_would_draw_a_wrong_picture(images, change: dict, message: 
         "probabilities": PROBABILITIES,
     }
     with pytest.raises(ValueError, match=message):
-        puzzle_picture(**inputs | change)
+        draw_puzzles(**inputs | change)

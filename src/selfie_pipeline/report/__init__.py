@@ -1,1 +1,1 @@
-"""The report: figures, the results table as text, the HTML page and the model card."""
+"""Figures, results tables as text, the HTML page and the model card."""

@@ -1,4 +1,4 @@
-"""The page that goes with exported weights, with front matter as the Hugging Face Hub reads it."""
+"""Model card of exported weights: Markdown with front matter for the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from typing import Any
 
 import jinja2
 
-from selfie_pipeline.evaluation.tables import Cell, select
+from selfie_pipeline.evaluation.tables import Cell, select_cells
 
-_SHOWN = 10
+_LISTED_CLASSES = 10
 
 
-def model_card(
+def render_model_card(
     cell: Cell,
     cells: Sequence[Cell],
-    made: Mapping[str, Any],
+    provenance: Mapping[str, Any],
     *,
     licence: str,
     loader: str | None,
     tolerance: float,
 ) -> str:
-    """Write the page.
+    """Render the model card as Markdown.
 
     Args:
-        cell: The classifier's own result.
-        cells: All results, of which those count that differ from it in the seed alone.
-        made: The classifier's provenance.
-        licence: Of the weights, as the Hub calls it.
-        loader: The code that loads the weights into timm; None where timm has no such network.
-        tolerance: Largest difference of the ONNX file's logits.
-
-    Returns:
-        Markdown.
+        cell: The classifier's result.
+        cells: All results; those that differ only in the seed are listed.
+        provenance: The classifier's provenance.
+        licence: Licence of the weights, in the Hub's notation.
+        loader: Code that loads the weights into timm; None if timm has no such network.
+        tolerance: Maximum difference between the logits of the ONNX file and of PyTorch.
     """
-    alike = select(cells, {cell["configuration"]}).used
+    comparable = select_cells(cells, {cell["configuration"]}).used
     same = ("arm", "labeled_frac", "labels", "network")
     accuracies = {
         other["seed"]: float(other["accuracy"])
-        for other in alike
+        for other in comparable
         if all(other[key] == cell[key] for key in same)
     }
     accuracies[cell["seed"]] = float(cell["accuracy"])
-    patch = made["configuration"]["patch"]
+    classes, patch = provenance["classes"], provenance["configuration"]["patch"]
+    listed = ", ".join(classes[:_LISTED_CLASSES])
+    if len(classes) > _LISTED_CLASSES:
+        listed += f" and {len(classes) - _LISTED_CLASSES:,} more"
     environment = jinja2.Environment(  # noqa: S701  # Markdown, not HTML
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -59,18 +59,12 @@ def model_card(
         mean=mean(accuracies.values()),
         std=stdev(accuracies.values()) if len(accuracies) > 1 else None,
         digest=cell["provenance"]["classifier"],
-        made=made,
-        classes=made["classes"],
+        provenance=provenance,
+        classes=classes,
+        listed_classes=listed,
         image_size=patch["image_size"],
         canvas_size=patch["canvas_size"],
         licence=licence,
         loader=loader,
-        hybrid=loader is None,
         tolerance=f"{tolerance:g}",
-        shown=_shown,
     )
-
-
-def _shown(classes: Sequence[str]) -> str:
-    more = f" and {len(classes) - _SHOWN:,} more" if len(classes) > _SHOWN else ""
-    return ", ".join(classes[:_SHOWN]) + more

@@ -1,11 +1,11 @@
-"""The report: one HTML page that needs nothing but itself."""
+"""The report: a self-contained HTML page."""
 
 from __future__ import annotations
 
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
@@ -16,13 +16,19 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from selfie_pipeline.evaluation.tables import ARMS, Cell, Selection
+from selfie_pipeline.provenance import flatten
 from selfie_pipeline.report import style
-from selfie_pipeline.report.text import NOTHING, blocks, readable, significance_table, verdict
+from selfie_pipeline.report.text import (
+    MISSING,
+    display_table,
+    significance_table,
+    split_by_network,
+    verdict,
+)
 
-_FEW_VALUES = 4
-_MANY_ITEMS = 12
-_DIGITS = 12
-"""So many digits of a hash tell all that one has."""
+_MAX_LISTED_VALUES = 4
+_MAX_LISTED_ITEMS = 12
+_HASH_DIGITS = 12
 _SVG_STYLE: Any = {"svg.hashsalt": "selfie", "svg.fonttype": "path", "image.composite_image": False}
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
@@ -35,17 +41,17 @@ def render_report(
     counts: pd.DataFrame,
     figures: Mapping[str, Figure],
 ) -> str:
-    """Lay out everything that is known of the results on one page.
+    """Render the results as one HTML page.
 
     Args:
-        table: As `tables.results_table` makes it.
-        selection: The cells behind the table, and those left out, as `tables.select` finds them.
+        table: From `tables.build_results_table`.
+        selection: The cells of the table, and those left out, from `tables.select_cells`.
         data: Name of the data set.
         counts: Images of each class (index: its name) in each split (columns), integers.
-        figures: What to show, by heading, in order; a figure's label becomes its alt text.
+        figures: Figures by heading, in order; a figure's label becomes its alt text.
 
     Returns:
-        An HTML document without scripts and without requests to anywhere.
+        An HTML document that contains no scripts and requests no other files.
 
     Raises:
         ValueError: A figure has no label.
@@ -54,13 +60,13 @@ def render_report(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["thousands"] = "{:,}".format
-    environment.filters["origin"] = _origin
+    environment.filters["origin"] = _describe_origin
     source = resources.files(__package__).joinpath("report.html.jinja").read_text("utf-8")
     return environment.from_string(source).render(
         data=data,
         verdict=verdict(table),
-        results=blocks(readable(table)),
-        sure=blocks(significance_table(table)),
+        results=split_by_network(display_table(table)),
+        tests=split_by_network(significance_table(table)),
         one_seed=bool((table["seeds"] < 2).any()),  # noqa: PLR2004
         paper=bool(table["paper_mean"].notna().any()),
         counts=counts.assign(total=counts.sum(axis=1)).rename_axis("class").reset_index(),
@@ -68,13 +74,13 @@ def render_report(
         figures=[
             {
                 "title": title,
-                "alt": _alt_text(title, figure),
-                "svg": _inline_svg(figure, f"figure{number}"),
+                "alt": _get_alt_text(title, figure),
+                "svg": _to_inline_svg(figure, f"figure{number}"),
                 "inches": figure.get_figwidth(),
             }
             for number, (title, figure) in enumerate(figures.items())
         ],
-        provenance=_provenance(selection),
+        provenance=_summarise_provenance(selection),
         selection=selection,
         arms=ARMS,
         light=style.LIGHT,
@@ -82,15 +88,15 @@ def render_report(
     )
 
 
-def _alt_text(title: str, figure: Figure) -> str:
+def _get_alt_text(title: str, figure: Figure) -> str:
     label = str(figure.get_label())
     if not label:
-        raise ValueError(f"the figure {title!r} has no label to serve as its alt text")
+        raise ValueError(f"the figure {title!r} has no label, which is needed as its alt text")
     return label
 
 
-def _inline_svg(figure: Figure, prefix: str) -> Markup:
-    """The figure as an SVG element whose colours follow the page and whose ids are its own."""
+def _to_inline_svg(figure: Figure, prefix: str) -> Markup:
+    """Convert a figure to an SVG element with prefixed ids and the page's CSS colours."""
     buffer = io.StringIO()
     with mpl.rc_context(_SVG_STYLE):
         figure.savefig(buffer, format="svg", metadata=_NO_METADATA, transparent=True)
@@ -100,72 +106,63 @@ def _inline_svg(figure: Figure, prefix: str) -> Markup:
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
     for role, colour in style.LIGHT.items():
         svg = svg.replace(colour, f"var(--{role})")
-    return Markup(svg)  # noqa: S704  # matplotlib's own output, its text drawn as outlines
+    return Markup(svg)  # noqa: S704  # matplotlib's own output; text is drawn as outlines
 
 
-def _provenance(selection: Selection) -> dict[str, dict[str, str]]:
-    """All values found in the used cells, by part (such as "configuration") and key."""
-    found: dict[str, dict[str, list[Any]]] = {"": {}}
+def _summarise_provenance(selection: Selection) -> dict[str, dict[str, str]]:
+    """Summarise the used cells' provenance, by section (such as "configuration") and key."""
+    values: dict[str, dict[str, list[Any]]] = {"": {}}
     for cell in selection.used:
-        for path, value in _leaves(cell["provenance"]):
-            part, name = (path[0], ".".join(path[1:])) if len(path) > 1 else ("", path[0])
-            found.setdefault(part, {}).setdefault(name, []).append(value)
-    cells = len(selection.used)
+        for key, value in flatten(cell["provenance"]):
+            section, name = key.split(".", 1) if "." in key else ("", key)
+            values.setdefault(section, {}).setdefault(name, []).append(value)
     return {
-        part: {name: _in_words(values, cells) for name, values in named.items()}
-        for part, named in found.items()
+        section: {
+            name: _summarise_values(found, len(selection.used)) for name, found in named.items()
+        }
+        for section, named in values.items()
     }
 
 
-def _leaves(
-    nested: Mapping[str, Any], above: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The values of a nested dictionary, each with the keys that lead to it."""
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, (*above, str(key)))
-        else:
-            yield (*above, str(key)), value
-
-
-def _in_words(values: list[Any], cells: int) -> str:
-    """The distinct values of a key; where not all cells have the same, how many have each."""
-    distinct = Counter(map(_brief, values))
+def _summarise_values(values: list[Any], cells: int) -> str:
+    """Return the value that all cells share, or the distinct values with their counts."""
+    distinct = Counter(map(_format_value, values))
     if len(distinct) == 1 and len(values) == cells:
-        return _brief(values[0])
-    if len(distinct) > _FEW_VALUES:
+        return _format_value(values[0])
+    if len(distinct) > _MAX_LISTED_VALUES:
         ordered = sorted(values, key=lambda value: (str(type(value)), value))
-        return f"{_brief(ordered[0])} to {_brief(ordered[-1])} ({len(distinct)} values)"
+        first, last = _format_value(ordered[0]), _format_value(ordered[-1])
+        return f"{first} to {last} ({len(distinct)} values)"
     return ", ".join(f"{value} ({count}×)" for value, count in distinct.items())
 
 
-def _brief(value: Any) -> str:
-    """A value as people read it, or how long it is if it would fill the page."""
+def _format_value(value: Any) -> str:
+    """Format a value, or the length and ends of a long list."""
     if value is None:
         return "none"
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list):
-        if len(value) > _MANY_ITEMS:
+        if len(value) > _MAX_LISTED_ITEMS:
             return f"{len(value)} items, {value[0]} to {value[-1]}"
-        return f"[{', '.join(map(_brief, value))}]"
+        return f"[{', '.join(map(_format_value, value))}]"
     return _shorten_hash(str(value))
 
 
-def _origin(cell: Cell) -> dict[str, str]:
-    """Where one cell comes from, by the heads of its table."""
+def _describe_origin(cell: Cell) -> dict[str, str]:
+    """Return the provenance of one cell, by column of the page's table of cells."""
     provenance = cell["provenance"]
-    known = {
-        "Configuration": str(cell["configuration"])[:_DIGITS],
-        "Data": str(provenance.get("data", NOTHING))[:_DIGITS],
-        "Encoder": str(provenance.get("encoder") or NOTHING)[:_DIGITS],
-        "Device": str(provenance.get("device", NOTHING)),
-        "Commit": _shorten_hash(str(provenance.get("commit", NOTHING))),
-    }
     versions = provenance.get("versions", {})
-    return known | {"Versions": ", ".join(f"{name} {v}" for name, v in versions.items())}
+    return {
+        "Configuration": str(cell["configuration"])[:_HASH_DIGITS],
+        "Data": str(provenance.get("data", MISSING))[:_HASH_DIGITS],
+        "Encoder": str(provenance.get("encoder") or MISSING)[:_HASH_DIGITS],
+        "Device": str(provenance.get("device", MISSING)),
+        "Commit": _shorten_hash(str(provenance.get("commit", MISSING))),
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
 
 
 def _shorten_hash(text: str) -> str:
-    """The first digits of a digest or commit, and whether files were changed since."""
-    return re.sub(rf"^([0-9a-f]{{{_DIGITS}}})[0-9a-f]{{28,}}", r"\1", text)
+    """Shorten a digest or a commit's hash, keeping a suffix such as "-dirty"."""
+    return re.sub(rf"^([0-9a-f]{{{_HASH_DIGITS}}})[0-9a-f]{{28,}}", r"\1", text)

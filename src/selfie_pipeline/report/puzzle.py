@@ -1,9 +1,10 @@
-"""A picture of the puzzle: what was masked, what could be chosen, and what the network chose."""
+"""Figure of the pretraining puzzle and the network's solution; its label is its alt text."""
 
 from __future__ import annotations
 
 import math
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,24 +15,23 @@ from numpy.typing import NDArray
 
 from selfie_pipeline.report.style import LIGHT, styled
 
-RIGHT, WRONG = "✓", "✗"
+CORRECT, WRONG = "✓", "✗"
 
-_PANEL = 2.3
-"""Least side of a panel, inches."""
-_CELL = 0.8
-"""Least width of a patch with its caption, inches."""
+_MIN_PANEL_INCHES = 2.3
+_MIN_SLOT_INCHES = 0.8
+"""Minimum width of a patch with its caption."""
 
 
 @dataclass(frozen=True)
 class _Puzzle:
-    """One image's puzzle; a patch's place in `targets` is its number, counted from 0.
+    """The puzzle of one image; patches are numbered by their index in `targets`, from 0.
 
     Attributes:
         image: (H, W, 3) uint8.
         grid: Rows and columns of patches.
-        targets: (T,) positions of the masked patches, counted row by row.
-        chosen: (T,) number of the patch that was chosen for each masked position.
-        probability: (T,) that the network gave to its choice.
+        targets: (T,) positions of the target patches, counted row by row.
+        chosen: (T,) number of the patch chosen for each target position.
+        probability: (T,) predicted probability of each choice.
         order: (T,) numbers of the patches in the order in which the candidates are shown.
     """
 
@@ -43,7 +43,7 @@ class _Puzzle:
     order: NDArray[np.integer]
 
     def corner(self, position: int) -> tuple[int, int]:
-        """Top and left of a position in the image, pixels."""
+        """Return the top and left of a position in the image, pixels."""
         row, column = divmod(int(position), self.grid[1])
         height, width = self.patch_size
         return row * height, column * width
@@ -54,24 +54,28 @@ class _Puzzle:
         return self.image.shape[0] // self.grid[0], self.image.shape[1] // self.grid[1]
 
     def patch(self, number: int) -> NDArray[np.uint8]:
-        """Pixels of a masked patch."""
+        """Return the pixels of a target patch, (h, w, 3)."""
         top, left = self.corner(self.targets[number])
         height, width = self.patch_size
         return self.image[top : top + height, left : left + width]
 
     def letter(self, number: int) -> str:
-        """Name of a candidate, by its place among those shown: A to Z, A2 to Z2, ..."""
+        """Return the name of a candidate, by its display order: A to Z, A2 to Z2, ..."""
         place = int(np.flatnonzero(self.order == number)[0])
-        again, index = divmod(place, len(string.ascii_uppercase))
-        return string.ascii_uppercase[index] + (str(again + 1) if again else "")
+        cycle, index = divmod(place, len(string.ascii_uppercase))
+        return string.ascii_uppercase[index] + (str(cycle + 1) if cycle else "")
 
-    def is_right(self, number: int) -> bool:
-        """Whether the patch chosen for a masked position is the one that was there."""
+    def is_correct(self, number: int) -> bool:
+        """Return whether the patch chosen for a target position is the original one."""
         return bool(self.chosen[number] == number)
+
+    def colour(self, number: int) -> str:
+        """Return the colour that marks a choice as correct or wrong."""
+        return LIGHT["correct" if self.is_correct(number) else "wrong"]
 
 
 @styled
-def puzzle_picture(
+def draw_puzzles(
     images: NDArray[np.uint8],
     grid: tuple[int, int],
     targets: NDArray[np.integer],
@@ -83,37 +87,36 @@ def puzzle_picture(
     Args:
         images: (K, H, W, 3) uint8, RGB.
         grid: Rows and columns of patches; they divide H and W.
-        targets: (K, T) integers: positions of the masked patches, counted row by row from the top
+        targets: (K, T) integers: positions of the target patches, counted row by row from the top
             left, in the order of the queries. All other patches were the context.
         probabilities: (K, T, T) floats, each row a distribution: [k, i, j] is the probability
             that the patch at ``targets[k, j]`` belongs to the position ``targets[k, i]``.
-        seed: Of the order in which the candidates are shown. The network sees no order.
+        seed: Seed of the order in which the candidates are shown. The network sees no order.
 
     Returns:
-        A row an image: the image with its masked patches greyed and numbered; the candidates,
-        lettered; the choice for each number with its probability, marked right or wrong; the
-        image filled in with the choices.
+        One row per image: the image with its target patches masked and numbered; the candidates,
+        lettered; the choice for each number with its probability, marked correct or wrong; the
+        image completed with the choices.
 
     Raises:
-        ValueError: The shapes do not fit, a target lies outside the grid or is named twice, or a
+        ValueError: The shapes do not match, a target is outside the grid or occurs twice, or a
             row of probabilities does not sum to 1.
     """
     _check(images, grid, targets, probabilities)
     rng = np.random.default_rng(seed)
-    rows = zip(images, targets, probabilities, strict=True)
     puzzles = [
-        _Puzzle(i, grid, t, p.argmax(axis=1), p.max(axis=1), rng.permutation(len(t)))
-        for i, t, p in rows
+        _Puzzle(image, grid, t, p.argmax(axis=1), p.max(axis=1), rng.permutation(len(t)))
+        for image, t, p in zip(images, targets, probabilities, strict=True)
     ]
-    side = max(_PANEL, _CELL * _columns(targets.shape[1]))
+    side = max(_MIN_PANEL_INCHES, _MIN_SLOT_INCHES * _count_columns(targets.shape[1]))
     figure = Figure(figsize=(4 * side, side * len(puzzles) + 0.5))
     panels = figure.subplots(len(puzzles), 4, squeeze=False)
-    for puzzle, (masked, candidates, choices, filled) in zip(puzzles, panels, strict=True):
+    for puzzle, (masked, candidates, choices, completed) in zip(puzzles, panels, strict=True):
         _draw_masked(masked, puzzle)
         _draw_candidates(candidates, puzzle)
         _draw_choices(choices, puzzle)
-        _draw_filled(filled, puzzle)
-    titles = ("Masked image", "Candidates", "Choices", "Filled in")
+        _draw_completed(completed, puzzle)
+    titles = ("Masked image", "Candidates", "Choices", "Completed image")
     for axes, title in zip(panels[0], titles, strict=True):
         axes.set_title(title)
     figure.set_label(_describe(puzzles))
@@ -121,7 +124,7 @@ def puzzle_picture(
 
 
 def _draw_masked(axes: Axes, puzzle: _Puzzle) -> None:
-    _show_image(axes, puzzle.image)
+    _draw_image(axes, puzzle.image)
     height, width = puzzle.patch_size
     for number, position in enumerate(puzzle.targets):
         top, left = puzzle.corner(position)
@@ -134,36 +137,28 @@ def _draw_masked(axes: Axes, puzzle: _Puzzle) -> None:
 
 
 def _draw_candidates(axes: Axes, puzzle: _Puzzle) -> None:
-    _lay_out(axes, len(puzzle.targets))
-    for place, number in enumerate(puzzle.order):
-        _show_patch(axes, puzzle, place, number)
-        _caption(axes, puzzle, place, (puzzle.letter(number),), LIGHT["ink"])
+    captions = [(puzzle.letter(number),) for number in puzzle.order]
+    _draw_patches(axes, puzzle, puzzle.order, captions, [LIGHT["ink"]] * len(captions))
 
 
 def _draw_choices(axes: Axes, puzzle: _Puzzle) -> None:
-    _lay_out(axes, len(puzzle.targets))
-    for number, (chosen, probability) in enumerate(
-        zip(puzzle.chosen, puzzle.probability, strict=True)
-    ):
-        right = puzzle.is_right(number)
-        colour = LIGHT["right" if right else "wrong"]
-        _show_patch(axes, puzzle, number, chosen)
-        answer = f"{number + 1}: {puzzle.letter(chosen)} {RIGHT if right else WRONG}"
-        _caption(axes, puzzle, number, (answer, f"{100 * probability:.0f} %"), colour)
+    captions, colours = [], []
+    for number, chosen in enumerate(puzzle.chosen):
+        mark = CORRECT if puzzle.is_correct(number) else WRONG
+        answer = f"{number + 1}: {puzzle.letter(chosen)} {mark}"
+        captions.append((answer, f"{100 * puzzle.probability[number]:.0f} %"))
+        colours.append(puzzle.colour(number))
+    _draw_patches(axes, puzzle, puzzle.chosen, captions, colours)
 
 
-def _draw_filled(axes: Axes, puzzle: _Puzzle) -> None:
-    """The image with the chosen patches; a wrong one has a dashed frame and a cross."""
+def _draw_completed(axes: Axes, puzzle: _Puzzle) -> None:
+    """Draw the image with the chosen patches; a wrong one has a dashed frame and a cross."""
     height, width = puzzle.patch_size
-    filled = puzzle.image.copy()
+    completed = puzzle.image.copy()
     for number, position in enumerate(puzzle.targets):
         top, left = puzzle.corner(position)
-        filled[top : top + height, left : left + width] = puzzle.patch(puzzle.chosen[number])
-    _show_image(axes, filled)
-    for number, position in enumerate(puzzle.targets):
-        top, left = puzzle.corner(position)
-        right = puzzle.is_right(number)
-        colour = LIGHT["right" if right else "wrong"]
+        completed[top : top + height, left : left + width] = puzzle.patch(puzzle.chosen[number])
+        correct, colour = puzzle.is_correct(number), puzzle.colour(number)
         axes.add_patch(
             Rectangle(
                 (left, top),
@@ -171,70 +166,59 @@ def _draw_filled(axes: Axes, puzzle: _Puzzle) -> None:
                 height,
                 fill=False,
                 edgecolor=colour,
-                linestyle="-" if right else (0, (2, 1)),
+                linestyle="-" if correct else (0, (2, 1)),
                 linewidth=1.8,
             )
         )
-        if not right:
-            _mark_wrong(axes, left + width / 2, top + height / 2)
+        if not correct:
+            x, y = left + width / 2, top + height / 2
+            box = {"boxstyle": "circle,pad=0.15", "facecolor": LIGHT["paper"], "edgecolor": "none"}
+            axes.text(x, y, WRONG, ha="center", va="center", size=9, color=colour, bbox=box)
+    _draw_image(axes, completed)
 
 
-def _mark_wrong(axes: Axes, x: float, y: float) -> None:
-    """A cross that can be read on any pixels."""
-    box = {"boxstyle": "circle,pad=0.15", "facecolor": LIGHT["paper"], "edgecolor": "none"}
-    axes.text(x, y, WRONG, ha="center", va="center", size=9, color=LIGHT["wrong"], bbox=box)
-
-
-def _columns(count: int) -> int:
-    """Patches side by side, when `count` of them are laid out in about a square."""
+def _count_columns(count: int) -> int:
+    """Return the number of columns of a roughly square arrangement of patches."""
     return math.ceil(math.sqrt(count))
 
 
-def _show_image(axes: Axes, image: NDArray[np.uint8]) -> None:
+def _draw_image(axes: Axes, image: NDArray[np.uint8]) -> None:
     height, width = image.shape[:2]
     axes.imshow(image, extent=(0, width, height, 0))
     axes.set_axis_off()
 
 
-def _lay_out(axes: Axes, count: int) -> None:
-    """An empty square for so many patches, each with a caption below, in cells of side 1."""
-    side = _columns(count)
-    axes.set_xlim(0, side)
-    axes.set_ylim(side, 0)
-    axes.set_aspect("equal")
+def _draw_patches(
+    axes: Axes,
+    puzzle: _Puzzle,
+    numbers: NDArray[np.integer],
+    captions: Sequence[tuple[str, ...]],
+    colours: Sequence[str],
+) -> None:
+    """Draw patches, each in a slot of side 1 with a caption below it."""
+    columns = _count_columns(len(numbers))
+    separator = " " if columns <= 2 else "\n"  # noqa: PLR2004  # more columns are too narrow
+    height, width = (0.62 * side / max(puzzle.patch_size) for side in puzzle.patch_size)
+    for slot, (number, parts, colour) in enumerate(zip(numbers, captions, colours, strict=True)):
+        row, column = divmod(slot, columns)
+        left = column + (1 - width) / 2
+        axes.imshow(puzzle.patch(number), extent=(left, left + width, row + height, row))
+        frame = Rectangle((left, row), width, height, fill=False, linewidth=0.6)
+        frame.set_edgecolor(LIGHT["muted"])  # shows the edges of black patches on a dark page
+        axes.add_patch(frame)
+        style = {"ha": "center", "va": "top", "size": 8.5, "color": colour, "linespacing": 0.95}
+        axes.text(column + 0.5, row + 0.66, separator.join(parts), style)
+    axes.set(xlim=(0, columns), ylim=(columns, 0))  # imshow sets them to the last patch
     axes.set_axis_off()
 
 
-def _show_patch(axes: Axes, puzzle: _Puzzle, place: int, number: int) -> None:
-    """A patch in the upper part of its cell."""
-    row, column = divmod(place, _columns(len(puzzle.targets)))
-    height, width = (0.62 * side / max(puzzle.patch_size) for side in puzzle.patch_size)
-    left = column + (1 - width) / 2
-    axes.imshow(puzzle.patch(number), extent=(left, left + width, row + height, row))
-    frame = Rectangle((left, row), width, height, fill=False, linewidth=0.6)
-    frame.set_edgecolor(LIGHT["muted"])  # black patches end somewhere on a dark page, too
-    axes.add_patch(frame)
-    side = _columns(len(puzzle.targets))
-    axes.set(xlim=(0, side), ylim=(side, 0))  # imshow has set them to the patch
-
-
-def _caption(axes: Axes, puzzle: _Puzzle, place: int, parts: tuple[str, ...], colour: str) -> None:
-    """What is said of a patch, below it; on two lines where the cells are narrow."""
-    side = _columns(len(puzzle.targets))
-    row, column = divmod(place, side)
-    separator = " " if side <= 2 else "\n"  # noqa: PLR2004  # two cells leave room
-    style = {"ha": "center", "va": "top", "size": 8.5, "color": colour, "linespacing": 0.95}
-    axes.text(column + 0.5, row + 0.66, separator.join(parts), style)
-
-
 def _describe(puzzles: list[_Puzzle]) -> str:
-    """The picture in words."""
     lines = []
     for image, puzzle in enumerate(puzzles, 1):
-        marks = [puzzle.is_right(number) for number in range(len(puzzle.targets))]
-        wrong = [str(number + 1) for number, right in enumerate(marks) if not right]
-        verdict = f"; wrong: {', '.join(wrong)}" if wrong else ""
-        lines.append(f"Image {image}: {sum(marks)} of {len(marks)} picked rightly{verdict}.")
+        count = len(puzzle.targets)
+        wrong = [str(number + 1) for number in range(count) if not puzzle.is_correct(number)]
+        listed = f"; wrong: {', '.join(wrong)}" if wrong else ""
+        lines.append(f"Image {image}: {count - len(wrong)} of {count} correct{listed}.")
     return "Puzzles and the network's choices. " + " ".join(lines)
 
 
@@ -244,7 +228,6 @@ def _check(
     targets: NDArray[np.integer],
     probabilities: NDArray[np.floating],
 ) -> None:
-    """Refuse what would draw a wrong picture."""
     if images.ndim != 4 or targets.ndim != 2 or not targets.size:  # noqa: PLR2004
         raise ValueError(
             f"expected images (K, H, W, 3) and targets (K, T), got {images.shape} and "
@@ -260,9 +243,9 @@ def _check(
             f"expected probabilities of shape {(count, per_image, per_image)}, got "
             f"{probabilities.shape}"
         )
-    if not np.allclose(probabilities.sum(axis=2), 1, atol=1e-2):  # bf16 keeps three digits
+    if not np.allclose(probabilities.sum(axis=2), 1, atol=1e-2):  # bf16 has about three digits
         raise ValueError("a row of probabilities does not sum to 1; are these logits?")
     if targets.min() < 0 or targets.max() >= grid[0] * grid[1]:
-        raise ValueError(f"a target lies outside the grid of {grid[0]} × {grid[1]} patches")
+        raise ValueError(f"a target is outside the grid of {grid[0]} × {grid[1]} patches")
     if any(len(set(row)) < per_image for row in targets.tolist()):
-        raise ValueError("an image names the same target twice")
+        raise ValueError("a target occurs twice in the same image")

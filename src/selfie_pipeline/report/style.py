@@ -1,4 +1,4 @@
-"""How figures look: colours that hold for colour-blind readers, in light and dark."""
+"""Style of the figures: palettes for light and dark pages, safe for colour-blind readers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LIGHT = {
     "mask": "#c9cfd6",
     "selfie": "#0072b2",
     "supervised": "#d55e00",
-    "right": "#00795c",
+    "correct": "#00795c",
     "wrong": "#b83a0b",
 }
-"""Colour of each role on a light page; each is a different one, so that they can be exchanged."""
+"""Colours by role on a light page; all differ, so the page can map them to CSS variables."""
 
 DARK = {
     "ink": "#e6edf3",
@@ -29,10 +29,10 @@ DARK = {
     "mask": "#4b545f",
     "selfie": "#5ab4e5",
     "supervised": "#f28f3b",
-    "right": "#3fc79a",
+    "correct": "#3fc79a",
     "wrong": "#ff8f66",
 }
-"""The same roles on a dark page."""
+"""Colours of the same roles on a dark page."""
 
 LINE_STYLES = {"selfie": "-", "supervised": (0, (4, 1.5))}
 MARKERS = {"selfie": "o", "supervised": "s"}
@@ -62,7 +62,7 @@ _STYLE: Any = {  # a dict; its type differs between matplotlib's releases
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "text.color": LIGHT["ink"],
-    "text.parse_math": False,  # a class called "$" is a name, not a formula
+    "text.parse_math": False,  # names of classes may contain "$"
     "xtick.color": LIGHT["muted"],
     "xtick.labelcolor": LIGHT["ink"],
     "ytick.color": LIGHT["muted"],
@@ -73,11 +73,16 @@ P = ParamSpec("P")
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Decorate a function that draws a figure: it draws in this style, changing no global one."""
+    """Decorate a drawing function to use this style without changing matplotlib's global one."""
     context: Callable[[Callable[P, Figure]], Callable[P, Figure]] = mpl.rc_context(_STYLE)
     return context(draw)
 
 
-def sentences(*parts: str) -> str:
-    """What a figure shows, in words."""
+def join_sentences(*parts: str) -> str:
+    """Join the parts of a figure's description, without full stops, into sentences."""
     return ". ".join(parts) + "."
+
+
+def shorten(text: str, limit: int) -> str:
+    """Cut text to at most `limit` characters, ending with an ellipsis if it is cut."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"

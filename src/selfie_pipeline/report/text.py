@@ -1,29 +1,24 @@
-"""Results in words: the verdict, and the table as Markdown and for the terminal."""
+"""Results as text: the verdict, and tables as Markdown and for the terminal."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import pandas as pd
 
 from selfie_pipeline.evaluation.tables import ARMS
 
-NOTHING = "–"
-"""Stands where a number would be if there were enough seeds for it."""
+MISSING = "–"
+"""Placeholder for a missing value."""
 
 PAPER_SEEDS = 5
-DIFFERENCE = "Difference, points (95 %)"
-PAPER = f"Paper (n = {PAPER_SEEDS})"
-ANSWERS = "Right alone, Selfie : supervised"
-DEVIATIONS = "Deviations, ratio (95 %)"
-PAPERS_RATIO = "Paper's ratio"
 _TERMINAL_COLUMNS = 100
 
 
 class Row(NamedTuple):
-    """One row of `tables.results_table`."""
+    """A row of the table from `tables.build_results_table`."""
 
     data: str
     network: str
@@ -52,139 +47,121 @@ class Row(NamedTuple):
 
 
 def verdict(table: pd.DataFrame) -> str:
-    """Whether pretraining helped, by how much, and how sure that is.
+    """Summarise in one sentence whether pretraining helped, with the evidence.
 
-    Pretraining is said to have helped, or the baseline to have won, only where the 95 % interval
-    of the difference leaves out zero.
+    The sentence claims an effect only if the 95 % interval of the difference excludes zero.
 
     Args:
-        table: As `tables.results_table` makes it.
-
-    Returns:
-        One sentence, for people.
+        table: From `tables.build_results_table`.
     """
     rows = list(_rows(table[table["arm"] == "selfie"]))
-    evidence = _full_evidence if len(rows) == 1 else _short_evidence
-    findings: dict[str, list[str]] = {}
+    if not rows:
+        return "Pretraining was not tested: there is no Selfie result with this configuration."
+    format_evidence = _format_full_evidence if len(rows) == 1 else _format_short_evidence
+    evidence: dict[str, list[str]] = {}
     for row in rows:
-        findings.setdefault(_finding(row), []).append(evidence(row))
-    if not findings:
-        return "Pretraining was not tested: there is no result of Selfie with this configuration."
-    clauses = [f"{said}: {', '.join(places)}" for said, places in findings.items()]
-    sentence = "; ".join(clauses)
+        evidence.setdefault(_format_finding(row), []).append(format_evidence(row))
+    sentence = "; ".join(f"{finding}: {', '.join(parts)}" for finding, parts in evidence.items())
     return sentence[0].upper() + sentence[1:] + "."
 
 
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as people read it.
+def display_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Format the results for display.
 
     Args:
-        table: As `tables.results_table` makes it.
+        table: From `tables.build_results_table`.
 
     Returns:
-        The same rows, all columns strings: ``Data set``, ``Network``, ``Labeled``, ``Arm``,
+        The same rows with string columns: ``Data set``, ``Network``, ``Labeled``, ``Arm``,
         ``Accuracy, %`` such as "85.8 ± 0.9 (n = 4)", ``Difference, points (95 %)`` such as
-        "+6.5 (+4.1 to +8.9; n = 4)", ``Paper (n = 5)``. What too few seeds cannot say is left
-        out; a dash is a difference without a seed in common.
+        "+6.5 (+4.1 to +8.9; n = 4)", ``Paper (n = 5)``. Statistics that need more seeds are left
+        out; a dash means that the arms have no seed in common.
     """
-    rows = [
-        {
-            "Data set": row.data,
-            "Network": row.network,
-            "Labeled": _labeled(row),
-            "Arm": ARMS[row.arm],
-            "Accuracy, %": _mean_and_std(row.mean, row.std, row.seeds),
-            DIFFERENCE: _difference(row) if row.arm == "selfie" else "",
-            PAPER: f"{row.paper_mean:.1f} ± {row.paper_std:.1f}"
-            if pd.notna(row.paper_mean)
-            else "",
-        }
-        for row in _rows(table)
-    ]
-    columns = ["Data set", "Network", "Labeled", "Arm", "Accuracy, %", DIFFERENCE, PAPER]
-    return pd.DataFrame(rows, columns=columns, dtype=str)
+    columns: dict[str, Callable[[Row], str]] = {
+        "Data set": lambda row: row.data,
+        "Network": lambda row: row.network,
+        "Labeled": _format_labeled,
+        "Arm": lambda row: ARMS[row.arm],
+        "Accuracy, %": lambda row: f"{_format_mean(row.mean, row.std)} (n = {row.seeds})",
+        "Difference, points (95 %)": _format_difference,
+        f"Paper (n = {PAPER_SEEDS})": lambda row: _format_mean(row.paper_mean, row.paper_std),
+    }
+    return _format_columns(_rows(table), columns)
 
 
 def significance_table(table: pd.DataFrame) -> pd.DataFrame:
-    """What the tests say of each comparison, as people read it.
+    """Format the results of the statistical tests for display.
 
     Args:
-        table: As `tables.results_table` makes it.
+        table: From `tables.build_results_table`.
 
     Returns:
-        A row for each of Selfie's rows with two seeds or more, all columns strings: ``Data set``,
+        One row per Selfie row with at least two seeds, with string columns: ``Data set``,
         ``Network``, ``Labeled``, ``Pairs`` (of seeds), ``t test`` and ``Permutation`` (p values of
-        the paired tests), ``Right alone, Selfie : supervised`` (answers, pooled), ``McNemar`` (p
-        value of these), ``Deviations, ratio (95 %)`` (supervised's over Selfie's) and ``Paper's
-        ratio``. What cannot be said is empty.
+        the paired tests), ``Right alone, Selfie : supervised`` (predictions that only one arm gets
+        right, pooled), ``McNemar`` (its p value), ``Deviations, ratio (95 %)`` (supervised's
+        standard deviation over Selfie's) and ``Paper's ratio``. Undefined values are empty.
     """
-    rows = [
-        {
-            "Data set": row.data,
-            "Network": row.network,
-            "Labeled": _labeled(row),
-            "Pairs": str(row.pairs),
-            "t test": _p_value(row.t_p),
-            "Permutation": _p_value(row.permutation_p),
-            ANSWERS: "" if pd.isna(row.gained) else f"{row.gained:,} : {row.lost:,}",
-            "McNemar": _p_value(row.mcnemar_p),
-            DEVIATIONS: _ratio(row),
-            PAPERS_RATIO: _number(row.paper_std_ratio),
-        }
-        for row in _rows(table[table["arm"] == "selfie"])
-        if row.pairs > 1 or pd.notna(row.std_ratio)
-    ]
-    columns = ["Data set", "Network", "Labeled", "Pairs", "t test", "Permutation", ANSWERS]
-    columns += ["McNemar", DEVIATIONS, PAPERS_RATIO]
-    return pd.DataFrame(rows, columns=columns, dtype=str)
+    columns: dict[str, Callable[[Row], str]] = {
+        "Data set": lambda row: row.data,
+        "Network": lambda row: row.network,
+        "Labeled": _format_labeled,
+        "Pairs": lambda row: str(row.pairs),
+        "t test": lambda row: _format_p(row.t_p),
+        "Permutation": lambda row: _format_p(row.permutation_p),
+        "Right alone, Selfie : supervised": lambda row: (
+            "" if pd.isna(row.gained) else f"{row.gained:,} : {row.lost:,}"
+        ),
+        "McNemar": lambda row: _format_p(row.mcnemar_p),
+        "Deviations, ratio (95 %)": _format_ratio_interval,
+        "Paper's ratio": lambda row: _format_ratio(row.paper_std_ratio),
+    }
+    rows = _rows(table[table["arm"] == "selfie"])
+    return _format_columns((r for r in rows if r.pairs > 1 or pd.notna(r.std_ratio)), columns)
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """The table and what the tests say of it, as Markdown.
+    """Format the results and the statistical tests as Markdown.
 
     Args:
-        table: As `tables.results_table` makes it.
+        table: From `tables.build_results_table`.
 
     Returns:
-        A pipe table with a line for the head, one for the alignment and one a row; after an empty
-        line another one as `significance_table` makes it, where there are two seeds or more.
+        A pipe table from `display_table`; with at least two seeds, an empty line and a second one
+        from `significance_table`.
     """
-    sure = significance_table(table)
-    return _markdown(readable(table)) + (f"\n{_markdown(sure)}" if len(sure) else "")
-
-
-def _markdown(text: pd.DataFrame) -> str:
-    lines = [list(text.columns), ["---"] * len(text.columns), *text.to_numpy().tolist()]
-    return "".join(f"| {' | '.join(map(_markdown_cell, line))} |\n" for line in lines)
-
-
-def summary(table: pd.DataFrame) -> str:
-    """The table for the terminal.
-
-    Args:
-        table: As `tables.results_table` makes it.
-
-    Returns:
-        Lines of at most 100 columns; ASCII but for the names of data sets and networks.
-    """
-    text = readable(table)
-    if text.empty:
-        return "no results with this configuration\n"
-    return "\n".join(
-        f"{title}: test accuracy"[:_TERMINAL_COLUMNS] + f"\n{_aligned(rows)}"
-        for title, rows in blocks(text)
+    tests = significance_table(table)
+    return _to_pipe_table(display_table(table)) + (
+        f"\n{_to_pipe_table(tests)}" if len(tests) else ""
     )
 
 
-def blocks(text: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Cut the readable table up, for where there is little width.
+def terminal_table(table: pd.DataFrame) -> str:
+    """Format the results for the terminal.
 
     Args:
-        text: As `readable` makes it.
+        table: From `tables.build_results_table`.
 
     Returns:
-        For each data set and network: a title that names them, and its rows without these two
-        columns and without empty ones.
+        Lines of at most 100 columns, in ASCII except for the names of data sets and networks.
+    """
+    if table.empty:
+        return "no results with this configuration\n"
+    return "\n".join(
+        f"{title}: test accuracy"[:_TERMINAL_COLUMNS] + f"\n{_align_columns(rows)}"
+        for title, rows in split_by_network(display_table(table))
+    )
+
+
+def split_by_network(text: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Split a display table by data set and network, to make it narrower.
+
+    Args:
+        text: From `display_table` or `significance_table`.
+
+    Returns:
+        For each data set and network, a title that names them and their rows, without these two
+        columns and without empty columns.
     """
     names = ["Data set", "Network"]
     parts = []
@@ -195,113 +172,128 @@ def blocks(text: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _rows(table: pd.DataFrame) -> Iterable[Row]:
-    """The rows, typed."""
-    whole = table[list(Row._fields)].astype(
-        {"pairs": "Int64", "gained": "Int64", "lost": "Int64"}  # from CSV they come as floats
+    typed = table[list(Row._fields)].astype(
+        {"pairs": "Int64", "gained": "Int64", "lost": "Int64"}  # floats if read from CSV
     )
-    return (Row(*values) for values in whole.itertuples(index=False, name=None))
+    return (Row(*values) for values in typed.itertuples(index=False, name=None))
 
 
-def _finding(row: Row) -> str:
-    """What one comparison says, without its numbers."""
+def _format_columns(
+    rows: Iterable[Row], columns: Mapping[str, Callable[[Row], str]]
+) -> pd.DataFrame:
+    lines = [[format_cell(row) for format_cell in columns.values()] for row in rows]
+    return pd.DataFrame(lines, columns=list(columns), dtype=str)
+
+
+def _format_finding(row: Row) -> str:
+    """Return the conclusion from one comparison, without its numbers."""
     if row.pairs == 0:
         return "Selfie and the baseline have no seed in common and cannot be compared"
-    ahead = "pretraining" if row.difference > 0 else "the baseline"
     if pd.isna(row.difference_low):
-        lead = f"{ahead} came out ahead" if row.difference else "both arms came out equal"
+        ahead = "pretraining" if row.difference > 0 else "the baseline"
+        lead = f"{ahead} was ahead" if row.difference else "both arms were equal"
         if row.pairs == 1:
-            return f"with one seed, which says little, {lead}"
-        return f"with the same difference at every seed, which leaves no interval, {lead}"
+            return f"with only one seed, which is weak evidence, {lead}"
+        return f"with the same difference for every seed (so no interval), {lead}"
     if row.difference_low > 0:
         return "pretraining helped"
     if row.difference_high < 0:
-        return "the baseline won, pretraining hurt"
-    return "pretraining made no difference that these seeds can show"
+        return "pretraining hurt"
+    return "pretraining made no significant difference"
 
 
-def _full_evidence(row: Row) -> str:
-    """Where the one finding was made, and its numbers."""
-    place = f"{row.labeled_percent:g} % of the labels ({row.labels:,})"
+def _format_full_evidence(row: Row) -> str:
+    """Return the evidence of a single comparison, with its interval."""
+    condition = f"{row.labeled_percent:g} % of the labels ({row.labels:,})"
     if row.pairs == 0:
-        return place
-    points = f"{_signed(row.difference)} points with {place}"
+        return condition
+    points = f"{_format_points(row.difference)} points with {condition}"
     if row.pairs == 1:
         return points
-    interval = f" (95 % interval {_interval(row)})" if pd.notna(row.difference_low) else ""
+    interval = f" (95 % interval {_format_interval(row)})" if pd.notna(row.difference_low) else ""
     return f"{points}, over {row.pairs} seeds{interval}"
 
 
-def _short_evidence(row: Row) -> str:
-    """The same as one of several: the intervals are left to the table."""
-    place = f"{row.labeled_percent:g} % of the labels (n = {row.pairs})"
-    return f"{_signed(row.difference)} points with {place}" if row.pairs else place
+def _format_short_evidence(row: Row) -> str:
+    """Return the evidence of one of several comparisons, whose intervals are in the table."""
+    condition = f"{row.labeled_percent:g} % of the labels (n = {row.pairs})"
+    return f"{_format_points(row.difference)} points with {condition}" if row.pairs else condition
 
 
-def _difference(row: Row) -> str:
-    """Such as "+6.5 (+4.1 to +8.9; n = 4)"."""
-    if row.pairs == 0:
-        return f"{NOTHING} (n = 0)"
-    interval = f"{_interval(row)}; " if pd.notna(row.difference_low) else ""
-    return f"{_signed(row.difference)} ({interval}n = {row.pairs})"
-
-
-def _interval(row: Row) -> str:
-    """Such as "+4.1 to +8.9"."""
-    return f"{_signed(row.difference_low)} to {_signed(row.difference_high)}"
-
-
-def _labeled(row: Row) -> str:
-    """Such as "5 % (63)"."""
+def _format_labeled(row: Row) -> str:
+    """Format the labeled fraction, such as "5 % (63)"."""
     return f"{row.labeled_percent:g} % ({row.labels:,})"
 
 
-def _p_value(p: float) -> str:
-    """Such as "0.013"."""
+def _format_mean(mean: float, std: float) -> str:
+    """Format "85.8 ± 0.9", "85.8" without a standard deviation, or "" without a mean."""
+    if pd.isna(mean):
+        return ""
+    return f"{mean:.1f}" if pd.isna(std) else f"{mean:.1f} ± {std:.1f}"
+
+
+def _format_difference(row: Row) -> str:
+    """Format the difference, such as "+6.5 (+4.1 to +8.9; n = 4)"."""
+    if row.arm != "selfie":
+        return ""
+    if row.pairs == 0:
+        return f"{MISSING} (n = 0)"
+    interval = f"{_format_interval(row)}; " if pd.notna(row.difference_low) else ""
+    return f"{_format_points(row.difference)} ({interval}n = {row.pairs})"
+
+
+def _format_interval(row: Row) -> str:
+    """Format the interval of the difference, such as "+4.1 to +8.9"."""
+    return f"{_format_points(row.difference_low)} to {_format_points(row.difference_high)}"
+
+
+def _format_points(points: float) -> str:
+    """Format a difference with its sign and a true minus; "0.0" has no sign."""
+    text = f"{points:+.1f}"
+    return "0.0" if text in {"+0.0", "-0.0"} else text.replace("-", "−")
+
+
+def _format_p(p: float) -> str:
+    """Format a p value, such as "0.013"."""
     if pd.isna(p):
         return ""
     return "< 0.001" if p < 0.001 else f"{p:.2g}"  # noqa: PLR2004
 
 
-def _ratio(row: Row) -> str:
-    """Such as "2.4 (0.79 to 7.5)"."""
+def _format_ratio_interval(row: Row) -> str:
+    """Format the ratio of standard deviations, such as "2.4 (0.79 to 7.5)"."""
     if pd.isna(row.std_ratio):
         return ""
-    low, high = _number(row.std_ratio_low), _number(row.std_ratio_high)
-    return f"{_number(row.std_ratio)} ({low} to {high})"
+    low, high = _format_ratio(row.std_ratio_low), _format_ratio(row.std_ratio_high)
+    return f"{_format_ratio(row.std_ratio)} ({low} to {high})"
 
 
-def _number(value: float) -> str:
-    """A ratio with two digits that count, such as "0.79", "2.4" and "13"."""
-    if pd.isna(value):
+def _format_ratio(ratio: float) -> str:
+    """Format a ratio with two significant digits, such as "0.79", "2.4" and "13"."""
+    if pd.isna(ratio):
         return ""
-    return f"{value:,.{max(0, 1 - math.floor(math.log10(value)))}f}"
+    return f"{ratio:,.{max(0, 1 - math.floor(math.log10(ratio)))}f}"
 
 
-def _mean_and_std(mean: float, std: float, seeds: int) -> str:
-    """Such as "85.8 ± 0.9 (n = 4)"; "85.8 (n = 1)" where there is no deviation."""
-    return f"{mean:.1f}{'' if pd.isna(std) else f' ± {std:.1f}'} (n = {seeds})"
+def _to_pipe_table(text: pd.DataFrame) -> str:
+    lines = [list(text.columns), ["---"] * len(text.columns), *text.to_numpy().tolist()]
+    return "".join(f"| {' | '.join(map(_escape_markdown, line))} |\n" for line in lines)
 
 
-def _signed(points: float) -> str:
-    """With a sign and a true minus; what rounds to nothing has none."""
-    text = f"{points:+.1f}"
-    return "0.0" if text in {"+0.0", "-0.0"} else text.replace("-", "−")
-
-
-def _markdown_cell(text: object) -> str:
-    """Text that cannot end its cell or its line."""
+def _escape_markdown(text: object) -> str:
+    """Return text that cannot end its table cell or its line."""
     return " ".join(str(text).replace("\\", "\\\\").replace("|", "\\|").split())
 
 
-def _aligned(text: pd.DataFrame) -> str:
-    """Columns of equal width, in ASCII."""
-    ascii_signs = str.maketrans({"±": "+/-", NOTHING: "-", "−": "-"})
+def _align_columns(text: pd.DataFrame) -> str:
+    """Format a table in ASCII with columns of equal width."""
+    to_ascii = str.maketrans({"±": "+/-", MISSING: "-", "−": "-"})
     lines = [list(text.columns), *text.to_numpy().tolist()]
-    plain = [[str(cell).translate(ascii_signs) for cell in line] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*plain, strict=True)]
+    ascii_lines = [[str(cell).translate(to_ascii) for cell in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*ascii_lines, strict=True)]
     rule = ["-" * width for width in widths]
     padded = (
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in (plain[0], rule, *plain[1:])
+        for line in (ascii_lines[0], rule, *ascii_lines[1:])
     )
     return "".join(f"{line}\n" for line in padded)

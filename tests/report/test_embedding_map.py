@@ -1,0 +1,67 @@
+"""Tests of the map of image embeddings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from selfie_pipeline.report.embedding_map import draw_embedding_map
+
+
+def make_vectors(classes: int, each: int = 20) -> pd.DataFrame:
+    """Draw clusters of vectors, one per class."""
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(classes, 8)) * 10
+    labels = np.repeat(np.arange(classes), each)
+    vectors = (centres[labels] + random.normal(size=(len(labels), 8))).astype(np.float32)
+    return pd.DataFrame(
+        {
+            "label": labels,
+            "class_name": [f"class {label}" for label in labels],
+            "vector": list(vectors),
+        }
+    )
+
+
+@pytest.mark.parametrize("kind", ["pca", "tsne"])
+def test_up_to_ten_classes_have_a_marker_each_and_a_legend(kind: str) -> None:
+    figure = draw_embedding_map(make_vectors(10, each=8), kind, 1000)  # type: ignore[arg-type]
+
+    (axes,) = figure.axes
+    lines = axes.get_lines()
+    assert len({line.get_marker() for line in lines}) == 10
+    assert len({line.get_color() for line in lines}) == 10
+    assert sum(len(line.get_xdata()) for line in lines) == 80
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == [f"class {label}" for label in range(10)]
+    assert "all 80 images" in axes.get_title(loc="left")
+
+
+def test_pca_separates_classes() -> None:
+    table = make_vectors(3)
+    (axes,) = draw_embedding_map(table, "pca", 1000).axes
+    points = [np.stack([line.get_xdata(), line.get_ydata()]) for line in axes.get_lines()]
+    centres = [group.mean(axis=1) for group in points]
+    spread = max(group.std(axis=1).max() for group in points)
+    for one, other in [(0, 1), (0, 2), (1, 2)]:
+        assert np.linalg.norm(centres[one] - centres[other]) > 2 * spread
+
+
+def test_up_to_thirty_classes_have_their_names_on_the_map() -> None:
+    (axes,) = draw_embedding_map(make_vectors(12, each=4), "pca", 1000).axes
+    assert [text.get_text() for text in axes.texts] == [f"class {label}" for label in range(12)]
+    (axes,) = draw_embedding_map(make_vectors(40, each=4), "pca", 1000).axes
+    assert not axes.texts
+
+
+def test_title_has_the_number_of_images() -> None:
+    table = make_vectors(3)
+    unlabeled = table.assign(label=-1, class_name="")
+    figure = draw_embedding_map(pd.concat([table, unlabeled], ignore_index=True), "pca", 30)
+
+    (axes,) = figure.axes
+    assert sum(len(line.get_xdata()) for line in axes.get_lines()) == 30
+    assert "30 of 120 images" in axes.get_title(loc="left")
+    assert axes.get_lines()[0].get_label() == "unlabeled"
+    assert "class 0, class 1, class 2" in figure.get_label()
