@@ -19,9 +19,14 @@ from selfie_pipeline.config import (
     UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
-from selfie_pipeline.evaluation.scores import accuracy, mean_loss, pack_correct, predictions_table
+from selfie_pipeline.evaluation.scores import (
+    accuracy,
+    build_predictions_table,
+    mean_loss,
+    pack_correct,
+)
 from selfie_pipeline.models.classifier import build_classifier, num_classes, restore_classifier
-from selfie_pipeline.provenance import environment
+from selfie_pipeline.provenance import describe_environment
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import open_images
 from selfie_pipeline.training.data.subset import labeled_subset
@@ -148,7 +153,7 @@ def finetune_classifier(
         "std": patch_grids.std.tolist(),
         "device": engine.name,
         "precision": engine.precision,
-        **environment(),
+        **describe_environment(),
     }
     return Weights(result.tensors, provenance), pd.DataFrame(result.history)
 
@@ -191,7 +196,7 @@ def test_classifier(
         "configuration": comparison_key(provenance),
         "provenance": {**provenance, "classifier": classifier.digest()},
     }
-    return predictions_table(rows, labels, logits), cell
+    return build_predictions_table(rows, labels, logits), cell
 
 
 def network_name(model: ModelConfig, architecture: Architecture) -> str:

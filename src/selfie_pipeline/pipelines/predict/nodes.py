@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from selfie_pipeline.config import ComputeConfig, PredictConfig, UserError
-from selfie_pipeline.evaluation.predictions import select_least_certain, name_predictions
+from selfie_pipeline.evaluation.predictions import name_predictions, select_least_certain
 from selfie_pipeline.models.classifier import restore_classifier
 from selfie_pipeline.models.export import to_onnx
 from selfie_pipeline.models.onnx_runtime import OnnxClassifier

@@ -20,8 +20,8 @@ from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.evaluation.tables import (
     Cell,
     Selection,
-    compute_gains,
     build_results_table,
+    compute_gains,
     select_cells,
 )
 from selfie_pipeline.provenance import flatten
@@ -30,7 +30,11 @@ from selfie_pipeline.report.figures import (
     draw_gain_over_ratio,
     draw_variance_over_labels,
 )
-from selfie_pipeline.report.misclassified import draw_confusion_matrix, draw_sample_errors, select_worst_errors
+from selfie_pipeline.report.misclassified import (
+    draw_confusion_matrix,
+    draw_sample_errors,
+    select_worst_errors,
+)
 from selfie_pipeline.report.page import render_report
 from selfie_pipeline.report.puzzle import draw_puzzles
 from selfie_pipeline.report.text import to_markdown
