@@ -16,11 +16,7 @@ from kedro.framework.startup import bootstrap_project
 from selfie_pipeline.cli import parse_params, run
 
 REPOSITORY = Path(__file__).parents[1]
-pytestmark = [
-    # Kedro causes these with typed parameters and with Kedro-Viz's commands.
-    pytest.mark.filterwarnings("ignore:Accessing the 'model_fields' attribute on the instance"),
-    pytest.mark.filterwarnings("ignore:'BaseCommand' is deprecated"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:'BaseCommand' is deprecated")  # Kedro-Viz
 STAGES = ["ingest", "patch", "pretrain", "finetune", "baseline", "report"]
 STUDIES = ["tune", "cells", "experiment", "ratio"]
 USES = ["predict", "embed", "export"]

@@ -59,8 +59,7 @@ class PatchConfig(_StrictModel):
     """The patch grid that images are cut into (paper, "Pretraining Details")."""
 
     canvas_size: PositiveInt
-    """Side of the canvas (the stored image) in pixels; larger than `image_size` if random crops are
-    to be taken from it."""
+    """Side of the canvas (the stored image) in pixels; above `image_size` for random crops."""
     image_size: PositiveInt
     """Side of the window (the crop that the network sees) in pixels."""
     patch_size: PositiveInt
@@ -140,8 +139,7 @@ class ModelConfig(_StrictModel):
     ]
     """Number of bottleneck blocks in each of the four stages; 3, 4, 6, 3 is ResNet-50."""
     width: Annotated[int, Field(ge=8, multiple_of=8, description="a multiple of 8")]
-    """Number of channels of the stem; the stages have 4, 8, 16 and 32 times as many. 64 is
-    ResNet-50."""
+    """Channels of the stem; the stages have 4, 8, 16 and 32 times as many. ResNet-50 has 64."""
     stem: Literal["small", "standard"]
     """`small`: 3×3, stride 1. `standard`: 7×7, stride 2, then max-pooling."""
     preactivation: Flag
@@ -149,8 +147,7 @@ class ModelConfig(_StrictModel):
     normalise_before_pooling: Flag
     """Apply BatchNorm and ReLU to the output of P's last stage before global average pooling."""
     positions: Literal["table", "row_column"]
-    """Position embeddings. `table`: one learned vector per position. `row_column`: the sum of a
-    learned vector per row and one per column."""
+    """`table`: a learned vector per position. `row_column`: a sum of one per row and per column."""
     encoder_positions: Flag
     """Add position embeddings to the context vectors before A."""
     attention: AttentionConfig
@@ -183,8 +180,7 @@ class TrainingConfig(_StrictModel):
     batch_size: IntAtLeastTwo
     """Number of images per step."""
     accumulate: PositiveInt
-    """Number of micro-batches per batch (gradient accumulation), for batches that are too large for
-    memory."""
+    """Number of micro-batches per batch (gradient accumulation), to save memory."""
     peak_learning_rate: PositiveFloat
     """Learning rate at the end of the warm-up."""
     warmup_steps: NonNegativeInt
@@ -219,8 +215,7 @@ class FinetuneConfig(TrainingConfig):
     """Finetuning hyperparameters and network, the same for both arms."""
 
     architecture: Architecture
-    """`resnet`: all four stages. `resnet36_attention`: P on the entire image, then A instead of
-    the fourth stage."""
+    """`resnet`: all four stages. `resnet36_attention`: P, then A instead of the fourth stage."""
     reestimate_statistics: Flag
     """Re-estimate the pretrained BatchNorm statistics, which are those of patches, on entire
     labeled images before the first step. Training does not use running statistics and overwrites
@@ -228,8 +223,7 @@ class FinetuneConfig(TrainingConfig):
     pretrained_rate: PositiveFloat
     """Learning rate of the pretrained layers, as a factor of that of the newly initialised ones."""
     tuned: list[TunedName]
-    """Names of the values in this group that the tuning found; set by the experiment, for the
-    records."""
+    """Names of the tuned values in this group; set by the experiment, for the records."""
 
 
 class ExperimentConfig(_StrictModel):
@@ -298,17 +292,15 @@ class PredictConfig(_StrictModel):
     arm: Arm
     """Arm of the classifier. Set it only with --params: paths in the catalog depend on it."""
     runtime: Literal["torch", "onnxruntime"]
-    """`torch`: PyTorch, on the device of `compute`. `onnxruntime`: ONNX Runtime, on the CPU and in
-    fp32 regardless of `compute`; faster there, after some seconds to convert the classifier, and
-    needs the extra `export`."""
+    """`torch`: on the device of `compute`. `onnxruntime`: on the CPU in fp32, faster there after
+    some seconds of conversion; needs the extra `export`."""
 
 
 class EmbedConfig(_StrictModel):
     """Image embedding: one vector per image, from the encoder."""
 
     layer: Literal["stage3", "u"]
-    """`stage3`: P on the entire image, averaged over its feature map. `u`: P on every patch, then A
-    over all patches."""
+    """`stage3`: P on the entire image, averaged over the feature map. `u`: P on patches, then A."""
     map: Literal["pca", "tsne"]
     """Projection of the vectors onto the two dimensions of the map."""
     points: PositiveInt
@@ -319,8 +311,7 @@ class ExportConfig(_StrictModel):
     """Export of the classifier for use outside this project."""
 
     licence: str
-    """Licence of the weights by its identifier on the Hugging Face Hub, such as `mit` or
-    `cc-by-nc-4.0`."""
+    """Identifier of the weights' licence on the Hugging Face Hub: `mit`, `cc-by-nc-4.0` …"""
 
 
 class ComputeConfig(_StrictModel):
@@ -331,12 +322,10 @@ class ComputeConfig(_StrictModel):
     precision: Literal["auto", "bf16", "fp32"]
     """`auto`: bf16 mixed precision if the processor has the instructions, otherwise fp32."""
     compile: Literal["auto", "always", "never"]
-    """`auto`: torch compiles the ResNet's stages on a GPU but not on a CPU, where measurements
-    showed no gain."""
+    """`auto`: compile the ResNet's stages on a GPU; on CPUs, measurements showed no gain."""
     engine: Literal["local", "ray"]
-    """`local`: train in this process. `ray`: train on the Ray cluster at the environment variable
-    RAY_ADDRESS or, without it, on a cluster on this machine that lasts as long as the run; needs
-    the extra `ray`."""
+    """`local`: this process. `ray`: the Ray cluster at the environment variable RAY_ADDRESS, or a
+    temporary one on this machine; needs the extra `ray`."""
     workers: PositiveInt
     """With `ray`: number of workers that share each batch of a training. If the cluster has GPUs,
     each worker gets one, unless `accelerator` is cpu."""
@@ -350,8 +339,8 @@ class ComputeConfig(_StrictModel):
     gpus_per_cell: PositiveFraction
     """With `ray`: fraction of a GPU per cell or trial, if the cluster has GPUs."""
     max_failures: NonNegativeInt
-    """With `ray`: how often a training resumes by itself after the death of a worker, and how often
-    a cell or trial is retried."""
+    """With `ray`: how often a training resumes by itself after a worker's death, or a cell or
+    trial is retried."""
 
 
 class TrackingConfig(_StrictModel):

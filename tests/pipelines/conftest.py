@@ -55,6 +55,21 @@ class Project:
         env = () if any(option.startswith("--env") for option in options) else ("--env=tiny",)
         return CliRunner().invoke(run, [*env, *options])
 
+    def succeed(self, *options: str) -> Result:
+        """Run the command and assert that it succeeds."""
+        result = self.kedro_run(*options)
+        assert result.exit_code == 0, result.output
+        return result
+
+    def refuse(self, *options: str) -> str:
+        """Run the command, assert that it fails, and return its error of one line."""
+        result = self.kedro_run(*options)
+        assert isinstance(result.exception, SystemExit), result.exception
+        assert result.exit_code == 1
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("Error: ")
+        return line
+
     def catalog(self, params: str = "") -> DataCatalog:
         with self._session(params) as session:
             catalog = session.load_context().catalog

@@ -13,17 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from kedro.framework.session import KedroSession
 from PIL import Image
 
-from selfie_pipeline.cli import run
 from selfie_pipeline.models.patch_grid import unpatchify
 from selfie_pipeline.sources.decoding import decode_file
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Accessing the 'model_fields' attribute on the instance"  # caused by Kedro
-)
 TINY = (
     "model.width=8,model.layers=[1,1,1,1],model.attention.blocks=1,model.attention.heads=4,"
     "model.attention.intermediate=16,labeled_frac=1.0,"
@@ -32,9 +27,9 @@ TINY = (
 )
 
 
-def kedro_run(env: str, stages: str, folder: Path, params: str = "") -> Result:
-    options = [f"--env={env}", f"--params=data.folder={folder},{TINY},{params}"]
-    return CliRunner().invoke(run, [*options, *([f"--pipelines={stages}"] if stages else [])])
+def options(env: str, stages: str, folder: Path, params: str = "") -> list[str]:
+    params = f"data.folder={folder},{TINY},{params}"
+    return [f"--env={env}", f"--pipelines={stages}", f"--params={params}"]
 
 
 def catalog_of(project: Any, env: str) -> Any:
@@ -92,9 +87,8 @@ def flat_val(folder: Path) -> Path:
 def test_from_raw_files_to_classifiers(
     fresh: Any, env: str, make: Callable[[Path], Path], shape: tuple[int, ...], tmp_path: Path
 ) -> None:
-    result = kedro_run(env, "ingest,patch,pretrain,finetune,baseline", make(tmp_path / "raw"))
+    fresh.succeed(*options(env, "ingest,patch,pretrain,finetune,baseline", make(tmp_path / "raw")))
 
-    assert result.exit_code == 0, result.stderr
     catalog = catalog_of(fresh, env)
     assert catalog.load("patch_grids").shape == shape
     assert len(catalog.load("usable_samples")) == shape[0]
@@ -105,7 +99,7 @@ def test_from_raw_files_to_classifiers(
 def test_the_stored_grids_are_the_decoded_images(fresh: Any, tmp_path: Path) -> None:
     raw = add_images(tmp_path / "raw", "train", "test")
 
-    assert kedro_run("imagenet224", "ingest,patch", raw).exit_code == 0
+    fresh.succeed(*options("imagenet224", "ingest,patch", raw))
 
     catalog = catalog_of(fresh, "imagenet224")
     samples, grids = catalog.load("usable_samples"), catalog.load("patch_grids")
@@ -117,13 +111,10 @@ def test_the_stored_grids_are_the_decoded_images(fresh: Any, tmp_path: Path) -> 
 def test_unlabeled_images_alone_are_enough_to_pretrain(fresh: Any, tmp_path: Path) -> None:
     raw = add_images(tmp_path / "raw", "unlabeled")
 
-    pretrained = kedro_run("image_folder", "ingest,patch,pretrain", raw)
-    finetuned = kedro_run("image_folder", "finetune", raw)
+    fresh.succeed(*options("image_folder", "ingest,patch,pretrain", raw))
+    error = fresh.refuse(*options("image_folder", "finetune", raw))
 
-    assert pretrained.exit_code == 0, pretrained.stderr
-    assert finetuned.exit_code == 1
-    line = finetuned.stderr.splitlines()[-1]
-    assert line.startswith(
+    assert error.startswith(
         "Error: there are no labeled training samples, so only pretraining can run: `kedro run"
     )
 
@@ -133,15 +124,14 @@ def test_unreadable_files_are_listed_and_excluded(fresh: Any, tmp_path: Path) ->
     (raw / "train/cat/0.jpg").write_bytes(b"")
     (raw / "test/dog/.DS_Store").write_bytes(b"Bud1")
 
-    refused = kedro_run("image_folder", "ingest,patch", raw)
-    allowed = kedro_run("image_folder", "patch,pretrain,finetune", raw, "data.max_unreadable=0.1")
+    error = fresh.refuse(*options("image_folder", "ingest,patch", raw))
+    stages, params = "patch,pretrain,finetune", "data.max_unreadable=0.1"
+    fresh.succeed(*options("image_folder", stages, raw, params))
 
-    assert refused.exit_code == 1
-    assert refused.stderr.splitlines()[-1] == (
+    assert error == (
         "Error: patch_grids: 1 or more of 13 files can't be used, such as train/cat/0.jpg (empty); "
         "data.max_unreadable = 0.01 allows 0: mend or remove them, or allow more"
     )
-    assert allowed.exit_code == 0, allowed.stderr
     catalog = catalog_of(fresh, "image_folder")
     unreadable = catalog.load("unreadable_files")
     assert unreadable[["place", "reason"]].to_numpy().tolist() == [
@@ -164,9 +154,8 @@ def test_files_without_an_image_suffix_do_not_count_as_unreadable(
         (raw / split / ".DS_Store").write_bytes(b"Bud1")
         (raw / split / "boxes.txt").write_bytes(b"0.jpg\t1\t2\t3\t4")
 
-    result = kedro_run("image_folder", "ingest,patch", raw, "data.max_unreadable=0.0")
+    fresh.succeed(*options("image_folder", "ingest,patch", raw, "data.max_unreadable=0.0"))
 
-    assert result.exit_code == 0, result.stderr
     assert len(catalog_of(fresh, "image_folder").load("unreadable_files")) == 8
 
 
@@ -175,24 +164,19 @@ def test_a_class_without_readable_images_is_named(fresh: Any, tmp_path: Path) ->
     (raw / "train/owl").mkdir()
     (raw / "train/owl/notes.txt").write_bytes(b"no owl yet")
 
-    result = kedro_run("image_folder", "ingest,patch", raw)
+    error = fresh.refuse(*options("image_folder", "ingest,patch", raw))
 
-    assert result.exit_code == 1
-    assert "no training image of the class 'owl' can be read" in result.stderr.splitlines()[-1]
+    assert "no training image of the class 'owl' can be read" in error
 
 
 def test_a_file_that_changed_since_ingestion_is_detected(fresh: Any, tmp_path: Path) -> None:
     raw = add_images(tmp_path / "raw", "train", "test")
-    assert kedro_run("image_folder", "ingest", raw).exit_code == 0
+    fresh.succeed(*options("image_folder", "ingest", raw))
     add_image(raw / "train/cat/0.jpg", seed=99)
 
-    result = kedro_run("image_folder", "patch", raw)
+    error = fresh.refuse(*options("image_folder", "patch", raw))
 
-    assert result.exit_code == 1
-    assert (
-        "changed since the samples were listed; run `kedro run --pipeline=ingest`"
-        in (result.stderr.splitlines()[-1])
-    )
+    assert "changed since the samples were listed; run `kedro run --pipeline=ingest`" in error
 
 
 def test_patching_resumes_after_a_kill(
@@ -200,13 +184,15 @@ def test_patching_resumes_after_a_kill(
 ) -> None:
     """The shards and statistics are byte for byte those of an uninterrupted run."""
     raw = add_images(tmp_path / "raw", "train", "test", count=120)
-    assert kedro_run("imagenet224", "ingest", raw).exit_code == 0
+    fresh.succeed(*options("imagenet224", "ingest", raw))
     command = "from selfie_pipeline.datasets import patch_grid_shards as s, patch_grids\n"
     command += "import sys, time; s.PROGRESS_INTERVAL_S = 0; write = s._ShardWriter.append\n"
     command += "s._ShardWriter.append = lambda *args: (write(*args), time.sleep(0.1))\n"
     command += "from selfie_pipeline.__main__ import main; main()"
-    options = ["--env=imagenet224", "--pipelines=patch", f"--params=data.folder={raw}"]
-    victim = subprocess.Popen([sys.executable, "-c", command, *options], stderr=subprocess.DEVNULL)
+    arguments = ["--env=imagenet224", "--pipelines=patch", f"--params=data.folder={raw}"]
+    victim = subprocess.Popen(
+        [sys.executable, "-c", command, *arguments], stderr=subprocess.DEVNULL
+    )
     store = fresh.path / "data/04_feature/imagenet224/patch_grids"
     deadline = time.monotonic() + 120
     while not list(store.glob(".partial-*/progress.json")) and time.monotonic() < deadline:
@@ -216,16 +202,15 @@ def test_patching_resumes_after_a_kill(
     assert list(store.glob(".partial-*/progress.json"))
 
     caplog.set_level("INFO", "selfie_pipeline")
-    resumed = kedro_run("imagenet224", "patch", raw)
+    fresh.succeed(*options("imagenet224", "patch", raw))
 
-    assert resumed.exit_code == 0, resumed.stderr
     assert "Patch grids: resumes after sample" in caplog.text
     assert not list(fresh.path.rglob(".partial-*"))
     (version,) = (path for path in store.iterdir() if any(path.iterdir()))
     resumed_files = {file.name: file.read_bytes() for file in (version / "patch_grids").iterdir()}
     for file in (version / "patch_grids").iterdir():
         file.unlink()
-    assert kedro_run("imagenet224", "patch", raw).exit_code == 0
+    fresh.succeed(*options("imagenet224", "patch", raw))
     latest = max(store.iterdir()) / "patch_grids"
     assert {file.name: file.read_bytes() for file in latest.iterdir()} == resumed_files
 
@@ -243,9 +228,8 @@ SHARED = (Path(__file__).parents[2] / "../shared/data").resolve()
     ],
 )
 def test_real_images(fresh: Any, env: str, folder: str, train: int, test: int) -> None:
-    result = kedro_run(env, "ingest,patch,pretrain", SHARED / folder)
+    fresh.succeed(*options(env, "ingest,patch,pretrain", SHARED / folder))
 
-    assert result.exit_code == 0, result.stderr
     catalog = catalog_of(fresh, env)
     counts = catalog.load("sample_counts").set_index("class_name").loc["total"]
     assert (counts["train"], counts["test"]) == (train, test)

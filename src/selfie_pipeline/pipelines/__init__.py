@@ -1,4 +1,1 @@
-"""The stages as Kedro pipelines.
-
-Kedro lives here and only here; nodes check, call and name outputs.
-"""
+"""Kedro pipelines and their nodes, which check inputs and call the other packages."""
