@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
 Integers = NDArray[np.integer]
 Floats = NDArray[np.floating]
@@ -70,18 +70,15 @@ def build_predictions_table(samples: Integers, labels: Integers, logits: Floats)
             f"expected one id per label and at least two classes, got ids {samples.shape}, labels "
             f"{labels.shape}, logits {logits.shape}"
         )
-    rows = np.arange(len(labels))
-    predicted = logits.argmax(axis=1)  # (N,)
-    log_probabilities = log_softmax(logits.astype(np.float64), axis=1)  # (N, K)
-    others = logits.astype(np.float64)
-    others[rows, predicted] = -np.inf
+    predicted, runner_up = np.argsort(-logits, axis=1, kind="stable")[:, :2].T  # (N,) each
+    probabilities = softmax(logits.astype(np.float64), axis=1)  # (N, K)
     return pd.DataFrame(
         {
             "sample": samples.astype(np.int64),
             "label": labels.astype(np.int64),
             "predicted": predicted.astype(np.int64),
-            "probability": np.exp(log_probabilities[rows, predicted]),
-            "runner_up": others.argmax(axis=1).astype(np.int64),
+            "probability": probabilities[np.arange(len(labels)), predicted],
+            "runner_up": runner_up.astype(np.int64),
             "correct": predicted == labels,
         }
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -17,33 +17,8 @@ PAPER_SEEDS = 5
 _TERMINAL_COLUMNS = 100
 
 
-class Row(NamedTuple):
-    """A row of the table from `tables.build_results_table`."""
-
-    data: str
-    network: str
-    labeled_percent: float
-    labels: int
-    arm: str
-    seeds: int
-    mean: float
-    std: float
-    pairs: int
-    difference: float
-    difference_std: float
-    difference_low: float
-    difference_high: float
-    t_p: float
-    permutation_p: float
-    std_ratio: float
-    std_ratio_low: float
-    std_ratio_high: float
-    gained: int
-    lost: int
-    mcnemar_p: float
-    paper_mean: float
-    paper_std: float
-    paper_std_ratio: float
+Row = Any
+"""A row of the table from `tables.build_results_table`, with its columns as attributes."""
 
 
 def verdict(table: pd.DataFrame) -> str:
@@ -172,10 +147,8 @@ def split_by_network(text: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _rows(table: pd.DataFrame) -> Iterable[Row]:
-    typed = table[list(Row._fields)].astype(
-        {"pairs": "Int64", "gained": "Int64", "lost": "Int64"}  # floats if read from CSV
-    )
-    return (Row(*values) for values in typed.itertuples(index=False, name=None))
+    integers = {"pairs": "Int64", "gained": "Int64", "lost": "Int64"}  # floats if read from CSV
+    return table.astype(integers).itertuples(index=False)
 
 
 def _format_columns(
