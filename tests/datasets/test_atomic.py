@@ -1,4 +1,5 @@
-import os
+"""Tests of the atomic dataset types: versions, failures while saving, previews."""
+
 import resource
 import signal
 import subprocess
@@ -22,31 +23,31 @@ from selfie_pipeline.datasets.atomic import (
     AtomicParquetDataset,
     AtomicTextDataset,
     CatalogError,
-    atomic_write,
+    atomic_save,
 )
 
 TABLE = pd.DataFrame({"name": ["é", "±"], "value": [1.5, 2.5]})
 LARGER_TABLE = pd.DataFrame({"value": np.random.default_rng(0).random(10_000)})
 
 
-def figure():
-    drawing = MatplotlibFigure()
-    drawing.subplots().plot([0, 1])
-    return drawing
+def make_figure():
+    figure = MatplotlibFigure()
+    figure.subplots().plot([0, 1])
+    return figure
 
 
-KINDS = {
+VALUES = {
     AtomicCSVDataset: (TABLE, LARGER_TABLE),
     AtomicParquetDataset: (TABLE, LARGER_TABLE),
     AtomicJSONDataset: ({"é": [1, 2]}, list(range(10_000))),
     AtomicTextDataset: ("79.3 ± 1.0", "±" * 10_000),
-    AtomicFigureDataset: (figure(), figure()),
+    AtomicFigureDataset: (make_figure(), make_figure()),
 }
-every_kind = pytest.mark.parametrize("kind", KINDS)
+every_type = pytest.mark.parametrize("dataset_type", VALUES)
 
 
-def version(kind, folder, save=None, load=None):
-    return kind(filepath=str(folder / "thing"), version=Version(load, save))
+def version(dataset_type, folder, save=None, load=None):
+    return dataset_type(filepath=str(folder / "thing"), version=Version(load, save))
 
 
 def files_of(folder):
@@ -57,32 +58,34 @@ def equal(a, b):
     return a.equals(b) if isinstance(a, pd.DataFrame) else a == b
 
 
-@every_kind
-def test_a_version_lies_where_kedro_looks_and_nothing_else_does(kind, tmp_path):
-    version(kind, tmp_path, save="v1").save(KINDS[kind][0])
+@every_type
+def test_a_version_is_stored_at_kedros_path_and_nothing_else_is(dataset_type, tmp_path):
+    version(dataset_type, tmp_path, save="v1").save(VALUES[dataset_type][0])
 
     assert files_of(tmp_path) == ["thing/v1/thing"]
-    assert version(kind, tmp_path).exists()
-    assert version(kind, tmp_path).list_versions(full_path=False) == ["v1"]
+    assert version(dataset_type, tmp_path).exists()
+    assert version(dataset_type, tmp_path).list_versions(full_path=False) == ["v1"]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind is not AtomicFigureDataset])
-def test_versions_load_as_they_were_saved(kind, tmp_path):
-    first, second = KINDS[kind]
-    version(kind, tmp_path, save="v1").save(first)
-    version(kind, tmp_path, save="v2").save(second)
+@pytest.mark.parametrize(
+    "dataset_type", [each for each in VALUES if each is not AtomicFigureDataset]
+)
+def test_versions_load_as_they_were_saved(dataset_type, tmp_path):
+    first, second = VALUES[dataset_type]
+    version(dataset_type, tmp_path, save="v1").save(first)
+    version(dataset_type, tmp_path, save="v2").save(second)
 
-    assert equal(version(kind, tmp_path).load(), second)
-    assert equal(version(kind, tmp_path, load="v1").load(), first)
+    assert equal(version(dataset_type, tmp_path).load(), second)
+    assert equal(version(dataset_type, tmp_path, load="v1").load(), first)
 
 
-@every_kind
-def test_a_version_is_never_overwritten(kind, tmp_path):
-    version(kind, tmp_path, save="v1").save(KINDS[kind][0])
+@every_type
+def test_a_version_is_never_overwritten(dataset_type, tmp_path):
+    version(dataset_type, tmp_path, save="v1").save(VALUES[dataset_type][0])
     before = (tmp_path / "thing/v1/thing").read_bytes()
 
     with pytest.raises(DatasetError, match="must not exist"):
-        version(kind, tmp_path, save="v1").save(KINDS[kind][1])
+        version(dataset_type, tmp_path, save="v1").save(VALUES[dataset_type][1])
 
     assert (tmp_path / "thing/v1/thing").read_bytes() == before
 
@@ -98,7 +101,7 @@ def test_without_versions_the_file_is_replaced(tmp_path):
 
 @contextmanager
 def small_disk():
-    """No file can grow beyond 100 bytes; the system says so with a true OSError."""
+    """No file can grow beyond 100 bytes; the system raises a real OSError."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
     try:
@@ -107,32 +110,32 @@ def small_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@every_kind
-def test_a_full_disk_leaves_the_version_before(kind, tmp_path):
-    version(kind, tmp_path, save="v1").save(KINDS[kind][0])
+@every_type
+def test_a_full_disk_leaves_the_version_before(dataset_type, tmp_path):
+    version(dataset_type, tmp_path, save="v1").save(VALUES[dataset_type][0])
 
     with (
         pytest.raises(CatalogError, match=r"v2/thing was not saved.*large") as error,
         small_disk(),
     ):
-        version(kind, tmp_path, save="v2").save(KINDS[kind][1])
+        version(dataset_type, tmp_path, save="v2").save(VALUES[dataset_type][1])
 
     assert isinstance(error.value, UserError)
     assert "\n" not in str(error.value)
     assert files_of(tmp_path) == ["thing/v1/thing"]
 
 
-def test_an_error_of_ours_comes_through_kedro_as_it_is(tmp_path):
+def test_kedro_does_not_change_a_user_error(tmp_path):
     class Report(AtomicTextDataset):
         def save(self, data):
-            with atomic_write(Path(self._get_save_path())):
+            with atomic_save(Path(self._get_save_path())):
                 raise UserError(data)
 
     with pytest.raises(UserError, match=r"^the batch is damaged$"):
         version(Report, tmp_path, save="v1").save("the batch is damaged")
 
 
-VICTIM = """
+KILLED_PROCESS = """
 import os, signal, sys
 from pathlib import Path
 
@@ -160,9 +163,9 @@ AtomicJSONDataset(filepath=str(folder / "thing"), version=Version(None, "v2"),
 def test_a_killed_process_leaves_the_version_before(moment, tmp_path):
     version(AtomicJSONDataset, tmp_path, save="v1").save({"a": 0})
 
-    victim = subprocess.run([sys.executable, "-c", VICTIM, tmp_path, moment], check=False)
+    process = subprocess.run([sys.executable, "-c", KILLED_PROCESS, tmp_path, moment], check=False)
 
-    assert victim.returncode == -signal.SIGKILL
+    assert process.returncode == -signal.SIGKILL
     assert files_of(tmp_path) == ["thing/v1/thing", "thing/v2/.partial-thing"]
     assert version(AtomicJSONDataset, tmp_path).load() == {"a": 0}
     assert version(AtomicJSONDataset, tmp_path).list_versions(full_path=False) == ["v1"]
@@ -170,38 +173,8 @@ def test_a_killed_process_leaves_the_version_before(moment, tmp_path):
     assert files_of(tmp_path) == ["thing/v1/thing", "thing/v2/thing"]
 
 
-def test_bytes_are_on_the_disk_before_the_rename(tmp_path, monkeypatch):
-    steps = []
-    monkeypatch.setattr(os, "fsync", lambda descriptor: steps.append(os.fstat(descriptor).st_ino))
-    replace = Path.replace
-    monkeypatch.setattr(
-        Path, "replace", lambda self, to: (steps.append("rename"), replace(self, to))
-    )
-
-    with atomic_write(tmp_path / "grids") as partial:
-        partial.mkdir()
-        (partial / "shard").write_text("pixels")
-
-    shard, folder = tmp_path / "grids/shard", tmp_path / "grids"
-    inodes = [path.stat().st_ino for path in (shard, folder, tmp_path)]
-    assert steps == [inodes[0], inodes[1], "rename", inodes[2]]
-
-
-def test_an_interruption_removes_the_rest(tmp_path):
-    def interrupted():
-        with atomic_write(tmp_path / "grids") as partial:
-            partial.mkdir()
-            (partial / "shard").write_text("pixels")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_another_error_than_the_systems_is_not_renamed(tmp_path):
-    with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "thing"):
+def test_an_error_that_is_not_the_systems_keeps_its_type(tmp_path):
+    with pytest.raises(ZeroDivisionError), atomic_save(tmp_path / "thing"):
         1 / 0  # noqa: B018
 
 
@@ -212,29 +185,29 @@ def test_only_a_local_disk_is_accepted():
         dataset.save("text")
 
 
-def test_a_saved_file_at_the_place_of_the_versions_is_explained(tmp_path):
+def test_an_unversioned_file_at_the_path_of_the_versions_is_explained(tmp_path):
     (tmp_path / "thing").write_text("saved before it was versioned")
 
     with pytest.raises(DatasetError, match=r"already exists|File exists"):
         version(AtomicTextDataset, tmp_path, save="v1").save("text")
 
 
-def test_the_catalog_knows_the_types(tmp_path):
-    kind = "selfie_pipeline.datasets.atomic.AtomicCSVDataset"
-    entry = {"type": kind, "filepath": str(tmp_path / "thing"), "versioned": True}
+def test_the_catalog_finds_the_types_and_versions(tmp_path):
+    type_name = "selfie_pipeline.datasets.atomic.AtomicCSVDataset"
+    entry = {"type": type_name, "filepath": str(tmp_path / "thing"), "versioned": True}
     old = DataCatalog.from_config({"table": entry}, save_version="v1")
     new = DataCatalog.from_config({"table": entry}, save_version="v2")
     old.save("table", TABLE)
     new.save("table", LARGER_TABLE)
 
-    picked = DataCatalog.from_config({"table": entry}, load_versions={"table": "v1"})
+    pinned = DataCatalog.from_config({"table": entry}, load_versions={"table": "v1"})
 
-    assert picked.load("table").equals(TABLE)
+    assert pinned.load("table").equals(TABLE)
     assert new.load("table").equals(LARGER_TABLE)
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"),
+    ("dataset_type", "name"),
     [
         (AtomicCSVDataset, "TablePreview"),
         (AtomicParquetDataset, "TablePreview"),
@@ -243,9 +216,9 @@ def test_the_catalog_knows_the_types(tmp_path):
         (AtomicFigureDataset, "ImagePreview"),
     ],
 )
-def test_kedro_viz_can_preview(kind, name, tmp_path):
-    dataset = version(kind, tmp_path, save="v1")
-    dataset.save(KINDS[kind][0])
+def test_kedro_viz_can_preview(dataset_type, name, tmp_path):
+    dataset = version(dataset_type, tmp_path, save="v1")
+    dataset.save(VALUES[dataset_type][0])
 
     annotation = signature(dataset.preview).return_annotation
 
@@ -253,7 +226,7 @@ def test_kedro_viz_can_preview(kind, name, tmp_path):
     assert dataset.preview()
 
 
-def test_the_preview_of_a_page_is_what_a_reader_sees(tmp_path):
+def test_the_preview_of_a_page_is_its_visible_text(tmp_path):
     dataset = AtomicTextDataset(filepath=str(tmp_path / "report.html"))
     dataset.save(
         "<!doctype html><html><head><title>no</title><style>p {}</style></head><body>"

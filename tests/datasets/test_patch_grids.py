@@ -1,3 +1,5 @@
+"""Tests of the patch-grid store: writing, reading, sharing pixels, resuming, damage."""
+
 import itertools
 import json
 import os
@@ -30,12 +32,12 @@ ROW_BYTES = PIXELS[0].nbytes
 
 
 @pytest.fixture(autouse=True)
-def five_rows_a_shard(monkeypatch):
+def five_rows_per_shard(monkeypatch):
     monkeypatch.setattr(patch_grid_shards, "SHARD_BYTES", 5 * ROW_BYTES + 1)
 
 
-def pieces(*lengths, pixels=PIXELS):
-    """The pixels in chunks of the given lengths, from any sample on."""
+def chunks_of(*lengths, pixels=PIXELS):
+    """Return a function that yields the pixels from a sample on, in chunks of these lengths."""
 
     def chunks(start):
         for chunk in np.split(pixels[start:], list(itertools.accumulate(lengths))):
@@ -44,20 +46,20 @@ def pieces(*lengths, pixels=PIXELS):
     return chunks
 
 
-def new(fingerprint="f1", chunks=None, statistics_rows=TRAINING, **more):
+def pending(fingerprint="f1", chunks=None, statistics_rows=TRAINING, **more):
     return PendingPatchGrids(
         fingerprint=fingerprint,
         samples=SAMPLES,
         grid=GRID,
         patch_size=SIDE,
-        chunks=chunks or pieces(1, 7, 2, 11),
+        chunks=chunks or chunks_of(1, 7, 2, 11),
         statistics_rows=statistics_rows,
         **more,
     )
 
 
-def not_asked(start):
-    raise AssertionError("the pixels are there already")
+def never_called(start):
+    raise AssertionError("the pixels are stored already")
 
 
 def dataset(folder, save=None, load=None):
@@ -66,7 +68,7 @@ def dataset(folder, save=None, load=None):
 
 @pytest.fixture
 def grids(tmp_path):
-    dataset(tmp_path, save="v1").save(new())
+    dataset(tmp_path, save="v1").save(pending())
     return dataset(tmp_path).load()
 
 
@@ -86,14 +88,14 @@ def test_a_version_is_a_folder_of_shards_and_a_manifest(grids, tmp_path):
     assert np.array_equal(np.concatenate(shards), PIXELS)
 
 
-def test_what_is_loaded_describes_itself(grids):
+def test_loaded_grids_have_their_attributes(grids):
     assert len(grids) == SAMPLES
     assert grids.shape == PIXELS.shape
     assert grids.grid == GRID
     assert grids.fingerprint == "f1"
 
 
-def test_statistics_are_of_the_statistics_rows(grids):
+def test_statistics_are_computed_over_the_statistics_rows(grids):
     training = PIXELS[TRAINING] / 255
 
     assert grids.mean.dtype == grids.std.dtype == np.float32
@@ -105,20 +107,22 @@ def test_statistics_are_of_the_statistics_rows(grids):
 def test_statistics_do_not_depend_on_the_chunks(tmp_path):
     manifests = []
     for version, lengths in (("v1", (5, 5)), ("v2", range(1, 6))):
-        dataset(tmp_path, save=version).save(new(fingerprint=version, chunks=pieces(*lengths)))
+        dataset(tmp_path, save=version).save(
+            pending(fingerprint=version, chunks=chunks_of(*lengths))
+        )
         manifest = json.loads((tmp_path / f"grids/{version}/grids/manifest.json").read_text())
         manifests.append((manifest["mean"], manifest["std"]))
 
     assert manifests[0] == manifests[1]
 
 
-def test_statistics_of_values_that_hardly_differ_are_exact(tmp_path):
+def test_statistics_of_nearly_equal_values_are_exact(tmp_path):
     pixels = np.full_like(PIXELS, 255)
     pixels[0, 0, 0, 0, 0] = 254
     everything = np.ones(SAMPLES, dtype=bool)
 
     dataset(tmp_path, save="v1").save(
-        new(chunks=pieces(3, pixels=pixels), statistics_rows=everything)
+        pending(chunks=chunks_of(3, pixels=pixels), statistics_rows=everything)
     )
 
     share = 1 / (PIXELS.size / 3)
@@ -130,14 +134,14 @@ def test_statistics_of_values_that_hardly_differ_are_exact(tmp_path):
 
 
 @pytest.mark.parametrize("side", [7, 32, 300])
-def test_statistics_are_exact_whatever_the_patch_size(tmp_path, side):
+def test_statistics_are_exact_for_any_patch_size(tmp_path, side):
     pixels = np.random.default_rng(1).integers(250, 256, (2, 6, 3, side, side), dtype=np.uint8)
     grids = PendingPatchGrids(
         fingerprint="f1",
         samples=2,
         grid=GRID,
         patch_size=side,
-        chunks=pieces(1, pixels=pixels),
+        chunks=chunks_of(1, pixels=pixels),
         statistics_rows=np.ones(2, dtype=bool),
     )
 
@@ -161,7 +165,7 @@ def test_statistics_are_exact_whatever_the_patch_size(tmp_path, side):
     ],
     ids=["one", "borders and repeats", "all", "backwards", "many", "last shard", "none"],
 )
-def test_rows_are_gathered_in_the_order_asked_for(grids, rows):
+def test_rows_are_gathered_in_the_requested_order(grids, rows):
     rows = np.array(rows, dtype=np.int64)
 
     gathered = grids.gather(rows)
@@ -171,14 +175,14 @@ def test_rows_are_gathered_in_the_order_asked_for(grids, rows):
     assert np.array_equal(gathered.numpy(), PIXELS[rows])
 
 
-def test_what_is_gathered_is_a_copy(grids):
+def test_gathered_patches_are_a_copy(grids):
     grids.gather(np.array([3])).zero_()
 
     assert np.array_equal(grids.gather(np.array([3]))[0].numpy(), PIXELS[3])
 
 
 @pytest.mark.parametrize("row", [-1, SAMPLES])
-def test_a_row_outside_is_refused(grids, row):
+def test_a_row_out_of_range_is_refused(grids, row):
     with pytest.raises(IndexError, match=f"row {row} of 23 samples"):
         grids.gather(np.array([0, row, 1]))
 
@@ -188,13 +192,13 @@ def test_opening_maps_and_does_not_read(grids):
 
 
 def mapped_bytes(path):
-    """What this process holds of a mapped file (Linux)."""
+    """Return the resident bytes of a mapped file (Linux)."""
     mappings = Path("/proc/self/smaps").read_text().split(str(path))[1:]
     return sum(int(re.search(r"Rss: +(\d+) kB", mapping)[1]) * 1024 for mapping in mappings)
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux")
-def test_what_has_been_read_does_not_add_up_in_memory(grids, tmp_path):
+def test_pages_that_were_read_are_released(grids, tmp_path):
     shards = [tmp_path / "grids/v1/grids" / name for name in SHARDS]
     assert grids._shards[0].sum() > 0
     assert mapped_bytes(shards[0]) > 0
@@ -204,12 +208,12 @@ def test_what_has_been_read_does_not_add_up_in_memory(grids, tmp_path):
     assert [mapped_bytes(shard) for shard in shards] == [0] * len(shards)
 
 
-def test_rows_that_span_pages_are_read_right(tmp_path, monkeypatch):
-    """Rows of 27 KiB in shards of three, where neither begins at a page."""
+def test_rows_that_span_pages_are_read_correctly(tmp_path, monkeypatch):
+    """Rows of 27 KiB, in shards of three, are not aligned to pages."""
     pixels = np.random.default_rng(1).integers(0, 256, (7, 4, 3, 48, 48), dtype=np.uint8)
     monkeypatch.setattr(patch_grid_shards, "SHARD_BYTES", 3 * pixels[0].nbytes)
     described = replace(
-        new(chunks=pieces(pixels=pixels)),
+        pending(chunks=chunks_of(pixels=pixels)),
         samples=7,
         grid=(2, 2),
         patch_size=48,
@@ -221,15 +225,15 @@ def test_rows_that_span_pages_are_read_right(tmp_path, monkeypatch):
     assert np.array_equal(dataset(tmp_path).load().gather(rows).numpy(), pixels[rows])
 
 
-def test_another_process_gets_the_path_not_the_pixels(grids):
-    handed_over = pickle.dumps(grids)
+def test_pickling_stores_the_path_not_the_pixels(grids):
+    pickled = pickle.dumps(grids)
 
-    assert len(handed_over) < ROW_BYTES
-    assert np.array_equal(pickle.loads(handed_over).gather(np.array([7]))[0].numpy(), PIXELS[7])
+    assert len(pickled) < ROW_BYTES
+    assert np.array_equal(pickle.loads(pickled).gather(np.array([7]))[0].numpy(), PIXELS[7])
 
 
 def test_the_same_fingerprint_shares_the_pixels(grids, tmp_path):
-    dataset(tmp_path, save="v2").save(new(chunks=not_asked))
+    dataset(tmp_path, save="v2").save(pending(chunks=never_called))
 
     loaded = dataset(tmp_path, load="v2").load()
 
@@ -240,9 +244,11 @@ def test_the_same_fingerprint_shares_the_pixels(grids, tmp_path):
         assert len(inodes) == 1
 
 
-def test_an_older_version_with_the_fingerprint_is_found_behind_another(grids, tmp_path):
-    dataset(tmp_path, save="v2").save(new(fingerprint="f2", chunks=pieces(pixels=255 - PIXELS)))
-    dataset(tmp_path, save="v3").save(new(chunks=not_asked))
+def test_an_older_version_with_the_fingerprint_is_found(grids, tmp_path):
+    dataset(tmp_path, save="v2").save(
+        pending(fingerprint="f2", chunks=chunks_of(pixels=255 - PIXELS))
+    )
+    dataset(tmp_path, save="v3").save(pending(chunks=never_called))
 
     assert np.array_equal(dataset(tmp_path).load().gather(np.arange(23)).numpy(), PIXELS)
     assert dataset(tmp_path, load="v2").load().fingerprint == "f2"
@@ -254,7 +260,7 @@ def test_without_links_the_pixels_are_copied(grids, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "link", refuse)
 
-    dataset(tmp_path, save="v2").save(new(chunks=not_asked))
+    dataset(tmp_path, save="v2").save(pending(chunks=never_called))
 
     shard = tmp_path / "grids/v2/grids" / SHARDS[0]
     assert shard.stat().st_nlink == 1
@@ -283,13 +289,13 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_damaged_version_is_named_and_its_pixels_are_not_shared(grids, tmp_path, damage):
+def test_a_damaged_version_is_named_and_not_shared(grids, tmp_path, damage):
     damage(tmp_path / "grids/v1/grids")
 
     with pytest.raises(CatalogError, match=r"grids/v1/grids/\S+ .*run the patch stage again"):
         dataset(tmp_path).load()
 
-    dataset(tmp_path, save="v2").save(new())
+    dataset(tmp_path, save="v2").save(pending())
     assert np.array_equal(dataset(tmp_path).load().gather(np.arange(23)).numpy(), PIXELS)
 
 
@@ -303,20 +309,20 @@ def test_a_shard_with_objects_is_not_unpickled(grids, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"chunks": pieces(pixels=PIXELS[:-1])}, "22 samples came, not 23"),
-        ({"chunks": lambda _: iter([])}, "0 samples came, not 23"),
-        ({"chunks": pieces(20, pixels=np.repeat(PIXELS, 2, axis=0))}, "not 23"),
-        ({"chunks": pieces(pixels=PIXELS / 255)}, "float64"),
-        ({"chunks": pieces(pixels=PIXELS[:, :5])}, "shape"),
-        ({"chunks": pieces(pixels=PIXELS[..., 0])}, "shape"),
+        ({"chunks": chunks_of(pixels=PIXELS[:-1])}, "the chunks have 22 samples, not 23"),
+        ({"chunks": lambda _: iter([])}, "the chunks have 0 samples, not 23"),
+        ({"chunks": chunks_of(20, pixels=np.repeat(PIXELS, 2, axis=0))}, "not 23"),
+        ({"chunks": chunks_of(pixels=PIXELS / 255)}, "float64"),
+        ({"chunks": chunks_of(pixels=PIXELS[:, :5])}, "shape"),
+        ({"chunks": chunks_of(pixels=PIXELS[..., 0])}, "shape"),
         ({"chunks": lambda _: iter([(PIXELS[:20], {}), (PIXELS[20:, :, :1], {})])}, "shape"),
         ({"statistics_rows": TRAINING[:-1]}, "statistics_rows"),
         ({"statistics_rows": np.zeros(SAMPLES, dtype=bool)}, "statistics_rows"),
     ],
 )
-def test_what_is_not_as_announced_is_refused(tmp_path, wrong, message):
+def test_chunks_that_contradict_the_description_are_refused(tmp_path, wrong, message):
     with pytest.raises(DatasetError, match=message):
-        dataset(tmp_path, save="v1").save(new(**wrong))
+        dataset(tmp_path, save="v1").save(pending(**wrong))
 
     assert files_of(tmp_path) == []
 
@@ -327,20 +333,20 @@ def test_a_damaged_source_is_named_and_leaves_the_version_before(grids, tmp_path
         raise UserError("data_batch_3 is damaged")
 
     with pytest.raises(UserError, match=r"^data_batch_3 is damaged$"):
-        dataset(tmp_path, save="v2").save(new(fingerprint="f2", chunks=chunks))
+        dataset(tmp_path, save="v2").save(pending(fingerprint="f2", chunks=chunks))
 
     assert dataset(tmp_path).load().fingerprint == "f1"
     assert not any("v2" in name for name in files_of(tmp_path))
 
 
-VICTIM = """
+KILLED_PROCESS = """
 import os, signal, sys, time
 import numpy as np
 from kedro.io.core import Version
 from selfie_pipeline.datasets import patch_grid_shards
 from selfie_pipeline.datasets.patch_grids import PatchGridDataset
 
-patch_grid_shards.SHARD_BYTES, patch_grid_shards.SECONDS_BETWEEN_MARKS = int(sys.argv[1]), 0
+patch_grid_shards.SHARD_BYTES, patch_grid_shards.PROGRESS_INTERVAL_S = int(sys.argv[1]), 0
 pixels, training = np.load("pixels.npy"), np.load("training.npy")
 
 def chunks(start):
@@ -355,65 +361,65 @@ PatchGridDataset(filepath="grids", version=Version(None, "v2")).save(grids)
 
 
 def kill_a_process_before_row_12(folder):
-    np.save(folder / "pixels.npy", WITH_A_HOLE)
+    np.save(folder / "pixels.npy", WITH_UNREADABLE_ROW)
     np.save(folder / "training.npy", TRAINING)
-    command = [sys.executable, "-c", VICTIM, str(patch_grid_shards.SHARD_BYTES)]
-    victim = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
-    assert victim.returncode == -signal.SIGKILL, victim.stderr
+    command = [sys.executable, "-c", KILLED_PROCESS, str(patch_grid_shards.SHARD_BYTES)]
+    process = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr
 
 
-WITH_A_HOLE = PIXELS.copy()
-WITH_A_HOLE[2] = 0
+WITH_UNREADABLE_ROW = PIXELS.copy()
+WITH_UNREADABLE_ROW[2] = 0
 
 
 @dataclass
 class OneByOne:
-    """Chunks of one row each; the third is unreadable. Keeps account of where it was begun."""
+    """Chunks of one row each, the third one unreadable; records the samples it starts from."""
 
     stop_before: int = SAMPLES + 1
-    begun_at: list[int] = field(default_factory=list)
+    first_samples: list[int] = field(default_factory=list)
 
     def __call__(self, start):
-        self.begun_at.append(start)
+        self.first_samples.append(start)
         for row in range(start, SAMPLES):
             if row == self.stop_before:
                 raise KeyboardInterrupt
             if row == 3 < self.stop_before <= SAMPLES:
-                time.sleep(0.2)  # until the mark after the third row is written
-            yield WITH_A_HOLE[row : row + 1], {2: "cut off"} if row == 2 else {}
+                time.sleep(0.2)  # until the progress after the third row is saved
+            yield WITH_UNREADABLE_ROW[row : row + 1], {2: "cut off"} if row == 2 else {}
         if self.stop_before == SAMPLES:
             raise KeyboardInterrupt
 
 
 @pytest.fixture
-def mark_often(monkeypatch):
-    monkeypatch.setattr(patch_grid_shards, "SECONDS_BETWEEN_MARKS", 0)
+def save_progress_often(monkeypatch):
+    monkeypatch.setattr(patch_grid_shards, "PROGRESS_INTERVAL_S", 0)
 
 
 def interrupt(folder, row, fingerprint="f2"):
     chunks = OneByOne(stop_before=row)
     with pytest.raises(KeyboardInterrupt):
-        dataset(folder, save="v2").save(new(fingerprint, chunks))
-    return chunks.begun_at[0]
+        dataset(folder, save="v2").save(pending(fingerprint, chunks))
+    return chunks.first_samples[0]
 
 
 def finish(folder, fingerprint="f2"):
     chunks = OneByOne()
-    dataset(folder, save="v3").save(new(fingerprint, chunks))
-    return chunks.begun_at[0]
+    dataset(folder, save="v3").save(pending(fingerprint, chunks))
+    return chunks.first_samples[0]
 
 
-def assert_as_undisturbed(folder):
-    """The version v3 is, byte for byte, that of a run that nobody disturbed; nothing else is."""
-    finish(folder / "undisturbed")
+def assert_same_as_uninterrupted(folder):
+    """Check that v3 equals that of an uninterrupted run, byte for byte, and nothing else exists."""
+    finish(folder / "uninterrupted")
     names = [f"grids/v3/grids/{name}" for name in ["manifest.json", *SHARDS]]
-    assert files_of(folder / "undisturbed") == names
+    assert files_of(folder / "uninterrupted") == names
     for name in names:
-        assert (folder / name).read_bytes() == (folder / "undisturbed" / name).read_bytes(), name
+        assert (folder / name).read_bytes() == (folder / "uninterrupted" / name).read_bytes(), name
     assert not list(folder.rglob(".partial-*"))
 
 
-def test_a_killed_process_leaves_the_version_before_and_is_gone_on_with(grids, tmp_path, caplog):
+def test_a_killed_process_leaves_the_version_before_and_is_resumed(grids, tmp_path, caplog):
     caplog.set_level("INFO", "selfie_pipeline")
     kill_a_process_before_row_12(tmp_path)
     assert dataset(tmp_path).load().fingerprint == "f1"
@@ -421,34 +427,42 @@ def test_a_killed_process_leaves_the_version_before_and_is_gone_on_with(grids, t
     start = finish(tmp_path)
 
     assert 0 < start <= 12
-    assert f"Patch grids: goes on after sample {start} of 23" in caplog.messages
+    assert f"Patch grids: resumes after sample {start} of 23" in caplog.messages
     assert dataset(tmp_path).load().fingerprint == "f2"
-    assert_as_undisturbed(tmp_path)
+    assert_same_as_uninterrupted(tmp_path)
 
 
 @pytest.mark.parametrize("rows", [[1], [4], [5], [12], [4, 9, 21], [23], [23, 23]], ids=str)
-def test_however_often_it_is_interrupted_the_result_is_the_same(tmp_path, mark_often, rows):
+def test_the_result_does_not_depend_on_the_interruptions(tmp_path, save_progress_often, rows):
     starts = [interrupt(tmp_path, row) for row in rows] + [finish(tmp_path)]
 
     assert starts[0] == 0
     assert all(0 < start <= row for start, row in zip(starts[1:], rows, strict=True))
     assert starts == sorted(starts)
-    assert_as_undisturbed(tmp_path)
+    assert_same_as_uninterrupted(tmp_path)
 
 
-def test_what_was_left_of_other_pixels_is_removed(tmp_path, mark_often, caplog):
+def test_the_progress_file_keeps_the_keys_of_earlier_releases(tmp_path, save_progress_often):
+    interrupt(tmp_path, 12)
+
+    progress = json.loads((tmp_path / "grids/.partial-f2/progress.json").read_text())
+
+    assert progress.keys() == {"fingerprint", "written", "sums", "unreadable"}
+
+
+def test_unfinished_versions_of_other_pixels_are_removed(tmp_path, save_progress_often, caplog):
     caplog.set_level("INFO", "selfie_pipeline")
     interrupt(tmp_path, 12, fingerprint="f9")
     (tmp_path / "grids/v1").mkdir()
-    (tmp_path / "grids/v1/.partial-grids").mkdir()  # of a process that died while it renamed
+    (tmp_path / "grids/v1/.partial-grids").mkdir()  # of a process that died before the rename
 
     assert finish(tmp_path) == 0
 
-    assert not any("goes on" in line for line in caplog.messages)
-    assert_as_undisturbed(tmp_path)
+    assert not any("resumes" in line for line in caplog.messages)
+    assert_same_as_uninterrupted(tmp_path)
 
 
-def test_a_short_work_that_fails_leaves_nothing(tmp_path):
+def test_a_failure_before_the_first_progress_leaves_nothing(tmp_path):
     interrupt(tmp_path, 12)
 
     assert files_of(tmp_path) == []
@@ -462,18 +476,18 @@ def test_a_short_work_that_fails_leaves_nothing(tmp_path):
         lambda folder: (folder / SHARDS[0]).unlink(),
         lambda folder: (folder / SHARDS[0]).write_bytes(b""),
     ],
-    ids=["mark cut off", "mark missing", "shard missing", "shard cut off"],
+    ids=["progress cut off", "progress missing", "shard missing", "shard cut off"],
 )
-def test_what_can_not_be_gone_on_with_is_written_anew(tmp_path, mark_often, damage):
+def test_a_damaged_unfinished_version_is_restarted(tmp_path, save_progress_often, damage):
     interrupt(tmp_path, 12)
     damage(tmp_path / "grids/.partial-f2")
 
     assert finish(tmp_path) == 0
 
-    assert_as_undisturbed(tmp_path)
+    assert_same_as_uninterrupted(tmp_path)
 
 
-def test_an_unreadable_sample_is_recorded_and_not_counted(tmp_path):
+def test_an_unreadable_sample_is_recorded_and_left_out_of_the_statistics(tmp_path):
     pixels = PIXELS.copy()
     pixels[[1, 4]] = 0
     reasons = {1: "empty", 4: "cut off"}
@@ -482,33 +496,33 @@ def test_an_unreadable_sample_is_recorded_and_not_counted(tmp_path):
         yield pixels[:3], {1: "empty"}
         yield pixels[3:], {4: "cut off"}
 
-    told = []
+    checked = []
     dataset(tmp_path, save="v1").save(
-        new(chunks=chunks, check_unreadable=lambda r: told.append(dict(r)))
+        pending(chunks=chunks, check_unreadable=lambda r: checked.append(dict(r)))
     )
 
     grids = dataset(tmp_path).load()
     counted = np.delete(PIXELS, [1, 4], axis=0)[np.delete(TRAINING, [1, 4])] / 255
     assert grids.unreadable == reasons
-    assert told == [{1: "empty"}, reasons]
+    assert checked == [{1: "empty"}, reasons]
     np.testing.assert_allclose(grids.mean, counted.mean(axis=(0, 1, 3, 4)), rtol=1e-6)
     np.testing.assert_allclose(grids.std, counted.std(axis=(0, 1, 3, 4)), rtol=1e-6)
 
 
-def test_unreadable_samples_are_judged_when_gone_on_with_and_when_shared(tmp_path, mark_often):
+def test_unreadable_samples_are_checked_when_resumed_and_when_shared(tmp_path, save_progress_often):
     def refuse(unreadable):
-        raise UserError(f"{dict(unreadable)} is too much")
+        raise UserError(f"{dict(unreadable)} are too many")
 
     interrupt(tmp_path, 12)
-    refusing = new("f2", not_asked, check_unreadable=refuse)
+    refusing = pending("f2", never_called, check_unreadable=refuse)
 
-    with pytest.raises(UserError, match=r"\{2: 'cut off'\} is too much"):
+    with pytest.raises(UserError, match=r"\{2: 'cut off'\} are too many"):
         dataset(tmp_path, save="v2").save(refusing)
-    assert finish(tmp_path) > 0  # of use still, if it is not too much after all
-    with pytest.raises(UserError, match=r"\{2: 'cut off'\} is too much"):
+    assert finish(tmp_path) > 0  # the progress is kept, in case more are allowed
+    with pytest.raises(UserError, match=r"\{2: 'cut off'\} are too many"):
         dataset(tmp_path, save="v4").save(refusing)
 
-    assert_as_undisturbed(tmp_path)
+    assert_same_as_uninterrupted(tmp_path)
 
 
 def test_without_a_readable_sample_there_are_no_statistics(tmp_path):
@@ -516,27 +530,27 @@ def test_without_a_readable_sample_there_are_no_statistics(tmp_path):
         yield 0 * PIXELS, dict.fromkeys(range(SAMPLES), "empty")
 
     with pytest.raises(UserError, match="none of the training images can be read"):
-        dataset(tmp_path, save="v1").save(new(chunks=chunks))
+        dataset(tmp_path, save="v1").save(pending(chunks=chunks))
 
 
 def test_two_processes_write_one_after_the_other(tmp_path, caplog):
-    """The second waits, and shares the pixels that the first has written."""
+    """The second waits, then shares the pixels that the first has written."""
     caplog.set_level("INFO", "selfie_pipeline")
-    begun = threading.Event()
+    started = threading.Event()
 
     def save_second():
-        begun.wait()
-        dataset(tmp_path, save="v2").save(new(chunks=not_asked))
+        started.wait()
+        dataset(tmp_path, save="v2").save(pending(chunks=never_called))
 
     def chunks(start):
-        begun.set()
-        while not any("Waits for another run" in line for line in caplog.messages):
+        started.set()
+        while not any("Waiting for another run" in line for line in caplog.messages):
             time.sleep(0.01)
         yield PIXELS, {}
 
     thread = threading.Thread(target=save_second)
     thread.start()
-    dataset(tmp_path, save="v1").save(new(chunks=chunks))
+    dataset(tmp_path, save="v1").save(pending(chunks=chunks))
     thread.join()
 
     assert [Path(version).parent.name for version in dataset(tmp_path).list_versions()] == [
@@ -545,16 +559,16 @@ def test_two_processes_write_one_after_the_other(tmp_path, caplog):
     ]
 
 
-def test_the_catalog_versions_it_by_itself(tmp_path):
+def test_the_catalog_always_versions_it(tmp_path):
     entry = {
         "type": "selfie_pipeline.datasets.patch_grids.PatchGridDataset",
         "filepath": str(tmp_path / "grids"),
     }
     for version in ("v1", "v2"):
         catalog = DataCatalog.from_config({"grids": entry}, save_version=version)
-        catalog.save("grids", new(fingerprint=version))
+        catalog.save("grids", pending(fingerprint=version))
 
-    picked = DataCatalog.from_config({"grids": entry}, load_versions={"grids": "v1"})
+    pinned = DataCatalog.from_config({"grids": entry}, load_versions={"grids": "v1"})
 
     assert catalog.load("grids").fingerprint == "v2"
-    assert picked.load("grids").fingerprint == "v1"
+    assert pinned.load("grids").fingerprint == "v1"

@@ -1,3 +1,5 @@
+"""Tests of collecting the results of many runs."""
+
 import json
 
 import pytest
@@ -35,9 +37,9 @@ def test_all_versions_at_any_depth_are_read_in_the_order_of_paths(tmp_path, resu
     ]
 
 
-def test_a_version_that_is_not_whole_does_not_count(tmp_path, results):
-    whole = save(tmp_path, "selfie/seed-0", "2026-01-01", {"accuracy": 0.7})
-    partial = whole.parents[1] / "2026-01-02/.partial-metrics.json"
+def test_a_partial_version_is_not_read(tmp_path, results):
+    complete = save(tmp_path, "selfie/seed-0", "2026-01-01", {"accuracy": 0.7})
+    partial = complete.parents[1] / "2026-01-02/.partial-metrics.json"
     partial.parent.mkdir()
     partial.write_text('{"accur')
 
@@ -65,7 +67,7 @@ def test_it_is_read_only(results):
         results.save([])
 
 
-def test_the_catalog_knows_the_type(tmp_path):
+def test_the_catalog_finds_the_type(tmp_path):
     written = save(tmp_path, "selfie/seed-0", "2026-01-01", {"seed": 0})
     entry = {
         "type": "selfie_pipeline.datasets.results.AllVersionsDataset",

@@ -1,3 +1,5 @@
+"""Tests of saving and loading weights, and of their digest."""
+
 import hashlib
 import json
 
@@ -27,7 +29,7 @@ def dataset(folder, save=None, load=None):
     return WeightsDataset(filepath=str(folder / "encoder.safetensors"), version=Version(load, save))
 
 
-def test_tensors_and_provenance_come_back(weights, tmp_path):
+def test_tensors_and_provenance_are_loaded_as_saved(weights, tmp_path):
     dataset(tmp_path, save="v1").save(weights)
 
     loaded = dataset(tmp_path).load()
@@ -57,7 +59,7 @@ def test_kedro_viz_previews_the_provenance(weights, tmp_path):
     assert preview == {"tensors": len(sizes), "numbers": sum(sizes), **PROVENANCE}
 
 
-def test_an_older_version_can_be_picked(weights, tmp_path):
+def test_an_older_version_can_be_loaded(weights, tmp_path):
     dataset(tmp_path, save="v1").save(weights)
     dataset(tmp_path, save="v2").save(Weights({"w": torch.ones(1)}, {}))
 
@@ -65,34 +67,34 @@ def test_an_older_version_can_be_picked(weights, tmp_path):
     assert dataset(tmp_path).load().tensors.keys() == {"w"}
 
 
-def test_an_unknown_version_is_answered_with_those_there_are(weights, tmp_path):
+def test_an_unknown_version_is_refused_with_the_available_ones(weights, tmp_path):
     dataset(tmp_path, save="v1").save(weights)
     dataset(tmp_path, save="v2").save(weights)
 
-    with pytest.raises(CatalogError, match=r"v3/.* does not exist; versions of it: v2, v1"):
+    with pytest.raises(CatalogError, match=r"v3/.* does not exist; available versions: v2, v1"):
         dataset(tmp_path, load="v3").load()
 
 
-def test_shared_channels_last_and_trained_tensors_are_saved_plain(tmp_path):
+def test_shared_channels_last_and_trained_tensors_are_saved_contiguous(tmp_path):
     table = torch.arange(24.0).reshape(1, 2, 3, 4)
-    odd = {
+    tensors = {
         "channels_last": table.to(memory_format=torch.channels_last),
-        "part": table[:, :1],
-        "same": table,
+        "slice": table[:, :1],
+        "shared": table,
         "trained": torch.nn.Parameter(table),
         "half": table.bfloat16(),
         "scalar": torch.tensor(3),
         "empty": torch.empty(0, 2),
     }
-    dataset(tmp_path, save="v1").save(Weights(odd, {}))
+    dataset(tmp_path, save="v1").save(Weights(tensors, {}))
 
     loaded = dataset(tmp_path).load().tensors
 
-    assert all(torch.equal(loaded[name], tensor) for name, tensor in odd.items())
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
     assert all(tensor.is_contiguous() for tensor in loaded.values())
 
 
-def test_the_digest_is_of_names_dtypes_shapes_and_bytes():
+def test_the_digest_depends_on_names_dtypes_shapes_and_bytes():
     base = {"w": torch.zeros(2, 2)}
     others = [
         {"v": torch.zeros(2, 2)},
@@ -122,7 +124,7 @@ def test_order_and_memory_format_do_not_change_the_digest():
     assert Weights({"a": a, "b": b}, {}).digest() == Weights(swapped, {}).digest()
 
 
-def test_a_flipped_bit_is_found(weights, tmp_path):
+def test_a_flipped_bit_is_detected(weights, tmp_path):
     dataset(tmp_path, save="v1").save(weights)
     path = tmp_path / "encoder.safetensors/v1/encoder.safetensors"
     content = bytearray(path.read_bytes())
@@ -143,7 +145,7 @@ def test_a_cut_off_file_is_named(weights, tmp_path, length):
         dataset(tmp_path).load()
 
 
-def test_weights_of_unknown_origin_are_refused(tmp_path):
+def test_weights_without_provenance_are_refused(tmp_path):
     path = tmp_path / "encoder.safetensors/v1/encoder.safetensors"
     path.parent.mkdir(parents=True)
     save_file({"w": torch.ones(1)}, path)

@@ -1,3 +1,5 @@
+"""Tests of the checkpoints: resuming, damaged files, full disks and killed processes."""
+
 from __future__ import annotations
 
 import errno
@@ -13,6 +15,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
+from selfie_pipeline import atomic_write
 from selfie_pipeline.config import UserError
 from selfie_pipeline.training import checkpoints as module
 from selfie_pipeline.training.checkpoints import Checkpoint, Checkpoints
@@ -57,10 +60,6 @@ def weights(store: Checkpoints, step: int) -> Path:
     return store.folder / f"step-{step:09d}.safetensors"
 
 
-def record(store: Checkpoints, step: int) -> Path:
-    return weights(store, step).with_suffix(".json")
-
-
 def test_round_trip(store: Checkpoints) -> None:
     for step in (2, 4):
         store.save(state(step))
@@ -68,18 +67,17 @@ def test_round_trip(store: Checkpoints) -> None:
     assert same(store.latest(), state(4))
 
 
-def test_there_are_none_at_first(store: Checkpoints) -> None:
+def test_a_new_store_is_empty(store: Checkpoints) -> None:
     assert store.latest() is None
     assert not store.folder.exists()
 
 
-def test_the_newest_are_kept(store: Checkpoints) -> None:
+def test_the_latest_are_kept(store: Checkpoints) -> None:
     for step in (2, 4, 6, 8, 10):
         store.save(state(step))
 
-    kept = sorted(path.name for path in store.folder.iterdir())
-    expected = {path.name for step in (6, 8, 10) for path in (weights(store, step),)}
-    assert set(kept) == expected | {name.replace("safetensors", "json") for name in expected}
+    files = {weights(store, step) for step in (6, 8, 10)}
+    assert set(store.folder.iterdir()) == files | {file.with_suffix(".json") for file in files}
     assert same(store.latest(), state(10))
 
 
@@ -91,7 +89,7 @@ def test_steps_are_ordered_as_numbers(store: Checkpoints) -> None:
     assert not weights(store, 8).exists()
 
 
-def test_clear(store: Checkpoints) -> None:
+def test_clear_removes_all_checkpoints(store: Checkpoints) -> None:
     store.save(state(2))
 
     store.clear()
@@ -100,7 +98,7 @@ def test_clear(store: Checkpoints) -> None:
     assert list(store.folder.iterdir()) == []
 
 
-def cut_short(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
 
 
@@ -124,15 +122,15 @@ def remove(path: Path) -> None:
     path.unlink()
 
 
-def cut_the_record_short(path: Path) -> None:
-    cut_short(path.with_suffix(".json"))
+def truncate_the_record(path: Path) -> None:
+    truncate(path.with_suffix(".json"))
 
 
 def empty_the_record(path: Path) -> None:
     empty(path.with_suffix(".json"))
 
 
-def take_from_the_record(path: Path) -> None:
+def remove_a_key_of_the_record(path: Path) -> None:
     content = json.loads(path.with_suffix(".json").read_text())
     del content["sha256"]
     path.with_suffix(".json").write_text(json.dumps(content))
@@ -147,21 +145,21 @@ def make_the_record_binary(path: Path) -> None:
 
 
 DAMAGES = [
-    cut_short,
+    truncate,
     flip_a_bit_of_a_tensor,
     flip_a_bit_of_the_header,
     empty,
     remove,
-    cut_the_record_short,
+    truncate_the_record,
     empty_the_record,
-    take_from_the_record,
+    remove_a_key_of_the_record,
     make_the_record_a_list,
     make_the_record_binary,
 ]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_a_damaged_one_is_named_and_the_one_before_it_used(
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_used(
     store: Checkpoints, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     for step in (2, 4):
@@ -176,16 +174,20 @@ def test_a_damaged_one_is_named_and_the_one_before_it_used(
     assert "\n" not in line
 
 
-def test_all_damaged_is_none(store: Checkpoints, caplog: pytest.LogCaptureFixture) -> None:
+def test_there_is_no_latest_if_all_are_damaged(
+    store: Checkpoints, caplog: pytest.LogCaptureFixture
+) -> None:
     for step in (2, 4):
         store.save(state(step))
-        cut_short(weights(store, step))
+        truncate(weights(store, step))
 
     assert store.latest() is None
     assert len(caplog.messages) == 2
 
 
-def test_a_damaged_one_is_replaced_when_the_training_gets_there_again(store: Checkpoints) -> None:
+def test_a_damaged_checkpoint_is_replaced_when_the_training_reaches_its_step_again(
+    store: Checkpoints,
+) -> None:
     for step in (2, 4):
         store.save(state(step))
     empty(weights(store, 4))
@@ -196,7 +198,7 @@ def test_a_damaged_one_is_replaced_when_the_training_gets_there_again(store: Che
     assert same(store.latest(), state(4))
 
 
-def test_one_of_another_training_is_not_used(
+def test_a_checkpoint_of_another_training_is_not_used(
     store: Checkpoints, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.save(state(2))
@@ -214,7 +216,7 @@ def test_one_of_another_training_is_not_used(
     [{"seed": 0}, {"more": 1}, {"configuration": None}],
     ids=["value for null", "surplus key", "null for a group"],
 )
-def test_any_difference_makes_another_training(
+def test_any_difference_in_identity_makes_another_training(
     store: Checkpoints, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     store.save(state(2))
@@ -222,8 +224,8 @@ def test_any_difference_makes_another_training(
     assert open_store(tmp_path, IDENTITY | changes).latest() is None
 
 
-def test_order_and_tuples_make_no_difference(store: Checkpoints, tmp_path: Path) -> None:
-    """What JSON does to an identity does not make it another one."""
+def test_order_and_tuples_make_no_difference(tmp_path: Path) -> None:
+    """JSON changes both; the identity stays equal."""
     identity = {"b": {"y": (1, 2), "x": 0.1}, "a": None}
     open_store(tmp_path, identity).save(state(2))
 
@@ -232,7 +234,7 @@ def test_order_and_tuples_make_no_difference(store: Checkpoints, tmp_path: Path)
     assert same(again.latest(), state(2))
 
 
-def test_those_of_a_longer_training_do_not_crowd_out_a_new_one(
+def test_checkpoints_of_a_longer_training_do_not_displace_new_ones(
     store: Checkpoints, tmp_path: Path
 ) -> None:
     for step in (100, 102, 104):
@@ -245,7 +247,7 @@ def test_those_of_a_longer_training_do_not_crowd_out_a_new_one(
     assert same(other.latest(), state(2))
 
 
-def test_never_starts_anew(
+def test_never_starts_from_scratch(
     store: Checkpoints, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.save(state(2))
@@ -254,12 +256,12 @@ def test_never_starts_anew(
     assert open_store(tmp_path, resume="never").latest() is None
 
     assert caplog.messages == [f"resume = never: the checkpoints in {store.folder} are not used"]
-    assert store.latest() is None  # nor by the run after it
+    assert store.latest() is None  # not even in the next run
 
 
 @contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """Writing further than that into any file fails, as on a full disk."""
+def limited_file_size(size: int) -> Iterator[None]:
+    """Make writing beyond this size fail in any file, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -268,11 +270,11 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("size", [0, 100], ids=["at once", "part of the way"])
-def test_a_save_that_the_system_refuses(store: Checkpoints, size: int) -> None:
+@pytest.mark.parametrize("size", [0, 100], ids=["at the first byte", "after 100 bytes"])
+def test_a_refused_save_keeps_the_previous_checkpoint(store: Checkpoints, size: int) -> None:
     store.save(state(2))
 
-    with files_of_at_most(size), pytest.raises(UserError) as caught:
+    with limited_file_size(size), pytest.raises(UserError) as caught:
         store.save(state(4))
 
     message = str(caught.value)
@@ -283,7 +285,9 @@ def test_a_save_that_the_system_refuses(store: Checkpoints, size: int) -> None:
     assert not list(store.folder.glob(".partial-*.safetensors"))
 
 
-def test_a_full_disk(store: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_old_checkpoints(
+    store: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -300,56 +304,60 @@ def test_a_full_disk(store: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> Non
     assert same(store.latest(), state(8))
 
 
-def test_no_permission(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").write_text("a file where the folder is to be")
+def test_an_unwritable_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file in place of the folder")
 
     with pytest.raises(UserError, match=r"not saved in .*permissions"):
         open_store(tmp_path).save(state(2))
 
 
 class Killed(BaseException):
-    """Where the process ends; nothing in it may tidy up."""
+    """The death of the process; no cleanup runs after it."""
 
 
-@pytest.mark.parametrize("step", [4, 6], ids=["a new step", "a step saved before"])
+@pytest.mark.parametrize("step", [4, 6], ids=["a step saved before", "a new step"])
 @pytest.mark.parametrize(
     ("function", "call"),
     [
         ("save_file", 1),
         ("_sha256", 1),
-        ("_flush", 1),
-        ("_write_whole", 1),
-        ("_flush", 2),
-        ("_flush", 3),
+        ("fsync", 1),  # the weights
+        ("fsync", 2),  # the folder, after the weights were renamed
+        ("write_record", 1),
+        ("fsync", 3),  # the record
+        ("fsync", 4),  # the folder, after the record was renamed
     ],
 )
-def test_a_process_that_dies_while_saving_leaves_the_one_before(
+def test_a_process_that_dies_while_saving_leaves_the_previous_checkpoint(
     store: Checkpoints, monkeypatch: pytest.MonkeyPatch, function: str, call: int, step: int
 ) -> None:
-    """Dead before each of the actions of a save."""
+    """The process dies before each of the actions of a save."""
     store.save(state(2))
     store.save(state(4))
     if step == 4:
-        weights(store, 4).write_bytes(b"damaged, so the training comes here again")
-    original = getattr(module, function)
+        weights(store, 4).write_bytes(b"damaged, so the training reaches this step again")
+    owner = {"fsync": atomic_write, "write_record": Checkpoints}.get(function, module)
+    original = getattr(owner, function)
     calls = 0
 
-    def dies(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise Killed
-        return original(*arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(module, function, dies)
+
+        def die_at_call(*arguments: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                patch.setattr(atomic_write, "_remove", lambda _: None)
+                raise Killed
+            return original(*arguments)
+
+        patch.setattr(owner, function, die_at_call)
         with pytest.raises(Killed):
             store.save(state(step))
 
     before = state(2 if step == 4 else 4)
-    # Only the folder's entry is left to be flushed; or the same bytes as before are in place.
-    whole = (function, call) == ("_flush", 3)
-    whole |= step == 4 and (function, call) in {("_write_whole", 1), ("_flush", 2)}
-    assert same(store.latest(), state(step) if whole else before)
+    # Only the folder remains to be flushed; or the same bytes as before are in place.
+    saved = (function, call) == ("fsync", 4)
+    saved |= step == 4 and (function, call) in {("fsync", 2), ("write_record", 1), ("fsync", 3)}
+    assert same(store.latest(), state(step) if saved else before)
     store.save(state(step))
     assert same(store.latest(), state(step))

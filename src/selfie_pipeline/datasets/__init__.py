@@ -1,1 +1,1 @@
-"""Catalog types of our own: whole or absent versions of files, weights and patch grids."""
+"""Catalog dataset types for files, weights and patch grids, with atomically written versions."""

@@ -1,7 +1,7 @@
-"""Writing a version of the patch-grid store: shards, statistics, manifest.
+"""Writes one version of the patch-grid store: shards, channel statistics and a manifest.
 
-The folder that is written to can be left at any byte and taken up again. Shapes: N patches of an
-image, C channels, p the side of a patch, pixels.
+Writing can be interrupted at any byte and resumed. Shapes: N patches per image, C channels, patches
+of p × p pixels.
 """
 
 from __future__ import annotations
@@ -23,45 +23,46 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
+from selfie_pipeline.atomic_write import atomic_write, fsync
 from selfie_pipeline.config import UserError
-from selfie_pipeline.datasets.atomic import atomic_write
 
 logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 2**30
-"""Most bytes of pixels in a shard; an image is never split."""
+"""Maximum bytes of pixels per shard; an image is never split."""
 
-_EXACT_SQUARES = 2**24 // 255**2
-"""So many squares of pixel values add up without rounding in single precision."""
+_MAX_EXACT_SQUARES = 2**24 // 255**2
+"""Number of squared pixel values that add up without rounding in single precision."""
 
-SECONDS_BETWEEN_MARKS = 1.0
-"""About how much work a process that dies loses, and how far the disk may be behind at the end."""
+PROGRESS_INTERVAL_S = 1.0
+"""Seconds between two saves of the progress: the work that a killed process loses."""
 
 MANIFEST = "manifest.json"
-_MARK = "progress.json"
+_PROGRESS = "progress.json"
 
-Chunk = tuple[NDArray[np.uint8], Mapping[int, str]]
-"""Patch grids (n, N, C, p, p) of the next n samples; and why some have none, by the sample."""
+PatchChunk = tuple[NDArray[np.uint8], Mapping[int, str]]
+"""Patch grids (n, N, C, p, p) of the next n samples, and the reasons of the unreadable ones."""
 
 
 @dataclass(frozen=True)
 class PendingPatchGrids:
-    """Patch grids that are still to be cut."""
+    """Patch grids that have not been cut yet."""
 
     fingerprint: str
-    """Equal only if all pixels and the statistics rows are: of the source and the parameters."""
+    """Hash of source and parameters; equal only if all pixels and statistics rows are."""
     samples: int
     grid: tuple[int, int]
     """Rows and columns of patches; N is their product."""
     patch_size: int
     """p."""
-    chunks: Callable[[int], Iterator[Chunk]]
-    """Gives the patch grids from a sample on; not called if all pixels are there."""
+    chunks: Callable[[int], Iterator[PatchChunk]]
+    """Function that yields the patch grids from a given sample on; only called if some are
+    missing."""
     statistics_rows: NDArray[np.bool_]
-    """Of shape (samples,): the rows that mean and standard deviation are taken over, where they
-    are readable."""
+    """Mask of shape (samples,): the rows over which mean and standard deviation are computed,
+    except for unreadable ones."""
     check_unreadable: Callable[[Mapping[int, str]], None] = lambda _: None
-    """Told which samples turned out to be unreadable so far; may end the work with a UserError."""
+    """Function that is called with all unreadable samples found so far; may raise UserError."""
 
 
 class _Strict(BaseModel):
@@ -69,7 +70,7 @@ class _Strict(BaseModel):
 
 
 class Shard(_Strict):
-    """A file of a version."""
+    """A shard file of a version."""
 
     file: Annotated[str, Field(pattern=r"^shard-\d{5}\.npy$")]
     rows: int
@@ -77,7 +78,7 @@ class Shard(_Strict):
 
 
 class Manifest(_Strict):
-    """What a version says about itself."""
+    """The description of a version, stored as manifest.json."""
 
     format: Literal[1]
     fingerprint: str
@@ -86,12 +87,12 @@ class Manifest(_Strict):
     channels: int
     patch_size: int
     mean: list[float]
-    """Of each channel, over the readable statistics rows, in 0 to 1."""
+    """Mean of each channel over the readable statistics rows, in 0 to 1."""
     std: list[float]
-    """The same rows' standard deviation (of the population), in 0 to 1."""
+    """Population standard deviation of each channel over the same rows, in 0 to 1."""
     shards: list[Shard]
     unreadable: dict[int, str] = {}
-    """Why a sample has no image, by the sample; its pixels are zero."""
+    """Reasons of the samples without an image, by sample; their pixels are zero."""
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
@@ -100,43 +101,44 @@ class Manifest(_Strict):
         return (self.samples, patches, self.channels, self.patch_size, self.patch_size)
 
 
-class _Mark(_Strict):
-    """How far a version is written; all that is needed to go on."""
+class _Progress(_Strict):
+    """The state from which an interrupted write resumes, stored as progress.json."""
 
     fingerprint: str
     written: int = 0
+    """Number of samples written."""
     sums: list[list[int]] = []
-    """Of each channel in the statistics rows: how many values, their sum and their squares' sum."""
+    """For each channel of the statistics rows: number, sum and sum of squares of the values."""
     unreadable: dict[int, str] = {}
 
 
 def write_version(new: PendingPatchGrids, folder: Path) -> Manifest:
-    """Write a version, in one pass and with constant memory, or go on with it.
+    """Write a version, or resume writing it, in one pass and with constant memory.
 
     Args:
-        new: What to write.
-        folder: Where to; absent, or left by an earlier call with the same `new` that did not
-            finish. If this call does not finish either, what can be gone on with stays there.
+        new: The patch grids.
+        folder: Destination; absent, or left unfinished by an earlier call with the same `new`. If
+            this call fails, the progress made stays there.
 
     Returns:
-        The manifest, which lies in the folder, too.
+        The manifest, which is also stored in the folder.
 
     Raises:
-        ValueError: The chunks or the statistics rows are not what `new` says.
+        ValueError: The chunks or the statistics rows contradict `new`.
         UserError: Too many samples are unreadable, or all statistics rows.
     """
     if new.statistics_rows.shape != (new.samples,) or not new.statistics_rows.any():
-        raise ValueError(f"statistics_rows does not mark any of {new.samples} rows")
+        raise ValueError(f"statistics_rows must select one or more of {new.samples} rows")
     try:
-        with ThreadPoolExecutor(1) as thread:
-            writer = _ShardWriter(folder, new, thread)
-            _write_all(writer, new)
-            writer.mark()
-            writer.marked()
+        with ThreadPoolExecutor(1) as executor:
+            writer = _ShardWriter(folder, new, executor)
+            _write_chunks(writer, new)
+            writer.save_progress()
+            writer.wait_for_progress()
     finally:
-        if not (folder / _MARK).exists():
+        if not (folder / _PROGRESS).exists():
             shutil.rmtree(folder, ignore_errors=True)
-    mean, std = _moments(writer.sums)
+    mean, std = _mean_and_std(writer.sums)
     manifest = Manifest(
         format=1,
         fingerprint=new.fingerprint,
@@ -150,17 +152,12 @@ def write_version(new: PendingPatchGrids, folder: Path) -> Manifest:
         unreadable=writer.unreadable,
     )
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
-    (folder / _MARK).unlink()
+    (folder / _PROGRESS).unlink()
     return manifest
 
 
-def _write_all(writer: _ShardWriter, new: PendingPatchGrids) -> None:
-    """Write what is not there yet.
-
-    Raises:
-        ValueError: The chunks are not what `new` says.
-        UserError: As `write_version`.
-    """
+def _write_chunks(writer: _ShardWriter, new: PendingPatchGrids) -> None:
+    """Write the missing samples; raise the errors of `write_version`."""
     if writer.unreadable:
         new.check_unreadable(writer.unreadable)
     with tqdm(
@@ -170,50 +167,54 @@ def _write_all(writer: _ShardWriter, new: PendingPatchGrids) -> None:
         unit=" images",
         delay=5,
         disable=None,
-    ) as progress:
+    ) as progress_bar:
         for patches, unreadable in new.chunks(writer.written):
             writer.append(patches, unreadable)
             if unreadable:
                 new.check_unreadable(writer.unreadable)
-            writer.mark_now_and_then()
-            progress.update(len(patches))
+            writer.save_progress_if_due()
+            progress_bar.update(len(patches))
     if writer.written != new.samples:
-        raise ValueError(f"{writer.written} samples came, not {new.samples}")
+        raise ValueError(f"the chunks have {writer.written} samples, not {new.samples}")
     if not writer.sums.any():
         raise UserError(
             "none of the training images can be read, such as sample "
-            f"{next(iter(writer.unreadable.items()))}; look at data.folder"
+            f"{next(iter(writer.unreadable.items()))}; check data.folder"
         )
 
 
 class _ShardWriter:
-    """Appends rows to shards, sums their pixels' values, and marks how far it is.
+    """A writer that appends rows to shards, adds up channel statistics and saves its progress.
 
-    Files are written, not mapped: pages written through a map would count as this process's
-    memory.
+    It writes files instead of memory maps, whose dirty pages would count as this process's memory.
     """
 
-    def __init__(self, folder: Path, new: PendingPatchGrids, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, folder: Path, new: PendingPatchGrids, executor: ThreadPoolExecutor) -> None:
         self._folder = folder
         self._new = new
-        self._thread = thread
-        self._marking: Future[None] = Future()
-        self._marking.set_result(None)
-        self._marked_at = time.monotonic()
-        self._not_flushed: set[Path] = set()
+        self._executor = executor
+        self._saving: Future[None] = Future()
+        self._saving.set_result(None)
+        self._saved_at = time.monotonic()
+        self._unflushed: set[Path] = set()
         try:
-            self._begin(_read_mark(folder, new.fingerprint))
+            self._restore(_read_progress(folder, new.fingerprint))
         except (OSError, ValueError) as error:
-            logger.warning("%s can't be gone on with (%s): it is written anew", folder, error)
-            self._begin(_Mark(fingerprint=new.fingerprint))
+            logger.warning("%s can't be resumed (%s): restarting from scratch", folder, error)
+            self._restore(_Progress(fingerprint=new.fingerprint))
         if self.written:
-            logger.info("Patch grids: goes on after sample %d of %d", self.written, new.samples)
+            logger.info("Patch grids: resumes after sample %d of %d", self.written, new.samples)
 
-    def _begin(self, mark: _Mark) -> None:
-        """Take up a mark; only the rows that it knows of are left."""
-        self.written = mark.written
-        self.sums = np.array(mark.sums, dtype=object).reshape(-1, 3)  # (C, 3): ints of any size
-        self.unreadable = dict(mark.unreadable)
+    def _restore(self, progress: _Progress) -> None:
+        """Restore the state of the progress, and truncate the shards to the rows it counts.
+
+        Raises:
+            OSError: A shard is missing.
+            ValueError: A shard is too short.
+        """
+        self.written = progress.written
+        self.sums = np.array(progress.sums, dtype=object).reshape(-1, 3)  # (C, 3): Python ints
+        self.unreadable = dict(progress.unreadable)
         self._folder.mkdir(exist_ok=True)
         expected = {shard.file: shard.bytes for shard in self.shards()}
         for path in self._folder.glob("shard-*"):
@@ -230,11 +231,15 @@ class _ShardWriter:
         size = self._new.patch_size
         return (math.prod(self._new.grid), len(self.sums), size, size)
 
+    @property
+    def _rows_per_shard(self) -> int:
+        return max(1, SHARD_BYTES // math.prod(self._row_shape))
+
     def append(self, chunk: NDArray[np.uint8], unreadable: Mapping[int, str]) -> None:
         """Write rows (n, N, C, p, p).
 
         Raises:
-            ValueError: They are not what was announced, or too many.
+            ValueError: Their dtype or shape is not the expected one, or there are too many.
         """
         if not self.written and chunk.ndim == 5:  # noqa: PLR2004  (n, N, C, p, p)
             self.sums = np.zeros((chunk.shape[2], 3), dtype=object)
@@ -245,125 +250,128 @@ class _ShardWriter:
             )
         if self.written + len(chunk) > self._new.samples:
             raise ValueError(
-                f"{self.written + len(chunk)} samples or more came, not {self._new.samples}"
+                f"the chunks have {self.written + len(chunk)} or more samples, "
+                f"not {self._new.samples}"
             )
-        self._add_up(chunk, unreadable)
+        self._add_statistics(chunk, unreadable)
         self.unreadable.update(unreadable)
-        rows_a_shard = self._rows_a_shard()
+        rows_per_shard = self._rows_per_shard
         while len(chunk):
-            index, row = divmod(self.written, rows_a_shard)
-            here = chunk[: rows_a_shard - row]
-            with self._path(index).open("ab") as file:
+            index, row = divmod(self.written, rows_per_shard)
+            part = chunk[: rows_per_shard - row]
+            path = self._shard_path(index)
+            with path.open("ab") as file:
                 if row == 0:
-                    file.write(self._header(index))
-                file.write(np.ascontiguousarray(here).data)
-            self._not_flushed.add(self._path(index))
-            self.written += len(here)
-            chunk = chunk[len(here) :]
+                    file.write(self._shard_header(index))
+                file.write(np.ascontiguousarray(part).data)
+            self._unflushed.add(path)
+            self.written += len(part)
+            chunk = chunk[len(part) :]
 
-    def _add_up(self, chunk: NDArray[np.uint8], unreadable: Mapping[int, str]) -> None:
+    def _add_statistics(self, chunk: NDArray[np.uint8], unreadable: Mapping[int, str]) -> None:
         counted = self._new.statistics_rows[self.written : self.written + len(chunk)].copy()  # (n,)
         counted[[sample - self.written for sample in unreadable]] = False
         for image in chunk[counted] if not counted.all() else chunk:  # (N, C, p, p)
-            self.sums += _sums(image)
+            self.sums += _channel_sums(image)
 
-    def mark(self) -> None:
-        """Make what has been written something to go on with; in another thread.
+    def save_progress(self) -> None:
+        """Start saving the progress on the other thread, while the next images are decoded.
 
-        The disk is busy then while the next images are decoded, not afterwards.
+        Raises:
+            OSError: The previous save has failed.
         """
-        mark = _Mark(
+        self.wait_for_progress()
+        progress = _Progress(
             fingerprint=self._new.fingerprint,
             written=self.written,
             sums=self.sums.tolist(),
             unreadable=self.unreadable,
         )
-        files, self._not_flushed = self._not_flushed, set()
-        self._marked_at = time.monotonic()
-        self._marking = self._thread.submit(_write_mark, self._folder, mark, files)
+        files, self._unflushed = self._unflushed, set()
+        self._saved_at = time.monotonic()
+        self._saving = self._executor.submit(_write_progress, self._folder, progress, files)
 
-    def mark_now_and_then(self) -> None:
-        """Mark, if the last time is a while ago and done."""
-        if self._marking.done() and time.monotonic() >= self._marked_at + SECONDS_BETWEEN_MARKS:
-            self.marked()
-            self.mark()
+    def save_progress_if_due(self) -> None:
+        """Save the progress if the last save has finished and is `PROGRESS_INTERVAL_S` old."""
+        if self._saving.done() and time.monotonic() >= self._saved_at + PROGRESS_INTERVAL_S:
+            self.save_progress()
 
-    def marked(self) -> None:
-        """Wait for the last mark.
+    def wait_for_progress(self) -> None:
+        """Wait until the progress is saved.
 
         Raises:
-            OSError, CatalogError: It could not be written.
+            OSError: It could not be written.
         """
-        self._marking.result()
+        self._saving.result()
 
     def shards(self) -> list[Shard]:
-        """What has been written."""
+        """Return the shards that have been written."""
         if not self.written:
             return []
-        step = self._rows_a_shard()
+        step = self._rows_per_shard
         row_bytes = math.prod(self._row_shape)
         return [
             Shard(
-                file=self._path(index).name,
+                file=self._shard_path(index).name,
                 rows=(rows := min(step, self.written - start)),
-                bytes=len(self._header(index)) + rows * row_bytes,
+                bytes=len(self._shard_header(index)) + rows * row_bytes,
             )
             for index, start in enumerate(range(0, self.written, step))
         ]
 
-    def _rows_a_shard(self) -> int:
-        return max(1, SHARD_BYTES // math.prod(self._row_shape))
-
-    def _header(self, index: int) -> bytes:
-        """What a shard begins with: that of an array of all its rows."""
-        step = self._rows_a_shard()
+    def _shard_header(self, index: int) -> bytes:
+        """Return the `.npy` header of a shard with all its rows."""
+        step = self._rows_per_shard
         rows = min(step, self._new.samples - index * step)
         header = {"descr": "|u1", "fortran_order": False, "shape": (rows, *self._row_shape)}
         file = io.BytesIO()
         np.lib.format.write_array_header_1_0(file, header)
         return file.getvalue()
 
-    def _path(self, index: int) -> Path:
+    def _shard_path(self, index: int) -> Path:
         return self._folder / f"shard-{index:05d}.npy"
 
 
-def _write_mark(folder: Path, mark: _Mark, files: set[Path]) -> None:
-    """Write a mark, whole or not at all, when the pixels that it speaks of are on the disk."""
+def _write_progress(folder: Path, progress: _Progress, files: set[Path]) -> None:
+    """Write progress.json atomically, after forcing the shards that it counts to the disk."""
     for path in files:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    with atomic_write(folder / _MARK) as path:
-        path.write_text(mark.model_dump_json(), encoding="utf-8")
+        fsync(path)
+    with atomic_write(folder / _PROGRESS) as path:
+        path.write_text(progress.model_dump_json(), encoding="utf-8")
 
 
-def _read_mark(folder: Path, fingerprint: str) -> _Mark:
+def _read_progress(folder: Path, fingerprint: str) -> _Progress:
+    """Read progress.json; return no progress if it is missing, damaged or of other pixels."""
     try:
-        mark = _Mark.model_validate_json((folder / _MARK).read_text(encoding="utf-8"))
+        progress = _Progress.model_validate_json((folder / _PROGRESS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return _Mark(fingerprint=fingerprint)
-    return mark if mark.fingerprint == fingerprint else _Mark(fingerprint=fingerprint)
+        return _Progress(fingerprint=fingerprint)
+    return progress if progress.fingerprint == fingerprint else _Progress(fingerprint=fingerprint)
 
 
-def _sums(image: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Of an image's patches, (N, C, p, p), for each channel: (C, 3), as `_Mark.sums` has them."""
+def _channel_sums(image: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Sum up an image's patches, (N, C, p, p).
+
+    Returns:
+        Number, sum and sum of squares of each channel's values, (C, 3); exact.
+    """
     n, channels, p, _ = image.shape
-    run = max(length for length in range(1, _EXACT_SQUARES + 1) if p * p % length == 0)
+    run = max(length for length in range(1, _MAX_EXACT_SQUARES + 1) if p * p % length == 0)
     values = image.reshape(n, channels, -1, run).astype(np.float32)  # (N, C, runs, run)
     totals = np.vecdot(values, np.ones(run, dtype=np.float32))  # (N, C, runs)
     squares = np.vecdot(values, values)  # (N, C, runs)
     counts = np.full(channels, n * p * p)  # (C,)
-    of_channels = [part.sum(axis=(0, 2), dtype=np.int64) for part in (totals, squares)]  # (C,) each
-    return np.stack([counts, *of_channels], axis=1)
+    per_channel = [part.sum(axis=(0, 2), dtype=np.int64) for part in (totals, squares)]  # (C,) each
+    return np.stack([counts, *per_channel], axis=1)
 
 
-def _moments(sums: NDArray[np.object_]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, values 0 to 255 taken as 0 to 1.
+def _mean_and_std(sums: NDArray[np.object_]) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of each channel, scaled from 0–255 to 0–1.
 
-    The sums, (C, 3), are whole numbers of any size, so that nothing is lost before the last
-    division.
+    The sums, (C, 3), are Python integers, so the final division is the only one that rounds.
     """
     mean, std = [], []
-    for values, total, squares in sums.tolist():
-        mean.append(total / (255 * values))
-        std.append(math.sqrt(values * squares - total**2) / (255 * values))
+    for count, total, squares in sums.tolist():
+        mean.append(total / (255 * count))
+        std.append(math.sqrt(count * squares - total**2) / (255 * count))
     return mean, std

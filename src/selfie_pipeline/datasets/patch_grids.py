@@ -1,7 +1,7 @@
-"""The patch-grid store: pixels are written once, and read from where they lie.
+"""Dataset type for patch grids, and random access to them through memory maps.
 
-A version is a folder of uint8 `.npy` shards and a `manifest.json` that describes them. Shapes:
-N patches of an image, C channels, p the side of a patch, pixels.
+A version is a folder of uint8 `.npy` shards and a `manifest.json` that describes them. Shapes: N
+patches per image, C channels, patches of p × p pixels.
 """
 
 from __future__ import annotations
@@ -33,19 +33,16 @@ logger = logging.getLogger(__name__)
 
 
 class PatchGrids:
-    """Patch grids on the disk, mapped into memory: opening reads no pixels.
-
-    To another process it is handed over as its path, not its pixels.
-    """
+    """Memory-mapped patch grids; opening reads no pixels, and pickling stores only the path."""
 
     def __init__(self, folder: Path) -> None:
         """Open a version.
 
         Args:
-            folder: It, with its manifest and shards.
+            folder: Folder with the manifest and the shards.
 
         Raises:
-            CatalogError: The manifest can't be read or a shard is not as it says; the message
+            CatalogError: The manifest can't be read, or a shard does not match it; the message
                 names the file.
         """
         manifest = _read_manifest(folder)
@@ -57,16 +54,16 @@ class PatchGrids:
         self.grid = manifest.grid
         """Rows and columns of patches."""
         self.mean: NDArray[np.float32] = np.array(manifest.mean, dtype=np.float32)
-        """Of each channel, (C,), for pixels in 0 to 1."""
+        """Mean of each channel, (C,), for pixels in 0 to 1."""
         self.std: NDArray[np.float32] = np.array(manifest.std, dtype=np.float32)
-        """Of each channel, (C,), for pixels in 0 to 1."""
+        """Standard deviation of each channel, (C,), for pixels in 0 to 1."""
         self.fingerprint = manifest.fingerprint
-        """Of the source and the parameters."""
+        """Hash of the source and the parameters."""
         self.unreadable = manifest.unreadable
-        """Why a sample has no image, by the sample; its pixels are zero."""
+        """Reasons of the samples without an image, by sample; their pixels are zero."""
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return self.shape[0]
 
     def __reduce__(self) -> tuple[type[PatchGrids], tuple[Path]]:
@@ -79,78 +76,78 @@ class PatchGrids:
             rows: int64 of shape (B,), in any order, with repeats.
 
         Returns:
-            uint8 of shape (B, N, C, p, p), in memory of its own.
+            A copy, uint8 of shape (B, N, C, p, p).
 
         Raises:
-            IndexError: A row is below 0 or past the last sample.
+            IndexError: A row is negative or beyond the last sample.
         """
         outside = rows[(rows < 0) | (rows >= len(self))]
         if len(outside):
-            raise IndexError(f"row {outside[0]} of {len(self)} samples")
+            raise IndexError(f"row {outside[0]} of {len(self)} samples does not exist")
         out = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)  # (B, N, C, p, p)
         shards = np.searchsorted(self._starts, rows, side="right") - 1  # (B,)
         rows_in_shard = rows - self._starts[shards]  # (B,)
-        order = np.argsort(rows)  # the disk is read forwards
+        order = np.argsort(rows)  # sequential reads
         shards_and_rows = list(
             zip(shards[order].tolist(), rows_in_shard[order].tolist(), strict=True)
         )
         for shard, row in shards_and_rows:
-            _ask_for(self._shards[shard], row)
-        for place, (shard, row) in zip(order.tolist(), shards_and_rows, strict=True):
-            out[place] = self._shards[shard][row]
+            _prefetch_row(self._shards[shard], row)
+        for position, (shard, row) in zip(order.tolist(), shards_and_rows, strict=True):
+            out[position] = self._shards[shard][row]
         for shard in set(shards.tolist()):
-            _let_go(self._shards[shard])
+            _release_pages(self._shards[shard])
         return torch.from_numpy(out)
 
 
-def _ask_for(shard: NDArray[np.uint8], row: int) -> None:
-    """Have the system fetch a row of a mapped shard from the disk, in one piece and at once.
+def _prefetch_row(shard: NDArray[np.uint8], row: int) -> None:
+    """Have the system read a row of a mapped shard ahead, in one piece.
 
-    Otherwise each page that is touched is waited for, with others around it that nobody wants.
-    Of 64 rows of 196 KiB that the system's cache did not have, that took 41 to 61 ms against 12;
-    of a sparse file, 800 ms against 27. Reading into `out` without the map took 22 and 25.
+    Otherwise each page fault waits for the disk, and reads neighbouring pages that nobody needs.
+    Of 64 rows of 196 KiB that were not in the page cache, that took 41 to 61 ms against 12; of a
+    sparse file, 800 ms against 27. Reading into `out` without the map took 22 and 25.
     """
-    memory_map, first = _mapping(shard)
+    memory_map, first = _memory_map(shard)
     start = first + row * shard[0].nbytes
     page = start - start % mmap.PAGESIZE
     memory_map.madvise(mmap.MADV_WILLNEED, page, start + shard[0].nbytes - page)
 
 
-def _let_go(shard: NDArray[np.uint8]) -> None:
-    """Give the mapped pages back, or they would add up to the data set's size.
+def _release_pages(shard: NDArray[np.uint8]) -> None:
+    """Unmap the pages that were read, so that this process's memory does not grow.
 
-    They stay in the system's cache as long as there is room; only this process's share ends.
+    They stay in the system's page cache as long as there is room.
     """
-    memory_map, _ = _mapping(shard)
+    memory_map, _ = _memory_map(shard)
     memory_map.madvise(mmap.MADV_DONTNEED)
 
 
-def _mapping(shard: NDArray[np.uint8]) -> tuple[mmap.mmap, int]:
-    """The mapped file, and where in it the rows begin."""
+def _memory_map(shard: NDArray[np.uint8]) -> tuple[mmap.mmap, int]:
+    """Return the memory map of a shard, and the offset of its first row in bytes."""
     memmap = cast("np.memmap[Any, np.dtype[np.uint8]]", shard.base)
     return cast("mmap.mmap", memmap.base), memmap.offset
 
 
 class PatchGridDataset(AtomicDataset[PendingPatchGrids, PatchGrids]):
-    """Patch grids in the catalog; always versioned.
+    """Patch grids, saved from `PendingPatchGrids` and loaded as `PatchGrids`; always versioned.
 
-    A version whose fingerprint an earlier one has shares that one's shards (hard links, or copies
-    where the file system has no links): no pixel is asked for. A version that a dead process left
-    unfinished is gone on with, if the fingerprint is the same, and otherwise removed. One process
-    writes at a time, others wait.
+    If an earlier version has the same fingerprint, a new one shares its shards (hard links, or
+    copies where the file system has no links) and no image is read. A version that a killed process
+    left unfinished is resumed if the fingerprint is the same, and removed otherwise. One process
+    writes at a time; others wait.
     """
 
-    versioned: ClassVar[bool] = True  # read by Kedro: a folder can't be replaced in one step
+    versioned: ClassVar[bool] = True  # read by Kedro: a folder can't be replaced atomically
 
     def save(self, data: PendingPatchGrids) -> None:
         """Write a new version.
 
         Raises:
-            CatalogError: It can't be written, or its source says that it can't be made; there is
-                no new version then.
-            DatasetError: The version exists already, or the pixels are not what `data` says.
+            CatalogError: It can't be written, or its source can't be read; there is no new version
+                then.
+            DatasetError: The version already exists, or the chunks contradict `data`.
         """
-        with _alone(Path(self._filepath)):
+        with _exclusive_lock(Path(self._filepath)):
             super().save(data)
 
     def _read(self, path: Path) -> PatchGrids:
@@ -158,20 +155,24 @@ class PatchGridDataset(AtomicDataset[PendingPatchGrids, PatchGrids]):
 
     def _write(self, data: PendingPatchGrids, path: Path) -> None:
         unfinished = Path(self._filepath, f".partial-{data.fingerprint}")
-        for pattern in (".partial-*", "*/.partial-*"):  # nobody else writes now
+        for pattern in (".partial-*", "*/.partial-*"):  # no other process is writing
             for leftover in Path(self._filepath).glob(pattern):
                 if leftover not in {unfinished, path}:
                     shutil.rmtree(leftover)
-        if not self._share(data, path):
+        if not self._link_existing_version(data, path):
             write_version(data, unfinished)
             unfinished.rename(path)
 
     def _preview(self, path: Path) -> Any:
-        """What the version says about itself."""
+        """Return the manifest."""
         return _read_manifest(path).model_dump(mode="json")
 
-    def _share(self, new: PendingPatchGrids, folder: Path) -> bool:
-        """Link the files of an earlier version with the same pixels, if there is one."""
+    def _link_existing_version(self, new: PendingPatchGrids, folder: Path) -> bool:
+        """Link the files of an intact version with the same pixels; return False without one.
+
+        Raises:
+            UserError: Too many of its samples are unreadable.
+        """
         for version in map(Path, self.list_versions()):
             try:
                 manifest = _read_manifest(version)
@@ -179,7 +180,7 @@ class PatchGridDataset(AtomicDataset[PendingPatchGrids, PatchGrids]):
                     continue
                 PatchGrids(version)
             except CatalogError:
-                continue  # damaged; there may be an older one
+                continue  # damaged; try an older one
             new.check_unreadable(manifest.unreadable)
             folder.mkdir()
             for file in (MANIFEST, *(shard.file for shard in manifest.shards)):
@@ -189,22 +190,24 @@ class PatchGridDataset(AtomicDataset[PendingPatchGrids, PatchGrids]):
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Be the only process in a block that writes to a folder; the system ends it with the process.
+def _exclusive_lock(folder: Path) -> Iterator[None]:
+    """Let only one process at a time write to a folder; the system unlocks it if that one dies.
 
     Raises:
-        CatalogError: The folder can't be made.
+        CatalogError: The folder can't be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise CatalogError(f"{folder} can't be made ({error}); mend that and run again") from error
+        raise CatalogError(
+            f"{folder} can't be created: {error}; fix the cause and run again"
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logger.info("Waits for another run that writes to %s", folder)
+            logger.info("Waiting for another run that writes to %s", folder)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -214,7 +217,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # the file system has no links, or the file too many
+    except OSError:  # the file system allows no links, or no more of this file
         shutil.copyfile(source, target)
 
 
@@ -223,7 +226,7 @@ def _read_manifest(folder: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
         if sum(shard.rows for shard in manifest.shards) != manifest.samples:
-            raise ValueError(f"its shards do not add up to {manifest.samples} samples")
+            raise ValueError(f"its shards do not have {manifest.samples} samples in total")
         return manifest
     except (OSError, ValueError) as error:
         raise CatalogError(
@@ -242,5 +245,5 @@ def _open_shard(folder: Path, shard: Shard, manifest: Manifest) -> NDArray[np.ui
         or rows.shape != (shard.rows, *manifest.shape[1:])
         or path.stat().st_size != shard.bytes
     ):
-        raise CatalogError(f"{path} is not as {MANIFEST} says; run the patch stage again")
-    return np.asarray(rows)  # still mapped, without np.memmap's cost for every slice
+        raise CatalogError(f"{path} does not match {MANIFEST}; run the patch stage again")
+    return np.asarray(rows)  # still mapped, but faster to slice than np.memmap

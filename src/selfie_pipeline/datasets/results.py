@@ -1,4 +1,4 @@
-"""The results of many runs, gathered for a report."""
+"""Dataset type that collects the results of many runs."""
 
 from __future__ import annotations
 
@@ -15,30 +15,29 @@ from selfie_pipeline.datasets.atomic import CatalogError
 
 
 class AllVersionsDataset(AbstractDataset[NoReturn, list[dict[str, Any]]]):
-    """All versions of each versioned JSON file that a pattern finds; read-only.
+    """All versions of all versioned JSON files that match a pattern; read-only.
 
-    Made for the cells of an experiment, each of which saves to a path of its own:
-    `data/08_reporting/digits/**/metrics.json` finds the folders `metrics.json/`, at any depth, in
-    which Kedro keeps `<version>/metrics.json`.
+    Each cell of an experiment saves to a different path. `data/08_reporting/digits/**/metrics.json`
+    matches the folders `metrics.json/`, at any depth, in which Kedro stores
+    `<version>/metrics.json`.
     """
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        """Point to the files; nothing is read.
+        """Create a dataset without accessing the disk.
 
         Args:
-            filepath: Where they lie, `*` standing for any name of one folder, `**` for any number
-                of folders.
-            metadata: For plugins, such as Kedro-Viz's layer.
+            filepath: Glob pattern of the files, in which `**` matches any number of folders.
+            metadata: Metadata for plugins, such as Kedro-Viz's layer.
         """
         self._filepath = filepath
         self.metadata = metadata
 
     def load(self) -> list[dict[str, Any]]:
-        """Read them.
+        """Load all versions.
 
         Returns:
-            The files' dictionaries, sorted by path, each with its version (str) added as
-            "version"; empty where the pattern finds none.
+            The dictionary of each file, in the order of the paths, with its version (str) added as
+            "version"; an empty list if no file matches.
 
         Raises:
             CatalogError: A file is damaged; the message names it.
@@ -46,20 +45,20 @@ class AllVersionsDataset(AbstractDataset[NoReturn, list[dict[str, Any]]]):
         return [_read(path) | {"version": path.parent.name} for path in self._versions()]
 
     def save(self, data: NoReturn) -> None:  # noqa: ARG002
-        """Refuse: each file is another data set's.
+        """Refuse to save.
 
         Raises:
             CatalogError: Always.
         """
-        raise CatalogError(f"{self._filepath} is read-only: it gathers what other data sets save")
+        raise CatalogError(f"{self._filepath} is read-only: other catalog entries save these files")
 
     def preview(self) -> JSONPreview:
-        """The files found, as Kedro-Viz shows them."""
+        """Return the paths of the files, which Kedro-Viz displays."""
         return JSONPreview(json.dumps([str(path) for path in self._versions()]))
 
     def _versions(self) -> Iterator[Path]:
         folders = map(Path, sorted(glob(self._filepath, recursive=True)))
-        for folder in filter(Path.is_dir, folders):  # "**" finds the files within, too
+        for folder in filter(Path.is_dir, folders):  # "**" also matches the files inside
             yield from sorted(folder.glob(f"*/{folder.name}"))
 
     def _exists(self) -> bool:
@@ -72,10 +71,10 @@ class AllVersionsDataset(AbstractDataset[NoReturn, list[dict[str, Any]]]):
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, not a dictionary")
     except (OSError, ValueError) as error:
-        raise CatalogError(f"{path} can't be read as JSON: {error}; delete its folder") from error
-    if not isinstance(content, dict):
         raise CatalogError(
-            f"{path} holds a {type(content).__name__}; allowed: a dictionary; delete its folder"
-        )
+            f"{path} can't be read as a JSON dictionary: {error}; delete its folder"
+        ) from error
     return content

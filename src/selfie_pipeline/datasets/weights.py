@@ -1,4 +1,4 @@
-"""Weights as safetensors, with where they came from."""
+"""Dataset type for weights: safetensors files with provenance and checksum."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from selfie_pipeline.weights import Weights
 
 
 class WeightsDataset(AtomicDataset[Weights, Weights]):
-    """A safetensors file whose metadata are the provenance and the digest, as JSON.
+    """Weights as a safetensors file, with provenance and digest as JSON in its metadata.
 
-    Tensors come back on the CPU, contiguous, with memory of their own.
+    Tensors are loaded to the CPU, contiguous, and share no memory.
     """
 
     def _write(self, data: Weights, path: Path) -> None:
@@ -26,7 +26,7 @@ class WeightsDataset(AtomicDataset[Weights, Weights]):
             for name, tensor in data.tensors.items()
         }
         origin = {"provenance": data.provenance, "digest": data.digest()}
-        # One entry: safetensors writes several in an order that differs from save to save.
+        # One entry, because safetensors writes several in an order that varies between saves.
         save_file(tensors, path, {"origin": json.dumps(origin)})
 
     def _read(self, path: Path) -> Weights:
@@ -50,7 +50,7 @@ class WeightsDataset(AtomicDataset[Weights, Weights]):
         return weights
 
     def _preview(self, path: Path) -> Any:
-        """The provenance, and how many numbers there are."""
+        """Return the provenance and the numbers of tensors and of weights."""
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
             sizes = [math.prod(file.get_slice(name).get_shape()) for name in names]

@@ -1,8 +1,8 @@
 """Checkpoints, from which an interrupted training resumes as if it had never stopped.
 
-A batch follows from seed and step, so a checkpoint holds the step, the weights, the momentum and
-the history, and no random state. Each is one safetensors file, written atomically, with its
-checksum in a record beside it.
+A batch is a function of seed and step, so a checkpoint contains the step, the weights, the momentum
+and the history, but no random state. Each is one safetensors file, written atomically, with its
+checksum in a JSON record beside it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from selfie_pipeline.atomic_write import atomic_write
 from selfie_pipeline.config import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -28,11 +27,11 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training's state between two steps.
+    """The state of a training between two steps.
 
     Attributes:
-        step: Steps done.
-        tensors: By name: weights, statistics, momentum and the history so far.
+        step: Steps completed.
+        tensors: Weights, BatchNorm statistics, momentum and the history so far, by name.
     """
 
     step: int
@@ -41,12 +40,12 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one training, in a folder of their own.
+    """The checkpoints of one training, in their own folder.
 
     Attributes:
-        folder: The folder, created at the first save.
-        identity: The parameters, data and initial weights of the training. Only checkpoints of an
-            equal identity are resumed from.
+        folder: The folder, created by the first save.
+        identity: The parameters, data and initial weights of the training. A training resumes only
+            from checkpoints with an equal identity.
         every: Steps between two checkpoints.
         resume: `auto` resumes if possible; `never` starts from scratch.
         keep: Number of checkpoints to keep.
@@ -59,43 +58,35 @@ class Checkpoints:
     keep: int = 3
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, then remove the oldest, and any of another training further on.
+        """Write a checkpoint, then remove old ones and any of another training at later steps.
 
         Raises:
-            UserError: The system refused (disk full, permissions). Older checkpoints are intact.
+            UserError: The file system refused (disk full, permissions). Older checkpoints are
+                intact.
         """
         file = self.folder / f"step-{checkpoint.step:09d}.safetensors"
-        partial = self.folder / f".partial-{file.name}"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(checkpoint.tensors, partial)
-            record = {
-                "step": checkpoint.step,
-                "sha256": _sha256(partial),
-                "identity": self.identity,
-            }
-            _flush(partial)
-            partial.replace(file)
+            with atomic_write(file) as partial:
+                save_file(checkpoint.tensors, partial)
+                checksum = _sha256(partial)
             # The record makes the checkpoint valid, so it comes last.
-            _write_whole(file.with_suffix(".json"), json.dumps(record))
+            self.write_record(file.stem, {"step": checkpoint.step, "sha256": checksum})
         except Exception as error:
-            with suppress(OSError):  # the first error is the one to tell
-                partial.unlink()
             raise UserError(
                 f"the checkpoint at step {checkpoint.step} was not saved in {self.folder}: "
-                f"{error}; earlier ones are intact: mend that (free space, permissions) and run "
-                "the same command to go on from them"
+                f"{error}; earlier ones are intact: fix the cause (free space, permissions) and "
+                "run the same command to resume from them"
             ) from error
         records = self._records()
-        # Checkpoints beyond this step could not be used; they must not displace those that can.
+        # Checkpoints of later steps can't be used; they must not displace those that can.
         ahead = [record for record in records if record.stem > file.stem]
         for old in ahead + records[len(ahead) :][self.keep :]:
             _remove(old)
 
     def latest(self) -> Checkpoint | None:
-        """Return the latest intact checkpoint of this training; None if there is none.
+        """Return the latest usable checkpoint of this training, or None.
 
-        Checkpoints that can't be used are logged with the reason.
+        Unusable ones are logged with the reason. With `never`, all checkpoints are removed.
         """
         records = self._records()
         if self.resume == "never":
@@ -105,17 +96,15 @@ class Checkpoints:
             return None
         for record in records:
             try:
-                return self._read(record)
+                return self._load(record)
             except _UnusableCheckpointError as reason:
                 _LOG.warning("%s is not used: %s", record.with_suffix(".safetensors"), reason)
         return None
 
     def write_record(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a JSON file beside the checkpoints, for diagnosis."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(
-            self.folder / f"{name}.json", json.dumps({**content, "identity": self.identity})
-        )
+        """Write a JSON file beside the checkpoints: the record of one, or a diagnosis."""
+        with atomic_write(self.folder / f"{name}.json") as partial:
+            partial.write_text(json.dumps({**content, "identity": self.identity}), "utf-8")
 
     def clear(self) -> None:
         """Remove all checkpoints."""
@@ -126,14 +115,19 @@ class Checkpoints:
         """Return the records, the latest first."""
         return sorted(self.folder.glob("step-*.json"), reverse=True)
 
-    def _read(self, path: Path) -> Checkpoint:
+    def _load(self, path: Path) -> Checkpoint:
+        """Load the checkpoint of a record.
+
+        Raises:
+            _UnusableCheckpointError: It is damaged, or belongs to another training.
+        """
         file = path.with_suffix(".safetensors")
         try:
             record = json.loads(path.read_text("utf-8"))
             step, checksum, identity = record["step"], record["sha256"], record["identity"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _UnusableCheckpointError(f"its record is damaged ({error})") from None
-        different = _differences(identity, json.loads(json.dumps(self.identity)))
+        different = _differing_keys(identity, json.loads(json.dumps(self.identity)))
         if different:
             raise _UnusableCheckpointError(f"it was made with different {', '.join(different)}")
         try:
@@ -147,19 +141,18 @@ class Checkpoints:
 
 
 class _UnusableCheckpointError(Exception):
-    """A checkpoint can't be resumed from; the message is the reason."""
+    """A checkpoint can't be used; the message is the reason."""
 
 
-def _differences(theirs: Any, ours: Any, key: str = "") -> list[str]:
+def _differing_keys(theirs: Any, ours: Any, key: str = "") -> list[str]:
     """Return the dotted keys at which two trees of plain data differ."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        names = sorted(theirs.keys() | ours.keys())
-        return [
-            found
-            for name in names
-            for found in _differences(theirs.get(name), ours.get(name), f"{key}.{name}".strip("."))
-        ]
-    return [] if theirs == ours else [key]
+    if not (isinstance(theirs, dict) and isinstance(ours, dict)):
+        return [] if theirs == ours else [key]
+    return [
+        found
+        for name in sorted(theirs.keys() | ours.keys())
+        for found in _differing_keys(theirs.get(name), ours.get(name), f"{key}.{name}".strip("."))
+    ]
 
 
 def _remove(record: Path) -> None:
@@ -170,20 +163,3 @@ def _remove(record: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(text, "utf-8")
-    _flush(partial)
-    partial.replace(path)
-    _flush(path.parent)
-
-
-def _flush(path: Path) -> None:
-    """Force a file or a folder's entries to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,58 @@
+"""Atomic writing: beside the destination, forced to the disk, then renamed.
+
+A process that dies at any byte, or a disk that fills up, leaves the destination as it was. The
+rename is atomic on a local file system only.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Provide a temporary path that becomes `path` if the block ends without an exception.
+
+    Args:
+        path: The file or folder to write; an existing file is replaced. Missing parent folders
+            are created.
+
+    Yields:
+        An absent path in the same folder, at which the block creates a file or a folder. If the
+        block raises, that is removed.
+
+    Raises:
+        OSError: The system refused to create, write or rename. `path` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{path.name}")
+    _remove(partial)  # left by a killed process
+    try:
+        yield partial
+        for file in partial.iterdir() if partial.is_dir() else ():
+            fsync(file)
+        fsync(partial)
+        partial.replace(path)
+        fsync(path.parent)
+    finally:
+        _remove(partial)
+
+
+def fsync(path: Path) -> None:
+    """Force a file's bytes, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
