@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from selfie_pipeline.config import Config
 from selfie_pipeline.models.classifier import Classifier
-from selfie_pipeline.models.export import to_onnx
+from selfie_pipeline.models.export import export_onnx
 from selfie_pipeline.models.onnx_runtime import OnnxClassifier
 from selfie_pipeline.pipelines.predict.nodes import classify_files
 from selfie_pipeline.provenance import dump_configuration
@@ -70,7 +70,7 @@ def main() -> None:
     network = initialise_classifier(
         config.model, config.finetune.architecture, config.patch, 10, seed=0
     )
-    converted = OnnxClassifier(to_onnx(network, config.patch.image_size))
+    converted = OnnxClassifier(export_onnx(network, config.patch.image_size))
     inferences = {
         "torch": Inference(network, MEAN, STD, device),
         "onnxruntime": Inference(converted, MEAN, STD, Device("cpu", bf16=False)),
@@ -99,7 +99,7 @@ def main() -> None:
                 with single_threaded_torch():
                     alone = seconds(lambda infer=infer: infer(windows), repeat=4)
                 found[f"classified a second, one core, {runtime}"].append(BATCH / alone)
-            converting = seconds(lambda: to_onnx(network, config.patch.image_size))
+            converting = seconds(lambda: export_onnx(network, config.patch.image_size))
             found["converting, s"].append(converting)
             found["files a second, onnxruntime, converted"].append(
                 len(files) / (whole - converting)  # the last that was measured is ONNX Runtime's

@@ -1,3 +1,5 @@
+"""Tests of the attention pooling network."""
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from selfie_pipeline.models.attention import AttentionBlock, AttentionPooling
 from selfie_pipeline.models.dropout import DropoutRng
 
 
-def config(heads=4, intermediate=40, blocks=3, dropout=0.1, attention_dropout=0.1):
+def make_config(heads=4, intermediate=40, blocks=3, dropout=0.1, attention_dropout=0.1):
     return AttentionConfig(
         blocks=blocks,
         heads=heads,
@@ -17,7 +19,7 @@ def config(heads=4, intermediate=40, blocks=3, dropout=0.1, attention_dropout=0.
     )
 
 
-def torch_layer(features, settings):
+def build_torch_layer(features, settings):
     return nn.TransformerEncoderLayer(
         features,
         settings.heads,
@@ -29,8 +31,8 @@ def torch_layer(features, settings):
     ).eval()
 
 
-def scramble(module):
-    """Biases and norms start at 0 and 1, which would hide a mistake."""
+def randomise(module):
+    """Change all parameters; the initial 0 and 1 of biases and norms would hide a mistake."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
@@ -40,19 +42,20 @@ def scramble(module):
     ("features", "heads", "intermediate", "length"),
     [(32, 4, 40, 13), (48, 1, 16, 5), (24, 24, 96, 2), (64, 32, 40, 37)],
 )
-class TestTheBlockIsTorchs:
+class TestTheBlockEqualsTorchs:
     @pytest.fixture
     def pair(self, features, heads, intermediate):
         torch.manual_seed(0)
-        settings = config(heads, intermediate)
-        ours, theirs = AttentionBlock(features, settings).double(), torch_layer(features, settings)
-        scramble(theirs)
+        settings = make_config(heads, intermediate)
+        ours = AttentionBlock(features, settings).double()
+        theirs = build_torch_layer(features, settings)
+        randomise(theirs)
         ours.load_state_dict(theirs.state_dict(), strict=True)
         return ours, theirs
 
     def test_tensors_load_strictly_in_both_directions(self, pair, length):  # noqa: ARG002
         ours, theirs = pair
-        scramble(ours)
+        randomise(ours)
         theirs.load_state_dict(ours.state_dict(), strict=True)
         for name, tensor in ours.state_dict().items():
             assert torch.equal(theirs.state_dict()[name], tensor)
@@ -62,14 +65,14 @@ class TestTheBlockIsTorchs:
         weights = torch.randn_like(vectors)
         results = []
         for block, arguments in zip(pair, ((None,), ()), strict=True):
-            own = vectors.clone().requires_grad_()
-            out = block(own, *arguments)
+            inputs = vectors.clone().requires_grad_()
+            out = block(inputs, *arguments)
             (out * weights).sum().backward()
             gradients = {name: p.grad for name, p in block.named_parameters()}
-            results.append((out.detach(), own.grad, gradients))
-        (out, into, gradients), (out_torch, into_torch, gradients_torch) = results
+            results.append((out.detach(), inputs.grad, gradients))
+        (out, grad_in, gradients), (out_torch, grad_in_torch, gradients_torch) = results
         torch.testing.assert_close(out, out_torch, rtol=0, atol=1e-10)
-        torch.testing.assert_close(into, into_torch, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(grad_in, grad_in_torch, rtol=1e-10, atol=1e-10)
         assert gradients.keys() == gradients_torch.keys()
         for name, gradient in gradients.items():
             torch.testing.assert_close(
@@ -77,32 +80,32 @@ class TestTheBlockIsTorchs:
             )
 
 
-def noise():
+def make_rng():
     return DropoutRng(torch.Generator().manual_seed(0), batch_size=4)
 
 
 @pytest.mark.parametrize(("dropout", "attention_dropout"), [(0.5, 0.0), (0.0, 0.5)])
-def test_units_drop_where_there_is_noise(dropout, attention_dropout):
+def test_units_drop_only_with_random_numbers(dropout, attention_dropout):
     torch.manual_seed(0)
-    block = AttentionBlock(16, config(dropout=dropout, attention_dropout=attention_dropout))
+    block = AttentionBlock(16, make_config(dropout=dropout, attention_dropout=attention_dropout))
     vectors = torch.randn(4, 6, 16)
-    quiet = block(vectors, None)
-    torch.testing.assert_close(block(vectors, None), quiet)
-    assert not torch.allclose(block(vectors, noise()), quiet, atol=0.1)
-    torch.testing.assert_close(block(vectors, noise()), block(vectors, noise()))
+    expected = block(vectors, None)
+    torch.testing.assert_close(block(vectors, None), expected)
+    assert not torch.allclose(block(vectors, make_rng()), expected, atol=0.1)
+    torch.testing.assert_close(block(vectors, make_rng()), block(vectors, make_rng()))
 
 
-def test_noise_changes_nothing_where_no_rate_is_set():
-    block = AttentionBlock(16, config(dropout=0.0, attention_dropout=0.0))
+def test_random_numbers_have_no_effect_at_rate_zero():
+    block = AttentionBlock(16, make_config(dropout=0.0, attention_dropout=0.0))
     vectors = torch.randn(4, 6, 16)
-    torch.testing.assert_close(block(vectors, noise()), block(vectors, None))
+    torch.testing.assert_close(block(vectors, make_rng()), block(vectors, None))
 
 
 @pytest.fixture
 def pooling():
     torch.manual_seed(0)
-    module = AttentionPooling(32, config()).double()
-    scramble(module)
+    module = AttentionPooling(32, make_config()).double()
+    randomise(module)
     return module
 
 
@@ -110,7 +113,7 @@ def test_pooling_is_the_blocks_output_at_u0_and_the_others_are_discarded(pooling
     vectors = torch.randn(5, 11, 32, dtype=torch.float64)
     sequence = torch.cat([pooling.u0.expand(5, 1, 32), vectors], dim=1)
     for block in pooling.blocks:
-        layer = torch_layer(32, config())
+        layer = build_torch_layer(32, make_config())
         layer.load_state_dict(block.state_dict(), strict=True)
         sequence = layer(sequence)
     u = pooling(vectors)
@@ -119,7 +122,7 @@ def test_pooling_is_the_blocks_output_at_u0_and_the_others_are_discarded(pooling
 
 
 def test_fault_u0_fixed_at_zeros():
-    pooling = AttentionPooling(32, config())
+    pooling = AttentionPooling(32, make_config())
     assert "u0" in dict(pooling.named_parameters())
     assert pooling.u0.abs().min() > 0
     vectors = torch.randn(5, 11, 32)
@@ -136,19 +139,19 @@ def test_the_order_of_the_vectors_does_not_matter(pooling):
     torch.testing.assert_close(pooling(shuffled), pooling(vectors), rtol=0, atol=1e-10)
 
 
-def test_every_vector_counts(pooling):
+def test_every_vector_affects_the_output(pooling):
     vectors = torch.randn(1, 12, 32, dtype=torch.float64, requires_grad=True)
     pooling(vectors).square().sum().backward()
     assert (vectors.grad.abs().sum(dim=-1) > 0).all()
 
 
-def test_images_do_not_look_at_each_other(pooling):
+def test_images_do_not_attend_to_each_other(pooling):
     vectors = torch.randn(3, 12, 32, dtype=torch.float64)
     alone = torch.cat([pooling(image[None]) for image in vectors])
     torch.testing.assert_close(pooling(vectors), alone, rtol=0, atol=1e-10)
 
 
-def test_the_paper_s_size(paper_config):
+def test_the_size_is_that_of_the_paper(paper_config):
     pooling = AttentionPooling(1024, paper_config.model.attention)
     assert len(pooling.blocks) == 3
     attention = 4 * (1024 * 1024 + 1024)
@@ -161,9 +164,9 @@ def test_the_paper_s_size(paper_config):
 
 
 @pytest.mark.parametrize("outputs", [1, 4])
-def test_a_block_asked_for_some_outputs_gives_the_first_ones(outputs):
+def test_a_block_can_compute_only_the_first_outputs(outputs):
     torch.manual_seed(0)
-    block = AttentionBlock(16, config()).double()
+    block = AttentionBlock(16, make_config()).double()
     vectors = torch.randn(4, 6, 16, dtype=torch.float64)
-    whole = block(vectors, None)
-    torch.testing.assert_close(block(vectors, None, outputs), whole[:, :outputs])
+    complete = block(vectors, None)
+    torch.testing.assert_close(block(vectors, None, outputs), complete[:, :outputs])

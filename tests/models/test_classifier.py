@@ -1,21 +1,26 @@
+"""Tests of the classifiers and of loading pretrained tensors into them."""
+
 import pytest
 import torch
 from torch.nn import functional
 
+from selfie_pipeline.config import UserError
 from selfie_pipeline.models.classifier import (
     build_classifier,
     load_pretrained,
     num_classes,
     pretrained_stages,
+    restore_classifier,
 )
 from selfie_pipeline.models.dropout import DropoutRng
 from selfie_pipeline.models.selfie import Selfie
+from selfie_pipeline.provenance import dump_configuration
 
 ARCHITECTURES = ["resnet", "resnet36_attention"]
 PRETRAINED = ("stem.", "stages.0.", "stages.1.", "stages.2.")
 
 
-def snapshot(module):
+def copy_tensors(module):
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
@@ -26,12 +31,12 @@ def config(request, make_config):
 
 @pytest.fixture
 def encoder(config):
-    """A pretrained one: its BatchNorm statistics have seen images."""
+    """The tensors of an encoder whose BatchNorm statistics are not the initial ones."""
     torch.manual_seed(1)
     network = Selfie(config.model, config.patch)
     for _ in range(3):
         network(torch.rand(4, 16, 3, 8, 8) * 3, torch.rand(4, 16).argsort(1))
-    return snapshot(network)
+    return copy_tensors(network)
 
 
 @pytest.fixture
@@ -46,7 +51,7 @@ def hybrid(config):
     return build_classifier(config.model, "resnet36_attention", config.patch, classes=10)
 
 
-def test_stem_and_stages_are_handed_over_whole(encoder, classifier):
+def test_stem_and_stages_are_loaded_completely(encoder, classifier):
     names = load_pretrained(encoder, classifier)
     own = classifier.state_dict()
     assert names == sorted(name for name in own if name.startswith(PRETRAINED))
@@ -59,7 +64,7 @@ def test_stem_and_stages_are_handed_over_whole(encoder, classifier):
         assert torch.equal(own[name], encoder[f"patch_network.{name}"]), name
 
 
-def test_batch_norm_s_statistics_are_among_it(encoder, classifier):
+def test_batch_norm_statistics_are_loaded(encoder, classifier):
     names = load_pretrained(encoder, classifier)
     means = [name for name in names if name.endswith("running_mean")]
     assert len(means) == len([name for name in names if name.endswith("running_var")]) > 8
@@ -70,8 +75,8 @@ def test_batch_norm_s_statistics_are_among_it(encoder, classifier):
     assert {own[name].item() for name in counters} == {3}
 
 
-def test_stage_four_and_the_head_stay_fresh(encoder, classifier):
-    before = snapshot(classifier)
+def test_stage_four_and_the_head_are_not_changed(encoder, classifier):
+    before = copy_tensors(classifier)
     names = load_pretrained(encoder, classifier)
     fresh = before.keys() - set(names)
     assert fresh == {name for name in before if name.startswith(("stages.3.", "norm.", "head."))}
@@ -79,7 +84,7 @@ def test_stage_four_and_the_head_stay_fresh(encoder, classifier):
         assert torch.equal(classifier.state_dict()[name], before[name]), name
 
 
-def test_the_classifier_then_computes_p_s_features(config, encoder, classifier):
+def test_the_loaded_classifier_computes_ps_features(config, encoder, classifier):
     selfie = Selfie(config.model, config.patch)
     selfie.load_state_dict(encoder)
     load_pretrained(encoder, classifier)
@@ -89,9 +94,13 @@ def test_the_classifier_then_computes_p_s_features(config, encoder, classifier):
     torch.testing.assert_close(stages(classifier.stem(images)), p.stages(p.stem(images)))
 
 
-def refused(encoder, classifier, *words):
-    """It is an error that names the tensor, and nothing has been copied."""
-    before = snapshot(classifier)
+def without(tensors, name):
+    return {key: value for key, value in tensors.items() if key != name}
+
+
+def assert_refused(encoder, classifier, *words):
+    """Assert that loading is an error with these words, and that nothing has been loaded."""
+    before = copy_tensors(classifier)
     with pytest.raises(ValueError, match="does not fit") as caught:
         load_pretrained(encoder, classifier)
     assert "\n" not in str(caught.value)
@@ -109,8 +118,8 @@ def some_tensors(config):
 
 def test_a_missing_tensor_is_an_error(config, encoder, classifier):
     for name in some_tensors(config):
-        short = {key: value for key, value in encoder.items() if key != f"patch_network.{name}"}
-        refused(short, classifier, name, "missing in the encoder")
+        incomplete = without(encoder, f"patch_network.{name}")
+        assert_refused(incomplete, classifier, name, "missing in the encoder")
 
 
 @pytest.mark.parametrize(
@@ -118,24 +127,24 @@ def test_a_missing_tensor_is_an_error(config, encoder, classifier):
 )
 def test_a_surplus_tensor_is_an_error(encoder, classifier, name):
     surplus = {**encoder, f"patch_network.{name}": torch.zeros(3)}
-    refused(surplus, classifier, name, "no place in the network")
+    assert_refused(surplus, classifier, name, "not part of the network")
 
 
 def test_a_stage_that_p_does_not_have_is_an_error(encoder, classifier):
     name = "stages.3.blocks.0.conv1.weight"
     surplus = {**encoder, f"patch_network.{name}": classifier.state_dict()[name] + 1}
-    refused(surplus, classifier, name)
+    assert_refused(surplus, classifier, name)
 
 
 def test_a_tensor_of_another_shape_is_an_error(config, encoder, classifier):
     for name in some_tensors(config):
         wrong = {**encoder, f"patch_network.{name}": torch.zeros(7, 3)}
-        refused(wrong, classifier, name, "7×3")
+        assert_refused(wrong, classifier, name, "7×3")
 
 
 def test_an_encoder_of_another_width_is_an_error(config, classifier):
     other = Selfie(config.model.model_copy(update={"width": 16}), config.patch).state_dict()
-    refused(other, classifier, "stages.0.blocks.0.conv1.weight", "more")
+    assert_refused(other, classifier, "stages.0.blocks.0.conv1.weight", "more")
 
 
 @pytest.mark.parametrize("prefix", ["module.", "network.", "_orig_mod.patch_network."])
@@ -143,21 +152,21 @@ def test_fault_weights_that_silently_do_not_load_because_of_a_key_prefix(
     encoder, classifier, prefix
 ):
     renamed = {prefix + name: tensor for name, tensor in encoder.items()}
-    refused(renamed, classifier, "missing in the encoder")
+    assert_refused(renamed, classifier, "missing in the encoder")
 
 
 def test_one_tensor_under_another_prefix_is_an_error(encoder, classifier):
     renamed = dict(encoder)
     renamed["module.stem.conv.weight"] = renamed.pop("patch_network.stem.conv.weight")
-    refused(renamed, classifier, "stem.conv.weight")
+    assert_refused(renamed, classifier, "stem.conv.weight")
 
 
 def test_an_empty_encoder_is_an_error(classifier):
-    refused({}, classifier, "missing in the encoder")
+    assert_refused({}, classifier, "missing in the encoder")
 
 
-def test_a_hybrid_takes_everything_and_only_its_head_is_fresh(encoder, hybrid):
-    before = snapshot(hybrid)
+def test_a_hybrid_receives_everything_but_its_head(encoder, hybrid):
+    before = copy_tensors(hybrid)
     names = load_pretrained(encoder, hybrid)
     assert names == sorted(encoder)
     own = hybrid.state_dict()
@@ -168,7 +177,7 @@ def test_a_hybrid_takes_everything_and_only_its_head_is_fresh(encoder, hybrid):
         assert torch.equal(own[name], before[name]), name
 
 
-def test_positions_that_a_hybrid_does_not_use_stay_behind(config, encoder):
+def test_positions_that_a_hybrid_does_not_use_are_not_loaded(config, encoder):
     model = config.model.model_copy(update={"encoder_positions": False})
     network = build_classifier(model, "resnet36_attention", config.patch, classes=10)
     names = load_pretrained(encoder, network)
@@ -186,22 +195,22 @@ def test_positions_that_a_hybrid_does_not_use_stay_behind(config, encoder):
         "patch_network.stages.2.blocks.0.conv1.weight",
     ],
 )
-def test_a_hybrid_misses_a_tensor_wants_its_shape_and_no_other(encoder, hybrid, name):
-    refused({key: value for key, value in encoder.items() if key != name}, hybrid, name, "missing")
-    refused({**encoder, name: torch.zeros(7, 3)}, hybrid, name, "7×3")
-    refused({**encoder, f"{name}.more": torch.zeros(3)}, hybrid, f"{name}.more", "no place")
+def test_missing_misshapen_and_surplus_tensors_of_a_hybrid_are_errors(encoder, hybrid, name):
+    assert_refused(without(encoder, name), hybrid, name, "missing")
+    assert_refused({**encoder, name: torch.zeros(7, 3)}, hybrid, name, "7×3")
+    surplus = f"{name}.more"
+    assert_refused({**encoder, surplus: torch.zeros(3)}, hybrid, surplus, "not part of the network")
 
 
-def test_p_s_last_normalisation_is_a_hybrid_s_too(make_config, encoder, hybrid):
+def test_ps_last_normalisation_is_part_of_a_hybrid(encoder, hybrid):
     names = [name for name in encoder if name.startswith("patch_network.norm.")]
     for name in names:  # none in v1
-        short = {key: value for key, value in encoder.items() if key != name}
-        refused(short, hybrid, name, "missing in the encoder")
+        assert_refused(without(encoder, name), hybrid, name, "missing in the encoder")
     assert len([name for name in names if "running" in name]) == (2 if names else 0)
 
 
-def seen_images(network):
-    """Evaluation with BatchNorm statistics that are not the initial ones."""
+def evaluation_mode(network):
+    """Return the network in evaluation mode, with statistics that are not the initial ones."""
     torch.manual_seed(3)
     network.train()(torch.rand(4, 3, 32, 32) * 3)
     return network.eval()
@@ -209,14 +218,14 @@ def seen_images(network):
 
 @pytest.mark.parametrize("encoder_positions", [True, False])
 @pytest.mark.parametrize("positions", ["table", "row_column"])
-def test_a_hybrid_pools_the_mean_of_each_patch_s_part_of_the_whole_image_s_map(
+def test_a_hybrid_pools_the_mean_of_each_patchs_part_of_the_feature_map(
     make_config, positions, encoder_positions
 ):
     config = make_config(
         {"model.positions": positions, "model.encoder_positions": encoder_positions}
     )
     network = build_classifier(config.model, "resnet36_attention", config.patch, 5)
-    network = seen_images(network)
+    network = evaluation_mode(network)
     images = torch.rand(3, 3, 32, 32)
     maps = network.patch_network.features(images)
     assert maps.shape == (3, 128, 8, 8)
@@ -230,24 +239,24 @@ def test_a_hybrid_pools_the_mean_of_each_patch_s_part_of_the_whole_image_s_map(
 
 def test_every_patch_is_context(hybrid):
     images = torch.rand(1, 3, 32, 32, requires_grad=True)
-    seen_images(hybrid)(images)[0, 0].backward()
+    evaluation_mode(hybrid)(images)[0, 0].backward()
     assert (functional.max_pool2d(images.grad.abs(), 8) > 0).all()
 
 
-def test_units_drop_in_a_hybrid_as_the_noise_says_and_not_without_it(hybrid):
-    images, network = torch.rand(4, 3, 32, 32), seen_images(hybrid)
+def test_units_of_a_hybrid_drop_only_with_random_numbers(hybrid):
+    images, network = torch.rand(4, 3, 32, 32), evaluation_mode(hybrid)
 
-    def noise(seed, first_row=0):
+    def make_rng(seed, first_row=0):
         return DropoutRng(torch.Generator().manual_seed(seed), batch_size=4, first_row=first_row)
 
-    whole = network(images, noise(0))
-    assert torch.equal(network(images, noise(0)), whole)
-    assert not torch.allclose(network(images, noise(1)), whole)
-    torch.testing.assert_close(network(images[2:], noise(0, first_row=2)), whole[2:])
-    assert torch.equal(network.train()(images), network(images))  # none: nothing drops
+    logits = network(images, make_rng(0))
+    assert torch.equal(network(images, make_rng(0)), logits)
+    assert not torch.allclose(network(images, make_rng(1)), logits)
+    torch.testing.assert_close(network(images[2:], make_rng(0, first_row=2)), logits[2:])
+    assert torch.equal(network.train()(images), network(images))  # no random numbers
 
 
-def test_a_hybrid_has_the_paper_s_size(paper_config):
+def test_a_hybrid_has_the_size_of_the_paper(paper_config):
     network = build_classifier(paper_config.model, "resnet36_attention", paper_config.patch, 10)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     assert millions == pytest.approx(25.07 + 0.01 + 0.016, abs=0.01)  # P and A, head, positions
@@ -258,25 +267,52 @@ def test_the_outputs_are_counted_from_the_tensors(make_config, architecture):
     config = make_config()
     network = build_classifier(config.model, architecture, config.patch, classes=7)
     assert num_classes(network.state_dict()) == 7
-    assert seen_images(network)(torch.rand(2, 3, 32, 32)).shape == (2, 7)
+    assert evaluation_mode(network)(torch.rand(2, 3, 32, 32)).shape == (2, 7)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_p_s_stages_are_those_that_are_handed_over(config, encoder, architecture):
+def test_the_pretrained_stages_are_the_loaded_ones(config, encoder, architecture):
     network = build_classifier(config.model, architecture, config.patch, classes=10)
-    handed_over = load_pretrained(encoder, network)
+    loaded = load_pretrained(encoder, network)
     own = network.state_dict(keep_vars=True)
     stages = {
         id(tensor) for tensor in pretrained_stages(network).state_dict(keep_vars=True).values()
     }
     assert {name for name in own if id(own[name]) in stages} == {
-        name for name in handed_over if not name.startswith(("pooling.", "positions."))
+        name for name in loaded if not name.startswith(("pooling.", "positions."))
     }
 
 
 @pytest.mark.parametrize(("stem", "stride"), [("small", 4), ("standard", 16)])
-def test_one_place_of_the_map_stands_for_a_stride_of_pixels(make_config, stem, stride):
+def test_the_stride_is_that_of_the_feature_map(make_config, stem, stride):
     model = make_config({"model.stem": stem}).model
     assert model.stride == stride
     network = build_classifier(model, "resnet36_attention", make_config().patch, 3)
     assert network.patch_network.features(torch.rand(1, 3, 64, 64)).shape[-1] == 64 // stride
+
+
+def store(config, **changes):
+    """Return the tensors and the provenance of a classifier."""
+    network = build_classifier(config.model, config.finetune.architecture, config.patch, 3)
+    made_with = dump_configuration(patch=config.patch, model=config.model, finetune=config.finetune)
+    return copy_tensors(network), {"configuration": made_with | changes}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_classifier_is_restored_from_its_provenance(make_config, architecture):
+    config = make_config({"finetune.architecture": architecture, "model.width": 16})
+    tensors, provenance = store(config)
+
+    network = restore_classifier(tensors, provenance)
+
+    assert network.eval()(torch.rand(2, 3, 32, 32)).shape == (2, 3)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, tensors[name]), name
+
+
+@pytest.mark.parametrize("changes", [{"finetune": {"steps": 3}}, {"model": {"width": 8}}], ids=str)
+def test_a_provenance_that_does_not_describe_the_network_is_an_error(make_config, changes):
+    with pytest.raises(UserError, match="does not describe its network") as caught:
+        restore_classifier(*store(make_config(), **changes))
+
+    assert "\n" not in str(caught.value)

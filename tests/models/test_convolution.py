@@ -1,4 +1,4 @@
-"""The same numbers as torch's own convolution, with the same tensors."""
+"""Tests of the convolution: the same results as torch's own, with the same tensors."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from selfie_pipeline.models.convolution import conv2d
+from selfie_pipeline.models.convolution import create_conv2d
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 7])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 3), (4, 4), (3, 4), (2, 1), (8, 8)])
-def test_equals_torch_with_its_gradients(
+def test_results_and_gradients_equal_those_of_torch(
     kernel_size: int, stride: int, size: tuple[int, int]
 ) -> None:
     torch.manual_seed(0)
-    ours = conv2d(5, 6, kernel_size, stride).double()
+    ours = create_conv2d(5, 6, kernel_size, stride).double()
     theirs = nn.Conv2d(5, 6, kernel_size, stride, kernel_size // 2, bias=False).double()
     theirs.load_state_dict(ours.state_dict(), strict=True)
     images = torch.randn(3, 5, *size, dtype=torch.float64, requires_grad=True)
@@ -30,7 +30,7 @@ def test_equals_torch_with_its_gradients(
 @pytest.mark.parametrize("kernel_size", [1, 3])
 def test_bf16_is_as_close_to_float32_as_torch_is(kernel_size: int) -> None:
     torch.manual_seed(0)
-    convolution = conv2d(64, 64, kernel_size)
+    convolution = create_conv2d(64, 64, kernel_size)
     images = torch.randn(32, 64, 2, 2)
     exact = nn.functional.conv2d(images, convolution.weight, padding=kernel_size // 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -42,5 +42,5 @@ def test_bf16_is_as_close_to_float32_as_torch_is(kernel_size: int) -> None:
 
 def test_the_result_is_channels_last() -> None:
     for kernel_size in (1, 3):
-        out = conv2d(4, 8, kernel_size)(torch.randn(2, 4, 2, 2))
+        out = create_conv2d(4, 8, kernel_size)(torch.randn(2, 4, 2, 2))
         assert out.is_contiguous(memory_format=torch.channels_last)

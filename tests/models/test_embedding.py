@@ -1,3 +1,5 @@
+"""Tests of the embedding of images."""
+
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 @torch.inference_mode()
-def test_stage3_is_p_on_the_whole_image(make_network):
+def test_stage3_is_p_on_the_complete_image(make_network):
     network = make_network()
     vectors = ImageEmbedding(network, "stage3", 8)(IMAGES)
     maps = network.patch_network.features(IMAGES)
@@ -42,10 +44,10 @@ def test_u_is_a_over_all_patches(make_network, encoder_positions):
 
 
 @torch.inference_mode()
-def test_u_sees_every_patch(make_network):
+def test_u_depends_on_every_patch(make_network):
     embed = ImageEmbedding(make_network(), "u", 8)
-    for place in range(16):
+    for position in range(16):
         changed = IMAGES.clone()
-        row, column = divmod(place, 4)
+        row, column = divmod(position, 4)
         changed[:, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] += 1
         assert (embed(changed) - embed(IMAGES)).abs().max() > 1e-4

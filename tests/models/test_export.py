@@ -1,3 +1,5 @@
+"""Tests of the export to timm and ONNX."""
+
 import runpy
 from collections import Counter
 
@@ -10,14 +12,14 @@ from torch import nn
 from selfie_pipeline.config import UserError
 from selfie_pipeline.models import export
 from selfie_pipeline.models.backbone import PatchNetwork, build_resnet
-from selfie_pipeline.models.export import encoder_tensors, loader_source, to_onnx
+from selfie_pipeline.models.export import export_onnx, render_loader, select_patch_network
 from selfie_pipeline.models.selfie import Selfie
 
 CLASSES = ["cat", 'it\'s a "dog"', "owl"]
 
 
-def shaken(network):
-    """With statistics and weights of BatchNorm that tell, as a trained network has them."""
+def randomise_batch_norm(network):
+    """Change the initial 0 and 1 of BatchNorm, which would hide a mistake."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -29,7 +31,7 @@ def shaken(network):
 @pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize("preactivation", [True, False])
 @pytest.mark.parametrize("stem", ["small", "standard"])
-def test_plain_timm_models_load_the_weights_and_give_the_numbers(
+def test_plain_timm_models_load_the_weights_and_compute_the_same(
     make_config, tmp_path, stem, preactivation, normalise
 ):
     config = make_config(
@@ -41,11 +43,11 @@ def test_plain_timm_models_load_the_weights_and_give_the_numbers(
         }
     )
     torch.manual_seed(0)
-    resnet = shaken(build_resnet(config.model, 3))
-    encoder = shaken(Selfie(config.model, config.patch))
+    resnet = randomise_batch_norm(build_resnet(config.model, 3))
+    encoder = randomise_batch_norm(Selfie(config.model, config.patch))
     save_file(resnet.state_dict(), tmp_path / "resnetv2.safetensors")
-    save_file(encoder_tensors(encoder.state_dict()), tmp_path / "encoder.safetensors")
-    source = loader_source(config.model, CLASSES, 32, [0.5, 0.4, 0.3], [0.2, 0.2, 0.25])
+    save_file(select_patch_network(encoder.state_dict()), tmp_path / "encoder.safetensors")
+    source = render_loader(config.model, CLASSES, 32, [0.5, 0.4, 0.3], [0.2, 0.2, 0.25])
     (tmp_path / "load.py").write_text(source)
 
     loader = runpy.run_path(str(tmp_path / "load.py"))
@@ -61,12 +63,12 @@ def test_plain_timm_models_load_the_weights_and_give_the_numbers(
         torch.testing.assert_close(p(images), encoder.patch_network(images), rtol=1e-4, atol=1e-5)
 
 
-def test_onnx_has_torch_s_own_convolutions(make_config):
-    """Not the matrix products that stand for them on a CPU."""
-    network = shaken(build_resnet(make_config().model, 3))
+def test_onnx_has_convolutions(make_config):
+    """It has no matrix products in their place, as on a CPU."""
+    network = randomise_batch_norm(build_resnet(make_config().model, 3))
 
     operations = Counter(
-        node.op_type for node in onnx.load_from_string(to_onnx(network, 16)).graph.node
+        node.op_type for node in onnx.load_from_string(export_onnx(network, 16)).graph.node
     )
 
     convolutions = sum(isinstance(module, nn.Conv2d) for module in network.modules())
@@ -74,8 +76,8 @@ def test_onnx_has_torch_s_own_convolutions(make_config):
     assert not {"MatMul", "Gemm"} & operations.keys()
 
 
-def test_an_export_that_does_not_agree_is_refused(make_config, monkeypatch):
+def test_an_export_whose_logits_differ_is_an_error(make_config, monkeypatch):
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
 
     with pytest.raises(UserError, match=r"^ONNX Runtime's logits differ from PyTorch's by .*; no"):
-        to_onnx(build_resnet(make_config().model, 3), 16)
+        export_onnx(build_resnet(make_config().model, 3), 16)

@@ -1,3 +1,5 @@
+"""Tests of the conversion of images into patch grids and back."""
+
 import pytest
 import torch
 
@@ -13,29 +15,29 @@ SHAPES = [  # images, patch size, rows, columns
 
 
 def numbered(shape, dtype):
-    """Images of which, but for uint8's range, no two values are equal."""
+    """Return images whose values are all different, within the range of uint8."""
     return (torch.arange(torch.Size(shape).numel()) % 251).reshape(shape).to(dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize(("shape", "size", "rows", "columns"), SHAPES)
-def test_joining_what_was_cut_gives_the_images_back(shape, size, rows, columns, dtype):
+def test_unpatchify_inverts_patchify(shape, size, rows, columns, dtype):
     images = numbered(shape, dtype)
     patches = patchify(images, size)
     assert patches.shape == (shape[0], rows * columns, shape[1], size, size)
-    back = unpatchify(patches, (rows, columns))
-    assert back.dtype == dtype
-    assert torch.equal(back, images)
+    restored = unpatchify(patches, (rows, columns))
+    assert restored.dtype == dtype
+    assert torch.equal(restored, images)
 
 
 @pytest.mark.parametrize(("shape", "size", "rows", "columns"), SHAPES)
-def test_cutting_what_was_joined_gives_the_patches_back(shape, size, rows, columns):
+def test_patchify_inverts_unpatchify(shape, size, rows, columns):
     patches = torch.rand(shape[0], rows * columns, shape[1], size, size)
     assert torch.equal(patchify(unpatchify(patches, (rows, columns)), size), patches)
 
 
 @pytest.mark.parametrize(("shape", "size", "rows", "columns"), SHAPES)
-def test_patches_come_row_by_row(shape, size, rows, columns):
+def test_patches_are_ordered_row_by_row(shape, size, rows, columns):
     images = torch.rand(shape)
     patches = patchify(images, size)
     for row in range(rows):
@@ -45,18 +47,18 @@ def test_patches_come_row_by_row(shape, size, rows, columns):
             assert torch.equal(patches[:, row * columns + column], window)
 
 
-def test_channels_last_images_are_cut_alike():
+def test_channels_last_images_give_the_same_patches():
     images = torch.rand(2, 3, 8, 12)
     other = images.contiguous(memory_format=torch.channels_last)
     assert torch.equal(patchify(other, 4), patchify(images, 4))
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 32, 30), (1, 3, 30, 32)])
-def test_a_patch_size_that_does_not_divide_the_image_is_refused(shape):
+def test_a_patch_size_that_does_not_divide_the_image_is_an_error(shape):
     with pytest.raises(ValueError, match=r"patches of 8 pixels do not divide images of 3\d × 3\d"):
         patchify(torch.zeros(shape), 8)
 
 
-def test_a_grid_that_the_patches_do_not_fill_is_refused():
+def test_a_grid_that_the_patches_do_not_fill_is_an_error():
     with pytest.raises(ValueError, match="16 patches do not fill a grid of 4 × 5"):
         unpatchify(torch.zeros(1, 16, 3, 8, 8), (4, 5))

@@ -1,3 +1,5 @@
+"""Tests of the pretraining network and its loss."""
+
 import math
 
 import numpy as np
@@ -9,7 +11,7 @@ from selfie_pipeline.models.patch_grid import patchify
 from selfie_pipeline.models.selfie import Selfie, patch_accuracy, selfie_loss
 from selfie_pipeline.training.data.augmentation import normalise
 
-PUZZLES = [  # rows of the grid, targets
+GRIDS = [  # rows of the grid, targets
     (2, 2),
     (3, 2),
     (3, 8),
@@ -20,46 +22,51 @@ PUZZLES = [  # rows of the grid, targets
 ]
 
 
-def puzzle(make_config, grid, targets, **changes):
+def build_network(make_config, grid, targets, **changes):
     size = {"patch.canvas_size": 8 * grid, "patch.image_size": 8 * grid, "patch.targets": targets}
     config = make_config(size | changes)
     return Selfie(config.model, config.patch)
 
 
-def random_orders(images, places):
-    return torch.rand(images, places).argsort(dim=1)
+def random_orders(images, positions):
+    return torch.rand(images, positions).argsort(dim=1)
 
 
-def loss_in_words(vectors, order, u, positions, targets):
-    """METHOD.md, "decoder", one target position after another.
+def reference_loss(vectors, order, u, positions, targets):
+    """Compute loss and accuracy one target position after another.
 
-    h (B, N, D) of all patches, the split (B, N), u (B, D), the positions (N, D); all float64.
+    Args:
+        vectors: h of all patches, (B, N, D), float64.
+        order: (B, N), the targets last.
+        u: (B, D), float64.
+        positions: (N, D), float64.
+        targets: Number of targets.
     """
-    losses, picked = [], []
+    losses, correct = [], []
     for image in range(len(vectors)):
         masked = order[image, -targets:]
-        for place in masked:
-            v = u[image] + positions[place]
+        for position in masked:
+            v = u[image] + positions[position]
             scores = np.array([v @ vectors[image, other] for other in masked])
-            true = int(np.flatnonzero(masked == place)[0])
+            true = int(np.flatnonzero(masked == position)[0])
             shifted = scores - scores.max()
             losses.append(math.log(np.exp(shifted).sum()) - shifted[true])
-            picked.append(scores.argmax() == true)
-    return np.mean(losses), np.mean(picked)
+            correct.append(scores.argmax() == true)
+    return np.mean(losses), np.mean(correct)
 
 
 @pytest.mark.parametrize("encoder_positions", [True, False])
 @pytest.mark.parametrize("positions", ["table", "row_column"])
-@pytest.mark.parametrize(("grid", "targets"), PUZZLES)
-def test_loss_and_accuracy_are_those_of_the_method_s_words(
+@pytest.mark.parametrize(("grid", "targets"), GRIDS)
+def test_loss_and_accuracy_equal_those_of_the_reference(
     make_config, grid, targets, positions, encoder_positions
 ):
     torch.manual_seed(grid * targets)
     changes = {"model.positions": positions, "model.encoder_positions": encoder_positions}
-    network = puzzle(make_config, grid, targets, **changes).double().eval()
+    network = build_network(make_config, grid, targets, **changes).double().eval()
     with torch.no_grad():
         for parameter in network.positions.parameters():
-            parameter.normal_()  # small ones would hide that one stands at a wrong place
+            parameter.normal_()  # small ones would hide a wrong position
     patches = torch.rand(5, grid**2, 3, 8, 8, dtype=torch.float64)
     order = random_orders(5, grid**2)
     table = network.positions().detach()
@@ -71,7 +78,7 @@ def test_loss_and_accuracy_are_those_of_the_method_s_words(
         ]
         u = network.pooling(torch.stack(context))
         scores = network(patches, order)
-    loss, accuracy = loss_in_words(
+    loss, accuracy = reference_loss(
         vectors.numpy(), order.numpy(), u.numpy(), table.numpy(), targets
     )
     assert scores.shape == (5, targets, targets)
@@ -95,7 +102,7 @@ def test_the_loss_of_given_scores_is_exact(targets):
 
 
 @pytest.mark.parametrize("targets", [2, 4, 13])
-def test_scores_that_say_nothing_cost_ln_t(targets):
+def test_the_loss_of_equal_scores_is_ln_t(targets):
     assert selfie_loss(torch.zeros(3, targets, targets)).item() == pytest.approx(math.log(targets))
 
 
@@ -107,14 +114,14 @@ def test_accuracy_counts_the_diagonal():
 
 
 class TestFaultSoftmaxBeforeTheCrossEntropy:
-    """It would bound each score to [0, 1], and the loss of four targets to 0.74 and more."""
+    """It would limit each score to [0, 1], so the loss of four targets would be at least 0.74."""
 
-    def test_a_perfect_solver_s_loss_is_zero(self):
+    def test_the_loss_of_perfect_scores_is_zero(self):
         assert selfie_loss(30 * torch.eye(4).expand(8, 4, 4)).item() < 1e-6
 
-    def test_a_network_s_scores_are_raw(self, make_config):
+    def test_the_networks_scores_are_logits(self, make_config):
         torch.manual_seed(0)
-        network = puzzle(make_config, 4, 4)
+        network = build_network(make_config, 4, 4)
         with torch.no_grad():
             network.positions.table.normal_()
         scores = network(torch.rand(8, 16, 3, 8, 8), random_orders(8, 16))
@@ -122,9 +129,9 @@ class TestFaultSoftmaxBeforeTheCrossEntropy:
         assert scores.max() > 1
         assert not torch.allclose(scores.sum(dim=-1), torch.ones(8, 4))
 
-    def test_a_network_that_learns_one_batch_falls_below_0_74(self, make_config):
+    def test_the_loss_of_a_memorised_batch_falls_below_0_74(self, make_config):
         torch.manual_seed(0)
-        network = puzzle(make_config, 4, 4)
+        network = build_network(make_config, 4, 4)
         patches, order = torch.rand(2, 16, 3, 8, 8), random_orders(2, 16)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
         for _ in range(15):
@@ -142,7 +149,7 @@ def test_at_initialisation_loss_and_accuracy_are_at_chance(
 ):
     torch.manual_seed(0)
     changes = {"model.positions": positions, "model.width": width}
-    network = puzzle(make_config, grid, targets, **changes)
+    network = build_network(make_config, grid, targets, **changes)
     pixels = nn.functional.interpolate(digits[0][:64], 8 * grid)
     mean = pixels.float().mean(dim=(0, 2, 3)) / 255
     std = pixels.float().std(dim=(0, 2, 3)) / 255
@@ -158,7 +165,7 @@ class TestFaultTheTargetPatchLeaksIntoTheQuery:
     @pytest.fixture
     def network(self, make_config):
         torch.manual_seed(0)
-        network = puzzle(make_config, 4, self.TARGETS).eval()
+        network = build_network(make_config, 4, self.TARGETS).eval()
         with torch.no_grad():
             network.positions.table.normal_()
         return network
@@ -173,32 +180,32 @@ class TestFaultTheTargetPatchLeaksIntoTheQuery:
 
     @pytest.fixture
     def run(self, network, monkeypatch):
-        """Scores, and the queries that they were made of."""
+        """A function that returns the scores and the queries that they were computed from."""
 
         def run(patches, order):
-            seen = []
+            recorded = []
             query = type(network).query
 
-            def watched(self, *args, **kwargs):
-                seen.append(query(self, *args, **kwargs))
-                return seen[-1]
+            def query_and_record(self, *args, **kwargs):
+                recorded.append(query(self, *args, **kwargs))
+                return recorded[-1]
 
-            monkeypatch.setattr(type(network), "query", watched)
+            monkeypatch.setattr(type(network), "query", query_and_record)
             with torch.inference_mode():
                 scores = network(patches, order)
             monkeypatch.undo()
-            return scores, seen[0]
+            return scores, recorded[0]
 
         return run
 
     @pytest.mark.parametrize("target", range(TARGETS))
-    def test_other_pixels_in_a_target_change_no_query_and_only_its_own_column(
+    def test_changing_a_target_patch_changes_no_query_and_only_its_own_column(
         self, run, patches, order, target
     ):
         scores, queries = run(patches, order)
-        place = order[:, -self.TARGETS + target]
+        position = order[:, -self.TARGETS + target]
         changed = patches.clone()
-        changed[torch.arange(3), place] = torch.rand(3, 3, 8, 8)
+        changed[torch.arange(3), position] = torch.rand(3, 3, 8, 8)
         scores_changed, queries_changed = run(changed, order)
         torch.testing.assert_close(queries_changed, queries, rtol=1e-5, atol=1e-6)
         others = [column for column in range(self.TARGETS) if column != target]
@@ -207,7 +214,7 @@ class TestFaultTheTargetPatchLeaksIntoTheQuery:
         )
         assert not torch.allclose(scores_changed[:, :, target], scores[:, :, target], atol=1e-3)
 
-    def test_other_pixels_in_a_context_patch_change_the_queries(self, run, patches, order):
+    def test_changing_a_context_patch_changes_the_queries(self, run, patches, order):
         _, queries = run(patches, order)
         changed = patches.clone()
         changed[torch.arange(3), order[:, 0]] = torch.rand(3, 3, 8, 8)
@@ -232,9 +239,9 @@ class TestFaultTheTargetPatchLeaksIntoTheQuery:
         torch.testing.assert_close(run(patches, shuffled)[0], scores, rtol=1e-4, atol=1e-4)
 
 
-def test_each_image_of_a_batch_is_solved_with_its_own_split(make_config):
+def test_each_image_of_a_batch_has_its_own_order(make_config):
     torch.manual_seed(0)
-    network = puzzle(make_config, 4, 4).eval()
+    network = build_network(make_config, 4, 4).eval()
     patches, order = torch.rand(3, 16, 3, 8, 8), random_orders(3, 16)
     with torch.inference_mode():
         together = network(patches, order)
@@ -242,11 +249,10 @@ def test_each_image_of_a_batch_is_solved_with_its_own_split(make_config):
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
 
 
-def test_without_positions_in_the_encoder_u_does_not_know_where_the_context_sat(make_config):
-
+def test_u_depends_on_the_context_positions_only_if_they_are_in_the_encoder(make_config):
     for switch in (True, False):
         torch.manual_seed(0)
-        network = puzzle(make_config, 4, 4, **{"model.encoder_positions": switch}).eval()
+        network = build_network(make_config, 4, 4, **{"model.encoder_positions": switch}).eval()
         context, order = torch.randn(1, 12, 128), torch.arange(16)[None]
         moved = order.clone()
         moved[0, :2] = order[0, [1, 0]]
@@ -257,15 +263,15 @@ def test_without_positions_in_the_encoder_u_does_not_know_where_the_context_sat(
         assert same is not switch
 
 
-def test_everything_learns(make_config):
-    network = puzzle(make_config, 4, 4)
+def test_every_parameter_has_a_gradient(make_config):
+    network = build_network(make_config, 4, 4)
     selfie_loss(network(torch.rand(8, 16, 3, 8, 8), random_orders(8, 16))).backward()
     idle = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
-    # A bias on all keys adds the same to every score of a query: no gradient but rounding.
+    # The gradient of the keys' bias is only rounding: it adds the same to every score of a query.
     assert idle == []
 
 
-def test_the_paper_s_size_is_25_07_million(paper_config):
+def test_the_size_is_the_25_07_million_of_the_paper(paper_config):
     network = Selfie(paper_config.model, paper_config.patch)
     p_and_a = [*network.patch_network.parameters(), *network.pooling.parameters()]
     assert sum(parameter.numel() for parameter in p_and_a) / 1e6 == pytest.approx(25.07, abs=0.01)

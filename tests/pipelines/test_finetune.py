@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from selfie_pipeline.config import Architecture, Config, UserError
-from selfie_pipeline.models.classifier import restore_classifier
 from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.pipelines.finetune.nodes import (
     initialise_from_encoder,
@@ -91,35 +90,6 @@ def test_an_encoder_of_another_size_is_refused(make_config: MakeConfig) -> None:
 
     with pytest.raises(UserError, match=r"pooling\.blocks\.0\.linear1\.bias is 48 .* 32 in the"):
         from_encoder(encoder, other)
-
-
-def classifier(config: Config, **changes: Any) -> Weights:
-    made_with = dump_configuration(patch=config.patch, model=config.model, finetune=config.finetune)
-    return Weights(from_scratch(config).tensors, {"configuration": made_with | changes})
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_classifier_tells_which_network_it_is(
-    make_config: MakeConfig, architecture: Architecture
-) -> None:
-    weights = classifier(make_config({"finetune.architecture": architecture, "model.width": 16}))
-
-    network = restore_classifier(weights.tensors, weights.provenance)
-
-    assert network.eval()(torch.rand(2, 3, 32, 32)).shape == (2, 3)
-    for name, tensor in network.state_dict().items():
-        assert torch.equal(tensor, weights.tensors[name]), name
-
-
-@pytest.mark.parametrize("changes", [{"finetune": {"steps": 3}}, {"model": {"width": 8}}], ids=str)
-def test_a_classifier_that_does_not_tell_is_refused(
-    make_config: MakeConfig, changes: dict[str, Any]
-) -> None:
-    made = classifier(make_config(), **changes)
-    with pytest.raises(UserError, match="does not say which network it is") as caught:
-        restore_classifier(made.tensors, made.provenance)
-
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

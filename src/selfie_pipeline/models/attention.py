@@ -13,9 +13,9 @@ from selfie_pipeline.models.dropout import DropoutRng, dropout
 class AttentionBlock(nn.Module):
     """Self-attention, then two linear layers with GELU between; each with a residual, then norm.
 
-    It computes what `torch.nn.TransformerEncoderLayer` computes (post-norm, GELU), with tensors of
-    the same names and shapes. It is written out because torch's drops units between the two linear
-    layers, which the paper does not, and takes its random numbers from the global state.
+    It computes the same as `torch.nn.TransformerEncoderLayer` (post-norm, GELU), with tensors of
+    the same names and shapes. That layer is not used because it also drops units between the two
+    linear layers, which the paper does not, and takes its random numbers from the global state.
     """
 
     def __init__(self, features: int, config: AttentionConfig) -> None:
@@ -28,23 +28,23 @@ class AttentionBlock(nn.Module):
         self.rate = config.dropout
 
     def forward(
-        self, vectors: Tensor, noise: DropoutRng | None, outputs: int | None = None
+        self, vectors: Tensor, rng: DropoutRng | None, outputs: int | None = None
     ) -> Tensor:
-        """Let the vectors look at each other.
+        """Let the vectors attend to each other.
 
         Args:
             vectors: (B, L, D).
-            noise: Where units drop; none in evaluation.
-            outputs: How many of the first vectors' outputs are wanted; None for all.
+            rng: Random numbers of the dropout; None in evaluation.
+            outputs: Number of outputs to compute, those of the first vectors; None for all.
 
         Returns:
             (B, outputs, D).
         """
-        wanted = vectors[:, :outputs]  # (B, outputs, D)
-        attended = dropout(self.self_attn(wanted, vectors, noise), self.rate, noise)
-        wanted = self.norm1(wanted + attended)
-        projected = self.linear2(functional.gelu(self.linear1(wanted)))
-        out: Tensor = self.norm2(wanted + dropout(projected, self.rate, noise))
+        first = vectors[:, :outputs]  # (B, outputs, D)
+        attended = dropout(self.self_attn(first, vectors, rng), self.rate, rng)
+        first = self.norm1(first + attended)
+        projected = self.linear2(functional.gelu(self.linear1(first)))
+        out: Tensor = self.norm2(first + dropout(projected, self.rate, rng))
         return out
 
 
@@ -61,21 +61,22 @@ class _SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, wanted: Tensor, vectors: Tensor, noise: DropoutRng | None) -> Tensor:
-        """What each wanted vector, (B, Q, D), sees in the vectors, (B, L, D): (B, Q, D)."""
-        of_query, of_rest = self.in_proj_weight.tensor_split([vectors.shape[-1]])
-        query_bias, rest_bias = self.in_proj_bias.tensor_split([vectors.shape[-1]])
-        query = self._heads(functional.linear(wanted, of_query, query_bias))  # (B, heads, Q, d)
-        both = functional.linear(vectors, of_rest, rest_bias)  # (B, L, 2D)
-        key, value = (self._heads(part) for part in both.chunk(2, dim=-1))  # (B, heads, L, d)
+    def forward(self, queries: Tensor, vectors: Tensor, rng: DropoutRng | None) -> Tensor:
+        """Attend from the queries, (B, Q, D), to the vectors, (B, L, D): (B, Q, D)."""
+        query_weight, key_value_weight = self.in_proj_weight.tensor_split([vectors.shape[-1]])
+        query_bias, key_value_bias = self.in_proj_bias.tensor_split([vectors.shape[-1]])
+        projected = functional.linear(queries, query_weight, query_bias)  # (B, Q, D)
+        query = self._split_heads(projected)  # (B, heads, Q, d)
+        key_value = functional.linear(vectors, key_value_weight, key_value_bias)  # (B, L, 2D)
+        key, value = map(self._split_heads, key_value.chunk(2, dim=-1))  # (B, heads, L, d)
         scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5  # (B, heads, Q, L)
-        weights = dropout(scores.softmax(dim=-1), self.rate, noise)
+        weights = dropout(scores.softmax(dim=-1), self.rate, rng)
         mixed = (weights @ value).transpose(1, 2).flatten(2)  # (B, Q, D)
         out: Tensor = self.out_proj(mixed)
         return out
 
-    def _heads(self, vectors: Tensor) -> Tensor:
-        """(B, L, D) to (B, heads, L, d)."""
+    def _split_heads(self, vectors: Tensor) -> Tensor:
+        """Split the features among the heads: (B, L, D) to (B, heads, L, d)."""
         b, length, _ = vectors.shape
         return vectors.view(b, length, self.heads, -1).transpose(1, 2)
 
@@ -87,17 +88,17 @@ class AttentionPooling(nn.Module):
         super().__init__()
         self.u0 = nn.Parameter(torch.randn(features) * 0.02)
         blocks = [AttentionBlock(features, config) for _ in range(config.blocks)]
-        # Out of the last norm, scores u · h would start with a deviation of about √D, far from
-        # chance. So its weight starts small: the scores begin as those of scaled attention do.
+        # After the last norm, scores u · h would initially have a standard deviation of about √D,
+        # far from chance. With a small weight they start like those of scaled attention.
         nn.init.constant_(blocks[-1].norm2.weight, features**-0.5)
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, vectors: Tensor, noise: DropoutRng | None = None) -> Tensor:
+    def forward(self, vectors: Tensor, rng: DropoutRng | None = None) -> Tensor:
         """Pool vectors.
 
         Args:
             vectors: (B, L, D), in any order.
-            noise: Where units drop; none in evaluation.
+            rng: Random numbers of the dropout; None in evaluation.
 
         Returns:
             u, (B, D): the output at u₀. The outputs at the vectors are discarded.
@@ -106,6 +107,6 @@ class AttentionPooling(nn.Module):
         sequence = torch.cat([u0, vectors], dim=1)  # (B, 1 + L, D)
         *blocks, last = self.blocks
         for block in blocks:
-            sequence = block(sequence, noise)  # (B, 1 + L, D)
-        u: Tensor = last(sequence, noise, outputs=1)[:, 0]  # (B, D)
+            sequence = block(sequence, rng)  # (B, 1 + L, D)
+        u: Tensor = last(sequence, rng, outputs=1)[:, 0]  # (B, D)
         return u

@@ -1,7 +1,7 @@
 """The ResNet that is finetuned, and the patch processing network P: its stem and first stages.
 
-Both are timm's `resnetv2_50` or its narrower kin, with timm's names for every tensor, so what is
-learned by the one is handed over to the other by name.
+Both are timm's `resnetv2_50` or narrower versions of it, with timm's names for every tensor, so
+that tensors are transferred between them by name.
 """
 
 from __future__ import annotations
@@ -15,22 +15,21 @@ from timm.models.resnetv2 import ResNetV2
 from torch import Tensor, nn
 
 from selfie_pipeline.config import ModelConfig
-from selfie_pipeline.models.convolution import conv2d
+from selfie_pipeline.models.convolution import create_conv2d
 
 PRETRAINED_STAGES = 3
 
 
 def build_resnet(config: ModelConfig, classes: int) -> ResNetV2:
-    """The whole network: stem, four stages, classifier.
+    """Build the complete network: stem, four stages, classifier.
 
     Args:
         config: Depth, width, kind of blocks and stem. Layers 3, 4, 6, 3 at width 64 with the
             standard stem are timm's `resnetv2_50`.
-        classes: Outputs of the classifier.
+        classes: Number of outputs of the classifier.
 
     Returns:
-        A freshly initialised network, (B, 3, H, W) to (B, classes). The weights come from torch's
-        global random state.
+        A network initialised from torch's global random state, (B, 3, H, W) to (B, classes).
     """
     network = cast(
         "ResNetV2",
@@ -41,17 +40,17 @@ def build_resnet(config: ModelConfig, classes: int) -> ResNetV2:
             channels=tuple(config.width * factor for factor in (4, 8, 16, 32)),
             stem_chs=config.width,
             preact=config.preactivation,
-            conv_layer=conv2d,
+            conv_layer=create_conv2d,
         ),
     )
     if config.stem == "small":
-        network.stem = _small_stem(config)
+        network.stem = _build_small_stem(config)
     return network
 
 
-def _small_stem(config: ModelConfig) -> nn.Sequential:
-    """3×3, stride 1, no pooling: an 8×8 patch reaches the end of stage three as 2×2."""
-    conv = conv2d(3, config.width, kernel_size=3)
+def _build_small_stem(config: ModelConfig) -> nn.Sequential:
+    """Build a 3×3 stem, stride 1, no pooling: stage three maps an 8×8 patch to 2×2."""
+    conv = create_conv2d(3, config.width, kernel_size=3)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # as timm does
     parts: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
     if not config.preactivation:
@@ -67,15 +66,15 @@ class PatchNetwork(nn.Module):
         resnet = build_resnet(config, classes=1)
         self.stem = resnet.stem
         self.stages = resnet.stages[:PRETRAINED_STAGES]
-        # A pre-activation stage ends on a raw sum, whose scale grows with depth.
+        # The output of a pre-activation stage is a raw sum, whose scale grows with depth.
         normalise = config.preactivation and config.normalise_before_pooling
         self.norm = BatchNormAct2d(config.features) if normalise else nn.Identity()
 
     def features(self, images: Tensor) -> Tensor:
-        """Feature maps of patches or of whole images: (B, 3, H, W) to (B, D, h, w)."""
+        """Compute the feature maps of patches or images: (B, 3, H, W) to (B, D, h, w)."""
         out: Tensor = self.norm(self.stages(self.stem(images)))
         return out
 
     def forward(self, images: Tensor) -> Tensor:
-        """Vectors of patches or of whole images: (B, 3, H, W) to (B, D)."""
+        """Compute the vectors of patches or images: (B, 3, H, W) to (B, D)."""
         return self.features(images).mean(dim=(2, 3))  # (B, D)

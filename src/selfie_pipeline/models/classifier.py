@@ -1,4 +1,4 @@
-"""The network that is finetuned, and handing the pretrained part of it over."""
+"""The network that is finetuned, and the loading of its pretrained part."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from selfie_pipeline.models.positions import build_positions
 
 
 class AttentionClassifier(nn.Module):
-    """The paper's hybrid: P, A in the place of the fourth stage, and a linear classifier on u.
+    """The paper's hybrid: P, A instead of the fourth stage, and a linear classifier on u.
 
-    How the image enters it is a choice; no source at hand describes it. In finetuning "the Pnet
-    sees the whole image" (H. Lo's notes on the paper), and A in the place of the fourth stage
-    reads what that stage would: the whole image's map. So P sees the whole image. A was
-    pretrained on one vector a patch, each with its place in the grid: the map is cut into that
-    grid, and a patch's vector is the mean over its part, as in pretraining. All are context.
+    How the image enters it is a choice of this project, because no available source describes it.
+    In finetuning "the Pnet sees the whole image" (H. Lo's notes on the paper), and A replaces the
+    fourth stage, whose input is the feature map of the complete image. So P sees the complete
+    image. A was pretrained on one vector per patch, each with its position in the grid: so the map
+    is cut into that grid, and a patch's vector is the mean over its part, as in pretraining. All
+    patches are context.
 
-    Its tensors have the names of `Selfie`'s; only the head is new.
+    Its tensors have the same names as those of `Selfie`; only the head is new.
     """
 
     def __init__(self, model: ModelConfig, patch: PatchConfig, classes: int) -> None:
@@ -34,29 +35,30 @@ class AttentionClassifier(nn.Module):
         self.grid_size = patch.grid_size
         self.patch_network = PatchNetwork(model)
         self.pooling = AttentionPooling(model.features, model.attention)
-        if model.encoder_positions:
-            self.positions = build_positions(model, patch.grid_size)
+        self.positions = (
+            build_positions(model, patch.grid_size) if model.encoder_positions else None
+        )
         self.head = ClassifierHead(model.features, classes, pool_type="")
 
-    def forward(self, images: Tensor, noise: DropoutRng | None = None) -> Tensor:
-        """Classify whole images.
+    def forward(self, images: Tensor, rng: DropoutRng | None = None) -> Tensor:
+        """Classify images.
 
         Args:
             images: (B, 3, H, W); the sides of a patch are multiples of `ModelConfig.stride`.
-            noise: Where units drop in A; none in evaluation.
+            rng: Random numbers of the dropout in A; None in evaluation.
 
         Returns:
             (B, classes): logits.
 
         Raises:
-            ValueError: The map can't be cut into the patch grid.
+            ValueError: The feature map can't be cut into the patch grid.
         """
         maps = self.patch_network.features(images)  # (B, D, h, w)
         parts = patchify(maps, maps.shape[-1] // self.grid_size)  # (B, N, D, h / R, w / S)
         vectors = parts.mean(dim=(3, 4))  # (B, N, D)
-        if hasattr(self, "positions"):
+        if self.positions is not None:
             vectors = vectors + self.positions()  # (B, N, D)
-        logits: Tensor = self.head(self.pooling(vectors, noise))  # (B, classes)
+        logits: Tensor = self.head(self.pooling(vectors, rng))  # (B, classes)
         return logits
 
 
@@ -66,16 +68,16 @@ Classifier = ResNetV2 | AttentionClassifier
 def build_classifier(
     model: ModelConfig, architecture: Architecture, patch: PatchConfig, classes: int
 ) -> Classifier:
-    """The network that is finetuned, freshly initialised from torch's global random state.
+    """Build the network that is finetuned, initialised from torch's global random state.
 
     Args:
-        model: The sizes.
+        model: Model parameters.
         architecture: `resnet`, or `resnet36_attention` for an `AttentionClassifier`.
-        patch: For the grid, which a ResNet does not know.
-        classes: Outputs of the classifier.
+        patch: Patch-grid parameters, which a ResNet does not need.
+        classes: Number of outputs.
 
     Returns:
-        From (B, 3, H, W), normalised images, to (B, classes), logits.
+        A network from (B, 3, H, W), normalised images, to (B, classes), logits.
     """
     if architecture == "resnet":
         return build_resnet(model, classes)
@@ -90,33 +92,38 @@ def restore_classifier(tensors: Mapping[str, Tensor], provenance: Mapping[str, A
         provenance: The provenance stored with them.
 
     Raises:
-        UserError: The provenance lacks the configuration, as of another version of this project.
+        UserError: The provenance lacks the configuration, because another version of this project
+            made it.
     """
-    made_with = provenance["configuration"]
+    configuration = provenance["configuration"]
     try:
         network = build_classifier(
-            ModelConfig.model_validate(made_with["model"]),
-            made_with["finetune"]["architecture"],
-            PatchConfig.model_validate(made_with["patch"]),
+            ModelConfig.model_validate(configuration["model"]),
+            configuration["finetune"]["architecture"],
+            PatchConfig.model_validate(configuration["patch"]),
             num_classes(tensors),
         )
     except (KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"the classifier does not say which network it is ({reason}): another version of this "
-            "project made it; make it again with `kedro run --pipelines=finetune,baseline`"
+            f"the classifier's provenance does not describe its network ({reason}): another "
+            "version of this project made it; train it again with `kedro run "
+            "--pipelines=finetune,baseline`"
         ) from None
     network.load_state_dict(tensors, strict=True)
     return network
 
 
 def num_classes(classifier: Mapping[str, Tensor]) -> int:
-    """Classes that a classifier of these tensors tells apart, whatever its architecture."""
+    """Return the number of outputs of a classifier with these tensors, of any architecture."""
     return len(classifier["head.fc.bias"])
 
 
 def pretrained_stages(classifier: Classifier) -> nn.Module:
-    """The part of a classifier that is P's, sharing its tensors: stem, stages, in a hybrid norm."""
+    """Return P's part of a classifier, which shares its tensors.
+
+    This is the stem and the stages; in a hybrid also the normalisation.
+    """
     if isinstance(classifier, AttentionClassifier):
         return classifier.patch_network
     stages = nn.Sequential(classifier.stem, classifier.stages[:PRETRAINED_STAGES])
@@ -124,36 +131,36 @@ def pretrained_stages(classifier: Classifier) -> nn.Module:
 
 
 def load_pretrained(encoder: Mapping[str, Tensor], classifier: Classifier) -> list[str]:
-    """Copy what was pretrained into a classifier: strictly, by name, all or nothing.
+    """Load the pretrained tensors into a classifier by name: strictly, all or none.
 
-    A ResNet takes P's stem and stages. The last normalisation in P is not part of it and stays
-    behind; so do A and the positions. A hybrid takes everything, but positions that it does not
-    use. What the encoder lacks is not touched: stage four, the ResNet's last normalisation, the
-    head.
+    A ResNet receives P's stem and stages, but not the last normalisation in P, A and the positions.
+    A hybrid receives everything, except for positions that it does not use. All other tensors of
+    the classifier stay as they are: stage four, the ResNet's last normalisation, the head.
 
     Args:
         encoder: The tensors of a pretrained `Selfie`, as its `state_dict` names them.
         classifier: A network from `build_classifier`; changed in place.
 
     Returns:
-        The names of the tensors handed over, as the classifier calls them.
+        The classifier's names of the loaded tensors.
 
     Raises:
         ValueError: A tensor is missing on either side or its shape differs; the message names it.
-            Nothing has been copied then.
+            Nothing has been loaded.
     """
     own = classifier.state_dict()
-    prefix, stays_behind, fresh = _roles(classifier)
+    prefix, unused, fresh = _name_prefixes(classifier)
     given = {
         name.removeprefix(prefix): tensor
         for name, tensor in encoder.items()
-        if not name.startswith(stays_behind)
+        if not name.startswith(unused)
     }
     wanted = {name for name in own if not name.startswith(fresh)}
     problems = [f"{name} is missing in the encoder" for name in sorted(wanted - given.keys())]
-    problems += [f"{name} has no place in the network" for name in sorted(given.keys() - wanted)]
+    problems += [f"{name} is not part of the network" for name in sorted(given.keys() - wanted)]
     problems += [
-        f"{name} is {_shape(given[name])} in the encoder, {_shape(own[name])} in the network"
+        f"{name} is {_format_shape(given[name])} in the encoder, {_format_shape(own[name])} in the "
+        "network"
         for name in sorted(wanted & given.keys())
         if given[name].shape != own[name].shape
     ]
@@ -164,13 +171,18 @@ def load_pretrained(encoder: Mapping[str, Tensor], classifier: Classifier) -> li
     return sorted(given)
 
 
-def _roles(classifier: Classifier) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """What the encoder's names have in front, what of it stays behind, and what is fresh."""
+def _name_prefixes(classifier: Classifier) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Return the prefixes of tensor names that decide what is loaded.
+
+    Returns:
+        The prefix that the encoder's names have and the classifier's do not; the prefixes of the
+        encoder's tensors that are not loaded; those of the classifier's that stay as they are.
+    """
     if isinstance(classifier, AttentionClassifier):
-        return "", () if hasattr(classifier, "positions") else ("positions.",), ("head.",)
-    stays_behind = ("patch_network.norm.", "pooling.", "positions.")
-    return "patch_network.", stays_behind, (f"stages.{PRETRAINED_STAGES}.", "norm.", "head.")
+        return "", () if classifier.positions is not None else ("positions.",), ("head.",)
+    unused = ("patch_network.norm.", "pooling.", "positions.")
+    return "patch_network.", unused, (f"stages.{PRETRAINED_STAGES}.", "norm.", "head.")
 
 
-def _shape(tensor: Tensor) -> str:
+def _format_shape(tensor: Tensor) -> str:
     return "×".join(map(str, tensor.shape)) or "a scalar"

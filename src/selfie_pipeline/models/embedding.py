@@ -1,4 +1,4 @@
-"""One vector of a whole image, from what was pretrained."""
+"""Embedding of images: one vector per image, from a pretrained network."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from selfie_pipeline.models.selfie import Selfie
 
 
 class ImageEmbedding(nn.Module):
-    """A pretrained network that sees whole images; nothing is masked."""
+    """A pretrained network applied to complete images; nothing is masked."""
 
     def __init__(self, network: Selfie, layer: Literal["stage3", "u"], patch_size: int) -> None:
-        """Take a network's tensors.
+        """Wrap a network.
 
         Args:
-            network: What was pretrained.
-            layer: `stage3`: P on the whole image, as finetuning uses it. `u`: P on every patch, as
-                in pretraining, and A over all of them: all are context.
-            patch_size: Side of a patch, pixels; for `u`.
+            network: The pretrained network.
+            layer: `stage3`: P on the complete image, as in finetuning. `u`: P on every patch, as in
+                pretraining, and A over all of them; all patches are context.
+            patch_size: Side of a patch in pixels, for `u`.
         """
         super().__init__()
         self.network = network
@@ -28,7 +28,7 @@ class ImageEmbedding(nn.Module):
         self.patch_size = patch_size
 
     def forward(self, images: Tensor) -> Tensor:
-        """Vectors of images: (B, 3, H, W), normalised, to (B, D)."""
+        """Compute the vectors of normalised images: (B, 3, H, W) to (B, D)."""
         if self.layer == "stage3":
             pooled: Tensor = self.network.patch_network(images)  # (B, D)
             return pooled

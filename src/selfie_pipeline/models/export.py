@@ -1,4 +1,4 @@
-"""The networks for others: as plain timm models, and as ONNX."""
+"""Export of the networks: as plain timm models and as ONNX."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from selfie_pipeline.models.onnx_runtime import OnnxClassifier
 TOLERANCE = 1e-4
 """Largest difference between a logit of PyTorch's and ONNX Runtime's."""
 
-_BATCHES = (1, 5)
-"""Numbers of images that the two are compared on: neither is the one that was exported with."""
+_BATCH_SIZES = (1, 5)
+"""Batch sizes for which the two are compared, which differ from that of the export."""
 
 _LOADER = '''\
-"""The networks of this folder as plain timm models: `pip install timm`."""
+"""Loads the networks of this folder as plain timm models: `pip install timm`."""
 
 from pathlib import Path
 
@@ -36,39 +36,38 @@ STD = {std!r}
 
 
 def load_classifier() -> nn.Module:
-    """From normalised images, (B, 3, H, W), to logits, (B, {outputs})."""
+    """Load the classifier: normalised images, (B, 3, H, W), to logits, (B, {outputs})."""
     {classifier}
     network.load_state_dict(load_file(HERE / "resnetv2.safetensors"), strict=True)
     return network.eval()
 
 
 def load_encoder() -> nn.Module:
-    """From normalised images or patches, (B, 3, H, W), to vectors, (B, {features})."""
+    """Load P: normalised images or patches, (B, 3, H, W), to vectors, (B, {features})."""
     {encoder}
     network.load_state_dict(load_file(HERE / "encoder.safetensors"), strict=True)
     return network.eval()
 '''
 
 
-def loader_source(
+def render_loader(
     model: ModelConfig, classes: list[str], image_size: int, mean: list[float], std: list[float]
 ) -> str:
-    """A Python file that loads the ResNet and P, saved beside it, with nothing but timm.
+    """Render a Python file that loads the ResNet and P, saved beside it, with timm alone.
 
     Args:
-        model: The networks' sizes.
+        model: Model parameters.
         classes: Names of the classifier's outputs.
-        image_size: Side of the image that the classifier sees, pixels.
-        mean: Of each channel, in units of 255.
-        std: Likewise.
+        image_size: Side of the classifier's images in pixels.
+        mean: Mean of each channel, in units of 255.
+        std: Standard deviation of each channel, in units of 255.
 
     Returns:
-        Source code with the functions `load_classifier` and `load_encoder`. They read the tensors
-        of `models.backbone.build_resnet`, and those that `encoder_tensors` gives.
+        Source code with the functions `load_classifier` and `load_encoder`. They load the tensors
+        of `models.backbone.build_resnet` and those that `select_patch_network` returns.
     """
-    normalises = model.preactivation and model.normalise_before_pooling
-    encoder = _timm_lines(model, PRETRAINED_STAGES, classes=0)
-    if model.preactivation and not normalises:
+    encoder = _format_timm_model(model, PRETRAINED_STAGES, classes=0)
+    if model.preactivation and not model.normalise_before_pooling:
         encoder.append("network.norm = nn.Identity()")
     return _LOADER.format(
         classes=classes,
@@ -77,13 +76,13 @@ def loader_source(
         std=std,
         outputs=len(classes),
         features=model.features,
-        classifier="\n    ".join(_timm_lines(model, len(model.layers), len(classes))),
+        classifier="\n    ".join(_format_timm_model(model, len(model.layers), len(classes))),
         encoder="\n    ".join(encoder),
     )
 
 
-def _timm_lines(model: ModelConfig, stages: int, classes: int) -> list[str]:
-    """The lines that build a ResNet of some stages; see `models.backbone.build_resnet`."""
+def _format_timm_model(model: ModelConfig, stages: int, classes: int) -> list[str]:
+    """Return the lines that build a ResNet of some stages; see `models.backbone.build_resnet`."""
     channels = tuple(model.width * factor for factor in (4, 8, 16, 32)[:stages])
     lines = [
         "network = timm.create_model(",
@@ -95,7 +94,7 @@ def _timm_lines(model: ModelConfig, stages: int, classes: int) -> list[str]:
         f"    preact={model.preactivation},",
         ")",
     ]
-    if model.stem == "small":  # no argument of timm's gives it
+    if model.stem == "small":  # timm has no argument for it
         lines += [
             f"network.stem.conv = nn.Conv2d(3, {model.width}, 3, padding=1, bias=False)",
             "network.stem.pool = nn.Identity()",
@@ -103,8 +102,8 @@ def _timm_lines(model: ModelConfig, stages: int, classes: int) -> list[str]:
     return lines
 
 
-def encoder_tensors(encoder: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """P's tensors of a pretrained `Selfie`, as timm names them; A and the positions stay behind."""
+def select_patch_network(encoder: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return P's tensors of a pretrained `Selfie`, without A and the positions, by timm's names."""
     prefix = "patch_network."
     return {
         name.removeprefix(prefix): tensor.contiguous()
@@ -113,16 +112,16 @@ def encoder_tensors(encoder: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def to_onnx(network: Classifier, image_size: int) -> bytes:
-    """A classifier as an ONNX file, after ONNX Runtime has given PyTorch's logits with it.
+def export_onnx(network: Classifier, image_size: int) -> bytes:
+    """Export a classifier to ONNX, and check that ONNX Runtime computes the same logits.
 
     Args:
-        network: On the CPU, float32; left in evaluation mode.
-        image_size: Side of the images, pixels.
+        network: The classifier, on the CPU, float32; it stays in evaluation mode.
+        image_size: Side of the images in pixels.
 
     Returns:
-        The file: from `images`, (batch, 3, image_size, image_size), float32, normalised, to
-        `logits`, (batch, classes), float32; any batch.
+        The content of the file: from `images`, (batch, 3, image_size, image_size), float32,
+        normalised, to `logits`, (batch, classes), float32; for any batch size.
 
     Raises:
         UserError: The libraries are not installed, or the logits differ by more than `TOLERANCE`.
@@ -138,7 +137,7 @@ def to_onnx(network: Classifier, image_size: int) -> bytes:
         dynamic_shapes=({0: "batch"},),
         verbose=False,
     )
-    assert program is not None  # noqa: S101  # as dynamo promises
+    assert program is not None  # noqa: S101  # always so with dynamo
     content: bytes = program.model_proto.SerializeToString()
     _check_agreement(content, network, image_size)
     return content
@@ -146,7 +145,7 @@ def to_onnx(network: Classifier, image_size: int) -> bytes:
 
 def _check_installed() -> None:
     try:
-        import onnx  # noqa: F401, PLC0415  # optional, as the next two
+        import onnx  # noqa: F401, PLC0415  # optional, like the next two
         import onnxruntime  # noqa: F401, PLC0415
         import onnxscript  # noqa: F401, PLC0415
     except ImportError as error:
@@ -158,12 +157,12 @@ def _check_installed() -> None:
 
 def _check_agreement(content: bytes, network: Classifier, image_size: int) -> None:
     exported = OnnxClassifier(content)
-    random = torch.Generator().manual_seed(0)
-    for batch in _BATCHES:
-        images = torch.randn(batch, 3, image_size, image_size, generator=random)  # (B, 3, H, W)
+    rng = torch.Generator().manual_seed(0)
+    for batch_size in _BATCH_SIZES:
+        images = torch.randn(batch_size, 3, image_size, image_size, generator=rng)  # (B, 3, H, W)
         with torch.inference_mode():
             difference = float((network(images) - exported(images)).abs().max())
-        if not difference <= TOLERANCE:  # nor is it NaN
+        if not difference <= TOLERANCE:  # also if it is NaN
             raise UserError(
                 f"ONNX Runtime's logits differ from PyTorch's by {difference:.2g}, allowed: "
                 f"{TOLERANCE:g}; nothing was written: try other versions of onnxscript and "

@@ -1,4 +1,4 @@
-"""Classifiers as ONNX Runtime computes them."""
+"""A classifier that ONNX Runtime computes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from torch import Tensor, nn
 
 
 class OnnxClassifier(nn.Module):
-    """The content of an ONNX file, on the CPU, in float32.
+    """A classifier from an ONNX file, on the CPU, in float32.
 
-    It computes in the thread that calls it, so that several batches at once share the cores.
+    It computes in the calling thread, so that batches in several threads share the cores.
     """
 
     def __init__(self, content: bytes) -> None:
-        """Load it.
+        """Load the classifier.
 
         Args:
-            content: As `models.export.to_onnx` makes it.
+            content: Content of the file, as `models.export.export_onnx` returns it.
         """
         import onnxruntime  # noqa: PLC0415  # optional
 
@@ -28,6 +28,6 @@ class OnnxClassifier(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """From normalised images, (B, 3, H, W), float32, to logits, (B, classes), float32."""
+        """Classify normalised images, (B, 3, H, W), float32: logits, (B, classes), float32."""
         (logits,) = self._session.run(["logits"], {"images": images.contiguous().numpy()})
         return torch.from_numpy(logits)  # (B, classes)

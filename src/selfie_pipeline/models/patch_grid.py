@@ -1,4 +1,4 @@
-"""Images and their patch grids: cutting, and putting together again."""
+"""Conversion of images into patch grids and back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Put patch grids together to images; the exact inverse of `cut`.
+    """Join patch grids into images; the exact inverse of `patchify`.
 
     Args:
         patches: (B, N, C, P, P), of any dtype.
@@ -38,7 +38,7 @@ def unpatchify(patches: Tensor, grid: tuple[int, int]) -> Tensor:
         (B, C, H, W), with H = rows · P and W = columns · P.
 
     Raises:
-        ValueError: The grid does not have N places.
+        ValueError: The grid does not have N positions.
     """
     b, n, c, p, _ = patches.shape
     rows, columns = grid

@@ -1,4 +1,4 @@
-"""Learned vectors for the places of the patch grid (paper, "Positional embedding")."""
+"""Learned vectors for the positions in the patch grid (paper, "Positional embedding")."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from torch import Tensor, nn
 
 from selfie_pipeline.config import ModelConfig
 
-_INITIAL_STD = 0.02  # as BERT's, whose embeddings the paper follows
+_INITIAL_STD = 0.02  # that of BERT, whose embeddings the paper follows
 
 
 class TablePositions(nn.Module):
-    """One vector a place; the paper's choice for 4×4 grids."""
+    """One vector per position; the paper's choice for 4×4 grids."""
 
     def __init__(self, grid_size: int, features: int) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.randn(grid_size**2, features) * _INITIAL_STD)
 
     def forward(self) -> Tensor:
-        """(N, D)."""
+        """Return the vectors of all positions, (N, D)."""
         return self.table
 
 
 class RowColumnPositions(nn.Module):
-    """The sum of one vector a row and one a column; the paper's choice for 7×7 grids."""
+    """The sum of one vector per row and one per column; the paper's choice for 7×7 grids."""
 
     def __init__(self, grid_size: int, features: int) -> None:
         super().__init__()
@@ -31,12 +31,12 @@ class RowColumnPositions(nn.Module):
         self.columns = nn.Parameter(torch.randn(grid_size, features) * _INITIAL_STD)
 
     def forward(self) -> Tensor:
-        """(N, D)."""
+        """Return the vectors of all positions, (N, D)."""
         grid = self.rows[:, None] + self.columns[None, :]  # (R, S, D)
         return grid.flatten(0, 1)  # (N, D)
 
 
 def build_positions(config: ModelConfig, grid_size: int) -> TablePositions | RowColumnPositions:
-    """The positions that the configuration names, for a grid of `grid_size` by `grid_size`."""
+    """Build the configured kind of positions, for a grid of `grid_size` by `grid_size`."""
     kind = TablePositions if config.positions == "table" else RowColumnPositions
     return kind(grid_size, config.features)

@@ -1,4 +1,4 @@
-"""What a classifier says about its images and its answers, so that it can be used on its own."""
+"""The preprocessing of a classifier's images, read from its provenance."""
 
 from __future__ import annotations
 
@@ -14,23 +14,29 @@ from selfie_pipeline.config import PatchConfig, UserError
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image comes to a classifier, and what its outputs are called."""
+    """The preprocessing of a classifier's images, and the names of its outputs.
+
+    Attributes:
+        patch: Patch-grid parameters, for the sizes of canvas and window.
+        mean: (C,): mean of the training pixels, in units of 255.
+        std: (C,): standard deviation of the training pixels, in units of 255.
+        classes: Names of the classes, by label.
+    """
 
     patch: PatchConfig
-    """For the sizes of canvas and window."""
     mean: NDArray[np.float32]
-    """(C,): of the training pixels, in units of 255."""
     std: NDArray[np.float32]
-    """(C,), likewise."""
     classes: list[str]
-    """By label."""
 
 
 def load_preprocessing(provenance: Mapping[str, Any]) -> Preprocessing:
-    """That which the classifier was trained and tested with.
+    """Read the preprocessing that a classifier was trained and tested with.
+
+    Args:
+        provenance: Provenance of the classifier.
 
     Raises:
-        UserError: It does not say so: the classifier is another version's of this project.
+        UserError: The provenance lacks it, because another version of this project made it.
     """
     try:
         return Preprocessing(
@@ -42,7 +48,6 @@ def load_preprocessing(provenance: Mapping[str, Any]) -> Preprocessing:
     except (KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"the classifier does not say how images are to be prepared for it ({reason}): another "
-            "version of this project made it; make it anew with `kedro run "
-            "--pipelines=finetune,baseline`"
+            f"the classifier's provenance lacks its preprocessing ({reason}): another version of "
+            "this project made it; train it again with `kedro run --pipelines=finetune,baseline`"
         ) from None

@@ -1,4 +1,4 @@
-"""Selfie's pretraining network: pick the masked patch among distractors from the same image."""
+"""Selfie's pretraining network, which identifies masked patches among distractors."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ class Selfie(nn.Module):
         self.pooling = AttentionPooling(model.features, model.attention)
         self.positions = build_positions(model, patch.grid_size)
 
-    def forward(self, patches: Tensor, order: Tensor, noise: DropoutRng | None = None) -> Tensor:
+    def forward(self, patches: Tensor, order: Tensor, rng: DropoutRng | None = None) -> Tensor:
         """Score every target patch for every target position.
 
         Args:
             patches: (B, N, C, P, P), float: all patches of each image, in the grid's order.
-            order: (B, N), int64: for each image a permutation of its places. The first K are the
+            order: (B, N), int64: a permutation of the positions for each image. The first K are the
                 context, the last T the targets.
-            noise: Where units drop in A; none in evaluation.
+            rng: Random numbers of the dropout in A; None in evaluation.
 
         Returns:
-            (B, T, T), float32: the dot product of v at target i with the vector h of target
-            patch j. The true patch of row i is in column i.
+            (B, T, T), float32: the dot product of the query at target position i with the vector
+            of target patch j. The correct patch of row i is in column i.
         """
         vectors = self.embed(patches)  # (B, N, D)
         vectors = vectors.gather(1, order[..., None].expand_as(vectors))  # (B, N, D)
         context, targets = vectors[:, : -self.targets], vectors[:, -self.targets :]
-        queries = self.query(context, order, noise)  # (B, T, D)
-        with torch.autocast(queries.device.type, enabled=False):  # scores of bf16 would be coarse
+        queries = self.query(context, order, rng)  # (B, T, D)
+        with torch.autocast(queries.device.type, enabled=False):  # bf16 scores would be coarse
             scores: Tensor = queries.float() @ targets.float().transpose(1, 2)  # (B, T, T)
         return scores
 
     def embed(self, patches: Tensor) -> Tensor:
-        """P on every patch of every image as one batch: (B, N, C, P, P) to (B, N, D)."""
+        """Apply P to all patches of all images as one batch: (B, N, C, P, P) to (B, N, D)."""
         b, n = patches.shape[:2]
         flat = patches.flatten(0, 1)  # (B·N, C, P, P)
         flat = flat.contiguous(memory_format=torch.channels_last)
         vectors: Tensor = self.patch_network(flat)  # (B·N, D)
         return vectors.view(b, n, -1)  # (B, N, D)
 
-    def query(self, context: Tensor, order: Tensor, noise: DropoutRng | None = None) -> Tensor:
-        """The decoder's queries v = u + position; nothing of a target patch enters them.
+    def query(self, context: Tensor, order: Tensor, rng: DropoutRng | None = None) -> Tensor:
+        """Compute the decoder's queries v = u + position, which do not depend on target patches.
 
         Args:
             context: (B, K, D): the vectors of the context patches.
-            order: (B, N): their places first, then the targets' places.
-            noise: Where units drop in A.
+            order: (B, N): the positions of the context, then those of the targets.
+            rng: Random numbers of the dropout in A; None in evaluation.
 
         Returns:
             (B, T, D): v for each target position.
@@ -67,28 +67,28 @@ class Selfie(nn.Module):
         positions = functional.embedding(order, self.positions())  # (B, N, D)
         if self.encoder_positions:
             context = context + positions[:, : -self.targets]  # (B, K, D)
-        u: Tensor = self.pooling(context, noise)  # (B, D)
+        u: Tensor = self.pooling(context, rng)  # (B, D)
         return u[:, None] + positions[:, -self.targets :]  # (B, T, D)
 
 
 def selfie_loss(scores: Tensor) -> Tensor:
-    """Cross-entropy of each query over its image's targets, averaged over queries and images.
+    """Compute the mean cross-entropy of the queries, each over the targets of its image.
 
     Args:
-        scores: (B, T, T), float32, raw: not a softmax; the true patch of row i is in column i.
+        scores: (B, T, T), float32, logits; the correct patch of row i is in column i.
 
     Returns:
-        A scalar; ln T where the scores say nothing.
+        A scalar; ln T if all scores are equal.
     """
-    return functional.cross_entropy(scores.flatten(0, 1), _true_columns(scores).flatten())
+    return functional.cross_entropy(scores.flatten(0, 1), _correct_columns(scores).flatten())
 
 
 def patch_accuracy(scores: Tensor) -> Tensor:
-    """Share of the queries whose true patch has the highest score: (B, T, T) to a scalar."""
-    return (scores.argmax(dim=-1) == _true_columns(scores)).float().mean()
+    """Compute the share of queries whose correct patch scores highest: (B, T, T) to a scalar."""
+    return (scores.argmax(dim=-1) == _correct_columns(scores)).float().mean()
 
 
-def _true_columns(scores: Tensor) -> Tensor:
-    """(B, T), int64."""
+def _correct_columns(scores: Tensor) -> Tensor:
+    """Return the column of the correct patch of each row: (B, T, T) to (B, T), int64."""
     b, targets, _ = scores.shape
     return torch.arange(targets, device=scores.device).expand(b, targets)  # (B, T)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from selfie_pipeline.models.dropout import dropout
 from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.training.data.batches import Batches, patch_order, shuffled_samples
 from selfie_pipeline.training.tasks import PretrainingTask
@@ -147,7 +148,7 @@ class TestFaultOneMaskForTheWholeBatch:
         given = torch.cat([order for _, order, _ in seen])
         assert torch.equal(given, patch_order(recipe.seed, 3, 8, 16))
         assert len(given.unique(dim=0)) == 8
-        assert [noise.first_row for *_, noise in seen] == list(range(0, 8, 8 // parts))
+        assert [rng.first_row for *_, rng in seen] == list(range(0, 8, 8 // parts))
 
 
 def test_with_batch_norm_s_statistics_fixed_parts_score_as_the_whole_batch(
@@ -173,8 +174,8 @@ def test_dropout_differs_from_step_to_step(make_config, make_images):
     images, recipe = make_images(config), config.pretrain
     task = PretrainingTask(Selfie(config.model, config.patch).eval(), recipe, images)
     batch = Batches(images, ROWS, recipe.seed, recipe).micro_batch(2)
-    noises = [task.dropout_rng(recipe.seed, batch._replace(step=step)) for step in (2, 2, 3)]
-    kept = [noise.dropout(torch.ones(8, 50), 0.5) for noise in noises]
+    rngs = [task.dropout_rng(recipe.seed, batch._replace(step=step)) for step in (2, 2, 3)]
+    kept = [dropout(torch.ones(8, 50), 0.5, rng) for rng in rngs]
     assert torch.equal(kept[0], kept[1])
     assert not torch.equal(kept[0], kept[2])
 

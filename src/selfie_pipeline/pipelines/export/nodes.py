@@ -8,7 +8,12 @@ from safetensors.torch import save
 
 from selfie_pipeline.config import ExportConfig, ModelConfig, UserError
 from selfie_pipeline.models.classifier import restore_classifier
-from selfie_pipeline.models.export import TOLERANCE, encoder_tensors, loader_source, to_onnx
+from selfie_pipeline.models.export import (
+    TOLERANCE,
+    export_onnx,
+    render_loader,
+    select_patch_network,
+)
 from selfie_pipeline.models.preprocessing import load_preprocessing
 from selfie_pipeline.report.model_card import render_model_card
 from selfie_pipeline.weights import Weights
@@ -44,10 +49,10 @@ def export_classifier(
     preprocessing = load_preprocessing(classifier.provenance)
     configuration = classifier.provenance["configuration"]
     network = restore_classifier(classifier.tensors, classifier.provenance)
-    files = {"classifier.onnx": to_onnx(network, preprocessing.patch.image_size)}
+    files = {"classifier.onnx": export_onnx(network, preprocessing.patch.image_size)}
     loader = None
     if configuration["finetune"]["architecture"] == "resnet":
-        loader = loader_source(
+        loader = render_loader(
             ModelConfig.model_validate(configuration["model"]),
             preprocessing.classes,
             preprocessing.patch.image_size,
@@ -57,7 +62,7 @@ def export_classifier(
         files |= {
             "load.py": loader.encode(),
             "resnetv2.safetensors": save(classifier.tensors, _METADATA),
-            "encoder.safetensors": save(encoder_tensors(encoder.tensors), _METADATA),
+            "encoder.safetensors": save(select_patch_network(encoder.tensors), _METADATA),
         }
     card = render_model_card(
         metrics,

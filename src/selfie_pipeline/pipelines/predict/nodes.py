@@ -12,7 +12,6 @@ from typing import TypedDict
 import numpy as np
 import pandas as pd
 import torch
-from kedro.utils import find_kedro_project
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -20,9 +19,10 @@ from tqdm import tqdm
 from selfie_pipeline.config import ComputeConfig, PredictConfig, UserError
 from selfie_pipeline.evaluation.predictions import name_predictions, select_least_certain
 from selfie_pipeline.models.classifier import restore_classifier
-from selfie_pipeline.models.export import to_onnx
+from selfie_pipeline.models.export import export_onnx
 from selfie_pipeline.models.onnx_runtime import OnnxClassifier
 from selfie_pipeline.models.preprocessing import Preprocessing, load_preprocessing
+from selfie_pipeline.project import resolve_path
 from selfie_pipeline.report.contact_sheet import draw_predictions
 from selfie_pipeline.sources.decoding import in_order
 from selfie_pipeline.sources.image_files import list_files, read_windows
@@ -80,7 +80,10 @@ def classify_files(
 def _infer_files(
     infer: Inference, files: list[Path], preprocessing: Preprocessing
 ) -> tuple[NDArray[np.float32], list[str | None]]:
-    """Return logits (N, classes) of the readable files, and for each file why it is unreadable."""
+    """Return logits (N, classes) of the readable files, and per file the reason it can't be read.
+
+    The reason is None for a readable file.
+    """
     empty = np.empty((0, len(preprocessing.classes)), dtype=np.float32)
 
     def infer_batch(batch: list[Path]) -> tuple[NDArray[np.float32], list[str | None]]:
@@ -112,7 +115,7 @@ def _build_inference(
     mean, std = preprocessing.mean, preprocessing.std
     if predict.runtime == "torch":
         return Inference(network, mean, std, find_device(compute))
-    converted = OnnxClassifier(to_onnx(network, preprocessing.patch.image_size))
+    converted = OnnxClassifier(export_onnx(network, preprocessing.patch.image_size))
     return Inference(converted, mean, std, Device("cpu", bf16=False))
 
 
@@ -127,7 +130,7 @@ def _find_folder(images: str | None) -> Path:
             "images is not set; name the folder of the images to classify: `kedro run "
             "--pipeline=predict --params images=path/to/folder`"
         )
-    return (find_kedro_project(Path.cwd()) or Path.cwd()) / images
+    return resolve_path(images)
 
 
 def _format_path(file: Path, folder: Path) -> str:
