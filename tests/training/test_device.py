@@ -1,3 +1,5 @@
+"""Tests of the choice of device and precision, and of compilation."""
+
 import pytest
 import torch
 from torch import nn
@@ -17,9 +19,8 @@ HAS_BF16 = bool(CAPABILITIES.get("avx512_bf16") or CAPABILITIES.get("amx_bf16"))
 needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="torch sees no GPU")
 needs_no_gpu = pytest.mark.skipif(HAS_GPU, reason="torch sees a GPU")
 
-
-PROCESSOR = Device(type="cpu", bf16=False)
-COMPILING = Device(type="cpu", bf16=False, compile=True)
+CPU = Device(type="cpu", bf16=False)
+COMPILING_CPU = Device(type="cpu", bf16=False, compile=True)
 
 
 def find(accelerator="cpu", precision="auto", compiled="auto"):
@@ -31,7 +32,7 @@ def find(accelerator="cpu", precision="auto", compiled="auto"):
 
 @pytest.fixture
 def captured(monkeypatch):
-    """The graphs that the compiler captures; they are run as they are, which saves minutes."""
+    """The graphs that the compiler captures; they run uncompiled, which saves minutes."""
     graphs = []
 
     def capture(graph, inputs):
@@ -49,7 +50,7 @@ def captured(monkeypatch):
     torch.compiler.reset()
 
 
-def test_auto_precision_on_a_processor_is_what_it_computes_in_itself():
+def test_auto_precision_on_a_cpu_is_bf16_if_it_has_the_instructions():
     device = find()
     assert device.type == "cpu"
     assert device.bf16 == HAS_BF16
@@ -57,7 +58,7 @@ def test_auto_precision_on_a_processor_is_what_it_computes_in_itself():
 
 
 @needs_no_gpu
-def test_auto_without_a_gpu_is_the_processor():
+def test_auto_without_a_gpu_is_the_cpu():
     assert find("auto") == find("cpu")
 
 
@@ -68,19 +69,21 @@ def test_fp32_is_never_autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
-def test_autocast_is_in_the_precision_that_was_found():
+def test_autocast_is_in_the_precision_of_the_device():
     device = find()
     with device.autocast():
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == (torch.bfloat16 if device.bf16 else torch.float32)
 
 
-@pytest.mark.parametrize("has", [{"avx512_bf16": True}, {"amx_bf16": True}, {"avx2": True}, {}])
-def test_processors_are_told_apart_by_their_instructions(monkeypatch, has):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
-    able = "avx512_bf16" in has or "amx_bf16" in has
-    assert find().bf16 == able
-    if able:
+@pytest.mark.parametrize(
+    "instructions", [{"avx512_bf16": True}, {"amx_bf16": True}, {"avx2": True}, {}]
+)
+def test_bf16_requires_a_cpu_with_its_instructions(monkeypatch, instructions):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    has_bf16 = "avx512_bf16" in instructions or "amx_bf16" in instructions
+    assert find().bf16 == has_bf16
+    if has_bf16:
         assert find(precision="bf16").bf16
     else:
         with pytest.raises(UserError, match=r"^compute\.precision = bf16, .*fp32 or auto$"):
@@ -88,7 +91,7 @@ def test_processors_are_told_apart_by_their_instructions(monkeypatch, has):
 
 
 @needs_no_gpu
-def test_a_gpu_that_is_not_there_is_one_line():
+def test_a_missing_gpu_is_an_error_of_one_line():
     with pytest.raises(UserError) as caught:
         find("gpu")
     message = str(caught.value)
@@ -109,22 +112,22 @@ def test_auto_compiles_on_a_gpu_only():
 
 @pytest.mark.parametrize("network", ["selfie", "resnet", "resnet36_attention"])
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is:UserWarning")
-def test_compiled_in_place_a_network_computes_the_same_by_the_same_names(
+def test_a_compiled_network_computes_the_same_with_the_same_tensor_names(
     make_config, captured, network
 ):
     config = make_config()
     torch.manual_seed(0)
     if network == "selfie":
         built = Selfie(config.model, config.patch)
-        given = (torch.randn(2, 16, 3, 8, 8), patch_order(0, 0, 2, 16))
+        inputs = (torch.randn(2, 16, 3, 8, 8), patch_order(0, 0, 2, 16))
     else:
         built = build_classifier(config.model, network, config.patch, classes=10)
-        given = (torch.randn(2, 3, 32, 32),)
-    names, expected = list(built.state_dict()), built(*given)
+        inputs = (torch.randn(2, 3, 32, 32),)
+    names, expected = list(built.state_dict()), built(*inputs)
 
-    COMPILING.prepare(built)
+    COMPILING_CPU.prepare(built)
 
-    torch.testing.assert_close(built(*given), expected)
+    torch.testing.assert_close(built(*inputs), expected)
     assert len(captured) == 1  # no break in the graph
     assert list(built.state_dict()) == names
 
@@ -140,7 +143,7 @@ def test_a_compiled_training_is_the_same_training(make_config, make_images, capt
             device,
             Checkpoints(tmp_path / str(device.compile), {}, every=2, resume="auto"),
         )
-        for device in (PROCESSOR, COMPILING)
+        for device in (CPU, COMPILING_CPU)
     ]
 
     assert captured
@@ -159,7 +162,7 @@ def test_on_a_gpu_products_of_fp32_may_round_to_tf32(make_config):
 
 @needs_gpu
 @pytest.mark.parametrize("accelerator", ["auto", "gpu"])
-def test_a_gpu_that_is_there_is_used(accelerator):
+def test_an_available_gpu_is_used(accelerator):
     device = find(accelerator)
     assert device.type == "cuda"
     assert device.compile

@@ -1,3 +1,5 @@
+"""Tests of inference."""
+
 import numpy as np
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ from selfie_pipeline.training.inference import Inference, single_threaded_torch
 MEAN, STD = (np.array(values, dtype=np.float32) for values in ([0.5, 0.4, 0.3], [0.2, 0.25, 0.3]))
 
 
-def test_it_sees_normalised_pixels_and_learns_nothing():
+def test_the_network_sees_normalised_pixels_and_does_not_change():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten())
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -26,7 +28,7 @@ def test_it_sees_normalised_pixels_and_learns_nothing():
         assert torch.equal(tensor, before[name]), name
 
 
-def test_outputs_are_float32_in_any_precision():
+def test_outputs_are_float32_in_every_precision():
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
     windows = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8)
 
@@ -39,7 +41,7 @@ def test_outputs_are_float32_in_any_precision():
     np.testing.assert_allclose(fp32, bf16, atol=0.05)
 
 
-def test_threads_are_given_back():
+def test_single_threaded_torch_restores_the_number_of_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

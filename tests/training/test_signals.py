@@ -1,3 +1,5 @@
+"""Tests of the signal handling."""
+
 from __future__ import annotations
 
 import signal
@@ -13,15 +15,15 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
 @pytest.fixture
-def before() -> Iterator[list[signal.Signals]]:
-    """Handlers that note what came, in place before and after."""
-    came: list[signal.Signals] = []
+def handled() -> Iterator[list[signal.Signals]]:
+    """The signals that the previous handlers receive."""
+    received: list[signal.Signals] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
-        came.append(signal.Signals(number))
+    def record(number: int, frame: FrameType | None) -> None:
+        received.append(signal.Signals(number))
 
-    saved = {number: signal.signal(number, note) for number in SIGNALS}
-    yield came
+    saved = {number: signal.signal(number, record) for number in SIGNALS}
+    yield received
     for number, handler in saved.items():
         signal.signal(number, handler)
 
@@ -32,28 +34,30 @@ def test_nothing_is_received_at_first() -> None:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_the_first_signal_is_noted(number: signal.Signals, before: list[signal.Signals]) -> None:
+def test_the_first_signal_is_recorded(
+    number: signal.Signals, handled: list[signal.Signals]
+) -> None:
     with StopRequest() as stop:
         signal.raise_signal(number)
 
         assert stop.received == number
-    assert before == []
+    assert handled == []
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_the_second_is_handled_as_before(
-    number: signal.Signals, before: list[signal.Signals]
+def test_the_second_signal_is_handled_by_the_previous_handler(
+    number: signal.Signals, handled: list[signal.Signals]
 ) -> None:
     with StopRequest() as stop:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(number)
 
         assert stop.received == signal.SIGTERM
-        assert before == [number]
+        assert handled == [number]
 
 
-def test_ctrl_c_twice_leaves_at_once() -> None:
-    # Python's own handler, which a process started in the background does not get.
+def test_ctrl_c_twice_exits_at_once() -> None:
+    # Python's default handler, which a process started in the background does not have.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with StopRequest():
@@ -64,13 +68,13 @@ def test_ctrl_c_twice_leaves_at_once() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("asked", [False, True])
-def test_the_handlers_before_are_back_afterwards(asked: bool) -> None:
+@pytest.mark.parametrize("signalled", [False, True])
+def test_the_previous_handlers_are_restored(signalled: bool) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
 
     def training() -> None:
         with StopRequest():
-            if asked:
+            if signalled:
                 signal.raise_signal(signal.SIGTERM)
             raise RuntimeError("an error of the training")
 
@@ -80,7 +84,7 @@ def test_the_handlers_before_are_back_afterwards(asked: bool) -> None:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_in_another_thread_it_does_nothing() -> None:
+def test_it_does_nothing_in_another_thread() -> None:
     """Only the main thread may set handlers; Kedro's thread runner trains in others."""
     seen: list[object] = []
 

@@ -1,4 +1,4 @@
-"""What a training runs on: the accelerator and the precision."""
+"""The device that a training runs on: the accelerator and the precision."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Device:
 
     Attributes:
         type: `cpu` or `cuda`.
-        bf16: Whether convolutions and matrix products run in bfloat16, under autocast.
-        compile: Whether torch compiles the ResNet's stages for a training.
+        bf16: True if convolutions and matrix products run in bfloat16, under autocast.
+        compile: True if torch compiles the ResNet's stages for a training.
     """
 
     type: str
@@ -29,7 +29,7 @@ class Device:
 
     @property
     def name(self) -> str:
-        """The processor's own name."""
+        """The name of the processor or GPU."""
         if self.type == "cuda":
             return torch.cuda.get_device_name()
         cores = torch.get_num_threads()
@@ -41,37 +41,37 @@ class Device:
         return "bf16-mixed" if self.bf16 else "32-true"
 
     def autocast(self) -> torch.autocast:
-        """The precision as a context, for what runs outside of a training."""
+        """Return a context in which torch computes in this precision."""
         return torch.autocast(self.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     def prepare(self, network: nn.Module) -> None:
-        """Set this process up for a training of the network.
+        """Configure this process for a training of the network.
 
         Args:
-            network: A `Selfie` or a classifier. Where it is compiled, that is in place: its tensors
-                keep their names.
+            network: A `Selfie` or a classifier. It is compiled in place, so its tensors keep their
+                names.
         """
         if self.type == "cpu":
             retain_freed_memory()
         else:
-            # Of what stays in fp32, products round to TF32's ten bits; bf16 has seven.
+            # Products that stay in fp32 may round to TF32's ten bits; bf16 has seven.
             torch.set_float32_matmul_precision("high")
-            # All steps have the same shapes: cuDNN's kernels are tried out once, and the best kept.
+            # All steps have the same shapes: cuDNN tries its kernels once and keeps the fastest.
             torch.backends.cudnn.benchmark = True
         if self.compile:
-            # Nearly all of the time goes there. A takes its random numbers from a generator of
-            # its own, at which the compiler would have to stop.
-            inner = getattr(network, "patch_network", network)
-            # torch's compiler checks whether its inputs have a gradient.
+            # The stages take nearly all of the time. The compiler would have to stop in A, which
+            # draws its random numbers from a separate generator.
+            patch_network = getattr(network, "patch_network", network)
+            # torch's compiler checks if its inputs have a gradient.
             warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is")
-            inner.get_submodule("stages").compile(dynamic=False)
+            patch_network.get_submodule("stages").compile(dynamic=False)
 
 
 def find_device(config: ComputeConfig) -> Device:
-    """What the configuration asks for, as far as this machine has it.
+    """Return the device that the configuration asks for.
 
     Raises:
-        UserError: A GPU or bf16 was asked for and is not there.
+        UserError: A GPU or bf16 is requested and this machine does not have it.
     """
     has_gpu = torch.cuda.is_available()
     if config.accelerator == "gpu" and not has_gpu:
@@ -94,7 +94,7 @@ def find_device(config: ComputeConfig) -> Device:
 
 
 def _has_bf16(kind: str) -> bool:
-    """Whether the processor computes in bfloat16 itself; emulating it would be slower than fp32."""
+    """Return whether the hardware computes in bfloat16; emulation would be slower than fp32."""
     if kind == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()

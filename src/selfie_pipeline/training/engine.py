@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from selfie_pipeline.config import ComputeConfig
+from selfie_pipeline.config import ComputeConfig, UserError
 from selfie_pipeline.training.device import Device, find_device
-from selfie_pipeline.training.jobs import Job
 from selfie_pipeline.training.loop import Fit, fit
 
 R = TypeVar("R")
+Job = Generator[Callable[[], Any], Any, R]
+"""A generator that yields calls, receives their results, and returns its own result.
+
+`run_jobs` makes the calls, possibly in other processes. A call may depend on earlier results.
+"""
+
+
+class WorkerDiedError(UserError):
+    """The process that ran a call of a job died, at every attempt."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Networks on whole images, without learning."""
+"""Inference: a network's outputs for stored images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from selfie_pipeline.training.memory import retain_freed_memory
 
 
 class Inference:
-    """A network at work: from batches of stored pixels to its outputs."""
+    """A network in evaluation mode, which maps batches of stored pixels to its outputs."""
 
     def __init__(
         self,
@@ -25,13 +25,13 @@ class Inference:
         std: NDArray[np.float32],
         device: Device,
     ) -> None:
-        """Move the network to the device, for evaluation; it stays there.
+        """Move the network to the device in evaluation mode; it stays there.
 
         Args:
-            network: From (B, C, H, W), normalised images, to (B, K).
-            mean: (C,): of the training pixels, in units of 255.
-            std: (C,), likewise.
-            device: Where and in which precision.
+            network: A network from (B, C, H, W), normalised images, to (B, K).
+            mean: (C,): mean of the training pixels, in units of 255.
+            std: (C,): standard deviation of the training pixels, in units of 255.
+            device: The device and the precision.
         """
         if device.type == "cpu":
             retain_freed_memory()
@@ -42,7 +42,7 @@ class Inference:
 
     @torch.inference_mode()
     def __call__(self, windows: Tensor) -> NDArray[np.float32]:
-        """The network's outputs.
+        """Compute the network's outputs.
 
         Args:
             windows: (B, C, H, W), uint8.
@@ -58,9 +58,9 @@ class Inference:
 
 @contextmanager
 def single_threaded_torch() -> Iterator[None]:
-    """For batches that are computed in several threads at once: each in its own one alone.
+    """Compute each torch operation in one thread, for callers that run batches in several threads.
 
-    Cores that share a batch of small images wait for each other at every layer.
+    Threads that share a batch of small images wait for each other at every layer.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Memory: how this process holds on to it between batches, and what it says where it lacks."""
+"""Memory of this process: reuse between batches, and errors if it does not suffice."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from selfie_pipeline.config import UserError
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
 _NEVER = 2**31 - 1
-_LACK = re.compile(
+_OUT_OF_MEMORY = re.compile(
     r"(?:out of|can't allocate) memory.*?tried to allocate ([\d.]+ \w+)", re.I | re.S
 )
-"""What torch says: of a GPU, and of a CPU."""
+"""The message of torch's error, for a GPU and for a CPU."""
 
 
 def retain_freed_memory() -> None:
-    """Have the C library keep what a batch frees for the next one, where it is glibc.
+    """Make the C library keep the memory that a batch frees for the next one, if it is glibc.
 
-    By default it gives every large tensor back to the system as soon as it is freed. The next
-    batch asks for the same amount, page by page: some 280,000 page faults a training step at the
-    paper's size, a fifth of the step's time. Kept, memory stays at the peak of a batch until the
-    process ends.
+    By default it returns every large tensor to the system as soon as it is freed. The next batch
+    requests the same amount, page by page: about 280,000 page faults in a training step at the
+    paper's size, a fifth of the step's time. With this setting, the process keeps the peak memory
+    of a batch until it ends.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "gnu_get_libc_version"):
@@ -33,22 +33,23 @@ def retain_freed_memory() -> None:
 
 @contextmanager
 def out_of_memory_error(title: str, images: int) -> Iterator[None]:
-    """Say in one line what to do where a training's batch does not fit in memory.
+    """Replace torch's error with one line of advice if a training's batch does not fit in memory.
 
     Args:
-        title: What the training is called.
-        images: As many as it computes at once.
+        title: The training's name in messages.
+        images: Number of images that it computes at once.
 
     Raises:
-        UserError: In the place of torch's error.
+        UserError: A batch does not fit in memory.
     """
     try:
         yield
-    except RuntimeError as error:  # on a GPU a class of its own, on a CPU not
-        found = _LACK.search(str(error))
+    except RuntimeError as error:  # has its own class only on a GPU
+        found = _OUT_OF_MEMORY.search(str(error))
         if found is None:
             raise
         raise UserError(
-            f"{title}: no memory for {images} images at once ({found[1]} more asked); compute the "
-            "batch in more parts (accumulate), or take a smaller batch_size, width or image_size"
+            f"{title}: out of memory with {images} images at once ({found[1]} more requested); "
+            "split the batch into more parts (accumulate), or reduce batch_size, width or "
+            "image_size"
         ) from error

@@ -1,4 +1,4 @@
-"""What is searched for an arm and a labeled fraction, and what was found."""
+"""The search for the best finetuning parameters of an arm and a labeled fraction."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from optuna.trial import FrozenTrial, TrialState
 
 from selfie_pipeline.config import Arm, TuneConfig
 from selfie_pipeline.provenance import hash_json
-from selfie_pipeline.training.jobs import Job
+from selfie_pipeline.training.engine import Job
 
 Objective = Callable[[optuna.Trial], float]
 
 
 @dataclass(frozen=True)
-class Best:
-    """What a search found: an entry of `best_settings`.
+class SearchResult:
+    """The result of a search: an entry of `best_settings`.
 
     Attributes:
-        study: Name of the search; it says everything that the search followed from.
-        settings: Values of `finetune`'s parameters, by their names.
-        validation_accuracy: With these, a fraction.
-        trials: Trainings that ended, and were given up early.
+        study: Name of the search, which identifies everything that its trials depend on.
+        arm: Arm that was searched for.
+        labeled_frac: Labeled fraction that was searched for.
+        settings: The best values of the parameters of `finetune`, by name.
+        validation_accuracy: Accuracy with these values, a fraction.
+        trials: Number of completed and pruned trials.
     """
 
     study: str
@@ -41,34 +43,35 @@ class Search:
     """The search for one arm and labeled fraction.
 
     Attributes:
-        arm: Which arm.
-        labeled_frac: Which fraction.
-        origin: As `finetune.origin.classifier_lineage` gives it, with the recipe's own values.
-        tune: How and where to search.
+        arm: Arm to search for.
+        labeled_frac: Labeled fraction to search for.
+        lineage: Lineage of the classifiers with the recipe's own values, as
+            `lineage.classifier_lineage` returns it.
+        tune: Parameters of the search.
     """
 
     arm: Arm
     labeled_frac: float
-    origin: dict[str, Any]
+    lineage: dict[str, Any]
     tune: TuneConfig
 
     @property
     def study(self) -> str:
-        """Its name: another one as soon as anything differs that its trials follow from.
+        """The name of its study, which changes with anything that its trials depend on.
 
-        The number of trials is not among that: a search may go on.
+        The number of trials is not part of it, so that a search can be extended.
         """
-        fixed = hash_json({**self.origin, "tune": self.tune.model_dump(exclude={"trials"})})
+        fixed = hash_json({**self.lineage, "tune": self.tune.model_dump(exclude={"trials"})})
         return f"{self.arm}, {100 * self.labeled_frac:g} %, {fixed[:12]}"
 
-    def settings_among(self, found: Iterable[Best]) -> dict[str, float]:
-        """What this search found; nothing where it has not been made."""
-        return next((best.settings for best in found if best.study == self.study), {})
+    def find_settings(self, results: Iterable[SearchResult]) -> dict[str, float]:
+        """Return the best values among the results of searches; none if this one was not made."""
+        return next((result.settings for result in results if result.study == self.study), {})
 
-    def open(self, storage: optuna.storages.BaseStorage) -> optuna.Study:
-        """The study: new, with the recipe's own values to be tried first, or as it was left.
+    def open_study(self, storage: optuna.storages.BaseStorage) -> optuna.Study:
+        """Load the study, or create it with the recipe's own values as the first trial.
 
-        What an interrupted run had begun to try comes first.
+        Trials that an interrupted run had started are the next ones.
         """
         study = optuna.create_study(
             study_name=self.study,
@@ -76,56 +79,59 @@ class Search:
             direction="maximize",
             load_if_exists=True,
         )
-        done = [trial.params for trial in ended(study)]
-        broken = [
+        finished = [trial.params for trial in finished_trials(study)]
+        interrupted = [
             trial.params
             for trial in study.get_trials(states=(TrialState.RUNNING, TrialState.FAIL))
-            if trial.params and trial.params not in done
+            if trial.params and trial.params not in finished
         ]
         for trial in study.get_trials(states=(TrialState.RUNNING,)):
             study.tell(trial.number, state=TrialState.FAIL)
-        if not done and not broken:
-            recipe = self.origin["configuration"]["finetune"]
-            broken = [{name: recipe[name] for name in self.tune.space}]
-        for params in broken:
+        waiting: list[dict[str, Any]] = interrupted
+        if not finished and not interrupted:
+            recipe = self.lineage["configuration"]["finetune"]
+            waiting = [{name: recipe[name] for name in self.tune.space}]
+        for params in waiting:
             study.enqueue_trial(params, skip_if_exists=True)
         return study
 
     def run(self, study: optuna.Study, objective: Objective) -> Job[None]:
-        """Run the trials that are left; which values come next follows from those before.
+        """Run the remaining trials; the values of each depend on those before.
 
-        The study stays with this process, which alone reads and writes its storage. What is called
-        knows the trials before it, and needs nothing else: it may run on another machine, and
-        finds the same there.
+        Only this process reads and writes the study's storage. The yielded calls receive the
+        trials before them and need nothing else, so they may run on other machines, with the same
+        results.
         """
-        while (done := len(ended(study))) < self.tune.trials:
+        while (finished := len(finished_trials(study))) < self.tune.trials:
             study.sampler = optuna.samplers.TPESampler(
-                n_startup_trials=5, seed=self.tune.seed + done
+                n_startup_trials=5, seed=self.tune.seed + finished
             )
             trial = study.ask()
             settings = self.suggest(trial)
-            tried: FrozenTrial = yield partial(run_trial, objective, settings, ended(study))
+            tried: FrozenTrial = yield partial(
+                run_trial, objective, settings, finished_trials(study)
+            )
             for step, score in tried.intermediate_values.items():
                 trial.report(score, step)
             pruned = tried.state == TrialState.PRUNED
             study.tell(trial, None if pruned else tried.value, tried.state)
 
     def suggest(self, trial: optuna.Trial) -> dict[str, float]:
-        """Values to try."""
+        """Suggest the values of a trial."""
         return {
-            name: trial.suggest_float(name, where.low, where.high, log=where.log)
-            for name, where in self.tune.space.items()
+            name: trial.suggest_float(name, interval.low, interval.high, log=interval.log)
+            for name, interval in self.tune.space.items()
         }
 
-    def best(self, study: optuna.Study) -> Best:
-        """What the study has found so far."""
-        return Best(
+    def result(self, study: optuna.Study) -> SearchResult:
+        """Return the best values that the study has found so far."""
+        return SearchResult(
             study=self.study,
             arm=self.arm,
             labeled_frac=self.labeled_frac,
             settings=study.best_params,
             validation_accuracy=study.best_value,
-            trials=len(ended(study)),
+            trials=len(finished_trials(study)),
         )
 
 
@@ -135,16 +141,16 @@ def run_trial(
     """Run one trial.
 
     Args:
-        objective: What is searched.
-        settings: Values to try.
-        before: The search's trials so far; they say whether this one is worth going on with.
+        objective: The function to maximise.
+        settings: Values of the trial.
+        before: The search's trials so far, which determine if this one is pruned.
 
     Returns:
-        The trial, which has come to its end or was given up early.
+        The trial, completed or pruned.
     """
     study = optuna.create_study(
         direction="maximize",
-        # Under a cosine schedule high rates catch up late: only the last quarter is given up.
+        # Under a cosine schedule high rates catch up late, so only the worst quarter is pruned.
         pruner=optuna.pruners.PercentilePruner(75, n_startup_trials=3),
     )
     study.add_trials(before)
@@ -153,6 +159,6 @@ def run_trial(
     return study.trials[-1]
 
 
-def ended(study: optuna.Study) -> list[FrozenTrial]:
-    """Its trials that came to their end or were given up early; not those that broke off."""
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that were completed or pruned, without those that were interrupted."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))

@@ -1,4 +1,4 @@
-"""Signal handling: a training stops after the present step, with a checkpoint."""
+"""Signal handling: on SIGINT or SIGTERM a training saves a checkpoint and stops."""
 
 from __future__ import annotations
 
@@ -25,22 +25,21 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # only it may set handlers
-            self._before = {number: signal.signal(number, self._record) for number in _SIGNALS}
+            self._previous = {number: signal.signal(number, self._record) for number in _SIGNALS}
         return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def poll(self) -> signal.Signals | None:
         """Return the first signal received, or None; called once after every step."""
         return self.received
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
     def _record(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.received = signal.Signals(number)
-        for each, handler in self._before.items():
-            signal.signal(each, handler)
+        self.__exit__()

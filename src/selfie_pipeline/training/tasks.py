@@ -15,7 +15,7 @@ from selfie_pipeline.models.dropout import DropoutRng
 from selfie_pipeline.models.selfie import Selfie, patch_accuracy, selfie_loss
 from selfie_pipeline.training.data.augmentation import normalise
 from selfie_pipeline.training.data.batches import Batch, Images, patch_order
-from selfie_pipeline.training.data.randomness import Purpose, generator
+from selfie_pipeline.training.data.randomness import RandomStream, generator
 from selfie_pipeline.training.data.transfer import to_device
 
 
@@ -39,7 +39,7 @@ class Task(nn.Module):
 
     def dropout_rng(self, seed: int, batch: Batch) -> DropoutRng:
         """Return the random numbers of a batch's step, of which it uses those of its own rows."""
-        rng = generator(seed, Purpose.DROPOUT, batch.step, self.mean.device)
+        rng = generator(seed, RandomStream.DROPOUT, batch.step, self.mean.device)
         return DropoutRng(rng, self.recipe.batch_size, batch.first_row)
 
 

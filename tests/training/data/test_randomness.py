@@ -1,28 +1,30 @@
+"""Tests of the random streams."""
+
 import pytest
 import torch
 
 from selfie_pipeline.training.data.randomness import (
-    Purpose,
+    RandomStream,
     fold_in,
     generator,
     seeded_initialisation,
 )
 
 
-def test_seeds_purposes_and_steps_are_unrelated():
+def test_seeds_differ_between_seeds_streams_and_steps():
     seeds = [
-        fold_in(seed, purpose, step)
+        fold_in(seed, stream, step)
         for seed in (0, 1, 2, 2**32 - 1)
-        for purpose in Purpose
+        for stream in RandomStream
         for step in range(200)
     ]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_neighbours_share_no_bits():
+def test_seeds_of_consecutive_steps_share_no_bits():
     """Each of the 63 bits is set in about half of the seeds of consecutive steps."""
-    seeds = torch.tensor([fold_in(0, Purpose.MASK, step) for step in range(2000)])
+    seeds = torch.tensor([fold_in(0, RandomStream.MASK, step) for step in range(2000)])
     for bit in range(63):
         share = (seeds >> bit & 1).double().mean().item()
         assert share == pytest.approx(0.5, abs=0.06)
@@ -39,21 +41,25 @@ def test_neighbours_share_no_bits():
         ((3, 5, 0), 4895867234429419378),  # subset
     ],
 )
-def test_the_values_of_a_release_stay(arguments, expected):
-    """A checkpoint or a result of an earlier version is gone on with, or repeated, by them."""
+def test_the_values_of_a_release_do_not_change(arguments, expected):
+    """Resuming a checkpoint or repeating a result of an earlier version depends on them."""
     assert fold_in(*arguments) == expected
 
 
-def test_generators_of_the_same_place_give_the_same_numbers():
+def test_equal_generators_give_equal_numbers():
     numbers = [
-        torch.rand(5, generator=generator(*place))
-        for place in [(1, Purpose.MASK, 2), (1, Purpose.MASK, 2), (1, Purpose.DROPOUT, 2)]
+        torch.rand(5, generator=generator(*key))
+        for key in [
+            (1, RandomStream.MASK, 2),
+            (1, RandomStream.MASK, 2),
+            (1, RandomStream.DROPOUT, 2),
+        ]
     ]
     assert torch.equal(numbers[0], numbers[1])
     assert not torch.equal(numbers[0], numbers[2])
 
 
-def test_fresh_weights_follow_from_the_seed_and_leave_torch_s_state():
+def test_initial_weights_depend_on_the_seed_and_leave_torchs_state():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)

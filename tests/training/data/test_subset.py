@@ -1,3 +1,5 @@
+"""Tests of the choice of labeled samples."""
+
 import itertools
 
 import numpy as np
@@ -14,7 +16,7 @@ def shuffled_labels(*counts):
     return np.random.default_rng(0).permutation(labels)
 
 
-def per_class(labels, chosen):
+def count_per_class(labels, chosen):
     return np.bincount(labels[chosen], minlength=labels.max() + 1)
 
 
@@ -25,72 +27,72 @@ def cifar_like():
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("fraction", FRACTIONS)
-class TestFaultALabelSubsetThatIsNotStratified:
+class TestFaultASubsetIsNotStratified:
     def test_equal_classes(self, cifar_like, fraction, seed):
         chosen = labeled_subset(cifar_like, fraction, seed)
-        assert (per_class(cifar_like, chosen) == 5000 * fraction).all()
+        assert (count_per_class(cifar_like, chosen) == 5000 * fraction).all()
 
     def test_digits(self, digits, fraction, seed):
         labels = digits[1]
         chosen = labeled_subset(labels, fraction, seed)
         assert len(chosen) == round(len(labels) * fraction)
         share = np.bincount(labels) * fraction
-        assert np.abs(per_class(labels, chosen) - share).max() <= 1
+        assert np.abs(count_per_class(labels, chosen) - share).max() <= 1
 
 
-def test_fault_a_subset_that_is_not_stratified_over_unequal_classes():
-    draw = np.random.default_rng(0)
+def test_fault_a_subset_of_unequal_classes_is_not_stratified():
+    rng = np.random.default_rng(0)
     worst = 0.0
     for seed in range(100):
-        counts = draw.integers(40, 400, draw.integers(2, 30))
+        counts = rng.integers(40, 400, rng.integers(2, 30))
         labels = shuffled_labels(*counts)
         for fraction in FRACTIONS:
             chosen = labeled_subset(labels, fraction, seed)
-            worst = max(worst, np.abs(per_class(labels, chosen) - counts * fraction).max())
+            worst = max(worst, np.abs(count_per_class(labels, chosen) - counts * fraction).max())
     assert worst <= 1
 
 
-def test_8_percent_of_cifar_10_is_400_a_class(cifar_like):
+def test_8_percent_of_cifar_10_is_400_per_class(cifar_like):
     chosen = labeled_subset(cifar_like, 0.08, seed=0)
     assert len(chosen) == 4000
-    assert per_class(cifar_like, chosen).tolist() == [400] * 10
+    assert count_per_class(cifar_like, chosen).tolist() == [400] * 10
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_smaller_fraction_lies_within_a_larger_one(digits, seed):
+def test_a_smaller_fraction_is_contained_in_a_larger_one(digits, seed):
     subsets = [labeled_subset(digits[1], fraction, seed) for fraction in FRACTIONS]
     for smaller, larger in itertools.pairwise(subsets):
         assert len(smaller) < len(larger)
         assert np.isin(smaller, larger).all()
 
 
-def test_the_places_are_distinct_and_ascend(digits):
+def test_the_indices_are_distinct_and_ascend(digits):
     chosen = labeled_subset(digits[1], 0.3, seed=0)
     assert (np.diff(chosen) > 0).all()
     assert chosen.dtype == np.int64
 
 
-def test_all_of_it_is_all_of_it(digits):
+def test_a_fraction_of_1_chooses_all_samples(digits):
     chosen = labeled_subset(digits[1], 1.0, seed=3)
     assert np.array_equal(chosen, np.arange(len(digits[1])))
 
 
-def test_it_follows_from_fraction_and_seed(digits):
+def test_it_depends_on_fraction_and_seed(digits):
     first, again, other = (labeled_subset(digits[1], 0.1, seed) for seed in (4, 4, 5))
     assert np.array_equal(first, again)
     assert len(np.intersect1d(first, other)) < 0.3 * len(first)
 
 
-def test_within_a_class_every_sample_has_the_same_chance():
+def test_all_samples_of_a_class_are_equally_likely():
     labels = shuffled_labels(20, 60)
-    drawn = np.zeros(80)
+    times_chosen = np.zeros(80)
     for seed in range(2000):
-        drawn[labeled_subset(labels, 0.25, seed)] += 1
-    assert drawn.mean() == 500
-    assert np.abs(drawn - 500).max() < 5 * np.sqrt(500 * 0.75)
+        times_chosen[labeled_subset(labels, 0.25, seed)] += 1
+    assert times_chosen.mean() == 500
+    assert np.abs(times_chosen - 500).max() < 5 * np.sqrt(500 * 0.75)
 
 
-def test_a_fraction_that_leaves_a_class_without_a_label_is_refused():
+def test_a_fraction_that_leaves_a_class_without_a_label_is_an_error():
     with pytest.raises(UserError) as caught:
         labeled_subset(shuffled_labels(*[50] * 10), 0.01, seed=0)
     message = str(caught.value)

@@ -17,7 +17,7 @@ from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.training.checkpoints import Checkpoint
 from selfie_pipeline.training.data.batches import Batches, Images
 from selfie_pipeline.training.data.randomness import seeded_initialisation
-from selfie_pipeline.training.distributed.batch_norm import synchronise
+from selfie_pipeline.training.distributed.batch_norm import synchronise_batch_norm
 from selfie_pipeline.training.distributed.process_group import (
     RankZeroCheckpoints,
     SynchronisedStopRequest,
@@ -41,7 +41,7 @@ def in_float64(config: Config, images: Images, worker: int, workers: int) -> tup
         network = Selfie(config.model, config.patch)
     task = PretrainingTask(network, recipe, images).double()
     if workers > 1:
-        synchronise(network, "cpu")
+        synchronise_batch_norm(network, "cpu")
     step = data_parallel(task, "cpu")
     optimizer = torch.optim.SGD(task.parameters(), lr=0.05, momentum=0.9)
     batches = Batches(images, np.arange(20), 0, recipe, worker=worker, workers=workers)

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from selfie_pipeline.config import ComputeConfig, Config, UserError
-from selfie_pipeline.training.engine import run_jobs
-from selfie_pipeline.training.jobs import Job, WorkerDiedError
+from selfie_pipeline.training.engine import Job, WorkerDiedError, run_jobs
 from selfie_pipeline.training.signals import StopRequest, TrainingInterrupted
 
 pytestmark = [

@@ -15,8 +15,7 @@ from tqdm import tqdm
 from selfie_pipeline.config import Arm, ComputeConfig, ExperimentConfig, UserError
 from selfie_pipeline.evaluation.tables import Cell
 from selfie_pipeline.project import Project
-from selfie_pipeline.training.engine import run_jobs
-from selfie_pipeline.training.jobs import Job, WorkerDiedError
+from selfie_pipeline.training.engine import Job, WorkerDiedError, run_jobs
 from selfie_pipeline.training.lineage import comparison_key
 from selfie_pipeline.training.signals import TrainingInterrupted
 

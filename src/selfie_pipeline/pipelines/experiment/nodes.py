@@ -33,7 +33,7 @@ from selfie_pipeline.pipelines.experiment.cells import (
 )
 from selfie_pipeline.project import Project
 from selfie_pipeline.training.lineage import FROM_SCRATCH, classifier_lineage, pretraining_lineage
-from selfie_pipeline.training.search import Best, Search
+from selfie_pipeline.training.search import Search, SearchResult
 from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def run_experiment(
     Returns:
         One row per cell with its outcome.
     """
-    found = [Best(**best) for best in best_settings]
+    found = [SearchResult(**best) for best in best_settings]
     pretraining = {"supervised": FROM_SCRATCH, "selfie": pretraining_lineage(encoder)}
 
     def plan_cell(key: CellKey) -> PlannedCell:
@@ -73,7 +73,7 @@ def run_experiment(
             model,
         )
         search = Search(key.arm, key.labeled_frac, build_lineage(recipe), tune)
-        settings = search.settings_among(found)
+        settings = search.find_settings(found)
         tuned = recipe.model_copy(update={**settings, "tuned": sorted(settings)})
         return PlannedCell(key, build_lineage(tuned))
 

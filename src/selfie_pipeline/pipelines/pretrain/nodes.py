@@ -19,10 +19,10 @@ from selfie_pipeline.config import (
     UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
-from selfie_pipeline.provenance import configuration, environment
+from selfie_pipeline.provenance import describe_environment, dump_configuration
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import open_images
-from selfie_pipeline.training.data.randomness import Purpose, fold_in
+from selfie_pipeline.training.data.randomness import RandomStream, fold_in
 from selfie_pipeline.training.engine import open_engine
 from selfie_pipeline.training.pretraining import pretrain
 from selfie_pipeline.training.tensorboard import tensorboard_writer
@@ -51,7 +51,9 @@ def pretrain_encoder(
     rows = _draw_rows(samples.loc[samples["split"] != "test", "sample"].to_numpy(), recipe)
     epochs = recipe.steps * recipe.batch_size / len(rows)
     _LOG.info("pretrain: %s images without their labels, %.3g epochs", f"{len(rows):,}", epochs)
-    settings = configuration(patch=patch, augmentation=augmentation, model=model, pretrain=recipe)
+    settings = dump_configuration(
+        patch=patch, augmentation=augmentation, model=model, pretrain=recipe
+    )
     lineage = {"configuration": settings, "data": patch_grids.fingerprint}
     with open_engine(compute) as engine:
         identity = {**lineage, **engine.identity}
@@ -71,7 +73,7 @@ def pretrain_encoder(
         "pretraining_images": len(rows),
         "device": engine.name,
         "precision": engine.precision,
-        **environment(),
+        **describe_environment(),
     }
     return Weights(result.tensors, provenance), pd.DataFrame(result.history)
 
@@ -89,5 +91,5 @@ def _draw_rows(rows: NDArray[np.int64], recipe: PretrainConfig) -> NDArray[np.in
             f"pretrain.images = {recipe.images}, but there are {len(rows)} images to pretrain on; "
             f"allowed: {len(rows)} or less, or null for all"
         )
-    random = np.random.default_rng(fold_in(recipe.seed, Purpose.PRETRAINING_IMAGES))
+    random = np.random.default_rng(fold_in(recipe.seed, RandomStream.PRETRAINING_IMAGES))
     return np.sort(random.permutation(rows)[: recipe.images])

@@ -27,22 +27,21 @@ from selfie_pipeline.config import (
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.evaluation.scores import accuracy
 from selfie_pipeline.models.classifier import Classifier
-from selfie_pipeline.provenance import digest
+from selfie_pipeline.provenance import hash_json
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import Images, open_images
-from selfie_pipeline.training.data.randomness import Purpose, fold_in
+from selfie_pipeline.training.data.randomness import RandomStream, fold_in
 from selfie_pipeline.training.data.subset import labeled_subset
 from selfie_pipeline.training.device import Device, find_device
-from selfie_pipeline.training.engine import run_jobs
+from selfie_pipeline.training.engine import Job, run_jobs
 from selfie_pipeline.training.finetuning import (
     classify,
     finetune,
     initialise_classifier,
     load_encoder_into,
 )
-from selfie_pipeline.training.jobs import Job
 from selfie_pipeline.training.lineage import FROM_SCRATCH, classifier_lineage, pretraining_lineage
-from selfie_pipeline.training.search import Best, Search, ended
+from selfie_pipeline.training.search import Search, SearchResult, finished_trials
 from selfie_pipeline.training.state import NonFiniteLossError, TrainingState
 from selfie_pipeline.weights import Weights
 
@@ -66,7 +65,7 @@ def hold_out(samples: pd.DataFrame, tune: TuneConfig) -> pd.DataFrame:
             train.index,
             test_size=tune.validation_share,
             stratify=train["label"],
-            random_state=fold_in(tune.seed, Purpose.VALIDATION) % 2**32,
+            random_state=fold_in(tune.seed, RandomStream.VALIDATION) % 2**32,
         )
     except ValueError as error:
         raise UserError(
@@ -108,18 +107,18 @@ def tune_finetuning(
     images = open_images(patch_grids, patch, augmentation)
     within = compute.model_copy(update={"engine": "local"})  # of a trial, wherever it runs
 
-    def searched(arm: Arm, fraction: float) -> Job[tuple[Best, pd.DataFrame]]:
+    def searched(arm: Arm, fraction: float) -> Job[tuple[SearchResult, pd.DataFrame]]:
         pretraining = pretraining_lineage(encoder) if arm == "selfie" else FROM_SCRATCH
         origin = classifier_lineage(
             pretraining, patch_grids.fingerprint, patch, augmentation, model, recipe
         )
 
         search = Search(arm, fraction, origin, tune)
-        study = search.open(storage)
+        study = search.open_study(storage)
         source = encoder if arm == "selfie" else None
         trial = _Trial(search, split, images, model, recipe, within, folder, resume, source)
         yield from search.run(study, trial)
-        best = search.best(study)
+        best = search.result(study)
         _LOG.info(
             "tune: %s, %g %%: %s, validation accuracy %.1f %% (%d trials)",
             arm,
@@ -157,7 +156,7 @@ class _Trial:
         recipe = self.recipe.model_copy(update=settings)
         identity = {"study": self.search.study, "settings": settings}
         checkpoints = Checkpoints(
-            self.folder / "checkpoints" / digest(identity)[:16],
+            self.folder / "checkpoints" / hash_json(identity)[:16],
             {**identity, "precision": device.precision},
             recipe.checkpoint_every,
             self.resume,
@@ -230,6 +229,6 @@ def _trials_table(search: Search, study: optuna.Study) -> pd.DataFrame:
                 "validation_accuracy": trial.value,
                 "study": search.study,
             }
-            for trial in ended(study)
+            for trial in finished_trials(study)
         ]
     )

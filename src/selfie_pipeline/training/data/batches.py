@@ -14,7 +14,7 @@ from torch import Tensor
 
 from selfie_pipeline.config import AugmentationConfig, PatchConfig, TrainingConfig, UserError
 from selfie_pipeline.training.data.augmentation import gather_patches
-from selfie_pipeline.training.data.randomness import Purpose, fold_in, generator
+from selfie_pipeline.training.data.randomness import RandomStream, fold_in, generator
 
 
 class PatchGridStore(Protocol):
@@ -165,7 +165,7 @@ class Batches:
         own = slice(share * size, (share + 1) * size)
         places = np.arange(step * batch_size, (step + 1) * batch_size)[own]  # (B,)
         samples = self.rows[shuffled_samples(self.seed, len(self.rows), places)]  # (B,)
-        rng = generator(self.seed, Purpose.AUGMENTATION, step)
+        rng = generator(self.seed, RandomStream.AUGMENTATION, step)
         corners, flips = self.images.draw_windows(rng, batch_size)  # (batch_size, 2), (batch_size,)
         return Batch(
             step=step,
@@ -198,7 +198,7 @@ def shuffled_samples(seed: int, samples: int, places: NDArray[np.int64]) -> NDAr
 
 @lru_cache(maxsize=2)  # a batch spans at most two epochs, unless an epoch is shorter than it
 def _permutation(seed: int, epoch: int, samples: int) -> NDArray[np.uint32]:
-    rng = np.random.default_rng(fold_in(seed, Purpose.SHUFFLE, epoch))
+    rng = np.random.default_rng(fold_in(seed, RandomStream.SHUFFLE, epoch))
     return rng.permutation(np.arange(samples, dtype=np.uint32))  # cached: half of int64's bytes
 
 
@@ -208,5 +208,5 @@ def patch_order(seed: int, step: int, batch_size: int, patches: int) -> Tensor:
     Returns:
         (batch_size, patches), int64. The last positions of each row are the image's targets.
     """
-    rng = generator(seed, Purpose.MASK, step)
+    rng = generator(seed, RandomStream.MASK, step)
     return torch.rand(batch_size, patches, generator=rng).argsort(dim=1)

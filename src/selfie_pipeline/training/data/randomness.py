@@ -1,4 +1,4 @@
-"""Random numbers that depend on seed, purpose and step alone."""
+"""Random numbers as a function of seed, stream and step."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 
-class Purpose(IntEnum):
-    """What random numbers are for; each purpose has a stream of its own under one seed."""
+class RandomStream(IntEnum):
+    """A purpose of random numbers; those of different streams are independent."""
 
     WEIGHTS = 0
     SHUFFLE = 1
@@ -23,22 +23,22 @@ class Purpose(IntEnum):
     VALIDATION = 7
 
 
-def fold_in(seed: int, purpose: Purpose, step: int = 0) -> int:
-    """A 63-bit seed for one purpose at one step, unrelated to that of any other."""
-    state = np.random.SeedSequence([seed, purpose, step]).generate_state(1, np.uint64)
+def fold_in(seed: int, stream: RandomStream, step: int = 0) -> int:
+    """Derive a 63-bit seed for one stream at one step, unrelated to all others."""
+    state = np.random.SeedSequence([seed, stream, step]).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
 
 
 def generator(
-    seed: int, purpose: Purpose, step: int = 0, device: torch.device | str = "cpu"
+    seed: int, stream: RandomStream, step: int = 0, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """A torch generator for one purpose at one step."""
-    return torch.Generator(device).manual_seed(fold_in(seed, purpose, step))
+    """Create a torch generator for one stream at one step."""
+    return torch.Generator(device).manual_seed(fold_in(seed, stream, step))
 
 
 @contextmanager
 def seeded_initialisation(seed: int) -> Iterator[None]:
-    """Within this context, networks are initialised as the seed says; torch's state is kept."""
+    """Initialise networks from the seed within this context; torch's random state is kept."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(fold_in(seed, Purpose.WEIGHTS))
+        torch.manual_seed(fold_in(seed, RandomStream.WEIGHTS))
         yield

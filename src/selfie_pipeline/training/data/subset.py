@@ -1,4 +1,4 @@
-"""Which labels finetuning may see."""
+"""The choice of the labeled samples."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.training.data.randomness import Purpose, fold_in
+from selfie_pipeline.training.data.randomness import RandomStream, fold_in
 
 
 def labeled_subset(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
     """Choose a share of the training samples, stratified and nested.
 
-    Every class has its share, to within one sample; and of the same seed, a smaller fraction's
-    subset lies within a larger one's. Both follow from one order of all samples: each class is
-    shuffled and spread evenly over it, and the subset is its beginning (Webster's method).
+    Every class has its share, to within one sample. With the same seed, the subset of a smaller
+    fraction is contained in that of a larger one. Both follow from one order of all samples: each
+    class is shuffled and spread evenly over it, and the subset is its beginning (Webster's method).
 
     Args:
         labels: (N,), int64: the class of each training sample.
-        fraction: In (0, 1]; N · fraction samples are chosen, rounded.
-        seed: Of the shuffle.
+        fraction: Share in (0, 1]; N · fraction samples are chosen, rounded.
+        seed: Seed of the shuffle.
 
     Returns:
-        (M,), int64, ascending: places in `labels`.
+        (M,), int64, ascending: indices into `labels`.
 
     Raises:
         UserError: The fraction leaves a class without a sample.
     """
-    random = np.random.default_rng(fold_in(seed, Purpose.SUBSET))
+    rng = np.random.default_rng(fold_in(seed, RandomStream.SUBSET))
     classes, counts = np.unique(labels, return_counts=True)
-    spread = np.empty(len(labels))
+    rank = np.empty(len(labels))  # of each sample within its class, in (0, 1)
     for label, count in zip(classes, counts, strict=True):
-        spread[labels == label] = (random.permutation(count) + 0.5) / count
+        rank[labels == label] = (rng.permutation(count) + 0.5) / count
     size = round(len(labels) * fraction)
-    chosen = np.lexsort((random.random(len(labels)), spread))[:size]  # ties between classes: chance
+    chosen = np.lexsort((rng.random(len(labels)), rank))[:size]  # ties between classes are random
     missing = np.setdiff1d(classes, labels[chosen])
     if len(missing):
         least = len(classes) / len(labels)

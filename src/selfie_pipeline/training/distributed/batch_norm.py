@@ -1,7 +1,7 @@
-"""BatchNorm whose statistics are of all workers' rows, as one worker would have them.
+"""BatchNorm with the statistics of all workers' rows, equal to those of a single worker.
 
-torch's own, and timm's, which takes it, run on GPUs alone; here is the same for CPUs. Names and
-shapes of the tensors stay as they are.
+The synchronised layers of torch and timm run on GPUs only; this module has one for CPUs. Names and
+shapes of the tensors stay the same.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, distributed, nn
 
 
-def synchronise(network: nn.Module, device: str) -> nn.Module:
-    """The network with every BatchNorm layer synchronised over torch.distributed's default group.
+def synchronise_batch_norm(network: nn.Module, device: str) -> nn.Module:
+    """Synchronise every BatchNorm layer over torch.distributed's default group.
 
     Args:
-        network: Whose BatchNorm layers are timm's; changed in place.
+        network: A network with timm's BatchNorm layers; changed in place.
         device: `cpu` or `cuda`.
 
     Returns:
@@ -28,11 +28,11 @@ def synchronise(network: nn.Module, device: str) -> nn.Module:
         return converted
     for module in network.modules():
         if isinstance(module, BatchNormAct2d):
-            module.__class__ = _Synchronised  # what it holds stays as it is
+            module.__class__ = _SynchronisedBatchNorm  # keeps parameters and statistics
     return network
 
 
-class _Synchronised(BatchNormAct2d):
+class _SynchronisedBatchNorm(BatchNormAct2d):
     """timm's BatchNorm and activation; in training over the rows of all workers."""
 
     running_mean: Tensor
@@ -41,7 +41,7 @@ class _Synchronised(BatchNormAct2d):
     momentum: float
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same; B rows of the batch on each worker."""
+        """Normalise and activate (B, C, H, W), with B rows of the batch on each worker."""
         if not self.training:
             evaluated: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
             return evaluated
@@ -57,7 +57,7 @@ class _Synchronised(BatchNormAct2d):
 
 
 class _Normalise(torch.autograd.Function):
-    """To zero mean and unit variance of each channel over all workers' rows, then scaled."""
+    """Normalisation of each channel over all workers' rows, then scale and shift."""
 
     @staticmethod
     def forward(
@@ -65,8 +65,8 @@ class _Normalise(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         exact = x.to(torch.promote_types(x.dtype, torch.float32))  # (B, C, H, W)
         variance, mean = torch.var_mean(exact, dim=(0, 2, 3), correction=0)  # (C,), (C,)
-        # Workers have equally many rows, so that means of means are means.
-        means, variances = _of_all(torch.stack([mean, variance])).unbind(dim=1)  # (W, C) each
+        # Workers have equally many rows, so the mean of their means is the mean of all rows.
+        means, variances = _all_gather(torch.stack([mean, variance])).unbind(dim=1)  # (W, C) each
         mean = means.mean(dim=0)  # (C,)
         variance = (variances + (means - mean).square()).mean(dim=0)  # (C,)
         inverse = (variance + eps).rsqrt()  # (C,)
@@ -79,21 +79,21 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, mean, inverse = ctx.saved_tensors
-        of_out = gradients[0].to(mean.dtype)  # (B, C, H, W)
+        grad_out = gradients[0].to(mean.dtype)  # (B, C, H, W)
         centred = (x.to(mean.dtype) - mean[:, None, None]) * inverse[:, None, None]  # (B, C, H, W)
-        of_bias = of_out.sum(dim=(0, 2, 3))  # (C,)
-        of_weight = (of_out * centred).sum(dim=(0, 2, 3))  # (C,)
-        # Every row of every worker has moved the statistics.
+        grad_bias = grad_out.sum(dim=(0, 2, 3))  # (C,)
+        grad_weight = (grad_out * centred).sum(dim=(0, 2, 3))  # (C,)
+        # The statistics depend on all rows of all workers.
         values = x.numel() // x.shape[1]
-        both = _of_all(torch.stack([of_bias, of_weight])).mean(dim=0) / values  # (2, C)
-        shift, slope = both[:, :, None, None]  # (C, 1, 1) each
+        sums = torch.stack([grad_bias, grad_weight])  # (2, C)
+        shift, slope = _all_gather(sums).mean(dim=0)[:, :, None, None] / values  # (C, 1, 1) each
         scale = (weight * inverse)[:, None, None]  # (C, 1, 1)
-        of_x = (of_out - shift - centred * slope) * scale  # (B, C, H, W)
-        return of_x.to(x.dtype), of_weight.to(weight.dtype), of_bias.to(weight.dtype), None
+        grad_x = (grad_out - shift - centred * slope) * scale  # (B, C, H, W)
+        return grad_x.to(x.dtype), grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), None
 
 
-def _of_all(values: Tensor) -> Tensor:
-    """Every worker's tensor, stacked in their order: (…) to (W, …)."""
+def _all_gather(values: Tensor) -> Tensor:
+    """Stack the workers' tensors in the order of their ranks: (…) to (W, …)."""
     gathered = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
     distributed.all_gather(gathered, values.contiguous())
     return torch.stack(gathered)

@@ -19,7 +19,7 @@ from selfie_pipeline.training.distributed.cluster import (
     job_request,
     wait_for_capacity,
 )
-from selfie_pipeline.training.jobs import Job, WorkerDiedError
+from selfie_pipeline.training.engine import Job, WorkerDiedError
 from selfie_pipeline.training.signals import StopRequest, TrainingInterrupted
 
 _LOG = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from selfie_pipeline.config import ComputeConfig, TrainingConfig, UserError
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import Batches
 from selfie_pipeline.training.device import Device, find_device
-from selfie_pipeline.training.distributed.batch_norm import synchronise
+from selfie_pipeline.training.distributed.batch_norm import synchronise_batch_norm
 from selfie_pipeline.training.distributed.process_group import (
     RankZeroCheckpoints,
     SynchronisedStopRequest,
@@ -100,7 +100,7 @@ def _train(spec: TrainingSpec, status: Any, first: bool) -> None:
     group = distributed.new_group(backend="gloo")
     assert isinstance(group, distributed.ProcessGroup)  # noqa: S101  # every worker is in it
     if workers > 1 and spec.compute.batch_norm == "synchronised":
-        synchronise(spec.task.network, spec.device.type)
+        synchronise_batch_norm(spec.task.network, spec.device.type)
     stop = SynchronisedStopRequest(group)
     fit(
         spec.task,
