@@ -24,7 +24,7 @@ USES = ["predict", "embed", "export"]
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the project without data, as the working directory."""
+    """Return a copy of the project without data, as the working directory."""
     shutil.copytree(REPOSITORY / "conf", tmp_path / "conf")
     for name in ("pyproject.toml", ".telemetry"):
         shutil.copy(REPOSITORY / name, tmp_path)
@@ -36,7 +36,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def kedro(*options: str) -> Result:
+def run_kedro(*options: str) -> Result:
     return CliRunner().invoke(run, options)
 
 
@@ -112,7 +112,7 @@ def test_params_are_read_as_yaml(text: str, value: Any, separator: str) -> None:
 
 @pytest.mark.parametrize("value", ["seed", "=3", ":3", "seed=1,frac", "model.layers=[1,1", " = "])
 def test_params_that_cannot_be_read_are_a_usage_error(value: str, project: Path) -> None:
-    result = kedro("--params", value)
+    result = run_kedro("--params", value)
 
     assert result.exit_code == 2
     line = result.stderr.splitlines()[-1]
@@ -121,15 +121,15 @@ def test_params_that_cannot_be_read_are_a_usage_error(value: str, project: Path)
     assert not list((project / "data").rglob("*"))
 
 
-def test_all_other_options_are_kedros() -> None:
-    kedros = {option.name: option for option in kedro_run.params}
+def test_all_other_options_are_those_of_kedro() -> None:
+    original = {option.name: option for option in kedro_run.params}
     ours = {option.name: option for option in run.params}
 
-    assert ours.keys() == kedros.keys()
-    changed = {name for name in ours if ours[name] is not kedros[name]}
+    assert ours.keys() == original.keys()
+    changed = {name for name in ours if ours[name] is not original[name]}
     assert changed == {"params", "runner"}
-    assert kedros["params"].callback is not parse_params  # Kedro's option is unchanged
-    assert ours["params"].opts == kedros["params"].opts
+    assert original["params"].callback is not parse_params  # Kedro's option is unchanged
+    assert ours["params"].opts == original["params"].opts
 
 
 @pytest.mark.parametrize(
@@ -153,17 +153,17 @@ def test_all_other_options_are_kedros() -> None:
     ],
 )
 def test_an_impossible_parameter_is_refused(project: Path, params: str, parts: list[str]) -> None:
-    assert_refused(kedro("--params", params), project, *parts)
+    assert_refused(run_kedro("--params", params), project, *parts)
 
 
 @pytest.mark.parametrize("option", ["--pipeline=pretrian", "--pipelines=ingest,pretrian"])
 def test_an_unknown_pipeline_is_refused(project: Path, option: str) -> None:
-    assert_refused(kedro(option), project, "'pretrian'", "allowed: ", *STAGES)
+    assert_refused(run_kedro(option), project, "'pretrian'", "allowed: ", *STAGES)
 
 
 @pytest.mark.parametrize("runner", ["Nope", "no.such.module.Runner", "selfie_pipeline.cli.Nope"])
 def test_an_unknown_runner_is_refused(project: Path, runner: str) -> None:
-    result = kedro(f"--runner={runner}")
+    result = run_kedro(f"--runner={runner}")
 
     assert result.exit_code == 2
     line = result.stderr.splitlines()[-1]
@@ -177,12 +177,12 @@ def test_an_unknown_runner_is_refused(project: Path, runner: str) -> None:
     "option", ["--nodes=nope", "--from-inputs=nope", "--to-outputs=nope", "--tags=nope"]
 )
 def test_a_filter_without_a_match_is_refused(project: Path, option: str) -> None:
-    assert_refused(kedro(option), project, "Pipeline ")
+    assert_refused(run_kedro(option), project, "Pipeline ")
 
 
 def test_an_unknown_environment_is_refused(project: Path) -> None:
     assert_refused(
-        kedro("--env=cifar100"),
+        run_kedro("--env=cifar100"),
         project,
         f"--env = cifar100 is not an environment in {project / 'conf'}",
         "allowed: base, cifar10, cifar10_small, image_folder, imagenet224, imagenet32, local",
@@ -194,17 +194,17 @@ def test_an_unknown_environment_in_the_shell_is_refused(
 ) -> None:
     monkeypatch.setenv("KEDRO_ENV", "cifar100")
 
-    assert_refused(kedro(), project, "cifar100 is not an environment")
+    assert_refused(run_kedro(), project, "cifar100 is not an environment")
 
 
 def test_a_version_of_an_entry_without_versions_is_refused(project: Path) -> None:
-    result = kedro("--pipeline=finetune", "--load-versions=encoder:2026-01-01T00.00.00.000Z")
+    result = run_kedro("--pipeline=finetune", "--load-versions=encoder:2026-01-01T00.00.00.000Z")
 
     assert_refused(result, project, "encoder does not exist yet", "--pipeline=pretrain")
 
 
 def test_a_version_of_an_unknown_entry_is_refused(project: Path) -> None:
-    result = kedro("--load-versions=encodre:2026-01-01T00.00.00.000Z")
+    result = run_kedro("--load-versions=encodre:2026-01-01T00.00.00.000Z")
 
     assert_refused(result, project, "encodre")
 
@@ -223,7 +223,7 @@ def test_a_stage_with_a_missing_input_is_refused(
     project: Path, stage: str, missing: str, producer: str
 ) -> None:
     assert_refused(
-        kedro(f"--pipeline={stage}"),
+        run_kedro(f"--pipeline={stage}"),
         project,
         f"{missing} does not exist yet; create it with `kedro run --pipeline={producer}`",
     )
@@ -242,7 +242,7 @@ def test_a_stage_with_a_missing_input_is_refused(
 def test_the_suggested_command_has_this_runs_options(
     project: Path, params: str, repeated: str
 ) -> None:
-    result = kedro("--pipeline=pretrain", "--env=cifar10_small", "--params", params)
+    result = run_kedro("--pipeline=pretrain", "--env=cifar10_small", "--params", params)
 
     assert_refused(
         result,
@@ -256,7 +256,7 @@ def test_the_suggested_command_has_the_environment_of_the_shell(
 ) -> None:
     monkeypatch.setenv("KEDRO_ENV", "cifar10_small")
 
-    assert_refused(kedro("--pipeline=patch"), project, "--pipeline=ingest --env=cifar10_small`")
+    assert_refused(run_kedro("--pipeline=patch"), project, "--pipeline=ingest --env=cifar10_small`")
 
 
 def test_the_pipelines_are_listed(project: Path) -> None:

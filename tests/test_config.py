@@ -11,7 +11,7 @@ CONF = Path(__file__).parents[1] / "conf"
 ENVIRONMENTS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "base")
 
 
-def refusal(parameters):
+def refuse(parameters):
     with pytest.raises(ConfigError) as caught:
         load_config(parameters)
     message = str(caught.value)
@@ -82,13 +82,13 @@ REFUSED = [  # key, value, part of the message after "KEY = VALUE"
 def test_a_refusal_names_the_key_the_value_and_the_allowed_values(
     make_parameters, key, value, allowed
 ):
-    message = refusal(make_parameters({key: value}))
+    message = refuse(make_parameters({key: value}))
     assert message.startswith(f"{key} = {value!r} is not allowed; ")
     assert allowed in message
 
 
 def test_an_item_of_a_list_is_named_by_its_index(make_parameters):
-    message = refusal(make_parameters({"model.layers": [1, 0, 1, 1]}))
+    message = refuse(make_parameters({"model.layers": [1, 0, 1, 1]}))
     assert message.startswith("model.layers.1 = 0 is not allowed; allowed:")
 
 
@@ -150,7 +150,7 @@ def test_an_item_of_a_list_is_named_by_its_index(make_parameters):
     ids=str,
 )
 def test_contradictory_values_are_named_with_the_allowed_values(make_parameters, changes, expected):
-    assert refusal(make_parameters(changes)) == expected
+    assert refuse(make_parameters(changes)) == expected
 
 
 def test_values_that_a_message_allows_are_accepted(make_parameters):
@@ -162,7 +162,7 @@ def test_values_that_a_message_allows_are_accepted(make_parameters):
 
 def test_a_patch_size_that_leaves_one_patch_is_refused_with_an_allowed_size(make_parameters):
     """No number of targets is allowed then, so the message must not say "2 to 0"."""
-    message = refusal(make_parameters({"patch.patch_size": 32, "patch.targets": 2}))
+    message = refuse(make_parameters({"patch.patch_size": 32, "patch.targets": 2}))
     assert "2 to 0" not in message
 
 
@@ -178,19 +178,19 @@ def test_a_patch_size_that_leaves_one_patch_is_refused_with_an_allowed_size(make
     ],
 )
 def test_an_unknown_key_is_named_with_the_most_similar_one(make_parameters, key, suggestion):
-    message = refusal(make_parameters({key: 1}))
+    message = refuse(make_parameters({key: 1}))
     assert message.startswith(f"{key} is not a parameter; did you mean {suggestion}? allowed here:")
 
 
 def test_an_unknown_key_similar_to_none_is_named_with_the_allowed_ones(make_parameters):
-    message = refusal(make_parameters({"augmentation.xyz": 1}))
+    message = refuse(make_parameters({"augmentation.xyz": 1}))
     assert message == "augmentation.xyz is not a parameter; allowed here: pad, flip"
 
 
 def test_a_missing_key_is_named(make_parameters):
     parameters = make_parameters()
     del parameters["model"]["attention"]["heads"]
-    message = refusal(parameters)
+    message = refuse(parameters)
     assert message == "model.attention.heads is missing; set its default in conf/base"
 
 
@@ -203,7 +203,7 @@ def test_all_errors_are_named_at_once(make_parameters):
         "patch.patch_size": 5,
         "augmentation.pad": -3,
     }
-    message = refusal(make_parameters(changes))
+    message = refuse(make_parameters(changes))
     for words in (
         "labeled_frac = 2 ",
         "seeed is not a parameter; did you mean seed?",
@@ -249,21 +249,21 @@ def test_a_configuration_is_immutable(make_config):
 FREE_KEYS = {"tune.space"}  # dictionaries with arbitrary keys
 
 
-def model_keys(model, prefix=""):
+def list_model_keys(model, prefix=""):
     """Return the dotted keys of a model."""
     found = set()
     for name, field in model.model_fields.items():
         key = f"{prefix}{name}"
         nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        found |= model_keys(field.annotation, f"{key}.") if nested else {key}
+        found |= list_model_keys(field.annotation, f"{key}.") if nested else {key}
     return found
 
 
-def parameter_keys(parameters, prefix=""):
+def list_parameter_keys(parameters, prefix=""):
     found = set()
     for name, value in parameters.items():
         nested = isinstance(value, dict) and f"{prefix}{name}" not in FREE_KEYS
-        found |= parameter_keys(value, f"{prefix}{name}.") if nested else {prefix + name}
+        found |= list_parameter_keys(value, f"{prefix}{name}.") if nested else {prefix + name}
     return found
 
 
@@ -273,7 +273,7 @@ def load_conf(environment):
 
 
 def test_conf_base_has_all_defaults_and_the_models_have_none():
-    assert parameter_keys(load_conf("base")) == model_keys(Config)
+    assert list_parameter_keys(load_conf("base")) == list_model_keys(Config)
     required = Config.model_json_schema()
     for model in (required, *required["$defs"].values()):
         assert set(model["required"]) == set(model["properties"])

@@ -11,7 +11,7 @@ MODULES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*
 FRAGMENT = re.compile(r"\s*(What|Where|How|Whether|Who|Whose|Why|When|Which|Is told|Such)\b")
 
 
-def docstrings(source):
+def find_docstrings(source):
     """Return the docstrings of a module, its classes, functions, attributes and constants."""
     return [
         node.value.value
@@ -25,12 +25,12 @@ def docstrings(source):
 @pytest.mark.parametrize("module", MODULES)
 def test_no_docstring_begins_with_a_question_word(module):
     source = (SOURCE / module).read_text("utf-8")
-    assert [text for text in docstrings(source) if FRAGMENT.match(text)] == []
+    assert [text for text in find_docstrings(source) if FRAGMENT.match(text)] == []
 
 
 def test_all_kinds_of_docstrings_are_checked():
     source = '"""A"""\nx = 1\n"""B"""\nclass C:\n    """D"""\n    def f(self):\n        r"""E"""'
-    assert sorted(docstrings(source)) == ["A", "B", "D", "E"]
+    assert sorted(find_docstrings(source)) == ["A", "B", "D", "E"]
 
 
 @pytest.mark.parametrize("text", ["What trains.", "Is told how far it is.", "\n    Whether it is."])

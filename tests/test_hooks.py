@@ -29,20 +29,20 @@ def _project() -> None:
     configure_project("selfie_pipeline")
 
 
-def encoder(folder: Path, load: str | None = None, save: str | None = None) -> WeightsDataset:
+def make_encoder(folder: Path, load: str | None = None, save: str | None = None) -> WeightsDataset:
     path = folder / "encoder.safetensors"
     return WeightsDataset(filepath=str(path), version=Version(load, save))
 
 
 @pytest.fixture
 def hooks(make_parameters: Callable[..., dict[str, Any]]) -> ProjectHooks:
-    """Hooks of a run with valid parameters."""
+    """Return the hooks of a run with valid parameters."""
     hooks = ProjectHooks()
-    hooks.after_context_created(context_with(make_parameters()))
+    hooks.after_context_created(make_context(make_parameters()))
     return hooks
 
 
-def catalog_of(stage: str, **datasets: Any) -> DataCatalog:
+def make_catalog(stage: str, **datasets: Any) -> DataCatalog:
     """Return a catalog with all inputs of a stage, some of them replaced."""
     inputs = {name: MemoryDataset(1) for name in pipelines[stage].inputs()}
     return DataCatalog(inputs | datasets)
@@ -58,13 +58,13 @@ def test_kedro_uses_these_hooks() -> None:
 def test_parameters_are_checked(make_parameters: Callable[..., dict[str, Any]]) -> None:
     hooks = ProjectHooks()
 
-    hooks.after_context_created(context_with(make_parameters()))
+    hooks.after_context_created(make_context(make_parameters()))
 
     with pytest.raises(ConfigError, match="seed = -1"):
-        hooks.after_context_created(context_with(make_parameters({"seed": -1})))
+        hooks.after_context_created(make_context(make_parameters({"seed": -1})))
 
 
-def context_with(parameters: dict[str, Any]) -> Any:
+def make_context(parameters: dict[str, Any]) -> Any:
     return SimpleNamespace(
         config_loader={"parameters": parameters},
         project_path=Path(),
@@ -75,11 +75,11 @@ def context_with(parameters: dict[str, Any]) -> Any:
 
 def test_existing_inputs_are_accepted(hooks: ProjectHooks) -> None:
     for stage in pipelines:
-        hooks.before_pipeline_run(RUN, pipelines[stage], catalog_of(stage))
+        hooks.before_pipeline_run(RUN, pipelines[stage], make_catalog(stage))
 
 
 def test_a_missing_input_is_refused(hooks: ProjectHooks) -> None:
-    catalog = catalog_of("pretrain", patch_grids=MemoryDataset())
+    catalog = make_catalog("pretrain", patch_grids=MemoryDataset())
     run = RUN | {"env": "cifar10", "runtime_params": {"pretrain": {"steps": 5}, "resume": "never"}}
 
     with pytest.raises(UserError) as caught:
@@ -94,9 +94,9 @@ def test_a_missing_input_is_refused(hooks: ProjectHooks) -> None:
 def test_a_missing_version_is_refused(tmp_path: Path, hooks: ProjectHooks) -> None:
     old, new = "2026-01-01T00.00.00.000Z", "2026-01-02T00.00.00.000Z"
     for version in (old, new):
-        encoder(tmp_path, save=version).save(Weights({"w": torch.zeros(1)}, {}))
+        make_encoder(tmp_path, save=version).save(Weights({"w": torch.zeros(1)}, {}))
     wrong = "2025-01-01T00.00.00.000Z"
-    catalog = catalog_of("finetune", encoder=encoder(tmp_path, load=wrong))
+    catalog = make_catalog("finetune", encoder=make_encoder(tmp_path, load=wrong))
     run = RUN | {"load_versions": {"encoder": wrong}}
 
     with pytest.raises(UserError) as caught:
@@ -127,7 +127,7 @@ def test_checkpoints_are_deleted_after_their_training(
         (tmp_path / name).mkdir()
         (tmp_path / name / "step-000000001.json").touch()
 
-    ProjectHooks().after_pipeline_run(pipelines[stage], catalog_of(stage, **folders))
+    ProjectHooks().after_pipeline_run(pipelines[stage], make_catalog(stage, **folders))
 
     assert [name for name in names if not (tmp_path / name).exists()] == removed
     assert capsys.readouterr().out == ""
@@ -135,8 +135,9 @@ def test_checkpoints_are_deleted_after_their_training(
 
 @pytest.mark.parametrize("command", [["--help"], ["run", "--params=nonsense=1"]], ids=" ".join)
 def test_help_and_refusals_do_not_wait_for_slow_imports(command: list[str]) -> None:
-    slow = {*("torch", "torchvision", "timm", "lightning", "onnx", "mlflow")} | {
-        *("sklearn", "scipy", "statsmodels", "matplotlib", "pandas", "optuna"),
+    slow = {
+        *("torch", "torchvision", "timm", "onnx", "mlflow", "optuna"),
+        *("sklearn", "scipy", "statsmodels", "matplotlib", "pandas"),
     }
 
     done = subprocess.run(
@@ -158,7 +159,7 @@ def test_help_and_refusals_do_not_wait_for_slow_imports(command: list[str]) -> N
 def test_a_run_logs_a_summary(hooks: ProjectHooks, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "selfie_pipeline")
 
-    hooks.before_pipeline_run(RUN, pipelines["pretrain"], catalog_of("pretrain"))
+    hooks.before_pipeline_run(RUN, pipelines["pretrain"], make_catalog("pretrain"))
 
     assert [line.split(":")[0] for line in caplog.messages] == [
         *("data", "network", "device", "pretrain")

@@ -22,19 +22,19 @@ def catalog() -> DataCatalog:
     return DataCatalog.from_config(loader["catalog"])
 
 
-def layer_of(catalog: DataCatalog, name: str) -> str | None:
+def get_layer(catalog: DataCatalog, name: str) -> str | None:
     metadata = getattr(catalog.get(name, fallback_to_runtime_pattern=True), "metadata", None) or {}
     layer: str | None = metadata.get("kedro-viz", {}).get("layer")
     return layer
 
 
-def dependencies(catalog: DataCatalog, pipeline: Pipeline) -> dict[str, set[str]]:
+def find_dependencies(catalog: DataCatalog, pipeline: Pipeline) -> dict[str, set[str]]:
     """Return the layers that each layer depends on, including by entries without a layer."""
     inputs: dict[str, set[str]] = {}
     for node in pipeline.nodes:
-        layers = {layer for name in node.inputs if (layer := layer_of(catalog, name))}
+        layers = {layer for name in node.inputs if (layer := get_layer(catalog, name))}
         for output in node.outputs:
-            inputs.setdefault(layer_of(catalog, output) or output, set()).update(layers)
+            inputs.setdefault(get_layer(catalog, output) or output, set()).update(layers)
     return {layer: others - {layer} for layer, others in inputs.items()}
 
 
@@ -42,10 +42,10 @@ def test_every_catalog_entry_has_a_layer(catalog: DataCatalog) -> None:
     names = set().union(*(pipeline.datasets() for pipeline in pipelines.values()))
     names = {name for name in names if not name.startswith("param") and name != "project"}
 
-    assert [name for name in sorted(names) if layer_of(catalog, name) is None] == []
+    assert [name for name in sorted(names) if get_layer(catalog, name) is None] == []
 
 
 def test_no_layer_depends_on_itself(catalog: DataCatalog) -> None:
     """Kedro-Viz would show no layers otherwise."""
     for pipeline in pipelines.values():
-        TopologicalSorter(dependencies(catalog, pipeline)).prepare()  # raises if there is a cycle
+        TopologicalSorter(find_dependencies(catalog, pipeline)).prepare()  # raises for a cycle

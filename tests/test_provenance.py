@@ -76,7 +76,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A module that stands for the project's code."""
+    """Return a module that stands for the project's code."""
     path = tmp_path / "provenance.py"
     path.write_text("one = 1\n")
     monkeypatch.setattr(provenance, "__file__", str(path))
@@ -103,7 +103,7 @@ def test_code_outside_a_checkout(module: Path) -> None:
     assert describe_environment()["commit"] == "unknown: the code is not a git checkout"
 
 
-def test_git_is_not_installed(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_git(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(module.parent))
 
     assert describe_environment()["commit"].startswith("unknown")

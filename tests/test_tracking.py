@@ -29,7 +29,7 @@ HISTORY = pd.DataFrame(
 METRICS = {"arm": "selfie", "seed": 0, "accuracy": 0.75, "provenance": {"labels": 5}}
 
 
-def layer(name: str) -> dict[str, Any]:
+def in_layer(name: str) -> dict[str, Any]:
     return {"kedro-viz": {"layer": name}}
 
 
@@ -40,9 +40,9 @@ def catalog(tmp_path: Path) -> DataCatalog:
 
     return DataCatalog(
         {
-            "report": AtomicTextDataset(**location("report.html"), metadata=layer("reporting")),
-            "exported": FolderDataset(**location("exported"), metadata=layer("models")),
-            "note": AtomicTextDataset(**location("note.txt"), metadata=layer("intermediate")),
+            "report": AtomicTextDataset(**location("report.html"), metadata=in_layer("reporting")),
+            "exported": FolderDataset(**location("exported"), metadata=in_layer("models")),
+            "note": AtomicTextDataset(**location("note.txt"), metadata=in_layer("intermediate")),
             "pretrain_history": MemoryDataset(),
             "selfie_metrics": MemoryDataset(),
         }
@@ -68,7 +68,7 @@ def hooks(tmp_path: Path, make_parameters: Callable[..., dict[str, Any]]) -> Cal
     return make
 
 
-def runs(folder: Path) -> list[Any]:
+def find_runs(folder: Path) -> list[Any]:
     """Return all tracked runs, latest first."""
     from mlflow import MlflowClient  # noqa: PLC0415
 
@@ -97,7 +97,7 @@ def test_a_run_is_tracked_with_everything(
         hook.after_dataset_saved(name, data)
     hook.after_pipeline_run()
 
-    (run,) = runs(tmp_path)
+    (run,) = find_runs(tmp_path)
     client = MlflowClient(f"sqlite:///{tmp_path / 'data' / 'mlflow.db'}")
     points = client.get_metric_history(run.info.run_id, "pretrain/loss")
     files = {path.name for path in Path(tmp_path, "data", "mlflow").rglob("*") if path.is_file()}
@@ -121,7 +121,7 @@ def test_a_run_within_a_run_is_its_child(
     hook.after_dataset_saved("selfie_metrics", METRICS)
     hook.after_pipeline_run()
 
-    kept = {run.info.run_name: run for run in runs(tmp_path)}
+    kept = {run.info.run_name: run for run in find_runs(tmp_path)}
     inner, outer = kept["inner"], kept[VERSION]
     assert inner.data.tags["mlflow.parentRunId"] == outer.info.run_id
     assert (inner.info.status, outer.info.status) == ("FAILED", "FINISHED")

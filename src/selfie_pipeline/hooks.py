@@ -135,7 +135,7 @@ def _check_recipe_has_encoder(missing: str, run_params: dict[str, Any]) -> None:
 
 
 def _find_producer(name: str, catalog: DataCatalog) -> str | None:
-    """Return the pipeline that produces a catalog entry, None for parameters and external data."""
+    """Return the pipeline that produces an entry, or None for parameters and external data."""
     if name == "chosen_classifier":  # another name of one arm's classifier
         name = f"{catalog.load('params:predict.arm')}_classifier"
     stages = (key for key in pipelines if key != "__default__")

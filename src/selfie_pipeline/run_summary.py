@@ -6,14 +6,19 @@ from collections.abc import Collection
 
 from selfie_pipeline.config import Config, TrainingConfig
 
-_USING_A_NETWORK = {
-    *("encoder", "selfie_classifier", "supervised_classifier", "experiment_cells"),
-    *("tuning_trials", "image_predictions", "embeddings"),
-}
 _INITIAL_WEIGHTS = {
     "selfie_classifier": "from the encoder",
     "supervised_classifier": "from scratch",
 }
+_NETWORK_OUTPUTS = {
+    *_INITIAL_WEIGHTS,
+    "encoder",
+    "experiment_cells",
+    "tuning_trials",
+    "image_predictions",
+    "embeddings",
+}
+"""Catalog entries that a network computes."""
 
 
 def summarise_run(config: Config, outputs: Collection[str]) -> list[str]:
@@ -35,7 +40,7 @@ def summarise_run(config: Config, outputs: Collection[str]) -> list[str]:
         f"{patch.grid_size} × {patch.grid_size} patches of {patch.patch_size}, of which "
         f"{patch.targets} are masked"
     ]
-    if _USING_A_NETWORK.intersection(outputs):
+    if _NETWORK_OUTPUTS.intersection(outputs):
         layers = "-".join(map(str, model.layers))
         lines.append(f"network: stages of {layers} blocks, width {model.width}")
         lines.append(f"device: {_format_device(config)}")

@@ -92,18 +92,17 @@ class MlflowHooks:
         client = _create_client(self._parameters["tracking"]["mlflow_uri"], self._project)
         from mlflow.entities import Param  # noqa: PLC0415  # an extra, and slow
 
-        made_with = describe_environment()
+        environment = describe_environment()
         parent = next((run for run in reversed(self._runs) if run is not None), None)
         tags = {
             "pipelines": ", ".join(run_params["pipeline_names"] or ["__default__"]),
-            "mlflow.source.git.commit": made_with["commit"],
-            **{f"version.{name}": number for name, number in made_with["versions"].items()},
+            "mlflow.source.git.commit": environment["commit"],
+            **{f"version.{name}": number for name, number in environment["versions"].items()},
             **({"mlflow.parentRunId": parent.id} if parent else {}),
         }
-        started = client.create_run(
-            self._ensure_experiment(client), run_name=run_params["run_id"], tags=tags
-        )
-        self._runs[-1] = run = _Run(client, started.info.run_id, catalog)
+        experiment = self._ensure_experiment(client)
+        created = client.create_run(experiment, run_name=run_params["run_id"], tags=tags)
+        self._runs[-1] = run = _Run(client, created.info.run_id, catalog)
         values = [
             Param(key, str(value)[:_MAX_VALUE_CHARACTERS])
             for key, value in flatten(self._parameters)
@@ -183,7 +182,7 @@ def _log_curves(run: _Run, name: str, rows: list[dict[str, Any]]) -> None:
 
 def _log_numbers(run: _Run, name: str, data: Mapping[str, Any]) -> None:
     """Log the numbers of a result; its provenance is part of the artifact."""
-    without = {"provenance", "configuration", "seed"}
-    for key, value in flatten({key: data[key] for key in data if key not in without}):
+    excluded = {"provenance", "configuration", "seed"}
+    for key, value in flatten({key: data[key] for key in data if key not in excluded}):
         if isinstance(value, Real) and not isinstance(value, bool):
             run.client.log_metric(run.id, f"{name}/{key}", float(value))

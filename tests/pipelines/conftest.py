@@ -94,20 +94,16 @@ class Project:
         }
 
     def _session(self, params: str) -> KedroSession:
-        given = parse_params(click.Context(run), click.Option(["--params"]), params)
-        return KedroSession.create(project_path=self.path, env="tiny", runtime_params=given)
+        parsed = parse_params(click.Context(run), click.Option(["--params"]), params)
+        return KedroSession.create(project_path=self.path, env="tiny", runtime_params=parsed)
 
 
 def _make(folder: Path) -> Project:
     shutil.copytree(REPOSITORY / "conf", folder / "conf")
     for name in ("pyproject.toml", ".telemetry"):
         shutil.copy(REPOSITORY / name, folder)
-    for name in (
-        "src",
-        "data",
-        "conf/tiny",
-    ):  # Kedro requires src; the package is the installed one
-        (folder / name).mkdir()
+    for name in ("src", "data", "conf/tiny"):
+        (folder / name).mkdir()  # Kedro requires src; the package is the installed one
     for name, content in TINY.items():
         (folder / "conf/tiny" / name).write_text(content)
     return Project(folder)

@@ -17,12 +17,12 @@ pytestmark = pytest.mark.slow
 GRID = set(itertools.product(["supervised", "selfie"], [0.05, 0.1], [0, 1]))
 
 
-def status(project: Any) -> dict[tuple[str, float, int], str]:
+def load_statuses(project: Any) -> dict[tuple[str, float, int], str]:
     cells = project.load("experiment_cells").to_dict("records")
     return {(row["arm"], row["labeled_frac"], row["seed"]): row["status"] for row in cells}
 
 
-def cells(project: Any, params: str = "") -> list[tuple[str, float, int]]:
+def load_cell_keys(project: Any, params: str = "") -> list[tuple[str, float, int]]:
     """Return the keys of all results."""
     found = project.load("results", params)
     return sorted((cell["arm"], cell["labeled_frac"], cell["seed"]) for cell in found)
@@ -49,8 +49,8 @@ def test_a_complete_experiment(finished: Any, capsys: pytest.CaptureFixture[str]
     done = finished.succeed("--pipeline=experiment")
 
     kept = {("supervised", 0.05, 0), ("selfie", 0.05, 0)}
-    assert status(finished) == {key: "kept" if key in kept else "done" for key in GRID}
-    assert cells(finished) == sorted(GRID)
+    assert load_statuses(finished) == {key: "kept" if key in kept else "done" for key in GRID}
+    assert load_cell_keys(finished) == sorted(GRID)
     table = finished.load("results_table")
     assert list(table["seeds"]) == [2, 2, 2, 2]
     assert list(table["labeled_percent"]) == [5, 5, 10, 10]
@@ -65,16 +65,16 @@ def test_only_changed_cells_are_run_again(finished: Any) -> None:
     one = "experiment.labeled_fracs=[0.05],experiment.seeds=[0]"
 
     finished.run("experiment", params=one)
-    assert set(status(finished).values()) == {"kept"}
+    assert set(load_statuses(finished).values()) == {"kept"}
     finished.run("experiment", params=f"{one},finetune.weight_decay=0.01")
-    assert set(status(finished).values()) == {"done"}
+    assert set(load_statuses(finished).values()) == {"done"}
     finished.run("experiment", params=one)  # not the latest results, but they still exist
-    assert set(status(finished).values()) == {"kept"}
+    assert set(load_statuses(finished).values()) == {"kept"}
 
-    assert cells(finished) == sorted([("selfie", 0.05, 0), ("supervised", 0.05, 0)] * 2)
+    assert load_cell_keys(finished) == sorted([("selfie", 0.05, 0), ("supervised", 0.05, 0)] * 2)
     metrics = finished.load("selfie_metrics")["provenance"]["configuration"]
     assert metrics["finetune"]["weight_decay"] == 0.01
-    # The report is that of the requested grid, although its cells are the older ones.
+    # The report is that of the requested grid, even though its cells are older.
     table = finished.load("results_table").set_index("arm")
     old = min(
         (cell for cell in finished.load("results") if cell["arm"] == "selfie"),
@@ -89,14 +89,14 @@ def test_a_failing_cell_is_reported_and_retried(finished: Any, diverging: Any) -
     assert done.exit_code == 1
     assert "2 cells failed (selfie, 10 %, seed 0: the loss is nan" in done.stderr
     failed = {("selfie", 0.1, 0), ("selfie", 0.1, 1)}
-    assert {key for key, state in status(finished).items() if state == "failed"} == failed
-    assert cells(finished) == sorted(GRID - failed)
+    assert {key for key, state in load_statuses(finished).items() if state == "failed"} == failed
+    assert load_cell_keys(finished) == sorted(GRID - failed)
     assert list(finished.load("results_table")["seeds"]) == [2, 2, 2]
 
     diverging.undo()
     finished.succeed("--pipeline=experiment")
 
-    assert status(finished) == {key: "done" if key in failed else "kept" for key in GRID}
+    assert load_statuses(finished) == {key: "done" if key in failed else "kept" for key in GRID}
     assert list(finished.load("results_table")["seeds"]) == [2, 2, 2, 2]
 
 
@@ -116,13 +116,14 @@ def test_an_interrupted_experiment_keeps_finished_cells(
         patch.setattr(TrainingState, "end_step", end_step)
         with pytest.raises(UserError, match="stopped by SIGTERM after step 2 of 4"):
             finished.run("cells")
-    assert len(cells(finished)) == 3  # two of the complete run, one before the first of this arm
+    # Two of the complete run, and one before the first cell of the selfie arm.
+    assert len(load_cell_keys(finished)) == 3
 
     finished.run("cells")
 
     assert "finetune: resumes after step 2 of 4" in caplog.messages
-    assert cells(finished) == sorted(GRID)
-    assert sorted(status(finished).values()) == ["done"] * 5 + ["kept"] * 3
+    assert load_cell_keys(finished) == sorted(GRID)
+    assert sorted(load_statuses(finished).values()) == ["done"] * 5 + ["kept"] * 3
 
 
 def test_the_experiment_uses_tuned_values(finished: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -133,7 +134,8 @@ def test_the_experiment_uses_tuned_values(finished: Any, caplog: pytest.LogCaptu
 
     finished.run("experiment", params=some)
 
-    assert set(status(finished).values()) == {"done"}  # those of the complete run were not tuned
+    # The cells of the complete run are not kept, because they were not tuned.
+    assert set(load_statuses(finished).values()) == {"done"}
     for arm in ("selfie", "supervised"):
         made = finished.load(f"{arm}_metrics")["provenance"]
         rate = best[arm]["peak_learning_rate"]

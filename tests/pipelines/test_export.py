@@ -22,7 +22,7 @@ from selfie_pipeline.models.selfie import Selfie
 HYBRID = "finetune.architecture=resnet36_attention"
 
 
-def exported(project: Any, *stages: str, params: str = "seed=0") -> Path:
+def run_export(project: Any, *stages: str, params: str = "seed=0") -> Path:
     """Return the folder that a run of the stages and the export creates."""
     pipelines = ",".join([*stages, "export"])
     project.succeed(f"--pipelines={pipelines}", f"--params={params}")
@@ -43,24 +43,24 @@ def infer(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def names(folder: Path) -> set[str]:
+def list_file_names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def restored(project: Any) -> Any:
+def restore(project: Any) -> Any:
     weights = project.load("selfie_classifier")
     return restore_classifier(weights.tensors, weights.provenance)
 
 
 def test_a_resnet_runs_in_plain_timm_and_in_onnx_runtime(finished: Any) -> None:
-    folder = exported(finished, params="export.licence=cc-by-4.0")
+    folder = run_export(finished, params="export.licence=cc-by-4.0")
 
-    assert names(folder) == {
+    assert list_file_names(folder) == {
         *("README.md", "classifier.onnx", "encoder.safetensors", "load.py"),
         "resnetv2.safetensors",
     }
     images = torch.randn(3, 3, 32, 32)
-    expected = infer(restored(finished), images)
+    expected = infer(restore(finished), images)
     loader = runpy.run_path(str(folder / "load.py"))
     found = infer(loader["load_classifier"](), images)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
@@ -84,11 +84,11 @@ def test_a_resnet_runs_in_plain_timm_and_in_onnx_runtime(finished: Any) -> None:
 
 
 def test_a_hybrid_runs_in_onnx_runtime(finished: Any) -> None:
-    folder = exported(finished, "finetune", params=HYBRID)
+    folder = run_export(finished, "finetune", params=HYBRID)
 
-    assert names(folder) == {"README.md", "classifier.onnx"}
+    assert list_file_names(folder) == {"README.md", "classifier.onnx"}
     images = torch.randn(3, 3, 32, 32)
-    expected = infer(restored(finished), images)
+    expected = infer(restore(finished), images)
     np.testing.assert_allclose(run_onnx(folder, images), expected, rtol=0, atol=1e-4)
     assert "timm has no network like this one" in (folder / "README.md").read_text("utf-8")
 

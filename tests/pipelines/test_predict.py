@@ -37,7 +37,7 @@ def add_photographs(folder: Path) -> Path:
     return folder
 
 
-def recorded(project: Any, arm: str, params: str = "") -> pd.DataFrame:
+def load_recorded(project: Any, arm: str, params: str = "") -> pd.DataFrame:
     """Return the predictions of `test_classifier` with class names instead of labels."""
     samples = project.load("usable_samples", params).set_index("sample")
     named = samples[samples["label"] >= 0].groupby("label")["class_name"].first()
@@ -70,14 +70,14 @@ def assert_same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
     ],
     ids=["generated photographs", "real photographs"],
 )
-def test_the_test_images_files_give_the_recorded_predictions(
+def test_files_of_the_test_images_have_the_recorded_predictions(
     fresh: Any, tmp_path: Path, make: Any
 ) -> None:
     """The canvas is larger than the window here."""
     raw = make(tmp_path / "raw")
     params = f"data.folder={raw},{PHOTOGRAPHS}"
     fresh.succeed("--pipelines=ingest,patch,pretrain,finetune", f"--params={params}")
-    expected = recorded(fresh, "selfie", params)
+    expected = load_recorded(fresh, "selfie", params)
     split = expected["place"].iloc[0].split("/")[0]
 
     predict(fresh, raw / split, f"{PHOTOGRAPHS}")
@@ -106,7 +106,7 @@ def test_either_arm_predicts(finished: Any, digit_files: Path) -> None:
     for arm in ("selfie", "supervised"):
         predict(finished, digit_files, f"predict.arm={arm},compute.precision=fp32")
         # The recorded predictions were computed in the processor's precision.
-        found, expected = finished.load("image_predictions"), recorded(finished, arm)
+        found, expected = finished.load("image_predictions"), load_recorded(finished, arm)
         agree = found["class"].to_numpy() == expected["class"].to_numpy()
         assert agree.mean() > 0.97
         np.testing.assert_allclose(found["probability"], expected["probability"], atol=0.03)
@@ -155,7 +155,7 @@ def test_unreadable_files_are_listed_with_the_reason(finished: Any, tmp_path: Pa
     assert finished.load("image_predictions")["file"].tolist() == [r"caf\xe9.png", "deep/grey.png"]
 
 
-def test_a_folder_without_images_gives_an_empty_table(finished: Any, tmp_path: Path) -> None:
+def test_a_folder_without_images_has_an_empty_table(finished: Any, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images/notes.txt").touch()
 

@@ -34,11 +34,11 @@ FIGURES = {
 }
 
 
-def outputs() -> list[str]:
+def list_outputs() -> list[str]:
     return sorted(pipelines["__default__"].all_outputs() - IN_MEMORY)
 
 
-def without_version(files: dict[str, bytes]) -> dict[str, bytes]:
+def strip_versions(files: dict[str, bytes]) -> dict[str, bytes]:
     return {re.sub(r"/\d{4}-[\dT.-]+Z/", "/", name): content for name, content in files.items()}
 
 
@@ -59,7 +59,7 @@ def test_kedro_run(complete_run: Any) -> None:
 def test_every_output_is_versioned_and_can_be_loaded(complete_run: Any) -> None:
     catalog = complete_run.project.catalog()
 
-    for name in outputs():
+    for name in list_outputs():
         dataset = catalog[name]
         assert isinstance(dataset, AbstractVersionedDataset), name
         (version,) = dataset.list_versions()
@@ -122,9 +122,7 @@ def test_single_stages_produce_the_same_files(
     for stage in STAGES:
         fresh.run(stage)
 
-    expected, found = (
-        without_version(project.files()) for project in (complete_run.project, fresh)
-    )
+    expected, found = (strip_versions(project.files()) for project in (complete_run.project, fresh))
     assert found.keys() == expected.keys()
     results = [name for name in expected if not name.endswith((".html", ".png"))]
     assert [name for name in results if found[name] != expected[name]] == []

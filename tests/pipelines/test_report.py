@@ -8,7 +8,11 @@ import pandas as pd
 import pytest
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.pipelines.report.nodes import check_comparable, class_names, tabulate_results
+from selfie_pipeline.pipelines.report.nodes import (
+    check_comparable,
+    list_class_names,
+    tabulate_results,
+)
 
 
 def cell(arm: str, tuned: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
@@ -41,7 +45,7 @@ def test_arms_may_differ_in_the_pretraining() -> None:
     )
 
 
-def test_arms_may_differ_in_what_was_tuned_for_both() -> None:
+def test_arms_may_differ_in_values_tuned_for_both() -> None:
     check_comparable(
         cell("selfie", RATE, **OTHER_RATE),
         cell("supervised", {"finetune.peak_learning_rate": 0.1}),
@@ -86,4 +90,4 @@ def test_class_names_are_indexed_by_label() -> None:
     samples = pd.DataFrame(
         {"label": [3, -1, 0, 3, 1], "class_name": ["owl", "", "cat", "owl", "dog"]}
     )
-    assert class_names(samples) == ["cat", "dog", "?", "owl"]
+    assert list_class_names(samples) == ["cat", "dog", "?", "owl"]

@@ -27,12 +27,12 @@ TINY = (
 )
 
 
-def options(env: str, stages: str, folder: Path, params: str = "") -> list[str]:
+def build_options(env: str, stages: str, folder: Path, params: str = "") -> list[str]:
     params = f"data.folder={folder},{TINY},{params}"
     return [f"--env={env}", f"--pipelines={stages}", f"--params={params}"]
 
 
-def catalog_of(project: Any, env: str) -> Any:
+def load_catalog(project: Any, env: str) -> Any:
     params = {"labeled_frac": 1.0}
     with KedroSession.create(project.path, env=env, runtime_params=params) as session:
         return session.load_context().catalog
@@ -64,7 +64,7 @@ def write_npz(folder: Path) -> Path:
     return folder
 
 
-def flat_val(folder: Path) -> Path:
+def write_imagenet(folder: Path) -> Path:
     """Write ImageNet in its published layout, in which val/ is flat."""
     add_images(folder, "train", "unlabeled")
     for number in range(4):
@@ -78,7 +78,7 @@ def flat_val(folder: Path) -> Path:
     ("env", "make", "shape"),
     [
         ("imagenet32", write_npz, (16, 16, 3, 8, 8)),
-        ("imagenet224", flat_val, (16, 64, 3, 32, 32)),
+        ("imagenet224", write_imagenet, (16, 64, 3, 32, 32)),
         ("image_folder", lambda folder: add_images(folder, "train", "test"), (12, 25, 3, 32, 32)),
         ("image_folder", lambda folder: add_images(folder, "train"), (6, 25, 3, 32, 32)),
     ],
@@ -87,9 +87,11 @@ def flat_val(folder: Path) -> Path:
 def test_from_raw_files_to_classifiers(
     fresh: Any, env: str, make: Callable[[Path], Path], shape: tuple[int, ...], tmp_path: Path
 ) -> None:
-    fresh.succeed(*options(env, "ingest,patch,pretrain,finetune,baseline", make(tmp_path / "raw")))
+    fresh.succeed(
+        *build_options(env, "ingest,patch,pretrain,finetune,baseline", make(tmp_path / "raw"))
+    )
 
-    catalog = catalog_of(fresh, env)
+    catalog = load_catalog(fresh, env)
     assert catalog.load("patch_grids").shape == shape
     assert len(catalog.load("usable_samples")) == shape[0]
     assert catalog.load("unreadable_files").empty
@@ -99,9 +101,9 @@ def test_from_raw_files_to_classifiers(
 def test_the_stored_grids_are_the_decoded_images(fresh: Any, tmp_path: Path) -> None:
     raw = add_images(tmp_path / "raw", "train", "test")
 
-    fresh.succeed(*options("imagenet224", "ingest,patch", raw))
+    fresh.succeed(*build_options("imagenet224", "ingest,patch", raw))
 
-    catalog = catalog_of(fresh, "imagenet224")
+    catalog = load_catalog(fresh, "imagenet224")
     samples, grids = catalog.load("usable_samples"), catalog.load("patch_grids")
     images = unpatchify(grids.gather(samples["sample"].to_numpy()), grids.grid)  # (M, C, H, W)
     expected = np.stack([decode_file(raw / place, 256) for place in samples["place"]])
@@ -111,8 +113,8 @@ def test_the_stored_grids_are_the_decoded_images(fresh: Any, tmp_path: Path) -> 
 def test_unlabeled_images_alone_are_enough_to_pretrain(fresh: Any, tmp_path: Path) -> None:
     raw = add_images(tmp_path / "raw", "unlabeled")
 
-    fresh.succeed(*options("image_folder", "ingest,patch,pretrain", raw))
-    error = fresh.refuse(*options("image_folder", "finetune", raw))
+    fresh.succeed(*build_options("image_folder", "ingest,patch,pretrain", raw))
+    error = fresh.refuse(*build_options("image_folder", "finetune", raw))
 
     assert error.startswith(
         "Error: there are no labeled training samples, so only pretraining can run: `kedro run"
@@ -124,15 +126,15 @@ def test_unreadable_files_are_listed_and_excluded(fresh: Any, tmp_path: Path) ->
     (raw / "train/cat/0.jpg").write_bytes(b"")
     (raw / "test/dog/.DS_Store").write_bytes(b"Bud1")
 
-    error = fresh.refuse(*options("image_folder", "ingest,patch", raw))
+    error = fresh.refuse(*build_options("image_folder", "ingest,patch", raw))
     stages, params = "patch,pretrain,finetune", "data.max_unreadable=0.1"
-    fresh.succeed(*options("image_folder", stages, raw, params))
+    fresh.succeed(*build_options("image_folder", stages, raw, params))
 
     assert error == (
         "Error: patch_grids: 1 or more of 13 files can't be used, such as train/cat/0.jpg (empty); "
         "data.max_unreadable = 0.01 allows 0: mend or remove them, or allow more"
     )
-    catalog = catalog_of(fresh, "image_folder")
+    catalog = load_catalog(fresh, "image_folder")
     unreadable = catalog.load("unreadable_files")
     assert unreadable[["place", "reason"]].to_numpy().tolist() == [
         ["train/cat/0.jpg", "empty"],
@@ -154,9 +156,9 @@ def test_files_without_an_image_suffix_do_not_count_as_unreadable(
         (raw / split / ".DS_Store").write_bytes(b"Bud1")
         (raw / split / "boxes.txt").write_bytes(b"0.jpg\t1\t2\t3\t4")
 
-    fresh.succeed(*options("image_folder", "ingest,patch", raw, "data.max_unreadable=0.0"))
+    fresh.succeed(*build_options("image_folder", "ingest,patch", raw, "data.max_unreadable=0.0"))
 
-    assert len(catalog_of(fresh, "image_folder").load("unreadable_files")) == 8
+    assert len(load_catalog(fresh, "image_folder").load("unreadable_files")) == 8
 
 
 def test_a_class_without_readable_images_is_named(fresh: Any, tmp_path: Path) -> None:
@@ -164,17 +166,17 @@ def test_a_class_without_readable_images_is_named(fresh: Any, tmp_path: Path) ->
     (raw / "train/owl").mkdir()
     (raw / "train/owl/notes.txt").write_bytes(b"no owl yet")
 
-    error = fresh.refuse(*options("image_folder", "ingest,patch", raw))
+    error = fresh.refuse(*build_options("image_folder", "ingest,patch", raw))
 
     assert "no training image of the class 'owl' can be read" in error
 
 
 def test_a_file_that_changed_since_ingestion_is_detected(fresh: Any, tmp_path: Path) -> None:
     raw = add_images(tmp_path / "raw", "train", "test")
-    fresh.succeed(*options("image_folder", "ingest", raw))
+    fresh.succeed(*build_options("image_folder", "ingest", raw))
     add_image(raw / "train/cat/0.jpg", seed=99)
 
-    error = fresh.refuse(*options("image_folder", "patch", raw))
+    error = fresh.refuse(*build_options("image_folder", "patch", raw))
 
     assert "changed since the samples were listed; run `kedro run --pipeline=ingest`" in error
 
@@ -184,7 +186,7 @@ def test_patching_resumes_after_a_kill(
 ) -> None:
     """The shards and statistics are byte for byte those of an uninterrupted run."""
     raw = add_images(tmp_path / "raw", "train", "test", count=120)
-    fresh.succeed(*options("imagenet224", "ingest", raw))
+    fresh.succeed(*build_options("imagenet224", "ingest", raw))
     command = "from selfie_pipeline.datasets import patch_grid_shards as s, patch_grids\n"
     command += "import sys, time; s.PROGRESS_INTERVAL_S = 0; write = s._ShardWriter.append\n"
     command += "s._ShardWriter.append = lambda *args: (write(*args), time.sleep(0.1))\n"
@@ -202,7 +204,7 @@ def test_patching_resumes_after_a_kill(
     assert list(store.glob(".partial-*/progress.json"))
 
     caplog.set_level("INFO", "selfie_pipeline")
-    fresh.succeed(*options("imagenet224", "patch", raw))
+    fresh.succeed(*build_options("imagenet224", "patch", raw))
 
     assert "Patch grids: resumes after sample" in caplog.text
     assert not list(fresh.path.rglob(".partial-*"))
@@ -210,7 +212,7 @@ def test_patching_resumes_after_a_kill(
     resumed_files = {file.name: file.read_bytes() for file in (version / "patch_grids").iterdir()}
     for file in (version / "patch_grids").iterdir():
         file.unlink()
-    fresh.succeed(*options("imagenet224", "patch", raw))
+    fresh.succeed(*build_options("imagenet224", "patch", raw))
     latest = max(store.iterdir()) / "patch_grids"
     assert {file.name: file.read_bytes() for file in latest.iterdir()} == resumed_files
 
@@ -228,9 +230,9 @@ SHARED = (Path(__file__).parents[2] / "../shared/data").resolve()
     ],
 )
 def test_real_images(fresh: Any, env: str, folder: str, train: int, test: int) -> None:
-    fresh.succeed(*options(env, "ingest,patch,pretrain", SHARED / folder))
+    fresh.succeed(*build_options(env, "ingest,patch,pretrain", SHARED / folder))
 
-    catalog = catalog_of(fresh, env)
+    catalog = load_catalog(fresh, env)
     counts = catalog.load("sample_counts").set_index("class_name").loc["total"]
     assert (counts["train"], counts["test"]) == (train, test)
     assert len(catalog.load("usable_samples")) == train + test

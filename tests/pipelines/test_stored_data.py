@@ -1,7 +1,7 @@
 """Data saved by an earlier commit: it loads, is reported, finetuned from, and resumed from.
 
-`stored/c56b13a.tar.xz` has a project's data and recipe as commit c56b13a left them: a whole run, a
-tuning, and a pretraining that was interrupted after step 105.
+`stored/c56b13a.tar.xz` has a project's data and recipe as commit c56b13a saved them: a complete
+run, a tuning, and a pretraining that was interrupted after step 105.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from selfie_pipeline.config import UserError
 from selfie_pipeline.training.state import TrainingState
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Accessing the 'model_fields' attribute on the instance"  # Kedro's own doing
+    "ignore:Accessing the 'model_fields' attribute on the instance"  # caused by Kedro
 )
 STORED = Path(__file__).parents[1] / "stored" / "c56b13a.tar.xz"
 
 
 @pytest.fixture
 def stored(fresh: Any) -> Any:
-    """A project with the stored data and recipe."""
+    """Return a project with the stored data and recipe."""
     shutil.rmtree(fresh.path / "data")
     with tarfile.open(STORED) as archive:
         archive.extractall(fresh.path, filter="data")
@@ -54,7 +54,7 @@ def test_stored_results_are_reported_and_used(stored: Any) -> None:
     stored.run("finetune", params="labeled_frac=0.05")
 
     after = stored.load("selfie_metrics", "labeled_frac=0.05")
-    assert after["configuration"] == before["configuration"]  # so both may stand in one table
+    assert after["configuration"] == before["configuration"]  # so that one table may contain both
     assert after["provenance"]["encoder"] == before["provenance"]["encoder"]
     assert after["accuracy"] == pytest.approx(before["accuracy"], abs=0.02)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from selfie_pipeline.config import (
     AugmentationConfig,
@@ -43,14 +44,14 @@ def run_ratio(
         UserError: The encoder was pretrained with other parameters than these.
     """
 
-    def settings_for(images: int | None) -> dict[str, object]:
+    def dump_settings(images: int | None) -> dict[str, Any]:
         pretrain = recipe.model_copy(update={"images": images})
-        settings = dump_configuration(
+        return dump_configuration(
             patch=patch, augmentation=augmentation, model=model, pretrain=pretrain
         )
-        return dict(flatten(settings))
 
-    old, new = dict(flatten(encoder.provenance["configuration"])), settings_for(None)
+    old = dict(flatten(encoder.provenance["configuration"]))
+    new = dict(flatten(dump_settings(None)))
     changes = [f"{key} = {old.get(key)}, now {new[key]}" for key in new if old.get(key) != new[key]]
     if changes:
         raise UserError(
@@ -60,9 +61,7 @@ def run_ratio(
         )
     for images in ratio.images:
         found: Weights | None = project.load("encoder", pretrain={"images": images})
-        if found is None or dict(flatten(found.provenance["configuration"])) != settings_for(
-            images
-        ):
+        if found is None or found.provenance["configuration"] != dump_settings(images):
             _LOG.info("ratio: pretraining on %d images", images)
             project.run("pretrain", pretrain={"images": images})
         project.run("cells", pretrain={"images": images})

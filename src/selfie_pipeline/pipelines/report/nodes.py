@@ -88,9 +88,8 @@ def solve_puzzles(
             "--pipeline=finetune` again, or load its encoder with --load-versions=encoder:VERSION"
         )
     unseen = samples.loc[samples["split"] == "test", "sample"].to_numpy()
-    rows = unseen[:: max(1, len(unseen) // _PUZZLE_IMAGES)][
-        :_PUZZLE_IMAGES
-    ]  # spread over the classes
+    step = max(1, len(unseen) // _PUZZLE_IMAGES)  # spreads the images over the classes
+    rows = unseen[::step][:_PUZZLE_IMAGES]
     images = open_images(patch_grids, patch, augmentation)
     order = patch_order(0, 0, len(rows), patch.patches)  # (B, N)
     try:
@@ -183,7 +182,7 @@ def write_report(
     selfie_history: pd.DataFrame,
     supervised_history: pd.DataFrame,
     patch: PatchConfig,
-) -> tuple[str, Figure, Figure, Figure, Figure, Figure, Figure, Figure]:
+) -> tuple[str, *tuple[Figure, ...]]:
     """Draw the figures and render the page.
 
     Returns:
@@ -192,38 +191,34 @@ def write_report(
         training curves, puzzle picture, confusion matrix and sample errors.
     """
     gains = compute_gains(selection)
-    classes = class_names(samples)
+    classes = list_class_names(samples)
     histories = {"supervised": supervised_history, "selfie": selfie_history}
-    over_labels = draw_accuracy_over_labels(table)
-    variance = draw_variance_over_labels(table)
-    gain = draw_gain_over_ratio(gains)
-    curves = draw_training_curves(pretrain_history, histories, 1 / patch.targets)
-    puzzle = draw_puzzles(**puzzles)
-    confusion = draw_confusion_matrix(predictions, classes)
-    errors = draw_sample_errors(**mistakes, classes=classes)
     run = f"seed {selfie['seed']}, {100 * selfie['labeled_frac']:g} % of the labels"
-    figures = {"Accuracy over labels": over_labels}
-    if table["std"].notna().any():
-        figures["Variance"] = variance
-    if len(set(gains["images"])) > 1:
-        figures["Gain over the ratio of images to labels"] = gain
-    figures |= {
-        f"Training ({run})": curves,
-        "The puzzle": puzzle,
-        f"Confusion matrix of Selfie ({run})": confusion,
-        f"Sample errors of Selfie ({run})": errors,
+    figures = {
+        "Accuracy over labels": draw_accuracy_over_labels(table),
+        "Variance": draw_variance_over_labels(table),
+        "Gain over the ratio of images to labels": draw_gain_over_ratio(gains),
+        f"Training ({run})": draw_training_curves(pretrain_history, histories, 1 / patch.targets),
+        "The puzzle": draw_puzzles(**puzzles),
+        f"Confusion matrix of Selfie ({run})": draw_confusion_matrix(predictions, classes),
+        f"Sample errors of Selfie ({run})": draw_sample_errors(**mistakes, classes=classes),
     }
+    shown = dict(figures)
+    if table["std"].isna().all():
+        del shown["Variance"]
+    if len(set(gains["images"])) <= 1:
+        del shown["Gain over the ratio of images to labels"]
     page = render_report(
         table,
         selection,
         data=str(table["data"].iloc[0]),
         counts=sample_counts.iloc[:-1].set_index("class_name"),  # the last row is the total
-        figures=figures,
+        figures=shown,
     )
-    return page, over_labels, variance, gain, curves, puzzle, confusion, errors
+    return page, *figures.values()
 
 
-def class_names(samples: pd.DataFrame) -> list[str]:
+def list_class_names(samples: pd.DataFrame) -> list[str]:
     """Return the names of the classes, indexed by label."""
     named = samples[samples["label"] >= 0].groupby("label")["class_name"].first()
     return [str(name) for name in named.reindex(range(named.index.max() + 1), fill_value="?")]
