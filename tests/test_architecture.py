@@ -58,7 +58,7 @@ ONLY_IN = {
 }
 
 
-def imported(source, module):
+def find_imports(source, module):
     """Return all modules that a source imports, at any depth; relative imports become absolute."""
     package = ["selfie_pipeline", *Path(module).parent.parts]
     found = set()
@@ -72,19 +72,19 @@ def imported(source, module):
     return found
 
 
-def part_of(module):
+def get_part(module):
     """Return the first name below the package: `training` for `training/loop.py`."""
     return Path(module).parts[0].removesuffix(".py")
 
 
-def parts_imported(source, module):
-    names = (name.split(".") for name in imported(source, module))
+def find_imported_parts(source, module):
+    names = (name.split(".") for name in find_imports(source, module))
     found = {name[1] for name in names if name[0] == "selfie_pipeline" and len(name) > 1}
-    return (found & PARTS) - {part_of(module)}
+    return (found & PARTS) - {get_part(module)}
 
 
-def libraries_imported(source, module):
-    return {name.split(".")[0] for name in imported(source, module)} - {"selfie_pipeline"}
+def find_imported_libraries(source, module):
+    return {name.split(".")[0] for name in find_imports(source, module)} - {"selfie_pipeline"}
 
 
 def test_every_part_has_a_rule():
@@ -94,29 +94,29 @@ def test_every_part_has_a_rule():
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_imports_only_allowed_parts(module):
     source = (SOURCE / module).read_text("utf-8")
-    assert parts_imported(source, module) <= ALLOWED_IMPORTS[part_of(module)]
+    assert find_imported_parts(source, module) <= ALLOWED_IMPORTS[get_part(module)]
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_library_is_imported_only_where_it_is_allowed(module):
-    used = libraries_imported((SOURCE / module).read_text("utf-8"), module)
-    violations = {name for name in used & ONLY_IN.keys() if part_of(module) not in ONLY_IN[name]}
+    used = find_imported_libraries((SOURCE / module).read_text("utf-8"), module)
+    violations = {name for name in used & ONLY_IN.keys() if get_part(module) not in ONLY_IN[name]}
     assert violations == set()
 
 
 def test_only_the_registry_imports_pipelines():
     """This holds regardless of `ALLOWED_IMPORTS`."""
     importers = {
-        part_of(module)
+        get_part(module)
         for module in MODULES
-        if "pipelines" in parts_imported((SOURCE / module).read_text("utf-8"), module)
+        if "pipelines" in find_imported_parts((SOURCE / module).read_text("utf-8"), module)
     }
     assert importers == {"pipeline_registry"}
 
 
 def test_the_command_line_imports_only_dependencies_of_kedro():
     """If an import fails there, Kedro silently assumes that the project has no commands."""
-    used = libraries_imported((SOURCE / "cli.py").read_text("utf-8"), "cli.py")
+    used = find_imported_libraries((SOURCE / "cli.py").read_text("utf-8"), "cli.py")
     assert used <= {"__future__", "copy", "re", "warnings", "typing", "click", "kedro", "omegaconf"}
 
 
@@ -135,7 +135,7 @@ def test_the_command_line_imports_only_dependencies_of_kedro():
     ],
 )
 def test_imports_are_found_at_any_depth(source, parts):
-    assert parts_imported(source, "models/selfie.py") == parts
+    assert find_imported_parts(source, "models/selfie.py") == parts
 
 
 def test_pipelines_do_not_import_each_other():
@@ -143,7 +143,7 @@ def test_pipelines_do_not_import_each_other():
         (module, name)
         for module in MODULES
         if module.startswith("pipelines/") and module.count("/") > 1
-        for name in imported((SOURCE / module).read_text("utf-8"), module)
+        for name in find_imports((SOURCE / module).read_text("utf-8"), module)
         if name.startswith("selfie_pipeline.pipelines.")
         and name.split(".")[2] != module.split("/")[1]
     }

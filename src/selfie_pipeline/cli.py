@@ -36,7 +36,7 @@ def cli() -> None:
 
 
 class _RunCommand(click.Command):
-    """Kedro's command `run` with errors of one line."""
+    """Kedro's command `run`, with errors that are one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
         # Kedro deprecates `--pipeline` in favour of `--pipelines`; this project supports both.
@@ -45,16 +45,13 @@ class _RunCommand(click.Command):
         )
         try:
             return super().invoke(ctx)
-        except (UserError, DatasetError) as error:
-            raise click.ClickException(" ".join(str(error).split())) from None
-        except ValueError as error:
+        except (UserError, DatasetError, ValueError) as error:
             message = " ".join(str(error).split())
             if message.startswith("Failed to find the pipeline"):
-                known = ", ".join(sorted(pipelines))
-                raise click.ClickException(f"{message.split('. ')[0]}; allowed: {known}") from None
-            if message.startswith(_NOTHING_TO_RUN):
-                raise click.ClickException(message) from None
-            raise
+                message = f"{message.split('. ')[0]}; allowed: {', '.join(sorted(pipelines))}"
+            elif isinstance(error, ValueError) and not message.startswith(_NOTHING_TO_RUN):
+                raise
+            raise click.ClickException(message) from None
 
 
 def parse_params(ctx: click.Context, option: click.Parameter, value: str) -> dict[str, Any]:

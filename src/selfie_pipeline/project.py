@@ -13,6 +13,12 @@ from typing import Any
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from kedro.runner import SequentialRunner
+from kedro.utils import find_kedro_project
+
+
+def resolve_path(path: str) -> Path:
+    """Return a path that is absolute, or relative to the project of the working directory."""
+    return (find_kedro_project(Path.cwd()) or Path.cwd()) / path
 
 
 @dataclass(frozen=True)

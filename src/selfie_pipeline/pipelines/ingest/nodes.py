@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
-from kedro.utils import find_kedro_project
 
 from selfie_pipeline.config import DataConfig
-from selfie_pipeline.sources import Source, check_samples, count_samples, open_source
-
-
-def open_raw(data: DataConfig) -> Source:
-    """Open the data set, whose folder may be relative to the project."""
-    project = find_kedro_project(Path.cwd()) or Path.cwd()
-    return open_source(data, None if data.folder is None else project / data.folder)
+from selfie_pipeline.project import resolve_path
+from selfie_pipeline.sources import check_samples, count_samples, open_source
 
 
 def list_samples(data: DataConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -23,7 +15,7 @@ def list_samples(data: DataConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
     Returns:
         The samples, one row per sample, and the counts, one row per class.
     """
-    source = open_raw(data)
+    source = open_source(data, None if data.folder is None else resolve_path(data.folder))
     samples = source.samples()
     check_samples(samples, source.classes)
     return samples.reset_index(), count_samples(samples)

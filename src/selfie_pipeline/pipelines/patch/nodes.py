@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from selfie_pipeline.config import DataConfig, PatchConfig, UserError
 from selfie_pipeline.datasets.patch_grid_shards import PendingPatchGrids
 from selfie_pipeline.datasets.patch_grids import PatchGrids
-from selfie_pipeline.pipelines.ingest.nodes import open_raw
-from selfie_pipeline.provenance import digest
-from selfie_pipeline.sources.decoding import NO_IMAGE, claims_to_be_image
+from selfie_pipeline.project import resolve_path
+from selfie_pipeline.provenance import hash_json
+from selfie_pipeline.sources import open_source
+from selfie_pipeline.sources.decoding import NOT_AN_IMAGE, has_image_extension
 from selfie_pipeline.sources.samples import SAMPLE_COLUMNS
 
 _LOG = logging.getLogger(__name__)
@@ -27,10 +28,10 @@ def cut_patches(samples: pd.DataFrame, data: DataConfig, patch: PatchConfig) -> 
     Raises:
         UserError: The raw files have changed since the samples were listed.
     """
-    source = open_raw(data)
+    source = open_source(data, None if data.folder is None else resolve_path(data.folder))
     samples = samples.set_index("sample")
     per_side = patch.canvas_size // patch.patch_size
-    fingerprint = digest(
+    fingerprint = hash_json(
         {
             "source": source.fingerprint(samples),
             "canvas_size": patch.canvas_size,
@@ -76,7 +77,7 @@ def _check_unreadable(
     damaged = {
         samples["place"][sample]: reason
         for sample, reason in unreadable.items()
-        if reason != NO_IMAGE or claims_to_be_image(samples["place"][sample])
+        if reason != NOT_AN_IMAGE or has_image_extension(samples["place"][sample])
     }
     if len(damaged) > allowed:
         place, reason = next(iter(damaged.items()))
