@@ -186,7 +186,7 @@ def test_a_folder_is_relative_to_the_project(finished: Any, digit_files: Path) -
     ("params", "line"),
     [
         ("seed=0", "images is not set; name the folder of the images to classify: `kedro run "),
-        ("images=nowhere", "nowhere is not there; allowed: a folder of image files"),
+        ("images=nowhere", "nowhere does not exist; allowed: a folder of image files"),
         ("images=conf,predict.arm=both", "predict.arm = 'both' is not allowed; allowed: "),
         ("images=conf,seed=7", "create it with `kedro run --pipeline=finetune"),
     ],

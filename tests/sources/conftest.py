@@ -1,4 +1,4 @@
-"""Data sets in folders: small files in the layout of CIFAR-10, and its real images."""
+"""Fixtures: small files in the layout of CIFAR-10, and real images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLASS_NAMES = [b"airplane", b"automobile", b"bird"]
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes what Python 2 wrote: its strings (here: bytes) with the opcode for them."""
+    """A pickler that writes bytes with the opcode of Python 2 strings."""
 
     dispatch = pickle._Pickler.dispatch.copy()
 
@@ -33,7 +33,7 @@ class Python2Pickler(pickle._Pickler):
 def write(path: Path, content: Any) -> None:
     file = io.BytesIO()
     Python2Pickler(file, protocol=2).dump(content)
-    # Before NumPy 2 the module had no underscore
+    # Before NumPy 2, the module had no underscore.
     path.write_bytes(file.getvalue().replace(b"cnumpy._core.", b"cnumpy.core."))
 
 
@@ -52,20 +52,20 @@ WritePython2 = Callable[[Path, Any], None]
 
 @pytest.fixture
 def write_python2() -> WritePython2:
-    """Pickles an object into a file as Python 2 with an old NumPy did."""
+    """Return a function that pickles an object as Python 2 with an old NumPy did."""
     return write
 
 
 @pytest.fixture
 def batches() -> dict[str, dict[bytes, Any]]:
-    """CIFAR-10's batches by file name, with 20 training and 3 test images of 3 classes."""
+    """Return CIFAR-10's batches by file name: 20 training and 3 test images of 3 classes."""
     training = {f"data_batch_{number}": make_batch(4, number) for number in range(1, 6)}
     return training | {"test_batch": make_batch(3, 6)}
 
 
 @pytest.fixture
 def cifar_folder(tmp_path: Path, batches: dict[str, dict[bytes, Any]]) -> Path:
-    """The batches in CIFAR-10's layout."""
+    """Return a folder with the batches in CIFAR-10's layout."""
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     for name, batch in batches.items():
@@ -75,7 +75,7 @@ def cifar_folder(tmp_path: Path, batches: dict[str, dict[bytes, Any]]) -> Path:
 
 
 def shared(folder: str) -> Path:
-    """Real images that lie beside the repository, if they do."""
+    """Return a folder of real images beside the repository; skip the test if there is none."""
     path = (Path(__file__).parents[2] / "../shared/data" / folder).resolve()
     if not path.is_dir():
         pytest.skip(f"{path} is absent")
@@ -84,19 +84,19 @@ def shared(folder: str) -> Path:
 
 @pytest.fixture(scope="session")
 def cifar_mini() -> Path:
-    """Real CIFAR-10 images in the published layout, cut down."""
+    """Return a subset of the real CIFAR-10 in the published layout."""
     return shared("cifar-10-mini/cifar-10-batches-py")
 
 
 @pytest.fixture(scope="session")
 def imagenet32_mini() -> Path:
-    """The published layout of ImageNet 32×32 in .npz files, with 50 classes of Tiny-ImageNet."""
+    """Return 50 classes of Tiny-ImageNet in the published .npz layout of ImageNet 32×32."""
     return shared("imagenet32-mini")
 
 
 @pytest.fixture(scope="session")
 def imagenette_mini() -> Path:
-    """JPEG files of ten of ImageNet's classes, in train/ and val/."""
+    """Return JPEG files of ten classes of ImageNet, in train/ and val/."""
     return shared("imagenette-mini")
 
 
@@ -105,7 +105,7 @@ AllImages = Callable[..., NDArray[np.uint8]]
 
 @pytest.fixture(scope="session")
 def all_images() -> AllImages:
-    """The images of a source from a sample on, in one array."""
+    """Return a function that reads the images of a source from a sample on into one array."""
 
     def read(source: Source, canvas_size: int, start: int = 0) -> NDArray[np.uint8]:
         chunks = source.images(source.samples(), canvas_size, start)

@@ -1,3 +1,5 @@
+"""Tests of fitting images to the canvas."""
+
 import weakref
 
 import numpy as np
@@ -39,7 +41,7 @@ def test_shrinking_is_antialiased():
     assert abs(result[:, 2:-2] - 127).max() < 10  # without antialiasing: 0 or 255
 
 
-def test_images_come_in_order_and_in_chunks_of_limited_size(monkeypatch):
+def test_images_are_in_order_and_in_chunks_of_limited_size(monkeypatch):
     monkeypatch.setattr(base, "CHUNK_BYTES", 3 * 3 * 8 * 8)
     images = noise(10, 8, 8, 3)
 
@@ -49,7 +51,7 @@ def test_images_come_in_order_and_in_chunks_of_limited_size(monkeypatch):
     assert np.array_equal(np.concatenate(chunks), images)
 
 
-def test_one_part_is_held_at_a_time():
+def test_one_part_is_kept_in_memory_at_a_time():
     made = []
 
     def part():
@@ -64,7 +66,7 @@ def test_one_part_is_held_at_a_time():
     assert sum(map(len, chunks)) == 12
 
 
-def test_a_view_in_another_order_is_read_by_its_indices():
+def test_a_transposed_view_becomes_contiguous():
     planes = noise(5, 3, 8, 8)
 
     result = fitted(planes.transpose(0, 2, 3, 1), 8)

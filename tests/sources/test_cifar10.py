@@ -1,3 +1,5 @@
+"""Tests of the CIFAR-10 source: reading, damage, download."""
+
 import hashlib
 import pickle
 import socket
@@ -13,7 +15,7 @@ import torchvision.datasets
 
 from selfie_pipeline.config import DataConfig, UserError
 from selfie_pipeline.sources import cifar10, open_source
-from selfie_pipeline.sources.cifar10 import Cifar10, open_cifar10, unpublished
+from selfie_pipeline.sources.cifar10 import Cifar10, find_unpublished_files, open_cifar10
 
 
 def test_the_table_has_the_training_batches_then_the_test_batch(cifar_folder):
@@ -34,7 +36,7 @@ def test_images_are_in_the_table_order_with_red_green_blue_last(cifar_folder, ba
     assert np.array_equal(images[17], np.stack(list(red_green_blue), axis=-1))
 
 
-def test_images_come_on_the_canvas(cifar_folder):
+def test_images_are_fitted_to_the_canvas(cifar_folder):
     source = Cifar10(cifar_folder)
 
     chunks = list(source.images(source.samples(), 48))
@@ -44,7 +46,7 @@ def test_images_come_on_the_canvas(cifar_folder):
 
 
 @pytest.mark.parametrize("start", [0, 3, 4, 13, 22, 23])
-def test_images_can_be_had_from_any_sample_on(cifar_folder, all_images, start):
+def test_images_can_be_read_from_any_sample_on(cifar_folder, all_images, start):
     source = Cifar10(cifar_folder)
     everything = all_images(source, 32)
 
@@ -54,7 +56,7 @@ def test_images_can_be_had_from_any_sample_on(cifar_folder, all_images, start):
     assert sum(map(len, rest)) == 23 - start
 
 
-def test_the_fingerprint_is_of_the_files(cifar_folder, batches, write_python2):
+def test_the_fingerprint_depends_on_the_files(cifar_folder, batches, write_python2):
     samples = Cifar10(cifar_folder).samples()
     before = Cifar10(cifar_folder).fingerprint(samples)
     assert Cifar10(cifar_folder).fingerprint(samples) == before
@@ -66,7 +68,7 @@ def test_the_fingerprint_is_of_the_files(cifar_folder, batches, write_python2):
     assert Cifar10(cifar_folder).fingerprint(samples) != before
 
 
-def test_other_labels_than_were_listed_are_found_out(cifar_folder, batches, write_python2):
+def test_labels_that_differ_from_the_listed_ones_are_detected(cifar_folder, batches, write_python2):
     samples = Cifar10(cifar_folder).samples()
     write_python2(cifar_folder / "test_batch", batches["test_batch"] | {b"labels": [2, 1, 0]})
 
@@ -74,7 +76,7 @@ def test_other_labels_than_were_listed_are_found_out(cifar_folder, batches, writ
         Cifar10(cifar_folder).fingerprint(samples)
 
 
-def test_real_files_give_the_pixels_of_a_plain_read(cifar_mini, batches, all_images):
+def test_real_files_have_the_pixels_of_a_plain_read(cifar_mini, batches, all_images):
     source = Cifar10(cifar_mini)
     real = []
     for name in batches:
@@ -89,10 +91,10 @@ def test_real_files_give_the_pixels_of_a_plain_read(cifar_mini, batches, all_ima
     assert np.array_equal(images.transpose(0, 3, 1, 2).reshape(-1, 3072), pixels)
     assert samples["label"].tolist() == [label for batch in real for label in batch[b"labels"]]
     assert source.classes[:2] == ("airplane", "automobile")
-    assert "batches.meta" not in unpublished(cifar_mini)
+    assert "batches.meta" not in find_unpublished_files(cifar_mini)
 
 
-def test_other_contents_are_read_with_a_warning(cifar_folder, caplog):
+def test_unpublished_files_are_read_with_a_warning(cifar_folder, caplog):
     source = open_cifar10(cifar_folder)
 
     assert len(source.samples()) == 23
@@ -154,7 +156,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def publisher(cifar_folder, tmp_path, monkeypatch):
-    """Has torchvision find the small files, packed as the published ones are, on this machine."""
+    """Make torchvision download the small files, in an archive, from a local server."""
     archive = tmp_path / "published.tar.gz"
     with tarfile.open(archive, "w:gz") as file:
         file.add(cifar_folder, "cifar-10-batches-py")
@@ -178,10 +180,10 @@ def test_an_absent_folder_is_downloaded(publisher, tmp_path):
     )
 
     assert len(source.samples()) == 23
-    assert [path.name for path in folder.parent.iterdir()] == ["cifar"]  # no archive, no rest
+    assert [path.name for path in folder.parent.iterdir()] == ["cifar"]  # nothing else is left
 
 
-def test_a_download_that_arrives_damaged_leaves_nothing(publisher, tmp_path):
+def test_a_damaged_download_leaves_nothing(publisher, tmp_path):
     publisher.write_bytes(publisher.read_bytes()[:-10])
     folder = tmp_path / "raw/cifar"
 
@@ -191,9 +193,9 @@ def test_a_download_that_arrives_damaged_leaves_nothing(publisher, tmp_path):
     assert list(folder.parent.iterdir()) == []
 
 
-def test_without_a_network_the_line_says_which_files_to_put_where(tmp_path, batches, monkeypatch):
+def test_without_a_network_the_message_names_files_and_folder(tmp_path, batches, monkeypatch):
     def refuse(*args, **kwargs):
-        assert socket.getdefaulttimeout() == cifar10._NETWORK_TIMEOUT
+        assert socket.getdefaulttimeout() == cifar10._NETWORK_TIMEOUT_S
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
@@ -202,9 +204,9 @@ def test_without_a_network_the_line_says_which_files_to_put_where(tmp_path, batc
     with pytest.raises(UserError) as error:
         open_cifar10(folder)
 
-    line = str(error.value)
-    assert "\n" not in line
-    assert "no route to host" in line
-    assert all(name in line for name in [*batches, "batches.meta", str(folder)])
+    message = str(error.value)
+    assert "\n" not in message
+    assert "no route to host" in message
+    assert all(name in message for name in [*batches, "batches.meta", str(folder)])
     assert not folder.exists()
     assert socket.getdefaulttimeout() is None

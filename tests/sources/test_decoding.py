@@ -1,7 +1,10 @@
+"""Tests of decoding image files, and of the ordered threaded map."""
+
 import io
 import threading
 import time
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,14 +13,14 @@ from PIL import Image, ImageOps
 from selfie_pipeline.sources import decoding
 from selfie_pipeline.sources.decoding import (
     UnreadableImageError,
-    claims_to_be_image,
     decode_file,
-    decode_files,
-    in_order,
+    has_image_extension,
+    map_ordered,
+    try_decode,
 )
 
 SIDE = 16
-# A photograph in small: smooth, with a red, a green and a blue corner, and no symmetry
+# Like a small photograph: smooth, asymmetric, with a red, a green and a blue corner
 ROWS, COLUMNS = np.mgrid[0:48, 0:64]
 PIXELS = np.stack([4 * COLUMNS, 5 * ROWS, 255 - 2 * (ROWS + COLUMNS)], axis=-1)
 PICTURE = Image.fromarray(PIXELS.clip(0, 255).astype(np.uint8))
@@ -34,6 +37,10 @@ def decoded(path):
     assert image.shape == (SIDE, SIDE, 3)
     assert image.dtype == np.uint8
     return image.astype(int)
+
+
+def decode_all(paths):
+    return list(map_ordered(partial(try_decode, canvas_size=SIDE), paths))
 
 
 def save(folder, image, name, **options):
@@ -71,20 +78,20 @@ SIXTEEN_BITS = Image.fromarray(np.asarray(GREY).astype(np.uint16) * 257)
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_any_kind_of_image_comes_as_rgb(tmp_path, name, image, looks_like, options, tolerance):
+def test_images_of_any_kind_become_rgb(tmp_path, name, image, looks_like, options, tolerance):
     path = save(tmp_path, image, name, **options)
 
     assert abs(decoded(path) - fitted(looks_like)).max() <= tolerance
 
 
-def test_transparency_is_over_white(tmp_path):
+def test_transparent_pixels_become_white(tmp_path):
     image = PICTURE.convert("RGBA")
     image.putalpha(0)
 
     assert (decoded(save(tmp_path, image, "a.png")) == 255).all()
 
 
-def test_of_several_frames_it_is_the_first(tmp_path):
+def test_of_several_frames_the_first_is_decoded(tmp_path):
     more = [Image.new("RGB", PICTURE.size, "red")] * 2
 
     path = save(tmp_path, GREY, "a.gif", save_all=True, append_images=more)
@@ -103,7 +110,7 @@ def test_of_several_frames_it_is_the_first(tmp_path):
     ],
 )
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp"])
-def test_a_rotation_of_the_camera_is_undone(tmp_path, orientation, stored, name):
+def test_exif_orientation_is_applied(tmp_path, orientation, stored, name):
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"lossless": True} if name == "a.webp" else {}
@@ -113,12 +120,13 @@ def test_a_rotation_of_the_camera_is_undone(tmp_path, orientation, stored, name)
     assert np.array_equal(decoded(path), fitted(PICTURE))
 
 
-def test_damaged_exif_does_not_matter(tmp_path):
+def test_damaged_exif_is_ignored_without_a_warning(tmp_path):
     path = save(tmp_path, PICTURE, "a.jpg", quality=98, exif=b"Exif\0\0II*\0garbage garbage")
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert abs(decoded(path) - fitted(PICTURE)).max() <= 8
+        (pixels,) = decode_all([path])
+    assert abs(pixels.astype(int) - fitted(PICTURE)).max() <= 8
 
 
 def test_a_large_photograph_is_decoded_at_a_fraction_of_its_size(tmp_path, monkeypatch):
@@ -132,7 +140,7 @@ def test_a_large_photograph_is_decoded_at_a_fraction_of_its_size(tmp_path, monke
 
     pixels = decoded(path)
 
-    assert sizes == [(160, 120)]  # an eighth, and more than twice the canvas
+    assert sizes == [(160, 120)]  # an eighth, which is more than twice the canvas
     assert abs(pixels - fitted(large)).max() <= 4
 
 
@@ -145,7 +153,7 @@ def test_a_large_photograph_is_decoded_at_a_fraction_of_its_size(tmp_path, monke
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
     ],
 )
-def test_what_is_no_image_is_said(tmp_path, content, reason):
+def test_the_reason_names_files_that_are_not_images(tmp_path, content, reason):
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
 
@@ -164,7 +172,7 @@ def test_a_truncated_file_is_damaged(tmp_path, name):
     assert "\n" not in str(caught.value)
 
 
-def test_other_reasons(tmp_path, monkeypatch):
+def test_the_other_reasons_are_named(tmp_path, monkeypatch):
     with pytest.raises(UnreadableImageError, match="can't be read: No such file"):
         decode_file(tmp_path / "absent.jpg", SIDE)
     with pytest.raises(UnreadableImageError, match="floating-point"):
@@ -174,7 +182,7 @@ def test_other_reasons(tmp_path, monkeypatch):
         decode_file(save(tmp_path, PICTURE, "a.png"), SIDE)
 
 
-def test_many_files_come_in_order_with_the_errors_in_their_places(tmp_path):
+def test_results_and_errors_are_in_the_order_of_the_files(tmp_path):
     paths = []
     for number in range(60):
         image = PICTURE.rotate(6 * number)
@@ -182,46 +190,46 @@ def test_many_files_come_in_order_with_the_errors_in_their_places(tmp_path):
     paths[7].write_bytes(b"")
     paths[59].unlink()
 
-    found = list(decode_files(paths, SIDE))
+    results = decode_all(paths)
 
-    assert len(found) == 60
-    assert str(found[7]) == "empty"
-    assert str(found[59]) == "can't be read: No such file or directory"
+    assert len(results) == 60
+    assert str(results[7]) == "empty"
+    assert str(results[59]) == "can't be read: No such file or directory"
     for number in set(range(60)) - {7, 59}:
-        assert np.array_equal(found[number], decode_file(paths[number], SIDE))
+        assert np.array_equal(results[number], decode_file(paths[number], SIDE))
 
 
-def test_items_are_taken_only_as_results_are():
-    taken = []
+def test_items_are_consumed_only_as_needed():
+    consumed = []
 
     def items():
         for number in range(10_000):
-            taken.append(number)
+            consumed.append(number)
             yield number
 
-    results = in_order(lambda number: number, items())
+    results = map_ordered(lambda number: number, items())
 
     assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
-    assert len(taken) < 10_000 // 2
+    assert len(consumed) < 10_000 // 2
     results.close()
     time.sleep(0.01)
-    assert len(taken) < 10_000 // 2
+    assert len(consumed) < 10_000 // 2
 
 
-def test_all_cores_work(monkeypatch):
+def test_all_cores_are_used(monkeypatch):
     monkeypatch.setattr(decoding.os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
     barrier = threading.Barrier(3)
 
-    assert list(in_order(lambda _: barrier.wait(timeout=10) < 3, range(6))) == [True] * 6
+    assert list(map_ordered(lambda _: barrier.wait(timeout=10) < 3, range(6))) == [True] * 6
 
 
-def test_an_error_ends_the_work():
+def test_an_error_stops_the_map():
     def fail(number):
         if number == 3:
             raise ValueError("three")
         return number
 
-    results = in_order(fail, range(1000))
+    results = map_ordered(fail, range(1000))
 
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="three"):
@@ -229,7 +237,7 @@ def test_an_error_ends_the_work():
 
 
 @pytest.mark.parametrize(
-    ("place", "claims"),
+    ("place", "expected"),
     [
         ("train/dog/a.JPEG", True),
         ("a.tif", True),
@@ -241,5 +249,5 @@ def test_an_error_ends_the_work():
         ("jpg", False),
     ],
 )
-def test_which_names_claim_to_be_images(place, claims):
-    assert claims_to_be_image(place) == claims
+def test_image_extensions_are_recognised(place, expected):
+    assert has_image_extension(place) == expected

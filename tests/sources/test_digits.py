@@ -1,3 +1,5 @@
+"""Tests of the source of scikit-learn's digits."""
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -29,7 +31,7 @@ def test_labels_and_images_are_in_the_library_order(digits, all_images):
     assert np.array_equal(images[..., 1], np.rint(library.images * 255 / 16).astype(np.uint8))
 
 
-def test_digits_are_drawn_grey_at_any_size_over_the_whole_range(digits, all_images):
+def test_digits_are_grey_at_any_size_over_the_full_range(digits, all_images):
     images = all_images(digits, 32)
 
     assert images.shape == (1797, 32, 32, 3)
@@ -39,7 +41,7 @@ def test_digits_are_drawn_grey_at_any_size_over_the_whole_range(digits, all_imag
     assert (images.min(), images.max()) == (0, 255)
 
 
-def test_the_fingerprint_is_of_pixels_and_labels(digits):
+def test_the_fingerprint_depends_on_pixels_and_labels(digits):
     other_label, other_pixel = Digits(), Digits()
     other_label._labels[0] = 7
     other_pixel._grey[0, 0, 0] += 1
@@ -49,7 +51,7 @@ def test_the_fingerprint_is_of_pixels_and_labels(digits):
     assert len({source.fingerprint(source.samples()) for source in sources}) == 3
 
 
-def test_another_split_is_another_fingerprint(digits, monkeypatch):
+def test_the_fingerprint_depends_on_the_split(digits, monkeypatch):
     samples = digits.samples()
     before = digits.fingerprint(samples)
     monkeypatch.setattr("selfie_pipeline.sources.digits._SPLIT_SEED", 1)

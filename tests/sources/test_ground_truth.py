@@ -1,16 +1,18 @@
+"""Tests of reading ground-truth files."""
+
 import numpy as np
 import pytest
 import scipy.io
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.sources.ground_truth import find_ground_truth
+from selfie_pipeline.sources.ground_truth import load_ground_truth
 
 IDS = {"n01440764": 2, "n02102040": 490, "n03000684": 1}
 
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a file of the data set, with the folders that it lies in."""
+    """Return a function that writes a file of the data set, with its parent folders."""
     (tmp_path / "val").mkdir()
 
     def write_file(place, content):
@@ -23,7 +25,7 @@ def write(tmp_path):
 
 
 def write_meta(folder):
-    """In the shape of the devkit's: the classes of ILSVRC, and after them groups of classes."""
+    """Write meta.mat as in the devkit: the classes of ILSVRC, followed by groups of classes."""
     fields = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("num_children", "O")]
     rows = [(number, name, "a word", 0) for name, number in IDS.items()]
     synsets = np.array([*rows, (1001, "n00001740", "entity", 3)], dtype=fields)
@@ -54,13 +56,13 @@ TINY = "val_0.JPEG\tn03000684\t0\t32\t44\t62\nval 1.JPEG\tn02102040\t52\t55\t57\
         ("val/val.txt", "a.jpg\tguinea pig\r\n", {"a.jpg": "guinea pig"}),
     ],
 )
-def test_a_ground_truth_is_found_in_the_folder_or_beside_it(
+def test_a_ground_truth_is_found_in_the_split_or_its_parent(
     tmp_path, write, place, content, classes
 ):
     write(place, content)
 
-    assert find_ground_truth(tmp_path, "val") == classes
-    assert find_ground_truth(tmp_path, "test") is None
+    assert load_ground_truth(tmp_path, "val") == classes
+    assert load_ground_truth(tmp_path, "test") is None
 
 
 @pytest.mark.parametrize("folder", ["val", ".", "ILSVRC2012_devkit_t12/data"])
@@ -68,7 +70,7 @@ def test_the_devkit_is_read_with_its_table_of_classes(tmp_path, write, folder):
     path = write(f"{folder}/ILSVRC2012_validation_ground_truth.txt", "490\n1\n2\n1\n")
     write_meta(path.parent)
 
-    assert find_ground_truth(tmp_path, "val") == {
+    assert load_ground_truth(tmp_path, "val") == {
         "ILSVRC2012_val_00000001": "n02102040",
         "ILSVRC2012_val_00000002": "n03000684",
         "ILSVRC2012_val_00000003": "n01440764",
@@ -80,7 +82,7 @@ def test_the_devkit_without_its_table_of_classes_is_named(tmp_path, write):
     write("ILSVRC2012_validation_ground_truth.txt", "490\n")
 
     with pytest.raises(UserError, match=r"ground_truth\.txt needs the devkit's meta\.mat"):
-        find_ground_truth(tmp_path, "val")
+        load_ground_truth(tmp_path, "val")
 
 
 @pytest.mark.parametrize(
@@ -100,17 +102,17 @@ def test_a_damaged_ground_truth_is_named(tmp_path, write, name, content):
     write_meta(tmp_path)
 
     with pytest.raises(UserError, match=f"{name} is damaged") as caught:
-        find_ground_truth(tmp_path, "val")
+        load_ground_truth(tmp_path, "val")
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_table_of_classes_is_an_error_too(tmp_path, write):
+def test_a_damaged_table_of_classes_is_refused(tmp_path, write):
     write("ILSVRC2012_validation_ground_truth.txt", "1\n")
     write("meta.mat", b"MATLAB 5.0 MAT-file, cut off")
 
     with pytest.raises(UserError, match="is damaged"):
-        find_ground_truth(tmp_path, "val")
+        load_ground_truth(tmp_path, "val")
 
 
 def test_without_a_file_there_is_no_ground_truth(tmp_path):
-    assert find_ground_truth(tmp_path, "val") is None
+    assert load_ground_truth(tmp_path, "val") is None

@@ -1,3 +1,5 @@
+"""Tests of listing image files and reading their windows."""
+
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ def add_image(path: Path, seed: int) -> Path:
     return path
 
 
-def test_files_are_found_at_any_depth_whatever_their_names(tmp_path: Path) -> None:
+def test_files_of_any_name_are_found_at_any_depth(tmp_path: Path) -> None:
     places = ["b/c/2.png", "a.png", "b/notes", ".hidden/3.png", ".DS_Store"]
     for place in places:
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
@@ -33,11 +35,11 @@ def test_files_are_found_at_any_depth_whatever_their_names(tmp_path: Path) -> No
 def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^images = .* has no files; allowed: a folder"):
         list_files(tmp_path)
-    with pytest.raises(UserError, match=r"^images = .*/nowhere is not there; allowed: a folder"):
+    with pytest.raises(UserError, match=r"^images = .*/nowhere does not exist; allowed: a folder"):
         list_files(tmp_path / "nowhere")
 
 
-def test_windows_are_the_centres_of_what_is_decoded_in_order(tmp_path: Path) -> None:
+def test_windows_are_the_centres_of_the_images_in_order(tmp_path: Path) -> None:
     paths = [add_image(tmp_path / f"{number}.png", number) for number in range(5)]
 
     windows, reasons = read_windows(paths, PATCH)
@@ -47,8 +49,8 @@ def test_windows_are_the_centres_of_what_is_decoded_in_order(tmp_path: Path) -> 
     np.testing.assert_array_equal(windows, expected)
 
 
-def test_files_that_give_no_image_have_a_reason_instead(tmp_path: Path) -> None:
-    paths = [tmp_path / "empty.png", add_image(tmp_path / "whole.png", 0), tmp_path / "absent.png"]
+def test_unreadable_files_have_a_reason_and_no_window(tmp_path: Path) -> None:
+    paths = [tmp_path / "empty.png", add_image(tmp_path / "intact.png", 0), tmp_path / "absent.png"]
     paths[0].touch()
 
     windows, reasons = read_windows(paths, PATCH)
@@ -57,7 +59,7 @@ def test_files_that_give_no_image_have_a_reason_instead(tmp_path: Path) -> None:
     np.testing.assert_array_equal(windows, decode_file(paths[1], 16)[None, 4:12, 4:12])
 
 
-def test_no_files_are_no_windows() -> None:
+def test_without_files_there_are_no_windows() -> None:
     windows, reasons = read_windows([], PATCH)
 
     assert windows.shape == (0, 8, 8, 3)

@@ -1,3 +1,5 @@
+"""Tests of the source of class folders: listing, splits, damage, changes."""
+
 import hashlib
 import os
 import shutil
@@ -18,13 +20,13 @@ COLUMNS = ["split", "label", "class_name", "place", "bytes", "sha256"]
 
 @pytest.fixture
 def folder(tmp_path):
-    """Of images, to be filled by `add`."""
+    """Return an empty folder, to which `add` adds images."""
     (tmp_path / "images").mkdir()
     return tmp_path / "images"
 
 
 def add(folder, *places):
-    """A small image of its own at each place."""
+    """Write a small, different image to each place."""
     for place in places:
         path = folder / place
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,12 +39,12 @@ TRAIN = [f"train/{name}/{number}.png" for name in ("cat", "dog") for number in r
 
 
 def listed(source):
-    """(split, class, place) of every sample."""
+    """Return (split, class, place) of every sample."""
     samples = source.samples()
     return list(zip(samples["split"], samples["class_name"], samples["place"], strict=True))
 
 
-def test_the_table_has_the_training_files_then_the_test_files_then_the_unlabeled(folder):
+def test_the_table_lists_training_then_test_then_unlabeled_files(folder):
     add(folder, "unlabeled/b.png", "unlabeled/a/z.png", "test/dog/1.png", "test/cat/2.png")
     add(folder, "train/dog/1.png", "train/cat/sub/sub/1.jpg", "train/cat/2.png")
 
@@ -80,7 +82,7 @@ def test_images_are_in_the_table_order_from_any_sample_on(folder, all_images, mo
     assert list(source.images(samples, 8, 22)) == []
 
 
-ODD = {
+UNREADABLE = {
     "train/cat/empty.jpg": b"",
     "train/cat/page.jpg": b"<html>",
     "train/cat/.DS_Store": b"\0\0\0\1Bud1",
@@ -88,9 +90,9 @@ ODD = {
 }
 
 
-def test_a_file_that_is_no_image_is_a_zero_image_with_a_reason(folder):
+def test_an_unreadable_file_is_a_zero_image_with_a_reason(folder):
     add(folder, *TRAIN, "test/cat/a.png", "test/dog/b.png", "train/cat/.hidden.png")
-    for place, content in ODD.items():
+    for place, content in UNREADABLE.items():
         (folder / place).write_bytes(content)
     cut_off = folder / "train/dog/9.png"
     cut_off.write_bytes(cut_off.read_bytes()[:-30])
@@ -115,7 +117,7 @@ def test_a_file_that_is_no_image_is_a_zero_image_with_a_reason(folder):
     assert later.unreadable == {k: v for k, v in chunk.unreadable.items() if k >= 4}
 
 
-def test_a_name_that_is_no_text_is_a_file_that_can_not_be_read(folder):
+def test_a_file_whose_name_is_not_utf8_is_unreadable(folder):
     add(folder, *TRAIN, "test/cat/a.png", "test/dog/b.png")
     shutil.copy(folder / TRAIN[0], os.fsencode(folder) + b"/train/cat/caf\xe9.png")
     source = ImageFolder(folder)
@@ -141,7 +143,7 @@ def test_links_are_followed_and_loops_and_hidden_folders_are_not(folder, tmp_pat
     ]
 
 
-def test_without_a_test_split_a_fixed_share_of_each_class_is_it(folder, caplog):
+def test_without_a_test_split_a_fixed_share_of_each_class_is_drawn(folder, caplog):
     caplog.set_level("INFO", "selfie_pipeline")
     add(folder, *TRAIN, "train/owl/a.png", "train/owl/b.png", "train/ant/a.png", "unlabeled/a.png")
 
@@ -157,7 +159,7 @@ def test_without_a_test_split_a_fixed_share_of_each_class_is_it(folder, caplog):
     )
 
 
-def test_val_is_the_test_split_where_there_is_no_other(folder):
+def test_val_is_the_test_split_if_there_is_no_test(folder):
     add(folder, *TRAIN, "val/cat/a.png")
     assert ("test", "cat", "val/cat/a.png") in listed(ImageFolder(folder))
 
@@ -168,8 +170,8 @@ def test_val_is_the_test_split_where_there_is_no_other(folder):
 
 
 @pytest.mark.parametrize("place", ["test/1.png", "test/images/1.png"])
-def test_a_test_folder_without_labels_is_left_aside(folder, caplog, place):
-    """As ImageNet's and Tiny-ImageNet's."""
+def test_a_test_folder_without_labels_is_skipped(folder, caplog, place):
+    """ImageNet and Tiny-ImageNet have such folders."""
     add(folder, *TRAIN, "val/cat/a.png", "val/dog/a.png", place)
 
     found = listed(ImageFolder(folder))
@@ -178,7 +180,7 @@ def test_a_test_folder_without_labels_is_left_aside(folder, caplog, place):
         "val/cat/a.png",
         "val/dog/a.png",
     }
-    assert "1 files are left aside" in caplog.text
+    assert "Skipped 1 files" in caplog.text
     assert place in caplog.text
 
 
@@ -191,7 +193,7 @@ def test_a_test_folder_without_labels_is_left_aside(folder, caplog, place):
         ("val.txt", "images/v1.JPEG dog\nimages/v2.JPEG cat\n", "val/images"),
     ],
 )
-def test_a_flat_folder_has_its_classes_from_the_ground_truth(folder, caplog, truth, lines, images):
+def test_a_flat_folder_gets_its_classes_from_the_ground_truth(folder, caplog, truth, lines, images):
     add(folder, *TRAIN, f"{images}/v1.JPEG", f"{images}/v2.JPEG", f"{images}/v3.JPEG")
     (folder / truth).write_text(lines)
 
@@ -202,7 +204,7 @@ def test_a_flat_folder_has_its_classes_from_the_ground_truth(folder, caplog, tru
         ("test", "cat", f"{images}/v2.JPEG"),
     ]
     (line,) = caplog.messages
-    assert line == f"1 files are left aside, such as {images}/v3.JPEG: not in the ground truth"
+    assert line == f"Skipped 1 files, such as {images}/v3.JPEG: not in the ground truth"
 
 
 def test_a_class_without_training_files_is_refused(folder):
@@ -213,7 +215,7 @@ def test_a_class_without_training_files_is_refused(folder):
         check_samples(source.samples(), source.classes)
 
 
-def test_unlabeled_images_may_be_all_there_is(folder):
+def test_all_images_may_be_unlabeled(folder):
     add(folder, "unlabeled/a.png", "unlabeled/deep/b.png")
 
     source = ImageFolder(folder)
@@ -224,11 +226,11 @@ def test_unlabeled_images_may_be_all_there_is(folder):
     check_samples(samples, source.classes)
 
 
-def test_the_fingerprint_is_of_contents_names_and_splits_alone(folder, tmp_path):
+def test_the_fingerprint_depends_on_contents_names_and_splits_only(folder, tmp_path):
     add(folder, *TRAIN, "test/cat/a.png", "test/dog/b.png")
 
-    def fingerprint(where):
-        source = ImageFolder(where)
+    def fingerprint(folder):
+        source = ImageFolder(folder)
         return source.fingerprint(source.samples())
 
     before = fingerprint(folder)
@@ -246,20 +248,20 @@ def test_the_fingerprint_is_of_contents_names_and_splits_alone(folder, tmp_path)
     assert len({before, other_name, fingerprint(folder)}) == 3
 
 
-def another_size(path):
+def resize(path):
     path.write_bytes(path.read_bytes() + b"\0")
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        another_size,
+        resize,
         lambda path: path.unlink(),
         lambda path: shutil.copy(path, path.with_name("another.png")),
     ],
-    ids=["another size", "removed", "added"],
+    ids=["resized", "removed", "added"],
 )
-def test_files_that_came_or_went_since_are_found_out_at_once(folder, change):
+def test_added_removed_and_resized_files_are_detected_at_once(folder, change):
     add(folder, *TRAIN, "test/cat/a.png")
     samples = ImageFolder(folder).samples()
     change(folder / TRAIN[5])
@@ -275,7 +277,7 @@ def flip_a_bit(path):
 
 
 @pytest.mark.parametrize("change", [flip_a_bit, lambda path: path.unlink()])
-def test_a_file_that_changed_since_is_found_out_when_it_is_decoded(folder, change):
+def test_a_changed_file_is_detected_when_it_is_decoded(folder, change):
     add(folder, *TRAIN, "test/cat/a.png")
     source = ImageFolder(folder)
     samples = source.samples()
@@ -286,7 +288,7 @@ def test_a_file_that_changed_since_is_found_out_when_it_is_decoded(folder, chang
 
 
 @pytest.mark.parametrize("places", [[], ["a.png"], ["cat/a.png"], ["test/cat/a.png"]])
-def test_a_folder_without_what_is_needed_is_told_the_layout(folder, places):
+def test_a_folder_without_images_is_refused_with_the_layout(folder, places):
     add(folder, *places)
 
     with pytest.raises(UserError, match=r"no files in train/CLASS/ or unlabeled/; put images") as e:
@@ -294,15 +296,15 @@ def test_a_folder_without_what_is_needed_is_told_the_layout(folder, places):
     assert "\n" not in str(e.value)
 
 
-def test_training_images_without_a_class_are_said(folder, caplog):
+def test_training_images_without_a_class_are_logged(folder, caplog):
     add(folder, "train/a.png", "train/b.png")
 
     with pytest.raises(UserError, match="no files in train/CLASS/"):
         ImageFolder(folder)
-    assert "2 files are left aside, such as train/a.png: not in a class's folder" in caplog.text
+    assert "Skipped 2 files, such as train/a.png: not in a class folder" in caplog.text
 
 
-def test_real_images_are_decoded_as_one_would(imagenette_mini, all_images):
+def test_real_images_are_decoded_as_by_pillow(imagenette_mini, all_images):
     source = ImageFolder(imagenette_mini)
     samples = source.samples()
 

@@ -1,3 +1,5 @@
+"""Tests of the source of ImageNet 32×32."""
+
 import pickle
 
 import numpy as np
@@ -18,7 +20,7 @@ def make_part(images, seed):
 
 PARTS = {"train_data_batch_1": make_part(5, 1), "train_data_batch_2": make_part(3, 2)}
 PARTS |= {f"train_data_batch_{number}": make_part(1, number) for number in range(3, 11)}
-PARTS["val_data"] = {key: make_part(4, 11)[key] for key in ("data", "labels")}  # it has no mean
+PARTS["val_data"] = {key: make_part(4, 11)[key] for key in ("data", "labels")}  # without a mean
 LABELS = [0, 1, 2, 0, 1, 0, 1, 2, *[0] * 8, 0, 1, 2, 0]
 
 
@@ -37,7 +39,7 @@ def write_pickle(folder, name, part):
 
 @pytest.fixture(params=[write_stored, write_compressed, write_pickle])
 def write(request, tmp_path):
-    """Writes a part in one of the forms."""
+    """Return a function that writes a part in one of the formats."""
     return lambda name, part: request.param(tmp_path, name, part)
 
 
@@ -81,11 +83,11 @@ def rows(chunks):
     return [image for chunk in chunks for image in chunk.images]
 
 
-def test_images_come_on_the_canvas(folder, all_images):
+def test_images_are_fitted_to_the_canvas(folder, all_images):
     assert all_images(ImageNet32(folder), 48).shape == (20, 48, 48, 3)
 
 
-def test_the_fingerprint_is_of_the_files(folder, write):
+def test_the_fingerprint_depends_on_the_files(folder, write):
     source = ImageNet32(folder)
     before = source.fingerprint(source.samples())
     assert ImageNet32(folder).fingerprint(source.samples()) == before
@@ -98,7 +100,7 @@ def test_the_fingerprint_is_of_the_files(folder, write):
     assert ImageNet32(folder).fingerprint(source.samples()) != before
 
 
-def test_other_labels_than_were_listed_are_found_out(folder, write):
+def test_labels_that_differ_from_the_listed_ones_are_detected(folder, write):
     samples = ImageNet32(folder).samples()
     write("val_data", PARTS["val_data"] | {"labels": np.array([1, 2, 3, 2])})
 
@@ -106,7 +108,7 @@ def test_other_labels_than_were_listed_are_found_out(folder, write):
         ImageNet32(folder).fingerprint(samples)
 
 
-def test_class_names_are_those_of_the_publisher_s_list(folder):
+def test_class_names_come_from_the_publishers_list(folder):
     (folder / "map_clsloc.txt").write_text(
         "n02119789 1 kit_fox\nn02100735 2 English_setter\nn02110185 3 crane\nn02096294 4 crane\n"
     )
@@ -120,7 +122,7 @@ def test_class_names_are_those_of_the_publisher_s_list(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": np.array([1, 2, 0, 1, 2])}, "label 0, and they count from 1"),
+        ({"labels": np.array([1, 2, 0, 1, 2])}, "label 0, but labels start at 1"),
         ({"labels": np.array([[1], [2], [3], [1], [2]])}, "labels is not"),
         ({"labels": np.array([1.0, 2, 3, 1, 2])}, "labels is not"),
         ({"labels": np.array([], dtype=int)}, "labels is not"),
@@ -172,7 +174,7 @@ def test_a_missing_test_part_is_named(folder):
         ImageNet32(folder)
 
 
-def test_an_empty_folder_is_told_what_belongs_there(tmp_path):
+def test_an_empty_folder_is_refused_with_the_expected_files(tmp_path):
     with pytest.raises(UserError, match=r"lacks train_data_batch_1\.npz; put the parts of"):
         ImageNet32(tmp_path)
 
@@ -186,7 +188,7 @@ def test_a_part_with_objects_is_not_unpickled(tmp_path):
         ImageNet32(tmp_path)
 
 
-def test_real_files_give_the_pixels_of_a_plain_read(imagenet32_mini, all_images):
+def test_real_files_have_the_pixels_of_a_plain_read(imagenet32_mini, all_images):
     source = ImageNet32(imagenet32_mini)
     names = ("train_data_batch_1", "train_data_batch_2", "val_data")
     real = [np.load(imagenet32_mini / f"{name}.npz") for name in names]

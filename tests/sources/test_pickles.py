@@ -1,3 +1,5 @@
+"""Tests of reading pickle files without running code."""
+
 import os
 import pickle
 
@@ -11,7 +13,7 @@ CONTENT = {"data": np.arange(6, dtype=np.uint8).reshape(2, 3), "labels": [0, 1]}
 
 
 class Command:
-    """A file that runs a command when it is unpickled with the power to."""
+    """An object that runs a command when the standard unpickler reads it."""
 
     def __init__(self, command):
         self.command = command
@@ -21,7 +23,7 @@ class Command:
 
 
 @pytest.mark.parametrize("protocol", [3, 4])
-def test_what_python_3_writes_is_read(tmp_path, protocol):
+def test_pickles_of_python_3_are_read(tmp_path, protocol):
     path = tmp_path / "batch"
     path.write_bytes(pickle.dumps(CONTENT, protocol=protocol))
 
@@ -31,7 +33,7 @@ def test_what_python_3_writes_is_read(tmp_path, protocol):
     assert np.array_equal(content["data"], CONTENT["data"])
 
 
-def test_what_python_2_writes_is_read(write_python2, tmp_path):
+def test_pickles_of_python_2_are_read(write_python2, tmp_path):
     path = tmp_path / "batch"
     write_python2(path, {b"data": CONTENT["data"], b"names": [b"cat"]})
 
@@ -47,23 +49,23 @@ def test_code_in_a_file_is_named_and_not_run(tmp_path):
     path = tmp_path / "batch"
     path.write_bytes(pickle.dumps({"data": Command(f"touch {ran}")}, protocol=2))
 
-    with pytest.raises(UserError, match=rf"{path} asks for (posix|nt)\.system"):
+    with pytest.raises(UserError, match=rf"{path} refers to (posix|nt)\.system"):
         read_arrays(path)
 
     assert not ran.exists()
     with path.open("rb") as file:
-        pickle.load(file)  # the proof that the file is what it claims to be
+        pickle.load(file)  # proves that the command would run
     assert ran.exists()
 
 
 @pytest.mark.parametrize(
     "function", [eval, getattr, np.load, np.fromfile], ids=["eval", "getattr", "load", "fromfile"]
 )
-def test_no_other_function_is_found(tmp_path, function):
+def test_no_other_function_is_allowed(tmp_path, function):
     path = tmp_path / "batch"
     path.write_bytes(pickle.dumps({"data": function}))
 
-    with pytest.raises(UserError, match="asks for"):
+    with pytest.raises(UserError, match="refers to"):
         read_arrays(path)
 
 
@@ -76,7 +78,7 @@ def test_a_cut_off_file_is_named(tmp_path, length):
         read_arrays(path)
 
 
-def test_bytes_that_are_no_pickle_are_named(tmp_path):
+def test_a_file_that_is_not_a_pickle_is_named(tmp_path):
     path = tmp_path / "batch"
     path.write_bytes(b"<html>Not Found</html>")
 
@@ -84,7 +86,7 @@ def test_bytes_that_are_no_pickle_are_named(tmp_path):
         read_arrays(path)
 
 
-def test_a_pickle_of_something_else_is_named(tmp_path):
+def test_a_pickle_of_another_type_is_refused(tmp_path):
     path = tmp_path / "batch"
     path.write_bytes(pickle.dumps([1, 2]))
 

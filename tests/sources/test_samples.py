@@ -1,20 +1,22 @@
+"""Tests of the table of samples."""
+
 import numpy as np
 import pytest
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.sources.samples import check_samples, count_samples, sample_table
+from selfie_pipeline.sources.samples import build_sample_table, check_samples, count_samples
 
-CLASSES = ("crane", "dog", "crane")  # ImageNet has two classes of one name
+CLASSES = ("crane", "dog", "crane")  # two classes of ImageNet have the same name
 
 
 def table(*samples):
-    """A table of (split, label) pairs."""
+    """Build a table from (split, label) pairs."""
     splits, labels = zip(*samples, strict=True)
     places = [f"somewhere[{row}]" for row in range(len(samples))]
-    return sample_table(splits, np.array(labels, dtype=np.int64), places, CLASSES)
+    return build_sample_table(splits, np.array(labels, dtype=np.int64), places, CLASSES)
 
 
-def test_a_row_says_what_a_sample_is_and_where_it_lies():
+def test_a_row_has_split_label_class_name_and_place():
     samples = table(("train", 1), ("unlabeled", -1))
 
     assert samples.index.name == "sample"
@@ -68,7 +70,7 @@ def test_a_usable_table_passes(samples):
         ([("train", 0), ("train", 1), ("train", 2)], "3 training samples and no test samples"),
     ],
 )
-def test_an_unusable_table_is_refused_with_the_reason(samples, message):
+def test_an_unusable_table_is_refused_with_a_reason(samples, message):
     with pytest.raises(UserError, match=message):
         check_samples(table(*samples), CLASSES)
 

@@ -1,4 +1,4 @@
-"""What each data set looks like on disk: its images, and a table of its samples."""
+"""Data sources: readers of raw data sets, which provide images and a table of samples."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from selfie_pipeline.sources.samples import check_samples, count_samples
 
 __all__ = ["Source", "check_samples", "count_samples", "open_source"]
 
-_WITHOUT_FOLDER: dict[str, Callable[[], Source]] = {"digits": Digits}
-_IN_FOLDER: dict[str, Callable[[Path], Source]] = {
+_EMBEDDED_SOURCES: dict[str, Callable[[], Source]] = {"digits": Digits}
+_FOLDER_SOURCES: dict[str, Callable[[Path], Source]] = {
     "cifar10": open_cifar10,
     "image_folder": ImageFolder,
     "imagenet32": ImageNet32,
@@ -27,22 +27,22 @@ def open_source(config: DataConfig, folder: Path | None) -> Source:
     """Open the data set that the parameters name.
 
     Args:
-        config: Which data set.
-        folder: Where its raw files lie, or are to lie where they can be downloaded; not looked at
-            by a source that is embedded in a library.
+        config: Data parameters.
+        folder: Folder of the raw files, or the destination of a download; ignored by a source that
+            is embedded in a library.
 
     Returns:
-        The source, its files found and complete.
+        The source, with all its files found.
 
     Raises:
-        UserError: The source needs a folder and `folder` is None, or its files are missing and
-            can't be downloaded, or damaged.
+        UserError: The source needs a folder and `folder` is None, or its files are damaged, or
+            missing and can't be downloaded.
     """
-    if config.source in _WITHOUT_FOLDER:
-        return _WITHOUT_FOLDER[config.source]()
+    if config.source in _EMBEDDED_SOURCES:
+        return _EMBEDDED_SOURCES[config.source]()
     if folder is None:
         raise UserError(
             f"data.folder = null is not allowed with data.source = {config.source!r}; "
             "allowed: the folder of its raw files, relative to the project"
         )
-    return _IN_FOLDER[config.source](folder)
+    return _FOLDER_SOURCES[config.source](folder)

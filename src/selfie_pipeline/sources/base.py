@@ -1,4 +1,4 @@
-"""What every data set offers, and how an image comes onto the canvas."""
+"""The interface of all data sources, and the fitting of images to the canvas."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from PIL import Image, ImageOps
 from selfie_pipeline.config import UserError
 
 CHUNK_BYTES = 2 * 2**20
-"""Most bytes of pixels that a source hands over at once; so few that caches hold them."""
+"""Maximum bytes of pixels per chunk, which fit into a CPU cache."""
 
 
 class Chunk(NamedTuple):
-    """Some samples' images, one after another.
+    """The images of consecutive samples.
 
     Attributes:
-        images: (n, canvas_size, canvas_size, 3), uint8, red, green, blue; n is at least 1 and
-            different from chunk to chunk.
-        unreadable: Why a sample's file gave no image, by the sample; its pixels are zero.
+        images: RGB images, uint8 of shape (n, canvas_size, canvas_size, 3); n is at least 1 and
+            varies between chunks.
+        unreadable: Reasons of the samples whose files are unreadable, by sample; their pixels are
+            zero.
     """
 
     images: NDArray[np.uint8]
@@ -36,10 +37,10 @@ class Source(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names; a label is a place in this tuple."""
+        """Class names; a label is an index into this tuple."""
 
     def samples(self) -> pd.DataFrame:
-        """The table of samples, as `samples.sample_table` makes it; there may be more columns.
+        """Return the table of samples as by `build_sample_table`, perhaps with more columns.
 
         Raises:
             UserError: The data set is damaged; the message names the file.
@@ -47,24 +48,24 @@ class Source(Protocol):
         ...
 
     def fingerprint(self, samples: pd.DataFrame) -> str:
-        """SHA-256 in hex digits; equal for equal files and an equal table of samples.
+        """Return a SHA-256 in hex digits, equal for equal files and an equal table of samples.
 
         Args:
-            samples: As `samples` made it, now or earlier.
+            samples: Table returned by `samples`, now or earlier.
 
         Raises:
-            UserError: The files are not those that were listed, as far as can be told without
+            UserError: The files differ from the listed ones, as far as can be determined without
                 reading all of them.
         """
         ...
 
     def images(self, samples: pd.DataFrame, canvas_size: int, start: int = 0) -> Iterator[Chunk]:
-        """The images in the table's order, with constant memory.
+        """Read the images in the order of the table, with constant memory.
 
         Args:
-            samples: As `samples` made it, now or earlier.
+            samples: Table returned by `samples`, now or earlier.
             canvas_size: Side of the images, pixels.
-            start: The first sample to read.
+            start: First sample to read.
 
         Yields:
             Chunks, from `start` to the last sample.
@@ -76,21 +77,27 @@ class Source(Protocol):
         ...
 
 
-def changed(what: str = "the raw files have") -> UserError:
-    """The error that something is not as it was when the samples were listed."""
+def stale_samples_error(subject: str = "the raw files have") -> UserError:
+    """Build the error for files that have changed since the samples were listed."""
     return UserError(
-        f"{what} changed since the samples were listed; run `kedro run --pipeline=ingest`"
+        f"{subject} changed since the samples were listed; run `kedro run --pipeline=ingest`"
     )
+
+
+def damaged_file_error(path: Path, reason: object) -> UserError:
+    """Build the error for a damaged file, in one line."""
+    reason = " ".join(str(reason).split())
+    return UserError(f"{path} is damaged: {reason}; replace it with an intact copy")
 
 
 def fit_image(image: Image.Image, canvas_size: int) -> Image.Image:
     """Fit an image of any size to the canvas.
 
     The shorter side is resized to the canvas (bicubic, antialiased), the longer one is cropped at
-    the centre. An image that has the size already keeps its pixels.
+    the centre. An image that already has this size keeps its pixels.
 
     Args:
-        image: The image.
+        image: An image of any mode.
         canvas_size: Side of the result, pixels.
 
     Returns:
@@ -105,34 +112,34 @@ def fit_images(
     """Fit arrays of images to the canvas, `CHUNK_BYTES` at a time.
 
     Args:
-        parts: uint8 of shape (n, height, width, 3) each; may be views. No two of an iterator's are
-            held at once.
+        parts: Arrays or views, uint8 of shape (n, height, width, 3); only one is kept at a time.
         canvas_size: Side of the results, pixels.
-        start: How many images to leave out at the beginning.
+        start: Number of images to skip.
 
     Yields:
         Chunks of contiguous images, in order.
     """
-    for part in parts:
-        yield from _fit_part(part[start:], canvas_size)
-        start = max(0, start - len(part))
-        del part  # else it would stay while the next is read
-
-
-def _fit_part(images: NDArray[np.uint8], canvas_size: int) -> Iterator[Chunk]:
     step = max(1, CHUNK_BYTES // (3 * canvas_size**2))
-    fits = images.shape[1:3] == (canvas_size, canvas_size)
-    for first in range(0, len(images), step):
-        chunk = images[first : first + step]  # (m, height, width, 3)
-        if fits:
-            yield Chunk(np.ascontiguousarray(chunk), {})
-        else:
-            fitted = [np.asarray(fit_image(Image.fromarray(image), canvas_size)) for image in chunk]
-            yield Chunk(np.stack(fitted), {})  # (m, canvas_size, canvas_size, 3)
+    for part in parts:
+        fits = part.shape[1:3] == (canvas_size, canvas_size)
+        for first in range(start, len(part), step):
+            images = part[first : first + step]  # (m, height, width, 3)
+            if fits:
+                yield Chunk(np.ascontiguousarray(images), {})
+            else:
+                fitted = [np.asarray(fit_image(Image.fromarray(i), canvas_size)) for i in images]
+                yield Chunk(np.stack(fitted), {})  # (m, canvas_size, canvas_size, 3)
+            del images
+        start = max(0, start - len(part))
+        del part  # before the next one is read
 
 
 def digest_files(paths: Iterable[Path]) -> str:
-    """SHA-256 over the files' bytes, in hex digits; it depends on their order, not their names."""
+    """Return the SHA-256 over the files' bytes, in hex digits; their order counts, not their names.
+
+    Args:
+        paths: Readable files.
+    """
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""CIFAR-10 as it is published: the "python version", seven pickle files in a folder."""
+"""Source of CIFAR-10 in its published "python version": seven pickle files in a folder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from selfie_pipeline.atomic_write import atomic_write
 from selfie_pipeline.config import UserError
-from selfie_pipeline.sources.base import Chunk, changed, digest_files, fit_images
-from selfie_pipeline.sources.pickles import as_text, read_arrays
-from selfie_pipeline.sources.samples import sample_table
+from selfie_pipeline.sources.base import (
+    Chunk,
+    damaged_file_error,
+    digest_files,
+    fit_images,
+    stale_samples_error,
+)
+from selfie_pipeline.sources.pickles import read_arrays, to_str
+from selfie_pipeline.sources.samples import build_sample_table
 
 logger = logging.getLogger(__name__)
 
@@ -28,18 +35,18 @@ _SPLIT_OF_BATCH = {
 }
 _META = "batches.meta"
 _FILES = (*_SPLIT_OF_BATCH, _META)
-_SIDE = 32
-_NETWORK_TIMEOUT = 30.0  # seconds without an answer; the system's own limit is minutes
+_IMAGE_SIZE = 32
+_NETWORK_TIMEOUT_S = 30.0  # without a response; the system's default is minutes
 
 
 class Cifar10:
-    """CIFAR-10's batches in a folder: the published ones, or others of the same layout."""
+    """The batches of CIFAR-10 in a folder: the published ones, or others of the same layout."""
 
     def __init__(self, folder: Path) -> None:
         """Find the files and read the class names.
 
         Args:
-            folder: Where data_batch_1 to data_batch_5, test_batch and batches.meta lie.
+            folder: Folder of data_batch_1 to data_batch_5, test_batch and batches.meta.
 
         Raises:
             UserError: A file is missing, or batches.meta is damaged; the message names it.
@@ -55,14 +62,13 @@ class Cifar10:
         if not (
             isinstance(names, list) and names and all(isinstance(n, str | bytes) for n in names)
         ):
-            raise UserError(
-                f"{folder / _META} is damaged: it has no list of class names under label_names; "
-                "put a whole copy in its place"
+            raise damaged_file_error(
+                folder / _META, "it has no list of class names under label_names"
             )
-        self.classes: tuple[str, ...] = tuple(as_text(name) for name in names)
+        self.classes: tuple[str, ...] = tuple(to_str(name) for name in names)
 
     def samples(self) -> pd.DataFrame:
-        """The table of samples: the five training batches in order, then the test batch.
+        """Return the table of samples: the five training batches in order, then the test batch.
 
         Raises:
             UserError: A batch is damaged; the message names it.
@@ -75,16 +81,16 @@ class Cifar10:
             labels.append(batch_labels)
             splits += [split] * len(batch_labels)
             places += [f"{name}[{row}]" for row in range(len(batch_labels))]
-        return sample_table(splits, np.concatenate(labels), places, self.classes)
+        return build_sample_table(splits, np.concatenate(labels), places, self.classes)
 
     def fingerprint(self, samples: pd.DataFrame) -> str:
-        """SHA-256 over the seven files' bytes, in hex digits.
+        """Return the SHA-256 over the bytes of the seven files, in hex digits.
 
         Raises:
             UserError: The batches have changed since the samples were listed.
         """
         if not self.samples().equals(samples):
-            raise changed()
+            raise stale_samples_error()
         return digest_files([self._folder / name for name in _FILES])
 
     def images(
@@ -93,19 +99,20 @@ class Cifar10:
         canvas_size: int,
         start: int = 0,
     ) -> Iterator[Chunk]:
-        """The images in the table's order, with one batch in memory at a time.
+        """Read the images in the order of the table, with one batch in memory at a time.
 
         Raises:
             UserError: A batch is damaged; the message names it.
         """
-        batches = (
-            self._read_batch(name)[0].reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
-            for name in _SPLIT_OF_BATCH
-        )  # (n, _SIDE, _SIDE, 3) each
-        yield from fit_images(batches, canvas_size, start)
+        batches = (self._read_batch(name)[0] for name in _SPLIT_OF_BATCH)  # (n, 32, 32, 3) each
+        return fit_images(batches, canvas_size, start)
 
     def _read_batch(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Pixels (n, 3072), red, green and blue planes after one another, and labels (n,)."""
+        """Read the images (n, 32, 32, 3) and labels (n,) of a batch.
+
+        Raises:
+            UserError: The batch is damaged.
+        """
         path = self._folder / name
         batch = read_arrays(path)
         pixels, labels = batch.get("data"), batch.get("labels")
@@ -113,48 +120,54 @@ class Cifar10:
             isinstance(pixels, np.ndarray)
             and pixels.dtype == np.uint8
             and pixels.ndim == 2  # noqa: PLR2004
-            and pixels.shape[1] == 3 * _SIDE**2
+            and pixels.shape[1] == 3 * _IMAGE_SIZE**2
         ):
-            raise _damaged(path, f"data is not a uint8 array of shape (n, {3 * _SIDE**2})")
+            raise damaged_file_error(
+                path, f"data is not a uint8 array of shape (n, {3 * _IMAGE_SIZE**2})"
+            )
         if not (isinstance(labels, list) and len(labels) == len(pixels) > 0):
-            raise _damaged(path, f"labels is not a list of {len(pixels)} numbers, one an image")
+            raise damaged_file_error(
+                path, f"labels is not a list of {len(pixels)} numbers, one per image"
+            )
         if not all(isinstance(label, int) and 0 <= label < len(self.classes) for label in labels):
-            raise _damaged(path, f"a label is not a number from 0 to {len(self.classes) - 1}")
-        return pixels, np.array(labels, dtype=np.int64)
+            raise damaged_file_error(
+                path, f"a label is not a number from 0 to {len(self.classes) - 1}"
+            )
+        planes = pixels.reshape(-1, 3, _IMAGE_SIZE, _IMAGE_SIZE)  # (n, 3, 32, 32)
+        return planes.transpose(0, 2, 3, 1), np.array(labels, dtype=np.int64)  # (n, 32, 32, 3)
 
 
 def open_cifar10(folder: Path) -> Cifar10:
-    """Open CIFAR-10, downloading it where the folder is absent.
+    """Open CIFAR-10, after downloading it if the folder does not exist.
 
-    Files of the layout that are not the published ones are used too; a warning says so.
+    Files of the same layout that differ from the published ones are used with a warning.
 
     Args:
-        folder: Where the files lie, or are to lie; the data/01_raw/cifar-10-batches-py of a
-            project.
+        folder: Folder of the files, such as data/01_raw/cifar-10-batches-py of a project.
 
     Returns:
         The source.
 
     Raises:
-        UserError: The folder is absent and the download failed, or a file is missing or damaged.
+        UserError: The download failed, or a file is missing or damaged.
     """
     if not folder.exists():
         download(folder)
     source = Cifar10(folder)
-    if different := unpublished(folder):
+    if different := find_unpublished_files(folder):
         logger.warning(
-            "%s: %s differ from the published CIFAR-10; results can't be compared with its",
+            "%s: %s differ from the published CIFAR-10; results are not comparable with it",
             folder,
             ", ".join(different),
         )
     return source
 
 
-def unpublished(folder: Path) -> list[str]:
-    """Names of the files that are not byte for byte the published ones, by their MD5.
+def find_unpublished_files(folder: Path) -> list[str]:
+    """Find the files whose MD5 differs from the published one.
 
     Args:
-        folder: Where the files lie.
+        folder: Folder of the files.
 
     Returns:
         The names of missing or different files; empty for CIFAR-10 as published.
@@ -167,49 +180,43 @@ def unpublished(folder: Path) -> list[str]:
 
 
 def download(folder: Path) -> None:
-    """Download CIFAR-10 as published, checked, through torchvision.
-
-    The files come to lie beside `folder` and are moved there together: it is whole or absent.
+    """Download the published CIFAR-10 through torchvision, and verify it.
 
     Args:
-        folder: Where the files are to lie; absent.
+        folder: Destination, which does not exist; it is created atomically.
 
     Raises:
-        UserError: The network or the disk did not allow it; the message says which files to put
-            where.
+        UserError: The network or the file system failed; the message names the files and their
+            destination.
     """
     from torchvision.datasets import CIFAR10  # noqa: PLC0415  (seconds to import)
     from torchvision.datasets.utils import download_url  # noqa: PLC0415
 
     logger.info("Downloading CIFAR-10 from %s to %s", CIFAR10.url, folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         with (
-            tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as beside,
-            _network_timeout(_NETWORK_TIMEOUT),
+            atomic_write(folder) as partial,
+            tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as temporary,
+            _network_timeout(_NETWORK_TIMEOUT_S),
         ):
-            download_url(CIFAR10.url, beside, CIFAR10.filename, CIFAR10.tgz_md5)
-            with tarfile.open(Path(beside) / CIFAR10.filename) as archive:
-                archive.extractall(beside, filter="data")
-            (Path(beside) / CIFAR10.base_folder).rename(folder)
+            download_url(CIFAR10.url, temporary, CIFAR10.filename, CIFAR10.tgz_md5)
+            with tarfile.open(Path(temporary, CIFAR10.filename)) as archive:
+                archive.extractall(temporary, filter="data")
+            Path(temporary, CIFAR10.base_folder).rename(partial)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise UserError(
-            f"{folder} is absent, and CIFAR-10 could not be downloaded from {CIFAR10.url} "
-            f"({error}); get {CIFAR10.filename} (MD5 {CIFAR10.tgz_md5}) in another way and put its "
-            f"files {', '.join(_FILES)} into {folder}"
+            f"{folder} does not exist, and CIFAR-10 could not be downloaded from {CIFAR10.url} "
+            f"({error}); download {CIFAR10.filename} (MD5 {CIFAR10.tgz_md5}) by other means and "
+            f"put its files {', '.join(_FILES)} into {folder}"
         ) from error
 
 
 @contextmanager
 def _network_timeout(seconds: float) -> Iterator[None]:
-    """Have new connections give up after a silence; torchvision has no argument for it."""
+    """Set the timeout of new connections, for which torchvision has no argument."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
         yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-def _damaged(path: Path, why: str) -> UserError:
-    return UserError(f"{path} is damaged: {why}; put a whole copy in its place")

@@ -1,7 +1,7 @@
-"""Image files of any kind onto the canvas: one, or many on all cores.
+"""Decodes image files of any format and fits them to the canvas, on all cores.
 
-Decoding runs in threads: Pillow lets go of Python's lock while it reads, decodes and resizes, and
-threads hand images over without copying them and end with their process.
+Decoding runs in threads, because Pillow releases the GIL while it reads, decodes and resizes, and
+threads pass images on without copying them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import BinaryIO, TypeVar
 
@@ -23,26 +22,26 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from selfie_pipeline.sources.base import fit_image
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")  # none starts a program
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")  # none runs a program
 _EXTENSIONS = re.compile(r"\.(jpe?g|jpe|jfif|png|webp|bmp|dib|gif|tiff?|p[bgnp]m)", re.IGNORECASE)
-NO_IMAGE = "not an image"
-_AHEAD = 16  # images a core that may wait to be taken
+NOT_AN_IMAGE = "not an image"
+_QUEUED_PER_CORE = 16
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
 class UnreadableImageError(Exception):
-    """A file does not give an image; the message is the reason, a few words."""
+    """An image file can't be decoded; the message is the reason in a few words."""
 
 
 def decode_file(file: Path | BinaryIO, canvas_size: int) -> NDArray[np.uint8]:
-    """Decode an image file, whatever it is called, and fit it to the canvas.
+    """Decode an image file, whatever its name, and fit it to the canvas.
 
-    Any mode becomes RGB: grey, palette and CMYK as Pillow converts them, 16 bits by their higher
-    eight, transparency over white. An EXIF orientation is applied. Of several frames it is the
-    first. A JPEG of four times the canvas or more is decoded at a fraction of its size, but never
-    below twice the canvas, so that the resizing still has pixels to average.
+    Any mode becomes RGB: grey, palette and CMYK by Pillow's conversion, 16 bits by their higher
+    eight, transparency over white. EXIF orientation is applied. Of several frames, the first is
+    used. A JPEG of four times the canvas or more is decoded at a fraction of its size, but at least
+    at twice the canvas, so that resizing still averages pixels.
 
     Args:
         file: A path, or a file opened for reading bytes.
@@ -55,93 +54,75 @@ def decode_file(file: Path | BinaryIO, canvas_size: int) -> NDArray[np.uint8]:
         UnreadableImageError: The file can't be read, is empty, cut off, damaged, too large, or not
             an image.
     """
-    with _no_warnings():
-        return _decode(file, canvas_size)
-
-
-def try_decode(file: Path | BinaryIO, canvas_size: int) -> NDArray[np.uint8] | UnreadableImageError:
-    """As `decode_file`, but returning the error; for `in_order`, which silences the warnings."""
-    try:
-        return _decode(file, canvas_size)
-    except UnreadableImageError as error:
-        return error
-
-
-def decode_files(
-    paths: Iterable[Path], canvas_size: int
-) -> Iterator[NDArray[np.uint8] | UnreadableImageError]:
-    """Decode many image files on all cores, in order, with constant memory.
-
-    Args:
-        paths: The files.
-        canvas_size: Side of the results, pixels.
-
-    Yields:
-        For each file what `decode_file` returns, or the error that it raises.
-    """
-    return in_order(partial(try_decode, canvas_size=canvas_size), paths)
-
-
-def in_order(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """Call a function for each item, in threads on all cores.
-
-    Args:
-        function: Called in several threads at once.
-        items: Taken as they are needed.
-
-    Yields:
-        The results in the items' order; only a few wait to be taken.
-
-    Raises:
-        Exception: What the function raises; the calls that wait are dropped.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = cores or 1
-    waiting: deque[Future[_Result]] = deque()
-    with _no_warnings(), ThreadPoolExecutor(cores) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > _AHEAD * cores:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def claims_to_be_image(place: str) -> bool:
-    """Whether a file's name is one that an image would have; hidden files claim nothing."""
-    name = PurePath(place)
-    return bool(_EXTENSIONS.fullmatch(name.suffix)) and not name.name.startswith(".")
-
-
-def _decode(file: Path | BinaryIO, canvas_size: int) -> NDArray[np.uint8]:
     try:
         with Image.open(file, formats=_FORMATS) as image:
-            image.draft(None, (2 * canvas_size, 2 * canvas_size))  # of JPEG; others ignore it
+            image.draft(None, (2 * canvas_size, 2 * canvas_size))  # ignored by all but JPEG
             image.load()
-            with suppress(Exception):  # damaged EXIF; the pixels are whole
+            with suppress(Exception):  # damaged EXIF with intact pixels
                 ImageOps.exif_transpose(image, in_place=True)
             return np.asarray(fit_image(_to_rgb(image), canvas_size))
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImageError(NO_IMAGE if _has_bytes(file) else "empty") from None
+        raise UnreadableImageError(NOT_AN_IMAGE if _has_bytes(file) else "empty") from None
     except Image.DecompressionBombError:
-        raise UnreadableImageError("more pixels than Pillow takes for honest") from None
-    except Exception as error:  # damaged bytes can raise whatever there is
+        raise UnreadableImageError("more pixels than Pillow accepts") from None
+    except Exception as error:  # damaged files can raise any exception
         if isinstance(error, OSError) and error.strerror:
             raise UnreadableImageError(f"can't be read: {error.strerror}") from error
         raise UnreadableImageError(f"damaged: {' '.join(str(error).split())}") from error
+
+
+def try_decode(file: Path | BinaryIO, canvas_size: int) -> NDArray[np.uint8] | UnreadableImageError:
+    """Return the result of `decode_file`, or the error that it raises."""
+    try:
+        return decode_file(file, canvas_size)
+    except UnreadableImageError as error:
+        return error
+
+
+def map_ordered(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """Map a function over items, in threads on all cores, without Pillow's warnings.
+
+    Args:
+        function: Called in several threads at once.
+        items: Consumed as needed.
+
+    Yields:
+        The results in the order of the items; only a few are buffered.
+
+    Raises:
+        Exception: Any exception of the function; queued calls are cancelled.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = cores or 1
+    queue: deque[Future[_Result]] = deque()
+    with warnings.catch_warnings(), ThreadPoolExecutor(cores) as pool:
+        # Pillow warns about oddities of files that it can read.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        try:
+            for item in items:
+                queue.append(pool.submit(function, item))
+                if len(queue) > _QUEUED_PER_CORE * cores:
+                    yield queue.popleft().result()
+            while queue:
+                yield queue.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def has_image_extension(place: str) -> bool:
+    """Return True for a path with the extension of an image, unless the file is hidden."""
+    path = PurePath(place)
+    return bool(_EXTENSIONS.fullmatch(path.suffix)) and not path.name.startswith(".")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode == "F":
-        raise UnreadableImageError("floating-point pixels, whose range is not known")
-    if image.mode.startswith("I"):  # 16 bits, some of them in 32
+        raise UnreadableImageError("floating-point pixels of unknown range")
+    if image.mode.startswith("I"):  # 16 bits, sometimes stored in 32
         values = np.asarray(image)  # (H, W)
         image = Image.fromarray((values.clip(0, 2**16 - 1) >> 8).astype(np.uint8))
     if image.has_transparency_data:
@@ -154,11 +135,3 @@ def _has_bytes(file: Path | BinaryIO) -> bool:
     if isinstance(file, Path):
         return file.stat().st_size > 0
     return file.seek(0, os.SEEK_END) > 0
-
-
-@contextmanager
-def _no_warnings() -> Iterator[None]:
-    """Silence Pillow where it finds something odd in a file that it can read."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield

@@ -1,4 +1,4 @@
-"""Which class an image of a flat folder has: the files that ImageNet and its kin come with."""
+"""Reads the ground-truth files of ImageNet and similar data sets: the classes of flat folders."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ from collections.abc import Callable
 from pathlib import Path
 
 from selfie_pipeline.config import UserError
+from selfie_pipeline.sources.base import damaged_file_error
 
 _DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
 _META = "meta.mat"
 
 
-def find_ground_truth(folder: Path, split: str) -> dict[str, str] | None:
-    """Find and read the file that says the classes of `folder`/`split`.
+def load_ground_truth(folder: Path, split: str) -> dict[str, str] | None:
+    """Find and read the file with the classes of the images in `folder`/`split`.
 
-    It lies in that folder or beside it, and is one of
+    It is in that folder or in `folder`, and is one of
 
-    - LOC_val_solution.csv, as Kaggle has it;
-    - val_annotations.txt or val.txt: a line an image, its name and its class, separated by a tab or
-      a space; more columns after a second tab are not read;
-    - ILSVRC2012_validation_ground_truth.txt with meta.mat, from ImageNet's devkit, which may be in
-      the devkit's own folder ILSVRC2012_devkit_t12/data,
+    - LOC_val_solution.csv, from Kaggle;
+    - val_annotations.txt or val.txt: one line per image with its name and its class, separated by a
+      tab or a space; columns after a second tab are ignored;
+    - ILSVRC2012_validation_ground_truth.txt with meta.mat, from ImageNet's devkit, also in the
+      devkit's folder ILSVRC2012_devkit_t12/data.
 
-    and so for other splits than "val", but for the devkit's.
+    For other splits, their names replace "val"; the devkit is for "val" only.
 
     Args:
-        folder: Of the data set.
+        folder: Folder of the data set.
         split: Name of the folder of images.
 
     Returns:
-        Classes by the images' names, which may lack their extension; None if there is no such file.
+        Classes by image name, perhaps without extension; None if there is no such file.
 
     Raises:
         UserError: The file is damaged, or meta.mat is missing; the message names it.
@@ -43,20 +44,18 @@ def find_ground_truth(folder: Path, split: str) -> dict[str, str] | None:
     if split == "val":
         readers[_DEVKIT] = _read_devkit
     for name, read in readers.items():
-        for place in (folder / split, folder, folder / "ILSVRC2012_devkit_t12/data"):
-            if (place / name).is_file():
+        for parent in (folder / split, folder, folder / "ILSVRC2012_devkit_t12/data"):
+            path = parent / name
+            if path.is_file():
                 try:
-                    return read(place / name)
+                    return read(path)
                 except (OSError, ValueError, LookupError, AttributeError) as error:
-                    reason = " ".join(str(error).split())
-                    raise UserError(
-                        f"{place / name} is damaged ({reason}); put a whole copy in its place"
-                    ) from error
+                    raise damaged_file_error(path, error) from error
     return None
 
 
 def _read_csv(path: Path) -> dict[str, str]:
-    """Lines `ILSVRC2012_val_00048981,n03995372 85 1 499 272 …` under a heading."""
+    """Read lines such as `ILSVRC2012_val_00048981,n03995372 85 1 499 272 …` below a header."""
     with path.open(encoding="utf-8", newline="") as file:
         return {
             line["ImageId"]: line["PredictionString"].split()[0] for line in csv.DictReader(file)
@@ -64,6 +63,11 @@ def _read_csv(path: Path) -> dict[str, str]:
 
 
 def _read_text(path: Path) -> dict[str, str]:
+    """Read lines of a name and a class.
+
+    Raises:
+        ValueError: A line has only one column.
+    """
     classes = {}
     for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
         if not line.strip():
@@ -76,8 +80,8 @@ def _read_text(path: Path) -> dict[str, str]:
 
 
 def _read_devkit(path: Path) -> dict[str, str]:
-    """A line an image, in the order of their names: the class's ILSVRC2012_ID."""
-    from scipy.io import loadmat  # type: ignore[attr-defined]  # noqa: PLC0415  (for few)
+    """Read lines of a class's ILSVRC2012_ID, one per image, in the order of the image names."""
+    from scipy.io import loadmat  # type: ignore[attr-defined]  # noqa: PLC0415  (rarely needed)
 
     meta = path.with_name(_META)
     if not meta.is_file():

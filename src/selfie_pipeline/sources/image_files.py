@@ -1,4 +1,4 @@
-"""Image files of no data set: a folder of them, to be looked at as a trained network sees them."""
+"""Reading of image files outside a data set, prepared as for a trained network."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from selfie_pipeline.sources.decoding import UnreadableImageError, try_decode
 
 
 def list_files(folder: Path) -> list[Path]:
-    """All files in a folder and in the folders below, whatever their names, in their order.
+    """List all files in a folder and its subfolders, with any name, sorted by path.
 
-    Hidden folders are not entered.
+    Hidden folders are skipped; dead links are listed.
 
     Raises:
-        UserError: It is no folder, or has no files, or can't be read.
+        UserError: The folder does not exist, has no files or can't be read.
     """
 
     def refuse(error: OSError) -> None:
         raise UserError(f"images: {error.filename} can't be read: {error.strerror}") from error
 
     if not folder.is_dir():
-        raise UserError(f"images = {folder} is not there; allowed: a folder of image files")
+        raise UserError(f"images = {folder} does not exist; allowed: a folder of image files")
     found = []
-    for where, folders, names in os.walk(folder, onerror=refuse):
+    for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(where, name) for name in names)
-        found += [path for path in paths if path.is_file() or not path.exists()]  # or a dead link
+        paths = (Path(parent, name) for name in names)
+        found += [path for path in paths if path.is_file() or not path.exists()]  # incl. dead links
     if not found:
         raise UserError(f"images = {folder} has no files; allowed: a folder of image files")
     return sorted(found)
@@ -40,18 +40,18 @@ def list_files(folder: Path) -> list[Path]:
 def read_windows(
     paths: Sequence[Path], patch: PatchConfig
 ) -> tuple[NDArray[np.uint8], list[str | None]]:
-    """The central windows of image files, decoded one after another; for `in_order`.
+    """Read the central windows of image files one after another; for `map_ordered`.
 
     Args:
         paths: The files.
-        patch: For the sizes of canvas and window.
+        patch: Patch-grid parameters, with the sizes of canvas and window.
 
     Returns:
-        The windows of the files that can be read, uint8 of shape (n, H, W, 3); and for each file
-        why it gives none, or None.
+        The windows of the readable files, uint8 of shape (n, H, W, 3); and for each file None, or
+        the reason that it is unreadable.
     """
-    edge = (patch.canvas_size - patch.image_size) // 2
-    inside = slice(edge, edge + patch.image_size)
+    margin = (patch.canvas_size - patch.image_size) // 2
+    inside = slice(margin, margin + patch.image_size)
     windows = [np.empty((0, patch.image_size, patch.image_size, 3), dtype=np.uint8)]
     reasons: list[str | None] = []
     for path in paths:

@@ -1,4 +1,4 @@
-"""ImageNet at 32×32 pixels as it is published: parts in .npz files, or in pickle files."""
+"""Source of the published ImageNet at 32×32 pixels: parts in .npz or pickle files."""
 
 from __future__ import annotations
 
@@ -14,60 +14,66 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.sources.base import Chunk, changed, digest_files, fit_images
+from selfie_pipeline.sources.base import (
+    Chunk,
+    damaged_file_error,
+    digest_files,
+    fit_images,
+    stale_samples_error,
+)
 from selfie_pipeline.sources.pickles import read_arrays
-from selfie_pipeline.sources.samples import sample_table
+from selfie_pipeline.sources.samples import build_sample_table
 
-_PART = re.compile(r"train_data_batch_(?P<number>\d+)(?P<form>\.npz)?")
+_PART = re.compile(r"train_data_batch_(?P<number>\d+)(?P<suffix>\.npz)?")
 _TEST = "val_data"
-_NAMES = "map_clsloc.txt"
-_SIDE = 32
+_CLASS_NAMES = "map_clsloc.txt"
+_IMAGE_SIZE = 32
 
 
 class ImageNet32:
     """The parts train_data_batch_1, 2, … and val_data in a folder; one is in memory at a time.
 
-    The published labels count from 1; here they count from 0. `val_data` is the test split, as in
-    the field. Classes are called by their published number, or by their name where the publisher's
-    map_clsloc.txt lies beside the parts.
+    The published labels start at 1, the ones of this class at 0. As is common, `val_data` is the
+    test split. Class names are the published numbers, or the names in the publisher's
+    map_clsloc.txt if that is in the folder.
     """
 
     def __init__(self, folder: Path) -> None:
         """Find the parts and read their labels.
 
         Args:
-            folder: Where they lie, all of one form.
+            folder: Folder of the parts, all in one format.
 
         Raises:
             UserError: A part is missing or damaged; the message names it.
         """
-        self._parts = dict.fromkeys(_training_parts(folder), "train")
+        self._parts = dict.fromkeys(_find_training_parts(folder), "train")
         test = folder / f"{_TEST}{next(iter(self._parts)).suffix}"
         if not test.is_file():
             raise UserError(f"{folder} lacks {test.name}, the test split; put it there")
         self._parts[test] = "test"
-        self._labels = [_labels(path) for path in self._parts]
-        names = folder / _NAMES
+        self._labels = [_read_labels(path) for path in self._parts]
+        names = folder / _CLASS_NAMES
         self._names = names if names.is_file() else None
-        self.classes = _classes(int(max(map(np.max, self._labels))) + 1, self._names)
+        self.classes = _read_class_names(int(max(map(np.max, self._labels))) + 1, self._names)
 
     def samples(self) -> pd.DataFrame:
-        """The table of samples: the training parts in order, then the test part."""
+        """Return the table of samples: the training parts in order, then the test part."""
         splits: list[str] = []
         places: list[str] = []
         for (path, split), labels in zip(self._parts.items(), self._labels, strict=True):
             splits += [split] * len(labels)
             places += [f"{path.name}[{row}]" for row in range(len(labels))]
-        return sample_table(splits, np.concatenate(self._labels), places, self.classes)
+        return build_sample_table(splits, np.concatenate(self._labels), places, self.classes)
 
     def fingerprint(self, samples: pd.DataFrame) -> str:
-        """SHA-256 over the files' bytes, in hex digits.
+        """Return the SHA-256 over the bytes of the files, in hex digits.
 
         Raises:
             UserError: The parts have changed since the samples were listed.
         """
         if not self.samples().equals(samples):
-            raise changed()
+            raise stale_samples_error()
         return digest_files([*self._parts, *([self._names] if self._names else [])])
 
     def images(
@@ -76,38 +82,42 @@ class ImageNet32:
         canvas_size: int,
         start: int = 0,
     ) -> Iterator[Chunk]:
-        """The images in the table's order, with one part in memory at a time.
+        """Read the images in the order of the table, with one part in memory at a time.
 
         Raises:
             UserError: A part is damaged; the message names it.
         """
         parts = (
-            _pixels(path, len(labels)).reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
+            _read_images(path, len(labels))
             for path, labels in zip(self._parts, self._labels, strict=True)
-        )  # (n, _SIDE, _SIDE, 3) each
-        yield from fit_images(parts, canvas_size, start)
+        )  # (n, 32, 32, 3) each
+        return fit_images(parts, canvas_size, start)
 
 
-def _training_parts(folder: Path) -> list[Path]:
-    """The training parts by their number, without a gap; in .npz files if there are any."""
-    forms: dict[str, dict[int, Path]] = {".npz": {}, "": {}}
+def _find_training_parts(folder: Path) -> list[Path]:
+    """Return the training parts, sorted by number; those in .npz files if there are any.
+
+    Raises:
+        UserError: A number is missing.
+    """
+    by_suffix: dict[str, dict[int, Path]] = {".npz": {}, "": {}}
     for path in folder.glob("train_data_batch_*"):
-        if found := _PART.fullmatch(path.name):
-            forms[found["form"] or ""][int(found["number"])] = path
-    parts = forms[".npz"] or forms[""]
+        if match := _PART.fullmatch(path.name):
+            by_suffix[match["suffix"] or ""][int(match["number"])] = path
+    parts = by_suffix[".npz"] or by_suffix[""]
     missing = sorted(set(range(1, max(parts, default=1) + 1)) - parts.keys())
     if missing:
-        form = "" if forms[""] else ".npz"
-        names = ", ".join(f"train_data_batch_{number}{form}" for number in missing)
+        suffix = "" if by_suffix[""] else ".npz"
+        names = ", ".join(f"train_data_batch_{number}{suffix}" for number in missing)
         raise UserError(
-            f"{folder} lacks {names}; put the parts of ImageNet 32×32 there, train_data_batch_1 "
-            f"and so on and {_TEST}, as .npz files or as pickle files"
+            f"{folder} lacks {names}; put the parts of ImageNet 32×32 there: train_data_batch_1 "
+            f"and so on, and {_TEST}, as .npz or pickle files"
         )
     return [parts[number] for number in sorted(parts)]
 
 
 def _read(path: Path, key: str) -> Any:
-    """One entry of a part; of a .npz file nothing else is read."""
+    """Read one entry of a part, or None if it has no such entry."""
     if path.suffix != ".npz":
         return read_arrays(path).get(key)
     try:
@@ -116,30 +126,31 @@ def _read(path: Path, key: str) -> Any:
     except KeyError:
         return None
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise _damaged(path, " ".join(str(error).split())) from error
+        raise damaged_file_error(path, error) from error
 
 
-def _labels(path: Path) -> NDArray[np.int64]:
-    """The labels of a part, (n,), counted from 0."""
+def _read_labels(path: Path) -> NDArray[np.int64]:
+    """Read the labels of a part, (n,), and subtract 1."""
     labels = np.asarray(_read(path, "labels"))
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
-        raise _damaged(path, "labels is not a list of whole numbers, one an image")
+        raise damaged_file_error(path, "labels is not a list of integers, one per image")
     if labels.min() < 1:
-        raise _damaged(path, f"it has the label {labels.min()}, and they count from 1")
+        raise damaged_file_error(path, f"it has the label {labels.min()}, but labels start at 1")
     return labels.astype(np.int64) - 1
 
 
-def _pixels(path: Path, images: int) -> NDArray[np.uint8]:
-    """The pixels of a part, (images, 3072): red, green and blue planes after one another."""
+def _read_images(path: Path, count: int) -> NDArray[np.uint8]:
+    """Read the images of a part, (count, 32, 32, 3)."""
     pixels = _read(path, "data")
-    shape = (images, 3 * _SIDE**2)
+    shape = (count, 3 * _IMAGE_SIZE**2)
     if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape == shape):
-        raise _damaged(path, f"data is not a uint8 array of shape {shape}")
-    return pixels
+        raise damaged_file_error(path, f"data is not a uint8 array of shape {shape}")
+    planes = pixels.reshape(-1, 3, _IMAGE_SIZE, _IMAGE_SIZE)  # (count, 3, 32, 32)
+    return planes.transpose(0, 2, 3, 1)  # (count, 32, 32, 3)
 
 
-def _classes(count: int, names: Path | None) -> tuple[str, ...]:
-    """The classes' names by their lines "n02119789 1 kit_fox", or else their numbers."""
+def _read_class_names(count: int, names: Path | None) -> tuple[str, ...]:
+    """Read class names from lines such as "n02119789 1 kit_fox"; default to the numbers."""
     classes = {number: str(number) for number in range(1, count + 1)}
     if names is not None:
         try:
@@ -147,9 +158,5 @@ def _classes(count: int, names: Path | None) -> tuple[str, ...]:
                 _, number, name = line.split()
                 classes[int(number)] = name
         except (OSError, ValueError) as error:
-            raise _damaged(names, str(error)) from error
+            raise damaged_file_error(names, error) from error
     return tuple(classes[number] for number in range(1, count + 1))
-
-
-def _damaged(path: Path, why: str) -> UserError:
-    return UserError(f"{path} is damaged: {why}; put a whole copy in its place")

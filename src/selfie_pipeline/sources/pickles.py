@@ -1,4 +1,4 @@
-"""Reading the pickle files that data sets are published in, without the power to run code."""
+"""Safe reading of the pickle files in which data sets are published: no code in them is run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from selfie_pipeline.config import UserError
+from selfie_pipeline.sources.base import damaged_file_error
 
 _ALLOWED = {
-    # An array's constructor under the names it had before and since NumPy 2
+    # The array constructor, under its names before and since NumPy 2.
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"),
     ("numpy", "ndarray"),
@@ -18,18 +19,18 @@ _ALLOWED = {
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Knows arrays and Python's own containers, numbers and strings; nothing else."""
+    """An unpickler of arrays and of Python's built-in containers, numbers and strings only."""
 
     def __init__(self, path: Path, file: Any) -> None:
-        # The files come from Python 2; its strings stay bytes, which spares the pixels a detour
+        # Python 2 wrote the files; its strings stay bytes, so that the pixels need no decoding.
         super().__init__(file, encoding="bytes")
         self._path = path
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise UserError(
-                f"{self._path} asks for {module}.{name}, which a file of arrays does not need and "
-                "which could run code; it was not read: get the file from its publisher"
+                f"{self._path} refers to {module}.{name}, which a file of arrays does not need and "
+                "which could run code; it was not read: download the file from its publisher"
             )
         return super().find_class(module, name)
 
@@ -41,12 +42,11 @@ def read_arrays(path: Path) -> dict[str, Any]:
         path: A pickle file of protocol 0 to 4, written by Python 2 or 3.
 
     Returns:
-        The dictionary, its keys as str; what Python 2 wrote as a string is bytes among its values.
+        The dictionary, with str keys; strings among its values are bytes if Python 2 wrote them.
 
     Raises:
-        UserError: The file is missing, damaged, no dictionary, or asks for anything that is not
-            an array; then nothing of what it asks for has been called. The message names the
-            file.
+        UserError: The file is missing, damaged or not a dictionary, or refers to anything but
+            arrays, none of which has been called. The message names the file.
     """
     try:
         with path.open("rb") as file:
@@ -55,15 +55,13 @@ def read_arrays(path: Path) -> dict[str, Any]:
         raise
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from error
-    except Exception as error:  # bytes that are no pickle can raise whatever there is
-        raise UserError(
-            f"{path} is damaged ({type(error).__name__}: {error}); put a whole copy in its place"
-        ) from error
+    except Exception as error:  # damaged pickles can raise any exception
+        raise damaged_file_error(path, f"{type(error).__name__}: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}; allowed: a dictionary of arrays")
-    return {as_text(key): value for key, value in content.items()}
+    return {to_str(key): value for key, value in content.items()}
 
 
-def as_text(value: bytes | str) -> str:
-    """A string that Python 2 (bytes) or 3 (str) wrote, as str."""
+def to_str(value: bytes | str) -> str:
+    """Convert a string written by Python 2 (bytes) or 3 (str) to str."""
     return value.decode("latin1") if isinstance(value, bytes) else value

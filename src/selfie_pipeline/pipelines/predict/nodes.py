@@ -24,7 +24,7 @@ from selfie_pipeline.models.onnx_runtime import OnnxClassifier
 from selfie_pipeline.models.preprocessing import Preprocessing, load_preprocessing
 from selfie_pipeline.project import resolve_path
 from selfie_pipeline.report.contact_sheet import draw_predictions
-from selfie_pipeline.sources.decoding import in_order
+from selfie_pipeline.sources.decoding import map_ordered
 from selfie_pipeline.sources.image_files import list_files, read_windows
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.inference import Inference, single_threaded_torch
@@ -73,7 +73,9 @@ def classify_files(
     predictions = predictions.set_index(readable.index)
     uncertain = select_least_certain(predictions, _CONTACT_SHEET_IMAGES)
     uncertain_files = [files[row] for row in uncertain.index]
-    ((windows, _),) = in_order(partial(read_windows, patch=preprocessing.patch), [uncertain_files])
+    ((windows, _),) = map_ordered(
+        partial(read_windows, patch=preprocessing.patch), [uncertain_files]
+    )
     return predictions, unreadable, UncertainImages(images=windows, predictions=uncertain)
 
 
@@ -98,7 +100,7 @@ def _infer_files(
         single_threaded_torch(),
         tqdm(total=len(files), desc="predict", unit=" files", delay=5, disable=None) as progress,
     ):
-        for batch_logits, batch_reasons in in_order(infer_batch, batches):
+        for batch_logits, batch_reasons in map_ordered(infer_batch, batches):
             logits.append(batch_logits)
             reasons += batch_reasons
             progress.update(len(batch_reasons))
