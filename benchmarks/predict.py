@@ -26,8 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from selfie_pipeline.config import Config
 from selfie_pipeline.models.classifier import Classifier
-from selfie_pipeline.models.export import export_onnx
-from selfie_pipeline.models.onnx_runtime import OnnxClassifier
+from selfie_pipeline.models.export import OnnxClassifier, export_onnx
 from selfie_pipeline.pipelines.predict.nodes import classify_files
 from selfie_pipeline.provenance import dump_configuration
 from selfie_pipeline.sources.image_files import list_files, read_windows

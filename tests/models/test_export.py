@@ -12,7 +12,12 @@ from torch import nn
 from selfie_pipeline.config import UserError
 from selfie_pipeline.models import export
 from selfie_pipeline.models.backbone import PatchNetwork, build_resnet
-from selfie_pipeline.models.export import export_onnx, render_loader, select_patch_network
+from selfie_pipeline.models.export import (
+    OnnxClassifier,
+    export_onnx,
+    render_loader,
+    select_patch_network,
+)
 from selfie_pipeline.models.selfie import Selfie
 
 CLASSES = ["cat", 'it\'s a "dog"', "owl"]
@@ -74,6 +79,18 @@ def test_onnx_has_convolutions(make_config):
     convolutions = sum(isinstance(module, nn.Conv2d) for module in network.modules())
     assert operations["Conv"] == convolutions
     assert not {"MatMul", "Gemm"} & operations.keys()
+
+
+def test_onnx_runtime_computes_the_networks_logits_in_any_memory_format(make_config):
+    torch.manual_seed(0)
+    network = build_resnet(make_config().model, 5).eval()
+    classifier = OnnxClassifier(export_onnx(network, 16))
+    images = torch.randn(3, 3, 16, 16)  # (B, 3, H, W)
+
+    with torch.inference_mode():
+        expected = network(images)
+        for batch in (images, images.to(memory_format=torch.channels_last)):
+            torch.testing.assert_close(classifier(batch), expected, rtol=0, atol=1e-4)
 
 
 def test_an_export_whose_logits_differ_is_an_error(make_config, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import resource
@@ -98,77 +97,48 @@ def test_clear_removes_all_checkpoints(store: Checkpoints) -> None:
     assert list(store.folder.iterdir()) == []
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-7])
+def flip_bit(content: bytes, index: int) -> bytes:
+    return content[:index] + bytes([content[index] ^ 1]) + content[index:][1:]
 
 
-def flip_a_bit_of_a_tensor(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-3] ^= 1
-    path.write_bytes(content)
+Damage = Callable[[bytes], bytes]
+DAMAGES: dict[str, tuple[str, Damage]] = {
+    "truncated": (".safetensors", lambda content: content[:-7]),
+    "flipped bit of a tensor": (".safetensors", lambda content: flip_bit(content, -3)),
+    "flipped bit of the header": (".safetensors", lambda content: flip_bit(content, 3)),
+    "empty": (".safetensors", lambda _: b""),
+    "truncated record": (".json", lambda content: content[:-7]),
+    "empty record": (".json", lambda _: b""),
+    "record without a checksum": (".json", lambda content: content.replace(b"sha256", b"other")),
+    "list as record": (".json", lambda _: b"[]"),
+    "binary record": (".json", lambda _: b"\xff\xfe\x00"),
+}
 
 
-def flip_a_bit_of_the_header(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[3] ^= 1
-    path.write_bytes(content)
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def remove(path: Path) -> None:
-    path.unlink()
-
-
-def truncate_the_record(path: Path) -> None:
-    truncate(path.with_suffix(".json"))
-
-
-def empty_the_record(path: Path) -> None:
-    empty(path.with_suffix(".json"))
-
-
-def remove_a_key_of_the_record(path: Path) -> None:
-    content = json.loads(path.with_suffix(".json").read_text())
-    del content["sha256"]
-    path.with_suffix(".json").write_text(json.dumps(content))
-
-
-def make_the_record_a_list(path: Path) -> None:
-    path.with_suffix(".json").write_text("[]")
-
-
-def make_the_record_binary(path: Path) -> None:
-    path.with_suffix(".json").write_bytes(b"\xff\xfe\x00")
-
-
-DAMAGES = [
-    truncate,
-    flip_a_bit_of_a_tensor,
-    flip_a_bit_of_the_header,
-    empty,
-    remove,
-    truncate_the_record,
-    empty_the_record,
-    remove_a_key_of_the_record,
-    make_the_record_a_list,
-    make_the_record_binary,
-]
-
-
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize(("suffix", "damage"), DAMAGES.values(), ids=DAMAGES.keys())
 def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_used(
-    store: Checkpoints, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+    store: Checkpoints, suffix: str, damage: Damage, caplog: pytest.LogCaptureFixture
 ) -> None:
     for step in (2, 4):
         store.save(state(step))
-    damage(weights(store, 4))
+    file = weights(store, 4).with_suffix(suffix)
+    file.write_bytes(damage(file.read_bytes()))
 
-    found = store.latest()
+    assert_only_the_first_is_usable(store, caplog)
 
-    assert same(found, state(2))
+
+def test_a_missing_file_is_named_and_the_previous_checkpoint_is_used(
+    store: Checkpoints, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in (2, 4):
+        store.save(state(step))
+    weights(store, 4).unlink()
+
+    assert_only_the_first_is_usable(store, caplog)
+
+
+def assert_only_the_first_is_usable(store: Checkpoints, caplog: pytest.LogCaptureFixture) -> None:
+    assert same(store.latest(), state(2))
     (line,) = caplog.messages
     assert line.startswith(f"{weights(store, 4)} is not used: ")
     assert "\n" not in line
@@ -179,7 +149,7 @@ def test_there_is_no_latest_if_all_are_damaged(
 ) -> None:
     for step in (2, 4):
         store.save(state(step))
-        truncate(weights(store, step))
+        weights(store, step).write_bytes(b"truncated")
 
     assert store.latest() is None
     assert len(caplog.messages) == 2
@@ -190,8 +160,8 @@ def test_a_damaged_checkpoint_is_replaced_when_the_training_reaches_its_step_aga
 ) -> None:
     for step in (2, 4):
         store.save(state(step))
-    empty(weights(store, 4))
-    empty_the_record(weights(store, 4))
+    for suffix in (".safetensors", ".json"):
+        weights(store, 4).with_suffix(suffix).write_bytes(b"")
 
     store.save(state(4))
 

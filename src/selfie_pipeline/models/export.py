@@ -1,16 +1,15 @@
-"""Export of the networks: as plain timm models and as ONNX."""
+"""Export of the networks as plain timm models and as ONNX, and inference with ONNX Runtime."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfie_pipeline.config import ModelConfig, UserError
 from selfie_pipeline.models.backbone import PRETRAINED_STAGES
 from selfie_pipeline.models.classifier import Classifier
-from selfie_pipeline.models.onnx_runtime import OnnxClassifier
 
 TOLERANCE = 1e-4
 """Largest difference between a logit of PyTorch's and ONNX Runtime's."""
@@ -168,3 +167,30 @@ def _check_agreement(content: bytes, network: Classifier, image_size: int) -> No
                 f"{TOLERANCE:g}; nothing was written: try other versions of onnxscript and "
                 "onnxruntime, such as those in constraints.txt"
             )
+
+
+class OnnxClassifier(nn.Module):
+    """A classifier from an ONNX file, on the CPU, in float32.
+
+    It computes in the calling thread, so that batches in several threads share the cores.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        """Load the classifier.
+
+        Args:
+            content: Content of the file, as `export_onnx` returns it.
+        """
+        import onnxruntime  # noqa: PLC0415  # optional
+
+        super().__init__()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"]
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify normalised images, (B, 3, H, W), float32: logits, (B, classes), float32."""
+        (logits,) = self._session.run(["logits"], {"images": images.contiguous().numpy()})
+        return torch.from_numpy(logits)  # (B, classes)

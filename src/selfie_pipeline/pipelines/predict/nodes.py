@@ -19,8 +19,7 @@ from tqdm import tqdm
 from selfie_pipeline.config import ComputeConfig, PredictConfig, UserError
 from selfie_pipeline.evaluation.predictions import name_predictions, select_least_certain
 from selfie_pipeline.models.classifier import restore_classifier
-from selfie_pipeline.models.export import export_onnx
-from selfie_pipeline.models.onnx_runtime import OnnxClassifier
+from selfie_pipeline.models.export import OnnxClassifier, export_onnx
 from selfie_pipeline.models.preprocessing import Preprocessing, load_preprocessing
 from selfie_pipeline.project import resolve_path
 from selfie_pipeline.report.contact_sheet import draw_predictions
@@ -72,10 +71,9 @@ def classify_files(
     predictions = name_predictions(readable["file"].tolist(), logits, preprocessing.classes)
     predictions = predictions.set_index(readable.index)
     uncertain = select_least_certain(predictions, _CONTACT_SHEET_IMAGES)
-    uncertain_files = [files[row] for row in uncertain.index]
-    ((windows, _),) = map_ordered(
-        partial(read_windows, patch=preprocessing.patch), [uncertain_files]
-    )
+    read = partial(read_windows, patch=preprocessing.patch)
+    # The files are read again; `map_ordered` suppresses Pillow's warnings about them.
+    [(windows, _)] = map_ordered(read, [[files[row] for row in uncertain.index]])
     return predictions, unreadable, UncertainImages(images=windows, predictions=uncertain)
 
 
