@@ -38,8 +38,8 @@ def test_every_parameter_is_described(reference):
 def test_a_parameter_is_told_with_its_limits_its_default_and_where_recipes_differ(reference):
     lines = reference.render().splitlines()
     assert (
-        "| `patch.targets` | a whole number, 2 or more | `4` | Number of masked patches per image; its "
-        "other patches are the context. |"
+        "| `patch.targets` | a whole number, 2 or more | `4` | Number of masked patches per "
+        "image; its other patches are the context. |"
     ) in lines
     assert any(line.startswith("| `patch.targets` |") and "`13`" in line for line in lines)
     assert any(

@@ -55,7 +55,9 @@ def classifier_lineage(
     Returns:
         Plain data. `tuned` has the tuned parameters by their dotted keys.
     """
-    settings = dump_configuration(patch=patch, augmentation=augmentation, model=model, finetune=recipe)
+    settings = dump_configuration(
+        patch=patch, augmentation=augmentation, model=model, finetune=recipe
+    )
     return {
         "configuration": settings | pretraining["configuration"],
         "tuned": {f"finetune.{name}": getattr(recipe, name) for name in recipe.tuned},
