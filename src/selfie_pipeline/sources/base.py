@@ -77,14 +77,14 @@ class Source(Protocol):
         ...
 
 
-def stale_samples_error(subject: str = "the raw files have") -> UserError:
+def stale_error(subject: str = "the raw files have") -> UserError:
     """Build the error for files that have changed since the samples were listed."""
     return UserError(
         f"{subject} changed since the samples were listed; run `kedro run --pipeline=ingest`"
     )
 
 
-def damaged_file_error(path: Path, reason: object) -> UserError:
+def damaged_error(path: Path, reason: object) -> UserError:
     """Build the error for a damaged file, in one line."""
     reason = " ".join(str(reason).split())
     return UserError(f"{path} is damaged: {reason}; replace it with an intact copy")

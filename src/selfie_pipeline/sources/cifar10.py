@@ -17,13 +17,7 @@ from numpy.typing import NDArray
 
 from selfie_pipeline.atomic_write import atomic_write
 from selfie_pipeline.config import UserError
-from selfie_pipeline.sources.base import (
-    Chunk,
-    damaged_file_error,
-    digest_files,
-    fit_images,
-    stale_samples_error,
-)
+from selfie_pipeline.sources.base import Chunk, damaged_error, digest_files, fit_images, stale_error
 from selfie_pipeline.sources.pickles import read_arrays, to_str
 from selfie_pipeline.sources.samples import build_sample_table
 
@@ -62,9 +56,7 @@ class Cifar10:
         if not (
             isinstance(names, list) and names and all(isinstance(n, str | bytes) for n in names)
         ):
-            raise damaged_file_error(
-                folder / _META, "it has no list of class names under label_names"
-            )
+            raise damaged_error(folder / _META, "it has no list of class names under label_names")
         self.classes: tuple[str, ...] = tuple(to_str(name) for name in names)
 
     def samples(self) -> pd.DataFrame:
@@ -90,15 +82,10 @@ class Cifar10:
             UserError: The batches have changed since the samples were listed.
         """
         if not self.samples().equals(samples):
-            raise stale_samples_error()
+            raise stale_error()
         return digest_files([self._folder / name for name in _FILES])
 
-    def images(
-        self,
-        samples: pd.DataFrame,  # noqa: ARG002
-        canvas_size: int,
-        start: int = 0,
-    ) -> Iterator[Chunk]:
+    def images(self, samples: pd.DataFrame, canvas_size: int, start: int = 0) -> Iterator[Chunk]:  # noqa: ARG002
         """Read the images in the order of the table, with one batch in memory at a time.
 
         Raises:
@@ -122,17 +109,15 @@ class Cifar10:
             and pixels.ndim == 2  # noqa: PLR2004
             and pixels.shape[1] == 3 * _IMAGE_SIZE**2
         ):
-            raise damaged_file_error(
+            raise damaged_error(
                 path, f"data is not a uint8 array of shape (n, {3 * _IMAGE_SIZE**2})"
             )
         if not (isinstance(labels, list) and len(labels) == len(pixels) > 0):
-            raise damaged_file_error(
+            raise damaged_error(
                 path, f"labels is not a list of {len(pixels)} numbers, one per image"
             )
         if not all(isinstance(label, int) and 0 <= label < len(self.classes) for label in labels):
-            raise damaged_file_error(
-                path, f"a label is not a number from 0 to {len(self.classes) - 1}"
-            )
+            raise damaged_error(path, f"a label is not a number from 0 to {len(self.classes) - 1}")
         planes = pixels.reshape(-1, 3, _IMAGE_SIZE, _IMAGE_SIZE)  # (n, 3, 32, 32)
         return planes.transpose(0, 2, 3, 1), np.array(labels, dtype=np.int64)  # (n, 32, 32, 3)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from selfie_pipeline.sources.base import Chunk, fit_images, stale_samples_error
+from selfie_pipeline.sources.base import Chunk, fit_images, stale_error
 from selfie_pipeline.sources.samples import build_sample_table
 
 _MAX_GREY = 16
@@ -50,17 +50,12 @@ class Digits:
             UserError: The samples are not those of this version of the library.
         """
         if not self.samples().equals(samples):
-            raise stale_samples_error("the library's digits have")
+            raise stale_error("the library's digits have")
         digest = hashlib.sha256(self._grey.tobytes())
         digest.update(samples.to_csv().encode())
         return digest.hexdigest()
 
-    def images(
-        self,
-        samples: pd.DataFrame,  # noqa: ARG002
-        canvas_size: int,
-        start: int = 0,
-    ) -> Iterator[Chunk]:
+    def images(self, samples: pd.DataFrame, canvas_size: int, start: int = 0) -> Iterator[Chunk]:  # noqa: ARG002
         """Return the digits as images with three equal channels."""
         images = np.repeat(self._grey[..., None], 3, axis=-1)  # (1797, 8, 8, 3)
         return fit_images([images], canvas_size, start)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.sources.base import damaged_file_error
+from selfie_pipeline.sources.base import damaged_error
 
 _DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
 _META = "meta.mat"
@@ -50,7 +50,7 @@ def load_ground_truth(folder: Path, split: str) -> dict[str, str] | None:
                 try:
                     return read(path)
                 except (OSError, ValueError, LookupError, AttributeError) as error:
-                    raise damaged_file_error(path, error) from error
+                    raise damaged_error(path, error) from error
     return None
 
 

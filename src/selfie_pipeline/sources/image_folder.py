@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.sources.base import CHUNK_BYTES, Chunk, stale_samples_error
+from selfie_pipeline.sources.base import CHUNK_BYTES, Chunk, stale_error
 from selfie_pipeline.sources.decoding import (
     UnreadableImageError,
     has_image_extension,
@@ -109,7 +109,7 @@ class ImageFolder:
             UserError: Files were added, removed or resized since the samples were listed.
         """
         if not self._listed.equals(samples[self._listed.columns]):
-            raise stale_samples_error()
+            raise stale_error()
         digest = hashlib.sha256()
         for column in ("split", "class_name", "place", "sha256"):
             digest.update("\n".join(samples[column]).encode())
@@ -162,7 +162,7 @@ class ImageFolder:
         else:
             digest, file = hashlib.sha256(content).hexdigest(), io.BytesIO(content)
         if digest != sha256:
-            raise stale_samples_error(f"{path} has")
+            raise stale_error(f"{path} has")
         return try_decode(file, canvas_size)
 
 

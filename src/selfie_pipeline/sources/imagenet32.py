@@ -14,13 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.sources.base import (
-    Chunk,
-    damaged_file_error,
-    digest_files,
-    fit_images,
-    stale_samples_error,
-)
+from selfie_pipeline.sources.base import Chunk, damaged_error, digest_files, fit_images, stale_error
 from selfie_pipeline.sources.pickles import read_arrays
 from selfie_pipeline.sources.samples import build_sample_table
 
@@ -73,15 +67,10 @@ class ImageNet32:
             UserError: The parts have changed since the samples were listed.
         """
         if not self.samples().equals(samples):
-            raise stale_samples_error()
+            raise stale_error()
         return digest_files([*self._parts, *([self._names] if self._names else [])])
 
-    def images(
-        self,
-        samples: pd.DataFrame,  # noqa: ARG002
-        canvas_size: int,
-        start: int = 0,
-    ) -> Iterator[Chunk]:
+    def images(self, samples: pd.DataFrame, canvas_size: int, start: int = 0) -> Iterator[Chunk]:  # noqa: ARG002
         """Read the images in the order of the table, with one part in memory at a time.
 
         Raises:
@@ -126,16 +115,16 @@ def _read(path: Path, key: str) -> Any:
     except KeyError:
         return None
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise damaged_file_error(path, error) from error
+        raise damaged_error(path, error) from error
 
 
 def _read_labels(path: Path) -> NDArray[np.int64]:
     """Read the labels of a part, (n,), and subtract 1."""
     labels = np.asarray(_read(path, "labels"))
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
-        raise damaged_file_error(path, "labels is not a list of integers, one per image")
+        raise damaged_error(path, "labels is not a list of integers, one per image")
     if labels.min() < 1:
-        raise damaged_file_error(path, f"it has the label {labels.min()}, but labels start at 1")
+        raise damaged_error(path, f"it has the label {labels.min()}, but labels start at 1")
     return labels.astype(np.int64) - 1
 
 
@@ -144,7 +133,7 @@ def _read_images(path: Path, count: int) -> NDArray[np.uint8]:
     pixels = _read(path, "data")
     shape = (count, 3 * _IMAGE_SIZE**2)
     if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape == shape):
-        raise damaged_file_error(path, f"data is not a uint8 array of shape {shape}")
+        raise damaged_error(path, f"data is not a uint8 array of shape {shape}")
     planes = pixels.reshape(-1, 3, _IMAGE_SIZE, _IMAGE_SIZE)  # (count, 3, 32, 32)
     return planes.transpose(0, 2, 3, 1)  # (count, 32, 32, 3)
 
@@ -158,5 +147,5 @@ def _read_class_names(count: int, names: Path | None) -> tuple[str, ...]:
                 _, number, name = line.split()
                 classes[int(number)] = name
         except (OSError, ValueError) as error:
-            raise damaged_file_error(names, error) from error
+            raise damaged_error(names, error) from error
     return tuple(classes[number] for number in range(1, count + 1))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.sources.base import damaged_file_error
+from selfie_pipeline.sources.base import damaged_error
 
 _ALLOWED = {
     # The array constructor, under its names before and since NumPy 2.
@@ -56,7 +56,7 @@ def read_arrays(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from error
     except Exception as error:  # damaged pickles can raise any exception
-        raise damaged_file_error(path, f"{type(error).__name__}: {error}") from error
+        raise damaged_error(path, f"{type(error).__name__}: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}; allowed: a dictionary of arrays")
     return {to_str(key): value for key, value in content.items()}
