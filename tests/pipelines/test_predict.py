@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-
-from selfie_pipeline.models.patch_grid import unpatchify
+from torch.nn import functional
 
 SHARED = (Path(__file__).parents[2] / "../shared/data/imagenette-mini").resolve()
 PHOTOGRAPHS = (
@@ -96,7 +95,10 @@ def digit_files(finished: Any, tmp_path: Path) -> Path:
     folder.mkdir()
     grids, samples = finished.load("patch_grids"), finished.load("usable_samples")
     rows = samples.loc[samples["split"] == "test", "sample"].to_numpy()
-    canvases = unpatchify(grids.gather(rows), grids.grid).permute(0, 2, 3, 1)  # (M, H, W, C)
+    patches = grids.gather(rows)  # (M, N, C, P, P)
+    pixels = patches.flatten(2).mT.unflatten(2, grids.grid)  # (M, C·P·P, R, S)
+    images = functional.pixel_shuffle(pixels, patches.shape[-1])  # (M, C, H, W)
+    canvases = images.permute(0, 2, 3, 1)  # (M, H, W, C)
     for row, canvas in zip(rows.tolist(), canvases.numpy(), strict=True):
         Image.fromarray(canvas).save(folder / f"{row:04d}.png")
     return folder

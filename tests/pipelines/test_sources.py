@@ -16,7 +16,7 @@ import torch
 from kedro.framework.session import KedroSession
 from PIL import Image
 
-from selfie_pipeline.models.patch_grid import unpatchify
+from selfie_pipeline.models.patch_grid import patchify
 from selfie_pipeline.sources.decoding import decode_file
 
 TINY = (
@@ -105,9 +105,10 @@ def test_the_stored_grids_are_the_decoded_images(fresh: Any, tmp_path: Path) -> 
 
     catalog = load_catalog(fresh, "imagenet224")
     samples, grids = catalog.load("usable_samples"), catalog.load("patch_grids")
-    images = unpatchify(grids.gather(samples["sample"].to_numpy()), grids.grid)  # (M, C, H, W)
     expected = np.stack([decode_file(raw / place, 256) for place in samples["place"]])
-    assert torch.equal(images.permute(0, 2, 3, 1), torch.from_numpy(expected))
+    images = torch.from_numpy(expected).permute(0, 3, 1, 2)  # (M, C, H, W)
+    patches = grids.gather(samples["sample"].to_numpy())  # (M, N, C, P, P)
+    assert torch.equal(patches, patchify(images, patches.shape[-1]))
 
 
 def test_unlabeled_images_alone_are_enough_to_pretrain(fresh: Any, tmp_path: Path) -> None:

@@ -78,8 +78,8 @@ def test_every_tensor_moves(make_config, train):
 
 def test_fault_test_rows_in_pretraining(make_config, train):
     _, images = train(make_config())
-    assert images.grids.asked_for
-    assert set(images.grids.asked_for) <= set(ROWS.tolist())
+    assert images.grids.requested
+    assert set(images.grids.requested) <= set(ROWS.tolist())
 
 
 def test_picking_gives_probabilities_of_the_central_windows(make_config, make_images):

@@ -1,4 +1,4 @@
-"""Conversion of images into patch grids and back."""
+"""Conversion of images into patch grids."""
 
 from __future__ import annotations
 
@@ -25,25 +25,3 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
     grid = images.reshape(b, c, rows, patch_size, columns, patch_size)  # (B, C, R, P, S, P)
     grid = grid.permute(0, 2, 4, 1, 3, 5)  # (B, R, S, C, P, P)
     return grid.reshape(b, rows * columns, c, patch_size, patch_size)  # (B, N, C, P, P)
-
-
-def unpatchify(patches: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Join patch grids into images; the exact inverse of `patchify`.
-
-    Args:
-        patches: (B, N, C, P, P), of any dtype.
-        grid: Rows and columns of the grid; their product is N.
-
-    Returns:
-        (B, C, H, W), with H = rows · P and W = columns · P.
-
-    Raises:
-        ValueError: The grid does not have N positions.
-    """
-    b, n, c, p, _ = patches.shape
-    rows, columns = grid
-    if rows * columns != n:
-        raise ValueError(f"{n} patches do not fill a grid of {rows} × {columns}")
-    image = patches.reshape(b, rows, columns, c, p, p)  # (B, R, S, C, P, P)
-    image = image.permute(0, 3, 1, 4, 2, 5)  # (B, C, R, P, S, P)
-    return image.reshape(b, c, rows * p, columns * p)  # (B, C, H, W)
