@@ -305,8 +305,9 @@ PathFinder.find_spec = lambda name, *rest: (
 )
 import selfie_pipeline
 
+with_ray = {"cluster", "driver", "ray_jobs", "worker"}  # of training.distributed
 for module in pkgutil.walk_packages(selfie_pipeline.__path__, "selfie_pipeline."):
-    if ".cluster" not in module.name and not module.name.endswith("__main__"):
+    if module.name.rpartition(".")[2] not in {*with_ray, "__main__"}:
         importlib.import_module(module.name)
 assert "ray" not in sys.modules
 from selfie_pipeline.__main__ import main
