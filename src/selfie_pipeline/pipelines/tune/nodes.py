@@ -107,13 +107,13 @@ def tune_finetuning(
     images = open_images(patch_grids, patch, augmentation)
     within = compute.model_copy(update={"engine": "local"})  # of a trial, wherever it runs
 
-    def searched(arm: Arm, fraction: float) -> Job[tuple[SearchResult, pd.DataFrame]]:
+    def run_search(arm: Arm, fraction: float) -> Job[tuple[SearchResult, pd.DataFrame]]:
         pretraining = pretraining_lineage(encoder) if arm == "selfie" else FROM_SCRATCH
-        origin = classifier_lineage(
+        lineage = classifier_lineage(
             pretraining, patch_grids.fingerprint, patch, augmentation, model, recipe
         )
 
-        search = Search(arm, fraction, origin, tune)
+        search = Search(arm, fraction, lineage, tune)
         study = search.open_study(storage)
         source = encoder if arm == "selfie" else None
         trial = _Trial(search, split, images, model, recipe, within, folder, resume, source)
@@ -129,10 +129,12 @@ def tune_finetuning(
         )
         return best, _trials_table(search, study)
 
-    chains = [
-        searched(arm, fraction) for arm in experiment.arms for fraction in experiment.labeled_fracs
+    jobs = [
+        run_search(arm, fraction)
+        for arm in experiment.arms
+        for fraction in experiment.labeled_fracs
     ]
-    found, tables = zip(*run_jobs(chains, compute), strict=True)
+    found, tables = zip(*run_jobs(jobs, compute), strict=True)
     return [asdict(best) for best in found], pd.concat(tables, ignore_index=True)
 
 
