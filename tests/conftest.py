@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -216,3 +218,19 @@ def four_seeds(make_cells: MakeCells) -> list[dict[str, Any]]:
 @pytest.fixture
 def one_seed(make_cells: MakeCells) -> list[dict[str, Any]]:
     return [*make_cells("supervised", {0: 0.78}), *make_cells("selfie", {0: 0.82})]
+
+
+@pytest.fixture
+def small_disk() -> Callable[[], AbstractContextManager[None]]:
+    """A context in which no file can grow beyond 100 bytes; the system raises a real OSError."""
+
+    @contextmanager
+    def limit() -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit

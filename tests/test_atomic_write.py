@@ -1,24 +1,11 @@
 """Tests of atomic writing: the order of its steps, and its state after failures."""
 
 import os
-import resource
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from selfie_pipeline.atomic_write import atomic_write
-
-
-@contextmanager
-def small_disk():
-    """No file can grow beyond 100 bytes; the system raises a real OSError."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_file_replaces_the_one_before_and_parents_are_created(tmp_path):
@@ -62,7 +49,7 @@ def test_an_interruption_removes_the_partial_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_leaves_the_file_before(tmp_path):
+def test_a_full_disk_leaves_the_file_before(tmp_path, small_disk):
     path = tmp_path / "text"
     path.write_text("before")
 

@@ -1,10 +1,8 @@
 """Tests of the atomic dataset types: versions, failures while saving, previews."""
 
-import resource
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 
@@ -99,19 +97,8 @@ def test_without_versions_the_file_is_replaced(tmp_path):
     assert files_of(tmp_path) == ["thing"]
 
 
-@contextmanager
-def small_disk():
-    """No file can grow beyond 100 bytes; the system raises a real OSError."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @every_type
-def test_a_full_disk_leaves_the_version_before(dataset_type, tmp_path):
+def test_a_full_disk_leaves_the_version_before(dataset_type, tmp_path, small_disk):
     version(dataset_type, tmp_path, save="v1").save(VALUES[dataset_type][0])
 
     with (
