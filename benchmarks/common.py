@@ -51,14 +51,15 @@ def drawn_digits() -> NDArray[np.uint8]:
     return np.concatenate([chunk.images for chunk in source.images(source.samples(), 32)])
 
 
-class DigitGrids:
-    """Scikit-learn's digits as patch grids in memory."""
+class ArrayGrids:
+    """Images as patch grids in memory."""
 
-    def __init__(self, patch_size: int) -> None:
-        images = torch.from_numpy(drawn_digits())  # (M, H, W, C)
-        self.patches = patchify(images.permute(0, 3, 1, 2), patch_size).numpy()  # (M, N, C, P, P)
-        pixels = images.reshape(-1, 3).float() / 255
-        self.grid = (32 // patch_size, 32 // patch_size)
+    def __init__(self, images: NDArray[np.uint8], patch_size: int, train: int) -> None:
+        """Cut images, (M, H, W, C), of which the first `train` are the training images."""
+        channels_first = torch.from_numpy(images).permute(0, 3, 1, 2)  # (M, C, H, W)
+        self.patches = patchify(channels_first, patch_size).numpy()  # (M, N, C, P, P)
+        pixels = torch.from_numpy(images[:train]).reshape(-1, 3).float() / 255
+        self.grid = (images.shape[1] // patch_size, images.shape[2] // patch_size)
         self.mean = pixels.mean(dim=0).numpy()
         self.std = pixels.std(dim=0).numpy()
 
@@ -72,7 +73,8 @@ class DigitGrids:
 
 def digit_images(config: Config) -> tuple[Images, NDArray[np.int64]]:
     """All digits, and their rows."""
-    grids = DigitGrids(config.patch.patch_size)
+    digits = drawn_digits()
+    grids = ArrayGrids(digits, config.patch.patch_size, train=len(digits))
     return Images(grids, config.patch, config.augmentation), np.arange(len(grids))
 
 

@@ -83,6 +83,7 @@ _PARAMETERS: dict[str, Any] = {
         "accelerator": "cpu",
         "precision": "fp32",
         "compile": "auto",
+        "deterministic": False,
         "engine": "local",
         "workers": 1,
         "cpus_per_worker": 1,

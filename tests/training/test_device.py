@@ -25,7 +25,7 @@ COMPILING_CPU = Device(type="cpu", bf16=False, compile=True)
 
 def find(accelerator="cpu", precision="auto", compiled="auto"):
     config = ComputeConfig.model_construct(
-        accelerator=accelerator, precision=precision, compile=compiled
+        accelerator=accelerator, precision=precision, compile=compiled, deterministic=False
     )
     return find_device(config)
 

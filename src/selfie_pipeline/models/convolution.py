@@ -3,8 +3,8 @@
 The feature maps of a patch network are tiny: stage three maps an 8×8 patch to 2×2. There, oneDNN's
 convolutions reach a fraction of the rate of its matrix products, and a 3×3 kernel spends most of
 its work on the zeros around the map. The results equal those of `torch.nn.Conv2d` up to rounding,
-and the tensors have the same names and shapes. Other devices and exported networks use torch's own
-convolution.
+and the tensors have the same names and shapes. Other devices, compiled and exported networks use
+torch's own convolution.
 
 In this module a map is (B, H, W, I) and its kernel (O, 3, 3, I), with I input and O output
 channels.
@@ -37,7 +37,7 @@ class Conv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
         """Convolve (B, I, H, W) to (B, O, H', W'), in channels-last memory format."""
         plain = self.groups == 1 and self.dilation == (1, 1) and self.bias is None
-        if input.device.type == "cpu" and plain and not torch.compiler.is_exporting():
+        if input.device.type == "cpu" and plain and not torch.compiler.is_compiling():
             stride = self.stride[0]
             if self.kernel_size == (1, 1):
                 maps = input[:, :, ::stride, ::stride].permute(0, 2, 3, 1)  # (B, H', W', I)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -38,7 +40,7 @@ class Selfie(nn.Module):
             of target patch j. The correct patch of row i is in column i.
         """
         vectors = self.embed(patches)  # (B, N, D)
-        vectors = vectors.gather(1, order[..., None].expand_as(vectors))  # (B, N, D)
+        vectors = reorder(vectors, order)  # (B, N, D)
         context, targets = vectors[:, : -self.targets], vectors[:, -self.targets :]
         queries = self.query(context, order, rng)  # (B, T, D)
         with torch.autocast(queries.device.type, enabled=False):  # bf16 scores would be coarse
@@ -64,11 +66,36 @@ class Selfie(nn.Module):
         Returns:
             (B, T, D): v for each target position.
         """
-        positions = functional.embedding(order, self.positions())  # (B, N, D)
+        positions = reorder(self.positions().expand(len(order), -1, -1), order)  # (B, N, D)
         if self.encoder_positions:
             context = context + positions[:, : -self.targets]  # (B, K, D)
         u: Tensor = self.pooling(context, rng)  # (B, D)
         return u[:, None] + positions[:, -self.targets :]  # (B, T, D)
+
+
+class _Reorder(torch.autograd.Function):
+    """`Tensor.gather` by permutations, whose gradient is a gather too.
+
+    That of `gather` and of `functional.embedding` adds to memory atomically on a GPU: slowly, and
+    in no certain order.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        return vectors.gather(1, order[..., None].expand_as(vectors))  # (B, N, D)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (grad,) = gradients  # (B, N, D)
+        (order,) = ctx.saved_tensors
+        return grad.gather(1, order.argsort(dim=1)[..., None].expand_as(grad)), None
+
+
+def reorder(vectors: Tensor, order: Tensor) -> Tensor:
+    """Reorder the vectors of each image: (B, N, D) by permutations (B, N), to (B, N, D)."""
+    out: Tensor = _Reorder.apply(vectors, order)
+    return out
 
 
 def selfie_loss(scores: Tensor) -> Tensor:

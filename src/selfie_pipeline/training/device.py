@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import warnings
 from dataclasses import dataclass
@@ -20,12 +21,14 @@ class Device:
     Attributes:
         type: `cpu` or `cuda`.
         bf16: True if convolutions and matrix products run in bfloat16, under autocast.
-        compile: True if torch compiles the ResNet's stages for a training.
+        compile: True if torch compiles the network for a training.
+        deterministic: True if a repeated training on a GPU results in the same bits.
     """
 
     type: str
     bf16: bool
     compile: bool = False
+    deterministic: bool = False
 
     @property
     def name(self) -> str:
@@ -56,15 +59,15 @@ class Device:
         else:
             # Products that stay in fp32 may round to TF32's ten bits; bf16 has seven.
             torch.set_float32_matmul_precision("high")
-            # All steps have the same shapes: cuDNN tries its kernels once and keeps the fastest.
-            torch.backends.cudnn.benchmark = True
+            # All steps have the same shapes: cuDNN tries its kernels once and keeps the fastest,
+            # which need not be the same ones in another process.
+            torch.backends.cudnn.benchmark = not self.deterministic
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS is refused
+            torch.use_deterministic_algorithms(self.deterministic)
         if self.compile:
-            # The stages take nearly all of the time. The compiler would have to stop in A, which
-            # draws its random numbers from a separate generator.
-            patch_network = getattr(network, "patch_network", network)
             # torch's compiler checks if its inputs have a gradient.
             warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is")
-            patch_network.get_submodule("stages").compile(dynamic=False)
+            network.compile(dynamic=False)
 
 
 def find_device(config: ComputeConfig) -> Device:
@@ -90,6 +93,7 @@ def find_device(config: ComputeConfig) -> Device:
         type=kind,
         bf16=native and config.precision != "fp32",
         compile=config.compile == "always" or (config.compile == "auto" and kind == "cuda"),
+        deterministic=config.deterministic,
     )
 
 

@@ -14,9 +14,8 @@ from selfie_pipeline.models.classifier import AttentionClassifier, Classifier
 from selfie_pipeline.models.dropout import DropoutRng
 from selfie_pipeline.models.selfie import Selfie, patch_accuracy, selfie_loss
 from selfie_pipeline.training.data.augmentation import normalise
-from selfie_pipeline.training.data.batches import Batch, Images, patch_order
-from selfie_pipeline.training.data.randomness import RandomStream, generator
-from selfie_pipeline.training.data.transfer import to_device
+from selfie_pipeline.training.data.batches import Batch, Images
+from selfie_pipeline.training.data.randomness import RandomStream, fold_in
 
 
 class Task(nn.Module):
@@ -39,8 +38,8 @@ class Task(nn.Module):
 
     def dropout_rng(self, seed: int, batch: Batch) -> DropoutRng:
         """Return the random numbers of a batch's step, of which it uses those of its own rows."""
-        rng = generator(seed, RandomStream.DROPOUT, batch.step, self.mean.device)
-        return DropoutRng(rng, self.recipe.batch_size, batch.first_row)
+        step_seed = fold_in(seed, RandomStream.DROPOUT, batch.step)
+        return DropoutRng(step_seed, self.recipe.batch_size, batch.first_row, self.mean.device)
 
 
 class PretrainingTask(Task):
@@ -53,10 +52,8 @@ class PretrainingTask(Task):
         """Compute Selfie's loss, and the share of targets that were identified; both scalars."""
         pixels = self.images.patches(batch.grids, batch.corners, batch.flips)  # (B, N, C, P, P)
         patches = normalise(pixels, self.mean, self.std)  # (B, N, C, P, P)
-        seed, step = self.recipe.seed, batch.step
-        order = patch_order(seed, step, self.recipe.batch_size, patches.shape[1])  # (batch_size, N)
-        own = to_device(order[batch.first_row :][: len(patches)], patches.device)  # (B, N)
-        scores = self.network(patches, own, self.dropout_rng(seed, batch))  # (B, T, T)
+        rng = self.dropout_rng(self.recipe.seed, batch)
+        scores = self.network(patches, batch.order, rng)  # (B, T, T)
         return selfie_loss(scores), patch_accuracy(scores)
 
 

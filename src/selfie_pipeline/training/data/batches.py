@@ -46,6 +46,7 @@ class Batch(NamedTuple):
         grids: (B, N, C, P, P), uint8: their stored patch grids.
         corners: (B, 2), int64: top and left edge of each image's window.
         flips: (B,), bool: the images to mirror.
+        order: (B, N), int64: a permutation of each image's patches, for pretraining.
     """
 
     step: int
@@ -54,6 +55,7 @@ class Batch(NamedTuple):
     grids: Tensor
     corners: Tensor
     flips: Tensor
+    order: Tensor
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ class Batches:
         samples = self.rows[shuffled_samples(self.seed, len(self.rows), places)]  # (B,)
         rng = generator(self.seed, RandomStream.AUGMENTATION, step)
         corners, flips = self.images.draw_windows(rng, batch_size)  # (batch_size, 2), (batch_size,)
+        order = patch_order(self.seed, step, batch_size, self.images.patch.patches)
         return Batch(
             step=step,
             first_row=own.start,
@@ -174,6 +177,7 @@ class Batches:
             grids=self.images.grids.gather(samples),
             corners=corners[own],
             flips=flips[own],
+            order=order[own],
         )
 
 
