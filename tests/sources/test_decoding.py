@@ -1,6 +1,8 @@
 """Tests of decoding image files, and of the ordered threaded map."""
 
 import io
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -13,6 +15,7 @@ from PIL import Image, ImageOps
 from selfie_pipeline.sources import decoding
 from selfie_pipeline.sources.decoding import (
     UnreadableImageError,
+    decode_chunks,
     decode_file,
     has_image_extension,
     map_ordered,
@@ -62,6 +65,8 @@ SIXTEEN_BITS = Image.fromarray(np.asarray(GREY).astype(np.uint16) * 257)
         ("a.webp", PICTURE, PICTURE, {"lossless": True}, 0),
         ("a.jpg", PICTURE, PICTURE, {"quality": 98}, 8),
         ("progressive.jpg", PICTURE, PICTURE, {"quality": 98, "progressive": True}, 8),
+        ("a.avif", PICTURE, PICTURE, {"quality": 95}, 16),
+        ("a.heic", PICTURE, PICTURE, {"quality": 95}, 16),
         ("a.gif", PICTURE, PICTURE, {}, 40),
         ("grey.jpg", GREY, GREY.convert("RGB"), {"quality": 98}, 8),
         ("grey.png", GREY, GREY.convert("RGB"), {}, 0),
@@ -97,6 +102,53 @@ def test_of_several_frames_the_first_is_decoded(tmp_path):
     path = save(tmp_path, GREY, "a.gif", save_all=True, append_images=more)
 
     assert abs(decoded(path) - fitted(GREY.convert("RGB"))).max() <= 8
+
+
+@pytest.mark.parametrize("format_", ["GIF", "TIFF", "WEBP", "PNG", "AVIF", "HEIF"])
+def test_images_of_several_frames_are_counted_in_one_log_line(format_, caplog):
+    caplog.set_level("INFO")
+    file, single = io.BytesIO(), io.BytesIO()
+    PICTURE.save(file, format_, save_all=True, append_images=[GREY.convert("RGB")])
+    PICTURE.save(single, format_)
+
+    (chunk,) = decode_chunks([single, file, single, file], lambda file: file, SIDE)
+
+    assert abs(chunk.images.astype(int) - fitted(PICTURE)).max() <= 40
+    assert caplog.messages == ["2 images have several frames or pages: the first is used"]
+
+
+def test_a_photograph_with_a_preview_beside_it_has_one_frame(caplog):
+    caplog.set_level("INFO")
+    file = io.BytesIO()
+    PICTURE.save(file, "MPO", save_all=True, append_images=[PICTURE.resize((16, 12))])
+
+    (chunk,) = decode_chunks([file], lambda file: file, SIDE)
+
+    assert not chunk.unreadable
+    assert caplog.messages == []
+
+
+def test_heic_without_its_extra_names_the_extra(tmp_path):
+    path = save(tmp_path, PICTURE, "a.heic")
+    script = (
+        "import sys; sys.modules['pillow_heif'] = None\n"
+        "from selfie_pipeline.sources.decoding import try_decode\n"
+        f"print(try_decode(open({str(path)!r}, 'rb'), 16))"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == 'is HEIC; install the extra: pip install --editable ".[heif]"\n'
+
+
+def test_a_damaged_heic_file_does_not_blame_the_extra(tmp_path):
+    path = save(tmp_path, PICTURE, "a.heic")
+    path.write_bytes(path.read_bytes()[:100])
+
+    with pytest.raises(UnreadableImageError, match=r"^(damaged: .+|not an image)$"):
+        decode_file(path, SIDE)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +294,7 @@ def test_an_error_stops_the_map():
         ("train/dog/a.JPEG", True),
         ("a.tif", True),
         ("a.webp", True),
+        ("IMG_0001.HEIC", True),
         ("train/dog/._a.jpg", False),
         (".DS_Store", False),
         ("Thumbs.db", False),

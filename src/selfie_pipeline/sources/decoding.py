@@ -6,6 +6,7 @@ threads pass images on without copying them.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import warnings
@@ -13,17 +14,41 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path, PurePath
 from typing import BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
-from selfie_pipeline.sources.base import fit_image
+from selfie_pipeline.sources.base import CHUNK_BYTES, Chunk, fit_image
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")  # none runs a program
-_EXTENSIONS = re.compile(r"\.(jpe?g|jpe|jfif|png|webp|bmp|dib|gif|tiff?|p[bgnp]m)", re.IGNORECASE)
+logger = logging.getLogger(__name__)
+
+# None of these formats runs a program.
+_FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF"]
+_EXTENSIONS = re.compile(
+    r"\.(jpe?g|jpe|jfif|png|webp|bmp|dib|gif|tiff?|p[bgnp]m|avif|hei[cf])", re.IGNORECASE
+)
+_REMEDIES: dict[bytes, str] = {}
+"""The reason that a file of this brand (bytes 8 to 11 of an ISO media file) can't be decoded."""
+
+try:
+    from pillow_heif import register_heif_opener
+except ImportError:
+    _REMEDIES |= dict.fromkeys(
+        (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
+        'is HEIC; install the extra: pip install --editable ".[heif]"',
+    )
+else:
+    register_heif_opener()
+    _FORMATS.append("HEIF")
+if not features.check("avif"):
+    _REMEDIES |= dict.fromkeys(
+        (b"avif", b"avis"), "is AVIF; install a Pillow that decodes it: pip install -U pillow"
+    )
+
 NOT_AN_IMAGE = "not an image"
 _QUEUED_PER_CORE = 16
 
@@ -54,17 +79,23 @@ def decode_file(file: Path | BinaryIO, canvas_size: int) -> NDArray[np.uint8]:
         UnreadableImageError: The file can't be read, is empty, cut off, damaged, too large, or not
             an image.
     """
+    return _decode(file, canvas_size)[0]
+
+
+def _decode(file: Path | BinaryIO, canvas_size: int) -> tuple[NDArray[np.uint8], bool]:
+    """Return the result of `decode_file`, and True if the file has more frames."""
     try:
         with Image.open(file, formats=_FORMATS) as image:
             image.draft(None, (2 * canvas_size, 2 * canvas_size))  # ignored by all but JPEG
             image.load()
+            has_more = _has_more_frames(image)
             with suppress(Exception):  # damaged EXIF with intact pixels
                 ImageOps.exif_transpose(image, in_place=True)
-            return np.asarray(fit_image(_to_rgb(image), canvas_size))
+            return np.asarray(fit_image(_to_rgb(image), canvas_size)), has_more
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImageError(NOT_AN_IMAGE if _has_bytes(file) else "empty") from None
+        raise UnreadableImageError(_explain_unidentified(file)) from None
     except Image.DecompressionBombError:
         raise UnreadableImageError("more pixels than Pillow accepts") from None
     except Exception as error:  # damaged files can raise any exception
@@ -79,6 +110,54 @@ def try_decode(file: Path | BinaryIO, canvas_size: int) -> NDArray[np.uint8] | U
         return decode_file(file, canvas_size)
     except UnreadableImageError as error:
         return error
+
+
+def decode_chunks(
+    files: Iterable[_Item],
+    load: Callable[[_Item], BinaryIO | Path | UnreadableImageError],
+    canvas_size: int,
+    start: int = 0,
+) -> Iterator[Chunk]:
+    """Decode files on all cores; log how many have several frames.
+
+    Args:
+        files: Items of any type, consumed as needed.
+        load: Returns an item's file, or the reason that there is none; called in several threads.
+        canvas_size: Side of the images, pixels.
+        start: Sample of the first file.
+
+    Yields:
+        Chunks of consecutive samples.
+
+    Raises:
+        Exception: Any exception of `load`, or of iterating over the files.
+    """
+
+    def decode(item: _Item) -> tuple[NDArray[np.uint8], bool] | UnreadableImageError:
+        file = load(item)
+        if isinstance(file, UnreadableImageError):
+            return file
+        try:
+            return _decode(file, canvas_size)
+        except UnreadableImageError as error:
+            return error
+
+    decoded = map_ordered(decode, files)
+    step = max(1, CHUNK_BYTES // (3 * canvas_size**2))
+    several_frames = 0
+    while results := list(islice(decoded, step)):
+        images = np.zeros((len(results), canvas_size, canvas_size, 3), dtype=np.uint8)
+        unreadable = {}
+        for row, result in enumerate(results):
+            if isinstance(result, UnreadableImageError):
+                unreadable[start + row] = str(result)
+            else:
+                images[row], has_more = result
+                several_frames += has_more
+        yield Chunk(images, unreadable)
+        start += len(results)
+    if several_frames:
+        logger.info("%d images have several frames or pages: the first is used", several_frames)
 
 
 def map_ordered(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
@@ -131,7 +210,25 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _has_bytes(file: Path | BinaryIO) -> bool:
+def _has_more_frames(image: Image.Image) -> bool:
+    """Return True for an animation or a document of several pages.
+
+    A photograph with a preview or a depth map beside it (MPO) is neither.
+    """
+    with suppress(Exception):  # damage behind an intact first frame
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    return False
+
+
+def _explain_unidentified(file: Path | BinaryIO) -> str:
+    """Return the reason that a file is in no known format."""
     if isinstance(file, Path):
-        return file.stat().st_size > 0
-    return file.seek(0, os.SEEK_END) > 0
+        with file.open("rb") as opened:
+            head = opened.read(12)
+    else:
+        file.seek(0)
+        head = file.read(12)
+    if not head:
+        return "empty"
+    brand = head[8:12] if head[4:8] == b"ftyp" else b""
+    return _REMEDIES.get(brand, NOT_AN_IMAGE)
