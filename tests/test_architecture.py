@@ -15,26 +15,28 @@ PARTS = {
 
 LOWER = {
     *("config", "models", "training", "evaluation", "report", "sources", "datasets"),
-    *("project", "provenance", "weights"),
+    *("project", "printable", "provenance", "weights"),
 }
 ALLOWED_IMPORTS = {
     "config": set(),
     "provenance": set(),
     "weights": set(),
     "atomic_write": set(),
-    "models": {"config"},
-    "sources": {"config", "atomic_write"},
+    "printable": set(),
+    "models": {"config", "printable"},
+    "sources": {"config", "atomic_write", "printable"},
     "datasets": {"config", "weights", "atomic_write"},
     "training": {"models", "config", "provenance", "weights", "atomic_write"},
     "evaluation": {"config"},
-    "report": {"evaluation", "config", "provenance"},
+    "report": {"evaluation", "config", "printable", "provenance"},
     "pipelines": LOWER,
     "pipeline_registry": {"pipelines"},
-    "project": set(),
+    "project": {"versions"},
+    "versions": {"config"},
     "paths": set(),
     "run_summary": {"config", "training"},
     "tracking": {"provenance"},
-    "hooks": LOWER | {"run_summary"},
+    "hooks": LOWER | {"run_summary", "versions"},
     "settings": LOWER | {"hooks", "paths", "tracking"},
     "cli": LOWER | {"hooks"},
     "__main__": {"cli"},
@@ -44,6 +46,7 @@ KEDRO = {
     *("pipelines", "datasets", "hooks", "settings", "cli", "__main__", "pipeline_registry"),
     "project",
     "tracking",
+    "versions",
 }
 ONLY_IN = {
     "kedro": KEDRO,

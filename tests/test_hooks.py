@@ -21,7 +21,12 @@ from selfie_pipeline.hooks import ProjectHooks
 from selfie_pipeline.settings import HOOKS
 from selfie_pipeline.weights import Weights
 
-RUN: dict[str, Any] = {"env": None, "runtime_params": {}, "load_versions": {}}
+RUN: dict[str, Any] = {
+    "env": None,
+    "runtime_params": {},
+    "load_versions": {},
+    "run_id": "2026-01-03T00.00.00.000Z",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +99,7 @@ def test_a_missing_input_is_refused(hooks: ProjectHooks) -> None:
 def test_a_missing_version_is_refused(tmp_path: Path, hooks: ProjectHooks) -> None:
     old, new = "2026-01-01T00.00.00.000Z", "2026-01-02T00.00.00.000Z"
     for version in (old, new):
-        make_encoder(tmp_path, save=version).save(Weights({"w": torch.zeros(1)}, {}))
+        save_encoder(tmp_path, version)
     wrong = "2025-01-01T00.00.00.000Z"
     catalog = make_catalog("finetune", encoder=make_encoder(tmp_path, load=wrong))
     run = RUN | {"load_versions": {"encoder": wrong}}
@@ -104,6 +109,64 @@ def test_a_missing_version_is_refused(tmp_path: Path, hooks: ProjectHooks) -> No
 
     assert str(caught.value) == (
         f"--load-versions = encoder:{wrong} does not exist; allowed: {new}, {old}"
+    )
+
+
+def save_encoder(folder: Path, version: str) -> None:
+    make_encoder(folder, save=version).save(Weights({"w": torch.zeros(1)}, {}))
+
+
+def test_versions_are_chosen_before_the_first_node_and_logged(
+    tmp_path: Path, hooks: ProjectHooks, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "selfie_pipeline")
+    save_encoder(tmp_path, "2026-01-01T00.00.00.000Z")
+    catalog = make_catalog("experiment", encoder=make_encoder(tmp_path))
+
+    hooks.before_pipeline_run(RUN, pipelines["experiment"], catalog)
+    save_encoder(tmp_path, "2026-01-02T00.00.00.000Z")  # by another run
+
+    assert catalog["encoder"].resolve_load_version() == "2026-01-01T00.00.00.000Z"
+    assert (
+        "versions: saves 2026-01-03T00.00.00.000Z; loads encoder 2026-01-01T00.00.00.000Z"
+    ) in caplog.messages
+    versions = catalog.load("project").versions  # for the runs that a node starts
+    assert versions.saved == ("2026-01-03T00.00.00.000Z",)
+    assert list(versions.chosen.values()) == ["2026-01-01T00.00.00.000Z"]
+
+
+def test_another_version_of_what_the_run_makes_is_refused(
+    tmp_path: Path, hooks: ProjectHooks
+) -> None:
+    old = "2026-01-01T00.00.00.000Z"
+    save_encoder(tmp_path, old)
+    both = pipelines["pretrain"] + pipelines["finetune"]
+    inputs = {name: MemoryDataset(1) for name in both.inputs()}
+    catalog = DataCatalog({**inputs, "encoder": make_encoder(tmp_path, load=old)})
+
+    with pytest.raises(UserError) as caught:
+        hooks.before_pipeline_run(RUN | {"load_versions": {"encoder": old}}, both, catalog)
+
+    assert str(caught.value) == (
+        f"--load-versions = encoder:{old}, but this run makes encoder itself; leave out the "
+        "option, or the pipeline that makes it"
+    )
+
+
+def test_a_pipeline_that_reads_an_output_by_another_name_is_refused(
+    tmp_path: Path, hooks: ProjectHooks
+) -> None:
+    """Kedro would predict first, with the classifier of an earlier run."""
+    both = pipelines["finetune"] + pipelines["predict"]
+    inputs = {name: MemoryDataset(1) for name in both.inputs()}
+    shared = {name: make_encoder(tmp_path) for name in ("selfie_classifier", "chosen_classifier")}
+
+    with pytest.raises(UserError) as caught:
+        hooks.before_pipeline_run(RUN, both, DataCatalog(inputs | shared))
+
+    assert str(caught.value) == (
+        "chosen_classifier is the selfie_classifier that this run makes; run the pipeline that "
+        "reads it afterwards, on its own"
     )
 
 
@@ -162,5 +225,5 @@ def test_a_run_logs_a_summary(hooks: ProjectHooks, caplog: pytest.LogCaptureFixt
     hooks.before_pipeline_run(RUN, pipelines["pretrain"], make_catalog("pretrain"))
 
     assert [line.split(":")[0] for line in caplog.messages] == [
-        *("data", "network", "device", "pretrain")
+        *("data", "network", "device", "pretrain", "versions")
     ]

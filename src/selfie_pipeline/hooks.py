@@ -9,7 +9,7 @@ import importlib.util
 import json
 import logging
 import shlex
-import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from selfie_pipeline.config import Config, UserError, load_config
 from selfie_pipeline.project import Project
 from selfie_pipeline.provenance import flatten
 from selfie_pipeline.run_summary import summarise_run
+from selfie_pipeline.versions import pin_versions, release_claims, versioned_entries
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,22 +46,18 @@ class ProjectHooks:
         self._project = Project(Path(context.project_path), context.env, params)
 
     @hook_impl
-    def after_catalog_created(self, catalog: DataCatalog) -> None:
-        """Add the project itself to the catalog, for nodes that run other pipelines."""
-        catalog["project"] = MemoryDataset(self._project, copy_mode="assign")
-
-    @hook_impl
     def before_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
-        """Check that the pipeline's inputs exist, then log what the run will do.
+        """Check that the pipeline's inputs exist, fix all versions, and log what the run will do.
 
         Raises:
             UserError: An input does not exist; the message names it and the command that creates
-                it. Or the run would replace another recipe's encoder, or requires a device that
-                this machine lacks.
+                it. Or the run would load another version of what it saves, replace another
+                recipe's encoder, or requires a device that this machine lacks.
         """
         _check_encoder_is_not_replaced(run_params, pipeline)
+        _check_saved_is_loaded(run_params, pipeline, catalog)
         for name in sorted(pipeline.inputs()):
             if not catalog.exists(name) and (producer := _find_producer(name, catalog)):
                 _check_version_exists(name, catalog, run_params)
@@ -69,13 +66,33 @@ class ProjectHooks:
                 raise UserError(f"{name} does not exist yet; create it with `{command}`")
         for line in summarise_run(self._config, pipeline.all_outputs()):
             _LOG.info("%s", line)
+        versions = pin_versions(catalog, pipeline.all_outputs(), run_params["run_id"])
+        loads = [
+            f"{name} {versions.chosen[str(entry._filepath)]}"
+            for name, entry in versioned_entries(pipeline.inputs(), catalog).items()
+            if str(entry._filepath) in versions.chosen
+        ]
+        _LOG.info("versions: saves %s; loads %s", versions.saved[0], ", ".join(loads) or "none")
+        # For nodes that run other pipelines.
+        project = replace(self._project, versions=versions)
+        catalog["project"] = MemoryDataset(project, copy_mode="assign")
+
+    @hook_impl
+    def on_pipeline_error(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Remove the folders of versions that were not saved."""
+        release_claims(versioned_entries(pipeline.all_outputs(), catalog).values())
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Delete the trainings' checkpoints; print the results table and the path of the report."""
+        release_claims(versioned_entries(pipeline.all_outputs(), catalog).values())
         for name in pipeline.inputs():
             if name.endswith("_checkpoints"):  # their results are in the catalog
-                shutil.rmtree(catalog.load(name), ignore_errors=True)
+                from selfie_pipeline.training.checkpoints import (  # noqa: PLC0415  # torch
+                    remove_checkpoints,
+                )
+
+                remove_checkpoints(catalog.load(name))
         if "report" not in pipeline.all_outputs():
             return
         report = catalog["report"]
@@ -83,7 +100,7 @@ class ProjectHooks:
         from selfie_pipeline.report.text import terminal_table  # noqa: PLC0415  # pandas, scipy
 
         print(f"\n{terminal_table(catalog.load('results_table'))}\n")  # noqa: T201
-        print(f"Report: {report.list_versions()[0]}")  # noqa: T201
+        print(f"Report: {report._get_load_path()}")  # noqa: T201
 
 
 def _load_parameters(loader: AbstractConfigLoader) -> dict[str, Any]:
@@ -113,6 +130,25 @@ def _check_encoder_is_not_replaced(run_params: dict[str, Any], pipeline: Pipelin
             f"pretrained_on = {pretrained_on} selects an existing encoder, but this run pretrains "
             "one; leave pretrained_on out, or run --pipelines=finetune,baseline,report"
         )
+
+
+def _check_saved_is_loaded(
+    run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+) -> None:
+    """Check that no node loads another version of what another node saves."""
+    outputs = versioned_entries(pipeline.all_outputs(), catalog)
+    for name in outputs.keys() & (run_params["load_versions"] or {}).keys():
+        raise UserError(
+            f"--load-versions = {name}:{run_params['load_versions'][name]}, but this run makes "
+            f"{name} itself; leave out the option, or the pipeline that makes it"
+        )
+    paths = {dataset._filepath: name for name, dataset in outputs.items()}
+    for name, dataset in versioned_entries(pipeline.inputs(), catalog).items():
+        if dataset._filepath in paths:  # Kedro does not know that they are one, and in which order
+            raise UserError(
+                f"{name} is the {paths[dataset._filepath]} that this run makes; run the pipeline "
+                "that reads it afterwards, on its own"
+            )
 
 
 def _check_version_exists(name: str, catalog: DataCatalog, run_params: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from kedro.runner import SequentialRunner
 from kedro.utils import find_kedro_project
+
+from selfie_pipeline.versions import RunVersions, outer_versions
 
 
 def resolve_path(path: str) -> Path:
@@ -29,11 +31,13 @@ class Project:
         path: Folder of the project.
         env: Kedro environment, which is the recipe; None for the default.
         params: Nested parameters that the user set with `--params`.
+        versions: Versions of the current run, which the runs that it starts load as well.
     """
 
     path: Path
     env: str | None
     params: Mapping[str, Any]
+    versions: RunVersions = field(default_factory=RunVersions)
 
     def run(
         self, *pipelines: str, load_versions: Mapping[str, str] | None = None, **params: Any
@@ -45,28 +49,39 @@ class Project:
 
         Args:
             pipelines: Names of the pipelines.
-            load_versions: Versions of catalog entries of which not the latest is to be loaded.
+            load_versions: Versions of catalog entries to load; by default those of this run, and
+                the latest of entries that this run doesn't have.
             params: More parameters, nested; they override those of this run.
 
         Raises:
             UserError: A pipeline raised it.
         """
-        with _suppress_info(), self._create_session(params) as session:
-            session.run(
-                pipeline_names=list(pipelines),
-                load_versions=dict(load_versions or {}),
-                runner=SequentialRunner(),
-            )
+        token = outer_versions.set(self.versions)
+        try:
+            with _suppress_info(), self._create_session(params) as session:
+                session.run(
+                    pipeline_names=list(pipelines),
+                    load_versions=dict(load_versions or {}),
+                    runner=SequentialRunner(),
+                )
+        finally:
+            outer_versions.reset(token)
 
     def load(self, name: str, **params: Any) -> Any:
-        """Load the latest version of a catalog entry, as a run with these parameters would.
+        """Load the latest version of a catalog entry of the runs with these parameters.
+
+        Runs that this run starts later load the same version.
 
         Returns:
             The data, or None if there is no version.
         """
         with self._create_session(params) as session:
             catalog = session.load_context().catalog
-            return catalog.load(name) if catalog.exists(name) else None
+            if not catalog.exists(name):
+                return None
+            entry = catalog[name]
+            self.versions.chosen[str(entry._filepath)] = entry.resolve_load_version()
+            return entry.load()
 
     def bootstrap(self) -> None:
         """Prepare this process for runs of the project, as `kedro run` does."""

@@ -6,9 +6,16 @@ import errno
 import logging
 import os
 import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 from typing import Any, Literal
 
 import pytest
@@ -17,7 +24,7 @@ import torch
 from selfie_pipeline import atomic_write
 from selfie_pipeline.config import UserError
 from selfie_pipeline.training import checkpoints as module
-from selfie_pipeline.training.checkpoints import Checkpoint, Checkpoints
+from selfie_pipeline.training.checkpoints import Checkpoint, Checkpoints, remove_checkpoints
 
 IDENTITY = {"configuration": {"pretrain": {"steps": 9, "seed": 0}}, "data": "f00d", "seed": None}
 
@@ -331,3 +338,136 @@ def test_a_process_that_dies_while_saving_leaves_the_previous_checkpoint(
     assert same(store.latest(), state(step) if saved else before)
     store.save(state(step))
     assert same(store.latest(), state(step))
+
+
+def open_training(folder: Path, seed: int = 0) -> Checkpoints:
+    return open_store(folder, identity={"seed": seed})
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from selfie_pipeline.training.checkpoints import Checkpoints
+
+folder, seed = Path(sys.argv[1]), int(sys.argv[2])
+with Checkpoints(folder, {"seed": seed}, every=2, resume="auto").reserved("pretrain") as own:
+    print(own.folder, flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def start_owner(tmp_path: Path) -> Iterator[Callable[[int], subprocess.Popen[str]]]:
+    """Return a function that starts a process which holds the lock of a training's folder."""
+    processes = []
+
+    def start(seed: int) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", OWNER, str(tmp_path / "checkpoints"), str(seed)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def reserved_folder(process: subprocess.Popen[str]) -> Path:
+    assert process.stdout is not None
+    return Path(process.stdout.readline().strip())
+
+
+def test_a_reserved_folder_leaves_nothing_behind(tmp_path: Path) -> None:
+    with open_training(tmp_path).reserved("pretrain") as own:
+        assert own == open_training(tmp_path)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_training_waits_until_its_owner_has_died(
+    tmp_path: Path,
+    start_owner: Callable[[int], subprocess.Popen[str]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    owner = start_owner(0)
+    assert reserved_folder(owner) == tmp_path / "checkpoints"
+    Timer(1, owner.kill).start()
+
+    with open_training(tmp_path).reserved("pretrain") as own:
+        assert owner.wait() == -signal.SIGKILL
+        assert own.folder == tmp_path / "checkpoints"
+
+    assert caplog.messages == [
+        f"pretrain: waits for process {owner.pid} on {socket.gethostname()}, which trains the "
+        f"same in {tmp_path / 'checkpoints'}"
+    ]
+
+
+def test_another_training_has_a_folder_of_its_own(
+    tmp_path: Path,
+    start_owner: Callable[[int], subprocess.Popen[str]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    owner = start_owner(0)
+    reserved_folder(owner)
+
+    with open_training(tmp_path, seed=1).reserved("pretrain") as own:
+        own.save(state(2))
+        assert own.folder.parent == tmp_path
+        assert own.folder.name.startswith("checkpoints-")
+        assert f"process {owner.pid} on" in caplog.messages[0]
+    owner.kill()
+    owner.wait()
+
+    with open_training(tmp_path, seed=1).reserved("pretrain") as resumed:
+        assert same(resumed.latest(), state(2))  # although the other folder is free by now
+
+
+def test_only_one_of_many_that_start_at_once_has_the_folder(
+    tmp_path: Path, start_owner: Callable[[int], subprocess.Popen[str]]
+) -> None:
+    processes = [start_owner(0) for _ in range(4)]
+    assert all(process.stdout for process in processes)
+    for _ in processes:
+        ready = select.select([process.stdout for process in processes], [], [], 30)[0]
+        (owner,) = [process for process in processes if process.stdout in ready]
+        assert reserved_folder(owner) == tmp_path / "checkpoints"
+        time.sleep(0.2)  # for a second one that should not come
+        others = [process for process in processes if process is not owner]
+        assert select.select([process.stdout for process in others], [], [], 0)[0] == []
+        processes = others
+        owner.communicate("done\n")
+
+
+def test_checkpoints_in_use_are_not_removed(
+    tmp_path: Path, start_owner: Callable[[int], subprocess.Popen[str]]
+) -> None:
+    owner = start_owner(0)
+    used = reserved_folder(owner)
+    open_training(tmp_path).save(state(2))
+    with open_training(tmp_path, seed=1).reserved("pretrain") as unused:
+        unused.save(state(2))
+
+    remove_checkpoints(used)
+    assert used.exists()
+    assert not unused.folder.exists()
+    owner.communicate("done\n")
+    remove_checkpoints(used)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_cannot_be_created_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".checkpoints.lock").mkdir()
+
+    with (
+        pytest.raises(UserError, match=r"\.checkpoints\.lock can't be locked: .*; fix the cause"),
+        open_training(tmp_path).reserved("pretrain"),
+    ):
+        pass

@@ -60,7 +60,25 @@ def atomic_save(path: Path) -> Iterator[Path]:
         raise CatalogError(str(error)) from error
 
 
-class AtomicDataset(AbstractVersionedDataset[_Saved, _Loaded], Generic[_Saved, _Loaded]):
+class _OwnVersionMixin:
+    """Mixin that loads what the same run has saved, whatever other runs have saved since.
+
+    Precedes a Kedro type in the bases, and is none itself: Kedro would replace that type's
+    `__init__`.
+    """
+
+    def resolve_load_version(self: Any) -> str | None:
+        """Return the version that this run saves if it exists, else the requested or the latest."""
+        own = self._version and self._version.save
+        if own and self._exists_function(str(self._get_versioned_path(own))):
+            return str(own)
+        version: str | None = super().resolve_load_version()  # type: ignore[misc]
+        return version
+
+
+class AtomicDataset(
+    _OwnVersionMixin, AbstractVersionedDataset[_Saved, _Loaded], Generic[_Saved, _Loaded]
+):
     """Base class of this project's own types; subclasses read and write one file or folder."""
 
     def __init__(
@@ -127,11 +145,8 @@ class AtomicDataset(AbstractVersionedDataset[_Saved, _Loaded], Generic[_Saved, _
         return {"filepath": self._filepath, "version": self._version}
 
 
-class _AtomicSaveMixin:
-    """Mixin that makes `save` of a kedro-datasets type atomic; precedes that type in the bases.
-
-    Not a Kedro class itself, because Kedro would replace the `__init__` of the mixed-in type.
-    """
+class _AtomicSaveMixin(_OwnVersionMixin):
+    """Mixin that makes `save` of a kedro-datasets type atomic; precedes that type in the bases."""
 
     def save(self: Any, data: Any) -> None:
         """Write a new version in the format of the mixed-in type.

@@ -3,6 +3,9 @@
 A batch is a function of seed and step, so a checkpoint contains the step, the weights, the momentum
 and the history, but no random state. Each is one safetensors file, written atomically, with its
 checksum in a JSON record beside it.
+
+Only one process at a time writes to a folder of checkpoints: the one that holds its lock. The lock
+is the system's (flock), so it ends with the process, also on NFS.
 """
 
 from __future__ import annotations
@@ -10,17 +13,23 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from selfie_pipeline.atomic_write import atomic_write
 from selfie_pipeline.config import UserError
+from selfie_pipeline.provenance import hash_json
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,6 +65,40 @@ class Checkpoints:
     every: int
     resume: Literal["auto", "never"]
     keep: int = 3
+
+    @contextmanager
+    def reserved(self, title: str) -> Iterator[Checkpoints]:
+        """Reserve the folder for this process, or one beside it if another training has it.
+
+        If a process trains the same, wait for it: its checkpoints are of use to this one.
+
+        Args:
+            title: The training's name in messages.
+
+        Yields:
+            The checkpoints to use.
+
+        Raises:
+            UserError: The file system refused to create the lock.
+        """
+        training = hash_json(self.identity)[:16]
+        beside = self.folder.with_name(f"{self.folder.name}-{training}")
+        folder = beside if beside.exists() else self.folder  # left by an interrupted run
+        lock = _create_lock(folder)
+        if not _acquire(lock) and (owner := _read_owner(lock)).training not in {training, ""}:
+            _LOG.info("%s: %s trains in %s; uses %s", title, owner, folder, beside)
+            folder, lock = beside, _create_lock(beside)
+        if not lock.is_locked and not _acquire(lock):
+            owner = _read_owner(lock)
+            _LOG.warning("%s: waits for %s, which trains the same in %s", title, owner, folder)
+            lock.acquire()
+        try:
+            _write_owner(lock, _Owner(training, socket.gethostname(), os.getpid()))
+            yield replace(self, folder=folder)
+        finally:
+            if not folder.exists():
+                Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, then remove old ones and any of another training at later steps.
@@ -138,6 +181,71 @@ class Checkpoints:
         with safe_open(file, framework="pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         return Checkpoint(step, tensors)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove a folder of checkpoints and those beside it, except where a process is training."""
+    for each in (folder, *folder.parent.glob(f"{folder.name}-*")):
+        lock = _create_lock(each)
+        if _acquire(lock):
+            shutil.rmtree(each, ignore_errors=True)
+            Path(lock.lock_file).unlink(missing_ok=True)  # others that wait for it notice
+            lock.release()
+
+
+@dataclass(frozen=True)
+class _Owner:
+    """The process that holds the lock of a folder.
+
+    Attributes:
+        training: Hash of the training's identity; empty if it is not known.
+        host: Its machine.
+        pid: Its process ID there.
+    """
+
+    training: str = ""
+    host: str = "this or another machine"
+    pid: int | None = None
+
+    def __str__(self) -> str:
+        return f"process {self.pid or ''} on {self.host}"
+
+
+def _create_lock(folder: Path) -> FileLock:
+    """Return the lock of a folder: a hidden file beside it, so that the folder can be removed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.with_name(f".{folder.name}.lock"))
+
+
+def _acquire(lock: FileLock) -> bool:
+    """Acquire a lock if it is free; return whether it was.
+
+    Raises:
+        UserError: The file system refused.
+    """
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    except OSError as error:
+        raise UserError(
+            f"{lock.lock_file} can't be locked: {error}; fix the cause (permissions, a network "
+            "file system without locks) and run again"
+        ) from error
+    return True
+
+
+def _write_owner(lock: FileLock, owner: _Owner) -> None:
+    with suppress(OSError):  # it is information, and not the lock
+        Path(lock.lock_file).write_text(json.dumps(asdict(owner)), "utf-8")
+
+
+def _read_owner(lock: FileLock) -> _Owner:
+    """Return the owner of a lock that is held, as far as it has said so."""
+    try:
+        return _Owner(**json.loads(Path(lock.lock_file).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return _Owner()
 
 
 class _UnusableCheckpointError(Exception):

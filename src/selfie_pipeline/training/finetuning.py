@@ -135,7 +135,9 @@ def finetune(
         chosen = shuffled_samples(seed, len(rows), np.arange(min(len(rows), _STATISTICS_SAMPLES)))
         reestimate_statistics(network, images, rows[chosen], device)
     task = FinetuningTask(network, recipe, images, label_of_row, seed=seed, pretrained=pretrained)
-    return fit(task, Batches(images, rows, seed, recipe), device, checkpoints, title, callback)
+    batches = Batches(images, rows, seed, recipe)
+    with checkpoints.reserved(title) as own:
+        return fit(task, batches, device, own, title, callback)
 
 
 def reestimate_statistics(

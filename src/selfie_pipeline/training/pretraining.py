@@ -51,7 +51,8 @@ def pretrain(
         network = Selfie(model, images.patch)
     task = PretrainingTask(network, recipe, images)
     batches = Batches(images, rows, recipe.seed, recipe)
-    return fit(task, batches, device, checkpoints, "pretrain", callback)
+    with checkpoints.reserved("pretrain") as own:
+        return fit(task, batches, device, own, "pretrain", callback)
 
 
 @torch.inference_mode()

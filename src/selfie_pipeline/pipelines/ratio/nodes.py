@@ -61,8 +61,9 @@ def run_ratio(
         )
     for images in ratio.images:
         found: Weights | None = project.load("encoder", pretrain={"images": images})
+        stages = ["cells"]
         if found is None or found.provenance["configuration"] != dump_settings(images):
             _LOG.info("ratio: pretraining on %d images", images)
-            project.run("pretrain", pretrain={"images": images})
-        project.run("cells", pretrain={"images": images})
+            stages = ["pretrain", "cells"]  # one run, whose cells use the encoder that it saves
+        project.run(*stages, pretrain={"images": images})
     project.run("experiment")

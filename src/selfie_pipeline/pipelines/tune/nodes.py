@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +27,7 @@ from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.evaluation.scores import accuracy
 from selfie_pipeline.models.classifier import Classifier
 from selfie_pipeline.provenance import hash_json
-from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training.checkpoints import Checkpoints, remove_checkpoints
 from selfie_pipeline.training.data.batches import Images, open_images
 from selfie_pipeline.training.data.randomness import RandomStream, fold_in
 from selfie_pipeline.training.data.subset import labeled_subset
@@ -193,7 +192,7 @@ class _Trial:
             _LOG.warning("%s: pruned: %s", title, error)
             raise optuna.TrialPruned from None
         value = self.score(network, device)
-        shutil.rmtree(checkpoints.folder, ignore_errors=True)
+        remove_checkpoints(checkpoints.folder)
         return value
 
     def _initialise(self, recipe: FinetuneConfig) -> tuple[Classifier, list[str]]:
