@@ -1,10 +1,12 @@
 """Tests of the CIFAR-10 source: reading, damage, download."""
 
 import hashlib
+import logging
 import pickle
 import socket
 import tarfile
 import urllib.error
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -191,6 +193,18 @@ def test_a_damaged_download_leaves_nothing(publisher, tmp_path):
         open_cifar10(folder)
 
     assert list(folder.parent.iterdir()) == []
+
+
+def test_downloads_at_once_do_not_disturb_each_other(publisher, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    folder = tmp_path / "raw/cifar"
+
+    with ThreadPoolExecutor(4) as pool:
+        sources = list(pool.map(open_cifar10, [folder] * 4))
+
+    assert [len(source.samples()) for source in sources] == [23] * 4
+    assert [path.name for path in folder.parent.iterdir()] == ["cifar"]
+    assert sum(line.startswith("Downloading CIFAR-10") for line in caplog.messages) == 1
 
 
 def test_without_a_network_the_message_names_files_and_folder(tmp_path, batches, monkeypatch):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from selfie_pipeline.atomic_write import atomic_write
@@ -167,8 +168,10 @@ def find_unpublished_files(folder: Path) -> list[str]:
 def download(folder: Path) -> None:
     """Download the published CIFAR-10 through torchvision, and verify it.
 
+    One process at a time downloads; others wait for it.
+
     Args:
-        folder: Destination, which does not exist; it is created atomically.
+        folder: Destination; it is created atomically, and left as it is if it exists by then.
 
     Raises:
         UserError: The network or the file system failed; the message names the files and their
@@ -177,23 +180,38 @@ def download(folder: Path) -> None:
     from torchvision.datasets import CIFAR10  # noqa: PLC0415  (seconds to import)
     from torchvision.datasets.utils import download_url  # noqa: PLC0415
 
-    logger.info("Downloading CIFAR-10 from %s to %s", CIFAR10.url, folder)
     try:
-        with (
-            atomic_write(folder) as partial,
-            tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as temporary,
-            _network_timeout(_NETWORK_TIMEOUT_S),
-        ):
-            download_url(CIFAR10.url, temporary, CIFAR10.filename, CIFAR10.tgz_md5)
-            with tarfile.open(Path(temporary, CIFAR10.filename)) as archive:
-                archive.extractall(temporary, filter="data")
-            Path(temporary, CIFAR10.base_folder).rename(partial)
+        with _exclusive_lock(folder):
+            if folder.exists():
+                return
+            logger.info("Downloading CIFAR-10 from %s to %s", CIFAR10.url, folder)
+            with (
+                atomic_write(folder) as partial,
+                tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.parent) as temporary,
+                _network_timeout(_NETWORK_TIMEOUT_S),
+            ):
+                download_url(CIFAR10.url, temporary, CIFAR10.filename, CIFAR10.tgz_md5)
+                with tarfile.open(Path(temporary, CIFAR10.filename)) as archive:
+                    archive.extractall(temporary, filter="data")
+                Path(temporary, CIFAR10.base_folder).rename(partial)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise UserError(
             f"{folder} does not exist, and CIFAR-10 could not be downloaded from {CIFAR10.url} "
             f"({error}); download {CIFAR10.filename} (MD5 {CIFAR10.tgz_md5}) by other means and "
             f"put its files {', '.join(_FILES)} into {folder}"
         ) from error
+
+
+@contextmanager
+def _exclusive_lock(folder: Path) -> Iterator[None]:
+    """Let one process at a time create a folder; the system unlocks it if that one dies."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    with lock:
+        try:
+            yield
+        finally:
+            Path(lock.lock_file).unlink()  # those that wait for it notice
 
 
 @contextmanager
