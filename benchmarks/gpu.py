@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
+import math
 import random
 import signal
 import subprocess
@@ -114,7 +114,7 @@ class Record:
             shown = f"{value:,.4g}" if isinstance(value, float) else value
             print(f"  {name}: {shown}", flush=True)
         self.results |= results
-        self.path.write_text(json.dumps(self.results, indent=2) + "\n", "utf-8")
+        self.path.write_text(json.dumps(self.results, indent=2, allow_nan=False) + "\n", "utf-8")
 
 
 @contextmanager
@@ -167,14 +167,13 @@ class Run:
 
 def preflight(run: Run) -> None:
     """Measure the machine, and compare the first steps with the CPU's."""
-    config = run.config(batch_size=run.size.check_batch, steps=2, warmup_steps=0)
+    # After a step at the full rate, rounding alone would make the losses differ by per cents.
+    config = run.config(
+        batch_size=run.size.check_batch, steps=2, warmup_steps=0, peak_learning_rate=0.01
+    )
     device = run.device(config)
     record = Record(run.out, "preflight", device=device.name, batch=run.size.check_batch)
-    one = torch.empty(run.size.copied_bytes, dtype=torch.uint8, device=device.type)
-    other = torch.empty_like(one)
-    copies = [seconds(lambda: other.copy_(one)) for _ in range(10)]
-    record.add(copy_bytes_per_s=2 * run.size.copied_bytes / median(copies[1:]))
-    del one, other
+    record.add(copy_bytes_per_s=copy_rate(run.size.copied_bytes, device))
     rates = [best_rate(device) for _ in range(3)]
     record.add(best_flops=max(rates), precision=device.precision)
 
@@ -193,6 +192,14 @@ def preflight(run: Run) -> None:
             }
         )
     record.add(host_waits_within_a_step=waiting_calls(config, device))
+
+
+def copy_rate(size: int, device: Device) -> float:
+    """Return the bytes a second that a large copy within the device's memory reads and writes."""
+    one = torch.empty(size, dtype=torch.uint8, device=device.type)
+    other = torch.empty_like(one)
+    copies = [seconds(lambda: other.copy_(one)) for _ in range(10)]
+    return 2 * size / median(copies[1:])
 
 
 def first_losses(config: Config, device: Device) -> list[float]:
@@ -229,33 +236,44 @@ def waiting_calls(config: Config, device: Device) -> str:
 # Throughput
 
 VARIANTS: dict[str, dict[str, Any] | None] = {
-    "eager, channels last": None,
-    "compiled": {},
-    "compiled, 1×1 convolutions as products": {"options": {"conv_1x1_as_mm": True}},
-    "compiled, CUDA graphs": {"options": {"triton.cudagraphs": True}},
-    "compiled, coordinate descent": {
-        "options": {"conv_1x1_as_mm": True, "coordinate_descent_tuning": True}
+    "compiled, CUDA graphs": {"triton.cudagraphs": True},
+    "compiled, CUDA graphs, 1×1 convolutions as products": {
+        "triton.cudagraphs": True,
+        "conv_1x1_as_mm": True,
     },
+    "eager, channels last": None,
+    "compiled, CUDA graphs, 1×1 convolutions as products, max-autotune": {
+        "triton.cudagraphs": True,
+        "conv_1x1_as_mm": True,
+        "max_autotune": True,
+    },
+    "compiled": {},
     "eager, channels first": None,
-    "compiled, max-autotune-no-cudagraphs": {"mode": "max-autotune-no-cudagraphs"},
+    "compiled, max-autotune": {"max_autotune": True},
 }
-"""Ways to compute the step, the most informative first; the arguments of `nn.Module.compile`."""
+"""Ways to compute the step, the most informative first; the options of the compiler."""
+
+ENOUGH_S = 10
+"""Nothing is begun with less time left."""
 
 VARIANT_LIMIT_S = 90
 """What one of them may take, its compilation included."""
 
 
 def throughput(run: Run) -> None:
-    """Time the pretraining step in every way, then the fastest one at every batch size."""
+    """Time the pretraining step: the way that trainings use at every batch size, then others."""
     device = run.device(run.config())
     record = Record(run.out, "throughput", device=device.name, precision=device.precision)
     table: list[dict[str, Any]] = []
 
-    def measure(variant: str, batch: int) -> None:
+    def measure(variant: str, batch: int, *, kernels: bool = False) -> None:
         row: dict[str, Any] = {"variant": variant, "batch": batch}
         try:
             with time_limit(min(run.left_s - 5, VARIANT_LIMIT_S)):
-                row |= time_variant(run, variant, batch)
+                step, batches, first_steps_s = start_variant(run, variant, batch)
+                row |= time_variant(run, step, batches, batch) | {"first_steps_s": first_steps_s}
+                if kernels:
+                    profile(lambda: step(next(batches)), device, run.out / "kernels.csv")
         except Exception as error:
             traceback.print_exc()
             row["error"] = repr(error)[:300]
@@ -264,22 +282,15 @@ def throughput(run: Run) -> None:
         record.add(**{f"{variant}, batch {batch}": row.get("images_per_s", row.get("error"))})
 
     first, *larger = run.size.batches
-    for variant in VARIANTS:
-        if run.left_s > 10:
+    used, *others = VARIANTS
+    measure(used, first, kernels=True)
+    for batch in larger:
+        measure(used, batch)
+    for variant in others:
+        if run.left_s > ENOUGH_S:
             measure(variant, first)
     measured = [row for row in table if "images_per_s" in row]
-    best = max(measured, key=lambda row: row["images_per_s"])["variant"]
-    for batch in larger:
-        if run.left_s > 10:
-            measure(best, batch)
-    measured = [row for row in table if "images_per_s" in row]
-    fastest = max(measured, key=lambda row: row["images_per_s"])
-    record.add(fastest=fastest)
-    if run.left_s > 10:
-        step, batches, _ = start_variant(run, best, fastest["batch"])
-        kernels = profile(lambda: step(next(batches)), device)
-        kernels.to_csv(run.out / "kernels.csv", index=False)
-        print(kernels.head(30).to_string(), flush=True)
+    record.add(fastest=max(measured, key=lambda row: row["images_per_s"]))
 
 
 def start_variant(
@@ -287,6 +298,9 @@ def start_variant(
 ) -> tuple[Callable[[Any], None], Iterator[Any], float]:
     """Build a variant's step and batches; train three steps. Also returns the seconds it took."""
     torch.compiler.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     config = run.config(batch_size=batch, steps=10**6)
     device = run.device(config)
     images, rows = digit_images(config)
@@ -296,7 +310,7 @@ def start_variant(
     step = bare_step(task, device)
     options = VARIANTS[variant]
     if options is not None:
-        task.network.compile(dynamic=False, **options)
+        task.network.compile(dynamic=False, options=options)
     batches = prefetch(Batches(images, rows, 0, config.pretrain), device.type)
     started = now()
     for _ in range(3):
@@ -304,24 +318,22 @@ def start_variant(
     return step, batches, now() - started
 
 
-def time_variant(run: Run, variant: str, batch: int) -> dict[str, float]:
+def time_variant(
+    run: Run, step: Callable[[Any], None], batches: Iterator[Any], batch: int
+) -> dict[str, float]:
     """Time a variant's step."""
-    step, batches, started_s = start_variant(run, variant, batch)
-    blocks = [
-        seconds(lambda: step(next(batches)), repeat=run.size.timed_steps) for _ in range(3)
-    ]
+    blocks = [seconds(lambda: step(next(batches)), repeat=run.size.timed_steps) for _ in range(3)]
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     return {
         "images_per_s": batch / median(blocks),
         "slowest_block": batch / max(blocks),
         "fastest_block": batch / min(blocks),
-        "first_steps_s": started_s,
         "peak_memory_bytes": peak,
     }
 
 
-def profile(step: Callable[[], None], device: Device) -> pd.DataFrame:
-    """Return the kernels of three steps, the longest first, with their share of the time."""
+def profile(step: Callable[[], None], device: Device, file: Path) -> None:
+    """Write the kernels of three steps, the longest first, with their share of the time."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities = [torch.profiler.ProfilerActivity.CUDA]
@@ -334,16 +346,15 @@ def profile(step: Callable[[], None], device: Device) -> pd.DataFrame:
         {
             "kernel": event.key[:160],
             "calls_per_step": event.count / 3,
-            "ms_per_step": (
-                event.self_device_time_total if on_gpu else event.self_cpu_time_total
-            )
+            "ms_per_step": (event.self_device_time_total if on_gpu else event.self_cpu_time_total)
             / 3e3,
         }
         for event in profiler.key_averages()
     ]
     table = pd.DataFrame(rows).sort_values("ms_per_step", ascending=False)
     table["share"] = table["ms_per_step"] / table["ms_per_step"].sum()
-    return table.head(60)
+    table.head(60).to_csv(file, index=False)
+    print(table.head(20).to_string(), flush=True)
 
 
 # Peers
@@ -448,9 +459,8 @@ def row(run: Run) -> None:
 
 def stand_in(run: Run) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return a few of the digits where there is no CIFAR-10, with their true classes."""
-    from sklearn.datasets import load_digits
-
     from common import drawn_digits
+    from sklearn.datasets import load_digits
 
     count = 600 if run.rehearse else None
     return drawn_digits()[:count], load_digits().target.astype(np.int64)[:count]
@@ -548,7 +558,8 @@ def summary(cells: list[dict[str, Any]], fraction: float) -> dict[str, Any]:
     }
     for name, values in columns.items():
         found = summarise(100 * values)
-        result[name] = [round(value, 2) for value in (found.mean, found.std, found.low, found.high)]
+        numbers = {"mean": found.mean, "std": found.std, "low": found.low, "high": found.high}
+        result[name] = {key: round(x, 2) for key, x in numbers.items() if math.isfinite(x)}
     return result
 
 
@@ -582,7 +593,7 @@ def main() -> None:
     ends = time.monotonic() + options.budget
     for part in options.parts.split(","):
         limit = min(options.limits.get(part, PARTS[part][1]), ends - time.monotonic())
-        if limit < 15:
+        if limit < ENOUGH_S:
             print(f"{part}: no time left", flush=True)
             continue
         print(f"{part}: {limit:.0f} s at most", flush=True)

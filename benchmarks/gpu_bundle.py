@@ -21,10 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-WHEELS = (
-    "annotated-types antlr4-python3-runtime dynaconf hydra-core kedro lightly more-itertools omegaconf "
-    "parse pydantic pydantic-core typing-inspection"
-).split()
+WHEELS = [
+    "annotated-types",
+    "antlr4-python3-runtime",
+    "dynaconf",
+    "hydra-core",
+    "kedro",
+    "lightly",
+    "more-itertools",
+    "omegaconf",
+    "parse",
+    "pydantic",
+    "pydantic-core",
+    "typing-inspection",
+]
 STRIP = 500  # images of a file; WebP allows 16,383 pixels a side
 FILES = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
 

@@ -322,7 +322,8 @@ class ComputeConfig(_StrictModel):
     precision: Literal["auto", "bf16", "fp32"]
     """`auto`: bf16 mixed precision if the processor has the instructions, otherwise fp32."""
     compile: Literal["auto", "always", "never"]
-    """`auto`: compile the network on a GPU; on CPUs, measurements showed no gain."""
+    """`auto`: compile the network on a GPU, unless `deterministic` is true; on CPUs, measurements
+    showed no gain."""
     deterministic: Flag
     """On a GPU, compute only with algorithms that give the same bits each time; slower."""
     engine: Literal["local", "ray"]

@@ -47,12 +47,15 @@ class Device:
         """Return a context in which torch computes in this precision."""
         return torch.autocast(self.type, dtype=torch.bfloat16, enabled=self.bf16)
 
-    def prepare(self, network: nn.Module) -> None:
+    def prepare(self, network: nn.Module, *, cuda_graphs: bool = False) -> None:
         """Configure this process for a training of the network.
 
         Args:
             network: A `Selfie` or a classifier. It is compiled in place, so its tensors keep their
                 names.
+            cuda_graphs: True if compiled code may replay recorded CUDA graphs, so that the GPU
+                does not wait for the host to launch each kernel. The memory of a gradient is then
+                used again by the next forward pass.
         """
         if self.type == "cpu":
             retain_freed_memory()
@@ -67,7 +70,8 @@ class Device:
         if self.compile:
             # torch's compiler checks if its inputs have a gradient.
             warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is")
-            network.compile(dynamic=False)
+            graphs = cuda_graphs and self.type == "cuda"
+            network.compile(dynamic=False, options={"triton.cudagraphs": graphs})
 
 
 def find_device(config: ComputeConfig) -> Device:
@@ -92,7 +96,9 @@ def find_device(config: ComputeConfig) -> Device:
     return Device(
         type=kind,
         bf16=native and config.precision != "fp32",
-        compile=config.compile == "always" or (config.compile == "auto" and kind == "cuda"),
+        # The compiler chooses kernels by their speed, so not the same ones in every process.
+        compile=config.compile == "always"
+        or (config.compile == "auto" and kind == "cuda" and not config.deterministic),
         deterministic=config.deterministic,
     )
 

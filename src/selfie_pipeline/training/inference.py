@@ -52,7 +52,8 @@ class Inference:
         """
         images = normalise(windows.to(self._device.type), self._mean, self._std)  # (B, C, H, W)
         with self._device.autocast():
-            outputs: Tensor = self._network(images)  # (B, K)
+            # Not by calling it: that would compile a network that was trained compiled once more.
+            outputs: Tensor = self._network.forward(images)  # (B, K)
         return outputs.float().cpu().numpy()
 
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import Protocol, Self
 
+from torch import nn
+
 from selfie_pipeline.config import TrainingConfig
 from selfie_pipeline.training.checkpoints import Checkpoints
-from selfie_pipeline.training.data.batches import Batches
+from selfie_pipeline.training.data.batches import Batch, Batches
 from selfie_pipeline.training.data.prefetch import prefetch
 from selfie_pipeline.training.device import Device
-from selfie_pipeline.training.distributed.process_group import data_parallel, gradient_sync
+from selfie_pipeline.training.distributed.process_group import (
+    data_parallel,
+    gradient_sync,
+    world_size,
+)
 from selfie_pipeline.training.memory import out_of_memory_error
 from selfie_pipeline.training.optimizer import clip_gradients, set_learning_rate
 from selfie_pipeline.training.progress import ProgressBar
@@ -91,7 +97,9 @@ def fit(
             written.
     """
     recipe = task.recipe
-    device.prepare(task.to(device.type).train().network)
+    # A gradient that more than one backward pass adds to has to outlive the next forward pass.
+    once = recipe.accumulate == 1 and world_size() == 1
+    device.prepare(task.to(device.type).train().network, cuda_graphs=once)
     state = TrainingState(task)
     if (checkpoint := checkpoints.latest()) is not None:
         state.restore(checkpoint)
@@ -104,22 +112,39 @@ def fit(
         progress(title, recipe, state.step) as reporter,
         out_of_memory_error(title, batches.micro_batch_size),
     ):
-        for step in range(state.step, recipe.steps):
-            set_learning_rate(state.optimizer, step, recipe)
-            for index in range(1, recipe.accumulate + 1):
-                batch = next(micro_batches)
-                with gradient_sync(model, enabled=index == recipe.accumulate):
-                    with device.autocast():
-                        loss, accuracy = model(batch)
-                    (loss / recipe.accumulate).backward()
-                state.record(loss, accuracy, batch.samples)
-            clip_gradients(task.network, recipe)
-            state.optimizer.step()
-            state.optimizer.zero_grad(set_to_none=True)
+        while state.step < recipe.steps:
+            compute_step(model, micro_batches, state, device)
             _end_step(state, checkpoints, reporter, stop.poll, title)
             if callback is not None:
                 callback(state)
     return state.result()
+
+
+def compute_step(
+    model: nn.Module, micro_batches: Iterator[Batch], state: TrainingState, device: Device
+) -> None:
+    """Compute the forward and backward passes of a step, and update the weights.
+
+    Nothing in it waits for a GPU, so the host stays ahead of it.
+
+    Args:
+        model: The task, possibly one of several workers'.
+        micro_batches: The next of them are those of this step, on the device.
+        state: The state before the step; its weights are the model's.
+        device: The device and the precision.
+    """
+    recipe = state.recipe
+    set_learning_rate(state.optimizer, state.step, recipe)
+    for index in range(1, recipe.accumulate + 1):
+        batch = next(micro_batches)
+        with gradient_sync(model, enabled=index == recipe.accumulate):
+            with device.autocast():
+                loss, accuracy = model(batch)
+            (loss / recipe.accumulate).backward()
+        state.record(loss, accuracy, batch.samples)
+    clip_gradients(state.network, recipe)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
 
 
 def _end_step(
