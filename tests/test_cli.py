@@ -170,7 +170,18 @@ def test_an_unknown_runner_is_refused(project: Path, runner: str) -> None:
     assert line.startswith(
         f"Error: Invalid value for '--runner' / '-r': '{runner}' is not a runner"
     )
-    assert "allowed: SequentialRunner, ThreadRunner, ParallelRunner" in line
+    assert "allowed: SequentialRunner, ThreadRunner, or the full name of a class" in line
+
+
+@pytest.mark.parametrize("runner", ["ParallelRunner", "kedro.runner.ParallelRunner"])
+def test_a_runner_that_shares_no_memory_is_refused(project: Path, runner: str) -> None:
+    result = run_kedro(f"--runner={runner}")
+
+    assert result.exit_code == 2
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("Error: ")
+    assert f"'{runner}' can't run this project" in line
+    assert "use compute.engine=ray; allowed: SequentialRunner, ThreadRunner" in line
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from kedro import KedroDeprecationWarning
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.project import pipelines
 from kedro.io import DatasetError
+from kedro.runner import ParallelRunner
 from kedro.utils import load_obj
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -87,21 +88,25 @@ def parse_params(ctx: click.Context, option: click.Parameter, value: str) -> dic
 
 
 def check_runner(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    """Return the value of `--runner` if it names a runner.
+    """Return the value of `--runner` if it names a runner that can run this project.
 
     Raises:
         click.BadParameter: It does not.
     """
+    allowed = "allowed: SequentialRunner, ThreadRunner, or the full name of a class, as in "
     try:
-        load_obj(value or "SequentialRunner", "kedro.runner")
+        runner = load_obj(value or "SequentialRunner", "kedro.runner")
     except (ImportError, AttributeError, ValueError):
-        raise click.BadParameter(
-            f"'{value}' is not a runner; allowed: SequentialRunner, ThreadRunner, ParallelRunner, "
-            "or the full name of a class, as in package.module.Runner",
-            ctx,
-            option,
-        ) from None
-    return value
+        problem = "is not a runner"
+    else:
+        if not (isinstance(runner, type) and issubclass(runner, ParallelRunner)):
+            return value
+        # Each node would be in a process of its own, out of reach of entries in memory.
+        problem = "can't run this project, whose nodes share data in memory; for several processes "
+        problem += "use compute.engine=ray"
+    raise click.BadParameter(
+        f"'{value}' {problem}; {allowed}package.module.Runner", ctx, option
+    ) from None
 
 
 _CALLBACKS = {"params": parse_params, "runner": check_runner}

@@ -379,8 +379,8 @@ class Config(_StrictModel):
     tune: TuneConfig
     ratio: RatioConfig
     images: str | None
-    """Folder of the images that `predict` classifies, absolute or relative to the project; null
-    for none."""
+    """Images that `predict` classifies: a folder, a file or a pattern such as `photos/*.jpg`,
+    absolute or relative to the project; null for none."""
     predict: PredictConfig
     embed: EmbedConfig
     export: ExportConfig

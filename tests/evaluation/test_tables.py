@@ -243,26 +243,6 @@ def test_no_cells_give_a_table_without_rows() -> None:
     assert table["mean"].dtype == "float64"
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"arm": "control"}, "control"),
-        ({"accuracy": 85.8}, "not a fraction"),
-        ({"accuracy": math.nan}, "not a fraction"),
-    ],
-)
-def test_an_invalid_cell_raises(make_cells, change: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        select_cells([make_cells("selfie", {0: 0.8})[0] | change], {"present"})
-
-
-def test_a_missing_key_is_named(make_cells) -> None:
-    (cell,) = make_cells("selfie", {0: 0.8})
-    del cell["version"]
-    with pytest.raises(ValueError, match="lacks version"):
-        select_cells([cell], {"present"})
-
-
 def test_paper_results_are_matched_by_data_fraction_and_arm(make_cells) -> None:
     fractions = [
         *make_cells("selfie", {0: 0.5}, data="cifar10", labeled_frac=0.08, labels=4000),

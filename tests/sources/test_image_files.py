@@ -8,7 +8,7 @@ from PIL import Image
 
 from selfie_pipeline.config import PatchConfig, UserError
 from selfie_pipeline.sources.decoding import decode_file
-from selfie_pipeline.sources.image_files import list_files, read_windows
+from selfie_pipeline.sources.image_files import find_files, read_windows
 
 PATCH = PatchConfig(canvas_size=16, image_size=8, patch_size=4, targets=2)
 
@@ -27,16 +27,33 @@ def test_files_of_any_name_are_found_at_any_depth(tmp_path: Path) -> None:
         (tmp_path / place).touch()
     (tmp_path / "dead").symlink_to("nowhere")
 
-    found = [path.relative_to(tmp_path).as_posix() for path in list_files(tmp_path)]
+    found = [path.relative_to(tmp_path).as_posix() for path in find_files(tmp_path)[1]]
 
     assert found == [".DS_Store", "a.png", "b/c/2.png", "b/notes", "dead"]
 
 
 def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^images = .* has no files; allowed: a folder"):
-        list_files(tmp_path)
+        find_files(tmp_path)
     with pytest.raises(UserError, match=r"^images = .*/nowhere does not exist; allowed: a folder"):
-        list_files(tmp_path / "nowhere")
+        find_files(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"^images = .*\*\.tif does not exist; .* photos/\*\.jpg$"):
+        find_files(tmp_path / "*.tif")
+
+
+def test_a_file_and_patterns_are_found(tmp_path: Path) -> None:
+    for place in ("a.png", "b/1.png", "b/2.jpg", "b/c/3.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+
+    def names(images: str) -> tuple[str, list[str]]:
+        folder, files = find_files(tmp_path / images)
+        return folder.name, [file.relative_to(folder).as_posix() for file in files]
+
+    assert names("a.png") == (tmp_path.name, ["a.png"])
+    assert names("b/*.png") == ("b", ["1.png"])
+    assert names("**/*.png") == (tmp_path.name, ["a.png", "b/1.png", "b/c/3.png"])
+    assert names("[ab]") == (tmp_path.name, ["b/1.png", "b/2.jpg", "b/c/3.png"])
 
 
 def test_windows_are_the_centres_of_the_images_in_order(tmp_path: Path) -> None:

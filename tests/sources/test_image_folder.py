@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.sources import image_folder
+from selfie_pipeline.sources import decoding
 from selfie_pipeline.sources.decoding import decode_file
 from selfie_pipeline.sources.image_folder import ImageFolder
 from selfie_pipeline.sources.samples import check_samples
@@ -70,7 +70,7 @@ def test_the_table_lists_training_then_test_then_unlabeled_files(folder):
 
 
 def test_images_are_in_the_table_order_from_any_sample_on(folder, all_images, monkeypatch):
-    monkeypatch.setattr(image_folder, "CHUNK_BYTES", 3 * 3 * 8 * 8)
+    monkeypatch.setattr(decoding, "CHUNK_BYTES", 3 * 3 * 8 * 8)
     add(folder, *TRAIN, "test/cat/a.png", "test/dog/b.png")
     source = ImageFolder(folder)
     samples = source.samples()
@@ -154,9 +154,69 @@ def test_without_a_test_split_a_fixed_share_of_each_class_is_drawn(folder, caplo
     assert counts["train"].to_dict() == {"": 0, "ant": 1, "cat": 8, "dog": 8, "owl": 1}
     assert samples["place"].is_unique
     pd.testing.assert_frame_equal(ImageFolder(folder).samples(), samples)
-    assert (
-        "neither test/ nor val/ with labels: 20 % of each class of train/ (5 of 23" in caplog.text
-    )
+    line, again = caplog.messages  # of both
+    assert line == again
+    assert "20 % of each of the 4 classes (5 of 23 files) are the test split" in line
+
+
+def splits(folder):
+    samples = ImageFolder(folder).samples()
+    return dict(zip(samples["place"].str.removeprefix("train/"), samples["split"], strict=True))
+
+
+def test_class_folders_without_train_are_the_training_data(folder, caplog):
+    caplog.set_level("INFO", "selfie_pipeline")
+    add(folder, *(f"{name}/deep/{n}.png" for name in ("daisy", "rose") for n in range(10)))
+    add(folder, "Unlabeled/a.png", "loose.png", ".cache/1.png", "notes/._1.png")
+    (folder / "notes/read.me").write_text("daisies and roses")
+
+    source = ImageFolder(folder)
+
+    assert source.classes == ("daisy", "rose")
+    counts = pd.crosstab(source.samples()["class_name"], source.samples()["split"])
+    assert counts["train"].to_dict() == {"": 0, "daisy": 8, "rose": 8}
+    assert counts["test"].to_dict() == {"": 0, "daisy": 2, "rose": 2}
+    assert counts["unlabeled"].to_dict() == {"": 1, "daisy": 0, "rose": 0}
+    check_samples(source.samples(), source.classes)
+    skipped, drawn = caplog.messages
+    assert skipped.startswith("Skipped 2 files, such as notes/")
+    assert drawn.startswith("There are class folders without train/ and no test/ or val/ with")
+
+
+def test_the_drawn_split_is_the_same_with_and_without_train(folder, tmp_path):
+    places = [f"{name}/{n}.png" for name in ("daisy", "rose") for n in range(10)]
+    add(folder, *places)
+    add(tmp_path / "other", *(f"train/{place}" for place in places))
+
+    assert splits(folder) == splits(tmp_path / "other")
+
+
+def test_added_files_move_few_of_the_drawn_ones(folder):
+    add(folder, *(f"{name}/{n}.png" for name in ("daisy", "rose") for n in range(50)))
+    before = splits(folder)
+
+    add(folder, "daisy/new.png", "rose/a.png", "rose/b.png")
+
+    after = splits(folder)
+    assert sum(before[place] != after[place] for place in before) <= 3
+
+
+def test_class_folders_may_have_a_test_split_beside_them(folder):
+    add(folder, "daisy/1.png", "rose/1.png", "test/daisy/2.png", "test/rose/2.png")
+
+    assert [split for split, *_ in listed(ImageFolder(folder))] == ["train"] * 2 + ["test"] * 2
+
+
+@pytest.mark.parametrize("train", ["train", "training", "Train"])
+@pytest.mark.parametrize("test", ["testing", "val", "Valid", "validation", "dev", "eval"])
+def test_splits_are_found_under_their_common_names(folder, train, test):
+    add(folder, f"{train}/cat/1.png", f"{train}/dog/1.png", f"{test}/cat/2.png")
+
+    assert listed(ImageFolder(folder)) == [
+        ("train", "cat", f"{train}/cat/1.png"),
+        ("train", "dog", f"{train}/dog/1.png"),
+        ("test", "cat", f"{test}/cat/2.png"),
+    ]
 
 
 def test_val_is_the_test_split_if_there_is_no_test(folder):
@@ -287,11 +347,11 @@ def test_a_changed_file_is_detected_when_it_is_decoded(folder, change):
         list(source.images(samples, 8))
 
 
-@pytest.mark.parametrize("places", [[], ["a.png"], ["cat/a.png"], ["test/cat/a.png"]])
+@pytest.mark.parametrize("places", [[], ["a.png"], ["train/a.png"], ["test/cat/a.png"]])
 def test_a_folder_without_images_is_refused_with_the_layout(folder, places):
     add(folder, *places)
 
-    with pytest.raises(UserError, match=r"no files in train/CLASS/ or unlabeled/; put images") as e:
+    with pytest.raises(UserError, match=r"no files in class folders or unlabeled/; put ima") as e:
         ImageFolder(folder)
     assert "\n" not in str(e.value)
 
@@ -299,7 +359,7 @@ def test_a_folder_without_images_is_refused_with_the_layout(folder, places):
 def test_training_images_without_a_class_are_logged(folder, caplog):
     add(folder, "train/a.png", "train/b.png")
 
-    with pytest.raises(UserError, match="no files in train/CLASS/"):
+    with pytest.raises(UserError, match="no files in class folders"):
         ImageFolder(folder)
     assert "Skipped 2 files, such as train/a.png: not in a class folder" in caplog.text
 

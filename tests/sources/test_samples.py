@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.sources.samples import build_sample_table, check_samples, count_samples
+from selfie_pipeline.sources.samples import (
+    build_sample_table,
+    check_samples,
+    count_samples,
+    draw_test_split,
+)
 
 CLASSES = ("crane", "dog", "crane")  # two classes of ImageNet have the same name
 
@@ -82,3 +87,36 @@ def test_many_missing_classes_make_one_short_line():
         check_samples(samples, ["cat", *(f"class {n}" for n in range(999))])
 
     assert len(str(error.value)) < 300
+
+
+def test_a_single_class_is_refused():
+    with pytest.raises(UserError, match=r"a single class, 'cat', and a classifier needs two"):
+        check_samples(table(("train", 0), ("test", 0)), ["cat"])
+
+
+@pytest.mark.parametrize(
+    ("name", "escaped"), [("a\nb", r"a\nb"), ("\x1b[2J", r"\x1b[2J"), ("\u202egnp", r"\u202egnp")]
+)
+def test_a_class_name_with_control_characters_is_refused(name, escaped):
+    with pytest.raises(UserError) as error:
+        check_samples(table(("train", 0), ("train", 1), ("test", 0)), ["cat", name])
+
+    assert f"of 1 of the 2 classes, escaped here: {escaped}; rename" in str(error.value)
+    assert str(error.value).isprintable()
+
+
+def test_a_fifth_of_each_class_is_drawn_by_name():
+    classes = ["cat"] * 10 + ["dog"] * 5 + ["owl"] * 2 + ["ant"]
+    names = [f"{name}/{number}" for number, name in enumerate(classes)]
+
+    drawn = draw_test_split(classes, names)
+
+    assert {name: drawn[np.array(classes) == name].sum() for name in set(classes)} == {
+        "cat": 2,
+        "dog": 1,
+        "owl": 1,
+        "ant": 0,
+    }
+    assert [names[row] for row in np.flatnonzero(drawn)] == ["cat/2", "cat/4", "dog/11", "owl/15"]
+    backwards = draw_test_split(classes[::-1], names[::-1])
+    assert np.array_equal(backwards[::-1], drawn)

@@ -1,21 +1,192 @@
-"""Dataset type that collects the results of many runs."""
+"""Dataset types of results: checked when they are loaded, one by one or all at once."""
 
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections.abc import Iterator
 from glob import glob
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self
 
-from kedro.io.core import AbstractDataset
+import pandas as pd
+from kedro.io.core import AbstractDataset, DatasetError, VersionNotFoundError
 from kedro_datasets._typing import JSONPreview
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import from_json
 
-from selfie_pipeline.datasets.atomic import CatalogError
+from selfie_pipeline.config import (
+    Arm,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFraction,
+    PositiveInt,
+    Seed,
+    TunedName,
+)
+from selfie_pipeline.datasets.atomic import (
+    AtomicCSVDataset,
+    AtomicJSONDataset,
+    AtomicParquetDataset,
+    CatalogError,
+    OptionalJSONDataset,
+)
+
+_LOG = logging.getLogger(__name__)
+_Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""Text without line breaks and other control characters."""
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Stored(BaseModel):
+    """The part of a stored result that is read again; there may be more."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Provenance(_Stored):
+    configuration: dict[str, Any]
+    data: _Line
+    classifier: _Line
+    encoder: _Line | None
+    tuned: dict[str, _Finite]
+    pretraining_images: PositiveInt | None
+
+
+class _Result(_Stored):
+    """The content of a metrics.json."""
+
+    data: _Line
+    network: _Line
+    arm: Arm
+    labeled_frac: PositiveFraction
+    labels: PositiveInt
+    seed: Seed
+    accuracy: Fraction
+    loss: NonNegativeFloat
+    test_samples: PositiveInt
+    correct: Annotated[str, Field(pattern="^([0-9a-f]{2})+$")]
+    configuration: _Line
+    provenance: _Provenance
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.correct) != 2 * math.ceil(self.test_samples / 8):
+            raise ValueError(f"correct does not have {self.test_samples} answers")
+        right = int(self.correct, 16).bit_count()
+        if not math.isclose(right / self.test_samples, self.accuracy, abs_tol=1e-9):
+            raise ValueError(
+                f"accuracy = {self.accuracy}, but correct has {right} of {self.test_samples}"
+            )
+        return self
+
+
+class _HistoryRow(_Stored):
+    step: PositiveInt
+    loss: NonNegativeFloat
+    accuracy: Fraction
+    learning_rate: NonNegativeFloat
+
+
+class _Prediction(_Stored):
+    sample: NonNegativeInt
+    label: NonNegativeInt
+    predicted: NonNegativeInt
+    probability: Fraction
+    runner_up: NonNegativeInt
+    correct: bool
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.correct != (self.label == self.predicted):
+            raise ValueError(f"sample {self.sample} has correct = {self.correct}")
+        return self
+
+
+class _SearchResult(BaseModel):
+    """An entry of best_settings.json, which has no more fields."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    study: _Line
+    arm: Arm
+    labeled_frac: PositiveFraction
+    settings: dict[TunedName, NonNegativeFloat]
+    validation_accuracy: Fraction
+    trials: PositiveInt
+
+
+class _TuningTrial(_Stored):
+    arm: Arm
+    labeled_frac: PositiveFraction
+    trial: PositiveInt
+    state: Literal["complete", "pruned"]
+    study: _Line
+
+
+class _CheckedLoadMixin:
+    """Mixin that checks what `load` returns; precedes a type of `atomic` in the bases.
+
+    Not a Kedro class itself, because Kedro would replace the `__init__` of the mixed-in type.
+    """
+
+    _model: ClassVar[TypeAdapter[Any]]
+
+    def load(self: Any) -> Any:
+        """Load the requested version, by default the latest.
+
+        Raises:
+            CatalogError: It is damaged; the message names the file.
+            VersionNotFoundError: There is no version.
+        """
+        try:
+            content = super().load()  # type: ignore[misc]
+            is_table = isinstance(content, pd.DataFrame)
+            self._model.validate_python(content.to_dict("records") if is_table else content)
+        except VersionNotFoundError:
+            raise
+        except (DatasetError, ValidationError) as error:
+            raise CatalogError(
+                f"{self._get_load_path()} can't be used: {_explain(error)}; delete its folder, and "
+                "make it again or use an earlier version"
+            ) from error
+        return content
+
+
+class ResultDataset(_CheckedLoadMixin, AtomicJSONDataset):
+    """The result of a finetuning as a JSON file: a cell of the results table."""
+
+    _model = TypeAdapter(_Result)
+
+
+class HistoryDataset(_CheckedLoadMixin, AtomicCSVDataset):
+    """The history of a training as a CSV file."""
+
+    _model = TypeAdapter(Annotated[list[_HistoryRow], Field(min_length=1)])
+
+
+class PredictionsDataset(_CheckedLoadMixin, AtomicParquetDataset):
+    """The predictions for the test split as a Parquet file."""
+
+    _model = TypeAdapter(Annotated[list[_Prediction], Field(min_length=1)])
+
+
+class BestSettingsDataset(_CheckedLoadMixin, OptionalJSONDataset):
+    """The results of the tuning's searches as a JSON file; an empty list if there is none."""
+
+    _model = TypeAdapter(list[_SearchResult])
+
+
+class TuningTrialsDataset(_CheckedLoadMixin, AtomicCSVDataset):
+    """The trials of the tuning's searches as a CSV file."""
+
+    _model = TypeAdapter(Annotated[list[_TuningTrial], Field(min_length=1)])
 
 
 class AllVersionsDataset(AbstractDataset[NoReturn, list[dict[str, Any]]]):
-    """All versions of all versioned JSON files that match a pattern; read-only.
+    """All results whose files match a pattern, in all their versions; read-only.
 
     Each cell of an experiment saves to a different path. `data/08_reporting/digits/**/metrics.json`
     matches the folders `metrics.json/`, at any depth, in which Kedro stores
@@ -37,12 +208,22 @@ class AllVersionsDataset(AbstractDataset[NoReturn, list[dict[str, Any]]]):
 
         Returns:
             The dictionary of each file, in the order of the paths, with its version (str) added as
-            "version"; an empty list if no file matches.
-
-        Raises:
-            CatalogError: A file is damaged; the message names it.
+            "version"; an empty list if no file matches. Damaged ones are left out with a warning.
         """
-        return [_read(path) | {"version": path.parent.name} for path in self._versions()]
+        results = []
+        for path in self._versions():
+            try:
+                content = from_json(path.read_bytes())
+                _Result.model_validate(content)
+            except (OSError, ValueError) as error:
+                _LOG.warning(
+                    "%s can't be used: %s; the other results are; delete its folder",
+                    path,
+                    _explain(error),
+                )
+            else:
+                results.append(content | {"version": path.parent.name})
+        return results
 
     def save(self, data: NoReturn) -> None:  # noqa: ARG002
         """Refuse to save.
@@ -68,13 +249,13 @@ class AllVersionsDataset(AbstractDataset[NoReturn, list[dict[str, Any]]]):
         return {"filepath": self._filepath}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__}, not a dictionary")
-    except (OSError, ValueError) as error:
-        raise CatalogError(
-            f"{path} can't be read as a JSON dictionary: {error}; delete its folder"
-        ) from error
-    return content
+def _explain(error: Exception) -> str:
+    """Return the reason of an error in one line: of a `ValidationError`, that of its first."""
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error.__cause__ or error).split())
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    reason = " ".join(first["msg"].removeprefix("Value error, ").split())
+    if first["type"] in {"value_error", "missing", "json_invalid"}:
+        return f"{place}: {reason}" if place else reason
+    return f"{place} = {repr(first['input'])[:80]}: {reason}"

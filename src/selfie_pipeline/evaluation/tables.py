@@ -109,13 +109,7 @@ def select_cells(cells: Sequence[Cell], configurations: Collection[str]) -> Sele
 
     Returns:
         Every cell in one of three lists, each ordered by version.
-
-    Raises:
-        ValueError: A cell lacks one of `CELL_KEYS`, has an unknown arm, or has an accuracy that is
-            not a fraction.
     """
-    for cell in cells:
-        _check_cell(cell)
     latest: dict[tuple[Any, ...], Cell] = {}
     other, superseded = [], []
     for cell in sorted(cells, key=lambda cell: str(cell["version"])):
@@ -233,18 +227,6 @@ def load_paper_results() -> pd.DataFrame:
     """
     with resources.files(__package__).joinpath("paper_results.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file)
-
-
-def _check_cell(cell: Cell) -> None:
-    missing = [key for key in CELL_KEYS if key not in cell]
-    if missing:
-        raise ValueError(f"a result lacks {', '.join(missing)}: {dict(cell)}")
-    if cell["arm"] not in ARMS:
-        raise ValueError(f"a result has the arm {cell['arm']!r}; allowed: {', '.join(ARMS)}")
-    if not 0 <= cell["accuracy"] <= 1:  # also catches NaN
-        raise ValueError(
-            f"a result has the accuracy {cell['accuracy']}, not a fraction: {dict(cell)}"
-        )
 
 
 def _build_frame(cells: Sequence[Cell]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from glob import glob, has_magic
 from pathlib import Path
 
 import numpy as np
@@ -12,28 +13,47 @@ from numpy.typing import NDArray
 from selfie_pipeline.config import PatchConfig, UserError
 from selfie_pipeline.sources.decoding import UnreadableImageError, try_decode
 
+_ALLOWED = "allowed: a folder of image files, one file, or a pattern such as photos/*.jpg"
 
-def list_files(folder: Path) -> list[Path]:
-    """List all files in a folder and its subfolders, with any name, sorted by path.
 
-    Hidden folders are skipped; dead links are listed.
+def find_files(images: Path) -> tuple[Path, list[Path]]:
+    """Find image files.
+
+    Args:
+        images: A file, a folder or a pattern, in which `**` stands for any number of folders. In
+            folders and their subfolders, files of any name are found.
+
+    Returns:
+        The folder that contains them all, and the files, sorted by path. Hidden folders are
+        skipped; dead links are listed.
 
     Raises:
-        UserError: The folder does not exist, has no files or can't be read.
+        UserError: There is no such file or folder, or a folder has no files or can't be read.
     """
+    if images.is_file():
+        return images.parent, [images]
+    if images.is_dir():
+        return images, _list_files(images)
+    matches = sorted(map(Path, glob(str(images), recursive=True)))
+    if not matches:
+        raise UserError(f"images = {images} does not exist; {_ALLOWED}")
+    listed = [_list_files(match) if match.is_dir() else [match] for match in matches]
+    folder = next(parent for parent in images.parents if not has_magic(str(parent)))
+    return folder, sorted({file for files in listed for file in files})
+
+
+def _list_files(folder: Path) -> list[Path]:
 
     def refuse(error: OSError) -> None:
         raise UserError(f"images: {error.filename} can't be read: {error.strerror}") from error
 
-    if not folder.is_dir():
-        raise UserError(f"images = {folder} does not exist; allowed: a folder of image files")
     found = []
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = (Path(parent, name) for name in names)
         found += [path for path in paths if path.is_file() or not path.exists()]  # incl. dead links
     if not found:
-        raise UserError(f"images = {folder} has no files; allowed: a folder of image files")
+        raise UserError(f"images = {folder} has no files; {_ALLOWED}")
     return sorted(found)
 
 

@@ -7,35 +7,29 @@ import io
 import logging
 import os
 import stat
-from collections.abc import Collection, Iterator, Mapping
-from functools import partial
-from itertools import islice
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.sources.base import CHUNK_BYTES, Chunk, stale_error
-from selfie_pipeline.sources.decoding import (
-    UnreadableImageError,
-    has_image_extension,
-    map_ordered,
-    try_decode,
-)
+from selfie_pipeline.sources.base import Chunk, stale_error
+from selfie_pipeline.sources.decoding import decode_chunks, has_image_extension, map_ordered
 from selfie_pipeline.sources.ground_truth import load_ground_truth
-from selfie_pipeline.sources.samples import build_sample_table
+from selfie_pipeline.sources.samples import TEST_SHARE, build_sample_table, draw_test_split
 
 logger = logging.getLogger(__name__)
 
-_TEST_SHARE = 0.2
-_SPLIT_SEED = 0
+_TRAIN_FOLDERS = ("train", "training")
+_TEST_FOLDERS = ("test", "testing", "val", "valid", "validation", "dev", "eval")
+"""Names of the folder of the test split; the first that has labels is taken."""
+_UNLABELED_FOLDERS = ("unlabeled", "unlabelled")
 _LAYOUT = (
-    "put images there, in train/CLASS/ and test/CLASS/ (or val/), and those without a class in "
-    "unlabeled/"
+    "put images there, in train/CLASS/ and test/CLASS/ (or in CLASS/ alone), and those without a "
+    "class in unlabeled/"
 )
 
 
@@ -51,9 +45,11 @@ class ImageFolder:
     """Images in train/CLASS/, test/CLASS/ and unlabeled/, in subfolders of any depth.
 
     - Any file may be an image, whatever its name; decoding finds the files that are not.
-    - `val` replaces `test` if there is no `test` with labels. Either may be flat if a ground-truth
+    - Without train/, every other folder that has images is a class.
+    - val/ replaces test/ if there is no test/ with labels. Either may be flat if a ground-truth
       file lists the classes (see `ground_truth`).
-    - Without both, a fixed share of each class of `train` is the test split.
+    - Without both, a fixed share of each class is the test split (see `draw_test_split`).
+    - The splits are also found by their other common names, in upper and lower case.
     - Hidden folders are skipped.
     """
 
@@ -61,7 +57,8 @@ class ImageFolder:
         """List the files; only a ground-truth file is opened.
 
         Args:
-            folder: Folder of train/, test/ or val/, and unlabeled/, none of which is required.
+            folder: Folder of train/ or the class folders, test/ or val/, and unlabeled/, none of
+                which is required.
 
         Raises:
             UserError: There are no training or unlabeled files, or a ground truth is damaged.
@@ -69,14 +66,22 @@ class ImageFolder:
         if not folder.is_dir():
             raise UserError(f"{folder} does not exist; {_LAYOUT}")
         self._folder = folder
-        train = _list_class_folders(folder, "train")
+        named = _find_folders(folder, _TRAIN_FOLDERS)
+        train = [file for split in named for file in _list_class_folders(folder, split)]
+        if not named:
+            train = _list_flat_class_folders(folder)
         test = _list_test_files(folder, {file.class_name for file in train})
         if train and not test:
-            train, test = _draw_test_split(train)
-        splits = {"train": train, "test": test, "unlabeled": _list_files(folder, "unlabeled")}
+            train, test = _draw_test_split(train, has_train_folder=bool(named))
+        unlabeled = [
+            file
+            for split in _find_folders(folder, _UNLABELED_FOLDERS)
+            for file in _list_files(folder, split)
+        ]
+        splits = {"train": train, "test": test, "unlabeled": unlabeled}
         files = [file for split in splits.values() for file in split]
         if not files:
-            raise UserError(f"{folder} has no files in train/CLASS/ or unlabeled/; {_LAYOUT}")
+            raise UserError(f"{folder} has no files in class folders or unlabeled/; {_LAYOUT}")
         self.classes = tuple(sorted({file.class_name for file in files} - {""}))
         labels = {"": -1, **{name: label for label, name in enumerate(self.classes)}}
         table = build_sample_table(
@@ -122,20 +127,8 @@ class ImageFolder:
             UserError: A file is not the listed one; the message names it.
         """
         rest = samples.iloc[start:]
-        decoded = map_ordered(
-            partial(self._decode, canvas_size), zip(rest["place"], rest["sha256"], strict=True)
-        )
-        step = max(1, CHUNK_BYTES // (3 * canvas_size**2))
-        blank = np.zeros((canvas_size, canvas_size, 3), dtype=np.uint8)
-        while results := list(islice(decoded, step)):
-            reasons = {
-                start + row: str(result)
-                for row, result in enumerate(results)
-                if isinstance(result, UnreadableImageError)
-            }
-            images = [blank if isinstance(r, UnreadableImageError) else r for r in results]
-            yield Chunk(np.stack(images), reasons)  # (n, canvas_size, canvas_size, 3)
-            start += len(results)
+        files = zip(rest["place"], rest["sha256"], strict=True)
+        return decode_chunks(files, self._load, canvas_size, start)
 
     def _digest(self, place: str) -> str:
         try:
@@ -144,10 +137,8 @@ class ImageFolder:
         except OSError:
             return ""  # the patch stage reports the reason
 
-    def _decode(
-        self, canvas_size: int, listed: tuple[str, str]
-    ) -> NDArray[np.uint8] | UnreadableImageError:
-        """Decode a listed file (place, sha256).
+    def _load(self, listed: tuple[str, str]) -> Path | BinaryIO:
+        """Read a listed file (place, sha256); return its path if it can't be read.
 
         Raises:
             UserError: Its content is not the listed one.
@@ -163,7 +154,7 @@ class ImageFolder:
             digest, file = hashlib.sha256(content).hexdigest(), io.BytesIO(content)
         if digest != sha256:
             raise stale_error(f"{path} has")
-        return try_decode(file, canvas_size)
+        return file
 
 
 def _list_files(folder: Path, split: str) -> list[_File]:
@@ -208,6 +199,39 @@ def _file_size(path: str) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
+def _find_folders(folder: Path, names: Sequence[str]) -> list[str]:
+    """Return the subfolders with these names, in upper or lower case, in the order of the names."""
+    found = [path.name for path in _list_subfolders(folder) if path.name.casefold() in names]
+    return sorted(found, key=lambda name: (names.index(name.casefold()), name))
+
+
+def _list_subfolders(folder: Path) -> list[Path]:
+    """List the subfolders that are not hidden, sorted by name.
+
+    Raises:
+        UserError: The folder can't be read.
+    """
+    try:
+        return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{folder} can't be read: {error.strerror}") from error
+
+
+def _list_flat_class_folders(folder: Path) -> list[_File]:
+    """List the files of class folders that are in no split; a folder without images is skipped."""
+    splits = {*_TRAIN_FOLDERS, *_TEST_FOLDERS, *_UNLABELED_FOLDERS}
+    files: list[_File] = []
+    skipped: list[_File] = []
+    for path in _list_subfolders(folder):
+        if path.name.casefold() in splits:
+            continue
+        listed = _list_files(folder, path.name)
+        is_class = any(has_image_extension(file.place) for file in listed)
+        (files if is_class else skipped).extend(listed)
+    _log_skipped(skipped, "no file in that folder is named as an image")
+    return [file._replace(class_name=file.place.split("/")[0]) for file in files]
+
+
 def _list_class_folders(folder: Path, split: str) -> list[_File]:
     """List the files of a split in class folders, with the class of each."""
     files, skipped = [], []
@@ -222,8 +246,8 @@ def _list_class_folders(folder: Path, split: str) -> list[_File]:
 
 
 def _list_test_files(folder: Path, classes: Collection[str]) -> list[_File]:
-    """List the files of the test split with their classes, from `test` or else from `val`."""
-    for split in ("test", "val"):
+    """List the files of the test split with their classes, from the first folder that has some."""
+    for split in _find_folders(folder, _TEST_FOLDERS):
         ground_truth = load_ground_truth(folder, split)
         if ground_truth is not None:
             files = _assign_classes(_list_files(folder, split), ground_truth)
@@ -249,25 +273,24 @@ def _assign_classes(files: list[_File], ground_truth: Mapping[str, str]) -> list
     return found
 
 
-def _draw_test_split(files: list[_File]) -> tuple[list[_File], list[_File]]:
-    """Draw a fixed share of each class, at least one sample of two, as the test split.
+def _draw_test_split(
+    files: list[_File], *, has_train_folder: bool
+) -> tuple[list[_File], list[_File]]:
+    """Split files into training and test files, and say so.
 
-    Returns:
-        The training files and the test files.
+    A file is known by its path from its class folder on, with or without train/ before it.
     """
-    random = np.random.default_rng(_SPLIT_SEED)
-    classes = pd.Series([file.class_name for file in files])
-    is_test = np.zeros(len(files), dtype=bool)
-    for _, rows in classes.groupby(classes):  # sorted by name
-        size = min(len(rows) - 1, max(1, round(_TEST_SHARE * len(rows))))
-        is_test[random.choice(rows.index, size, replace=False)] = True
+    names = [file.place.split("/", 1)[1] if has_train_folder else file.place for file in files]
+    classes = [file.class_name for file in files]
+    is_test = draw_test_split(classes, names)
     logger.info(
-        "There is neither test/ nor val/ with labels: %g %% of each class of train/ (%d of %d "
-        "files, drawn with the fixed seed %d) are the test split",
-        100 * _TEST_SHARE,
+        "%s and no test/ or val/ with labels: %g %% of each of the %d classes (%d of %d files) are "
+        "the test split, drawn by their names, the same in every run; `samples` lists them",
+        "There is a train/" if has_train_folder else "There are class folders without train/",
+        100 * TEST_SHARE,
+        len(set(classes)),
         is_test.sum(),
         len(files),
-        _SPLIT_SEED,
     )
     return (
         [file for file, test in zip(files, is_test, strict=True) if not test],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,10 +10,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from selfie_pipeline.config import UserError
+from selfie_pipeline.printable import escape_controls, is_printable
 
 SPLITS = ("train", "test", "unlabeled")
 SAMPLE_COLUMNS = ("split", "label", "class_name", "place")
 """Columns of every table of samples, besides its index."""
+
+TEST_SHARE = 0.2
+"""Share of each class that `draw_test_split` draws."""
+_SPLIT_SEED = 0
 
 
 def build_sample_table(
@@ -36,6 +42,32 @@ def build_sample_table(
     return table.rename_axis(index="sample")
 
 
+def draw_test_split(classes: Sequence[str], names: Sequence[str]) -> NDArray[np.bool_]:
+    """Draw a share of each class, at least one sample of two, as the test split.
+
+    A sample's chance follows from a hash of its name alone, so the same names give the same split
+    in every run and on every machine, and a few samples more or less change the side of a few.
+
+    Args:
+        classes: The class of each of N samples.
+        names: A name of each that stays the same, such as its path.
+
+    Returns:
+        Mask of shape (N,), True for the test split.
+    """
+    numbers = pd.Series([_hash_name(name) for name in names], dtype=np.int64)
+    is_test = np.zeros(len(numbers), dtype=bool)
+    for _, group in numbers.groupby(list(classes)):
+        size = min(len(group) - 1, max(1, round(TEST_SHARE * len(group))))
+        is_test[group.nsmallest(size).index] = True
+    return is_test
+
+
+def _hash_name(name: str) -> int:
+    digest = hashlib.sha256(f"{_SPLIT_SEED}/{name}".encode()).digest()
+    return int.from_bytes(digest[:8]) >> 1  # fits into int64
+
+
 def count_samples(samples: pd.DataFrame) -> pd.DataFrame:
     """Count the samples of each class and split.
 
@@ -57,17 +89,25 @@ def count_samples(samples: pd.DataFrame) -> pd.DataFrame:
 def check_samples(samples: pd.DataFrame, classes: Sequence[str]) -> None:
     """Check that a network can be trained and tested with the samples.
 
-    A data set may be entirely unlabeled. If there are labels, every class needs training samples,
-    and the accuracy needs test samples.
+    A data set may be entirely unlabeled. If there are labels, there must be two classes or more,
+    every class needs training samples, and the accuracy needs test samples.
 
     Args:
         samples: Table built by `build_sample_table`.
         classes: Class names.
 
     Raises:
-        UserError: There are no training samples, a class has none, or there are no test samples.
-            The message names the split and the classes.
+        UserError: There are no training samples, a class has none, there is a single class, there
+            are no test samples, or a class name has control characters. The message names the split
+            and the classes.
     """
+    unprintable = [escape_controls(name) for name in classes if not is_printable(name)]
+    if unprintable:
+        raise UserError(
+            f"control characters in the names of {len(unprintable)} of the {len(classes)} classes, "
+            f"escaped here: {_abbreviate(unprintable)}; rename them: a name must not break lines "
+            "or steer a terminal"
+        )
     labels = {split: samples.loc[samples["split"] == split, "label"] for split in SPLITS}
     if labels["train"].empty:
         if labels["unlabeled"].empty or not labels["test"].empty:
@@ -82,6 +122,12 @@ def check_samples(samples: pd.DataFrame, classes: Sequence[str]) -> None:
             f"no training samples of {len(missing)} of the {len(classes)} classes: "
             f"{_abbreviate([f'{classes[label]!r} (label {label})' for label in missing])}; every "
             "class needs one or more: add them, or remove the class from the data set"
+        )
+    if len(classes) == 1:
+        raise UserError(
+            f"the data set has a single class, {classes[0]!r}, and a classifier needs two or more: "
+            "add another class, name the folder that has the class folders in it, or, to pretrain "
+            "only, put all images into unlabeled/"
         )
     if labels["test"].empty:
         raise UserError(

@@ -24,7 +24,7 @@ from selfie_pipeline.models.preprocessing import Preprocessing, load_preprocessi
 from selfie_pipeline.project import resolve_path
 from selfie_pipeline.report.contact_sheet import draw_predictions
 from selfie_pipeline.sources.decoding import map_ordered
-from selfie_pipeline.sources.image_files import list_files, read_windows
+from selfie_pipeline.sources.image_files import find_files, read_windows
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.inference import Inference, single_threaded_torch
 from selfie_pipeline.weights import Weights
@@ -44,20 +44,24 @@ class UncertainImages(TypedDict):
 def classify_files(
     classifier: Weights, images: str | None, predict: PredictConfig, compute: ComputeConfig
 ) -> tuple[pd.DataFrame, pd.DataFrame, UncertainImages]:
-    """Classify all image files in a folder and its subfolders, preprocessed like the test images.
+    """Classify image files, preprocessed like the test images.
 
     Returns:
         Predictions, one row per image, as `name_predictions` returns them; one row per unreadable
         file: file, reason; and the images that the classifier is least certain of.
 
     Raises:
-        UserError: The folder does not exist, the classifier is not of the arm `predict.arm`, or
+        UserError: The files do not exist, the classifier is not of the arm `predict.arm`, or
             ONNX Runtime is requested and missing.
     """
-    folder = _find_folder(images)
+    if images is None:
+        raise UserError(
+            "images is not set; name the folder of the images to classify: `kedro run "
+            "--pipeline=predict --params images=path/to/folder`"
+        )
     _check_arm(classifier, predict)
     preprocessing = load_preprocessing(classifier.provenance)
-    files = list_files(folder)
+    folder, files = find_files(resolve_path(images))
     infer = _build_inference(classifier, preprocessing, predict, compute)
     start = time.monotonic()
     logits, reasons = _infer_files(infer, files, preprocessing)
@@ -122,15 +126,6 @@ def _build_inference(
 def draw_contact_sheet(uncertain: UncertainImages) -> Figure:
     """Draw the images that the classifier is least certain of."""
     return draw_predictions(**uncertain)
-
-
-def _find_folder(images: str | None) -> Path:
-    if images is None:
-        raise UserError(
-            "images is not set; name the folder of the images to classify: `kedro run "
-            "--pipeline=predict --params images=path/to/folder`"
-        )
-    return resolve_path(images)
 
 
 def _format_path(file: Path, folder: Path) -> str:

@@ -1,0 +1,27 @@
+"""Names from data, made safe to show on a terminal, in Markdown and in HTML."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_CONTROL_CATEGORIES = {"Cc", "Cs", "Zl", "Zp"}
+"""Controls, surrogates, line and paragraph separators."""
+_DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+"""Bidirectional classes of the characters that reverse the text around them."""
+
+
+def is_printable(text: str) -> bool:
+    """Return True unless the text has a line break, a terminal's escape or another control."""
+    return not any(map(_is_control, text))
+
+
+def escape_controls(text: str) -> str:
+    r"""Return the text with each control character as its escape, such as ``\x1b`` or ``\n``."""
+    return "".join(ascii(char)[1:-1] if _is_control(char) else char for char in text)
+
+
+def _is_control(char: str) -> bool:
+    return (
+        unicodedata.category(char) in _CONTROL_CATEGORIES
+        or unicodedata.bidirectional(char) in _DIRECTIONS
+    )
