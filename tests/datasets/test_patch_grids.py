@@ -118,7 +118,7 @@ def test_statistics_do_not_depend_on_the_chunks(tmp_path):
 
 def test_statistics_of_nearly_equal_values_are_exact(tmp_path):
     pixels = np.full_like(PIXELS, 255)
-    pixels[0, 0, 0, 0, 0] = 254
+    pixels[0, 0, :, 0, 0] = 254
     everything = np.ones(SAMPLES, dtype=bool)
 
     dataset(tmp_path, save="v1").save(
@@ -126,11 +126,43 @@ def test_statistics_of_nearly_equal_values_are_exact(tmp_path):
     )
 
     share = 1 / (PIXELS.size / 3)
-    assert dataset(tmp_path).load().std.tolist() == [
-        np.float32(np.sqrt(share * (1 - share)) / 255),
-        0,
-        0,
-    ]
+    assert (
+        dataset(tmp_path).load().std.tolist()
+        == [np.float32(np.sqrt(share * (1 - share)) / 255)] * 3
+    )
+
+
+def test_pixels_that_are_all_equal_are_refused(tmp_path):
+    pixels = PIXELS.copy()
+    pixels[:, :, 2] = 7
+    with pytest.raises(
+        CatalogError, match=r"all pixels of a channel are equal; check data\.folder$"
+    ):
+        dataset(tmp_path, save="v1").save(pending(chunks=chunks_of(3, pixels=pixels)))
+    assert files_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("std", [[-0.1, 0.2, 0.2], [0.0, 0.2, 0.2], [0.2], [float("nan")] * 3])
+def test_impossible_statistics_are_named(tmp_path, std):
+    dataset(tmp_path, save="v1").save(pending())
+    path = tmp_path / "grids/v1/grids/manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"std": std}))
+
+    with pytest.raises(CatalogError, match=r"manifest\.json can't be read \(.*std = \["):
+        dataset(tmp_path).load()
+
+
+def test_a_flipped_bit_is_named_and_not_shared(tmp_path):
+    dataset(tmp_path, save="v1").save(pending())
+    shard = tmp_path / "grids/v1/grids/shard-00001.npy"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+
+    with pytest.raises(CatalogError, match=r"shard-00001\.npy is damaged: .* delete the folder"):
+        dataset(tmp_path).load()
+    dataset(tmp_path, save="v2").save(pending())
+    assert np.array_equal(dataset(tmp_path).load().gather(np.arange(SAMPLES)), PIXELS)
 
 
 @pytest.mark.parametrize("side", [7, 32, 300])
@@ -447,7 +479,19 @@ def test_the_progress_file_keeps_the_keys_of_earlier_releases(tmp_path, save_pro
 
     progress = json.loads((tmp_path / "grids/.partial-f2/progress.json").read_text())
 
-    assert progress.keys() == {"fingerprint", "written", "sums", "unreadable"}
+    assert progress.keys() == {"fingerprint", "written", "sums", "unreadable", "checksums"}
+
+
+def test_progress_without_checksums_is_resumed(tmp_path, save_progress_often):
+    """Earlier releases did not save them."""
+    interrupt(tmp_path, 12)
+    path = tmp_path / "grids/.partial-f2/progress.json"
+    progress = json.loads(path.read_text())
+    del progress["checksums"]
+    path.write_text(json.dumps(progress))
+
+    assert finish(tmp_path) > 0
+    assert_same_as_uninterrupted(tmp_path)
 
 
 def test_unfinished_versions_of_other_pixels_are_removed(tmp_path, save_progress_often, caplog):

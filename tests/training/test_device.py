@@ -19,6 +19,9 @@ HAS_BF16 = bool(CAPABILITIES.get("avx512_bf16") or CAPABILITIES.get("amx_bf16"))
 needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="torch sees no GPU")
 needs_no_gpu = pytest.mark.skipif(HAS_GPU, reason="torch sees a GPU")
 
+OLD_TORCH = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+"""The compiler of torch 2.11 warns of autograd functions."""
+
 CPU = Device(type="cpu", bf16=False)
 COMPILING_CPU = Device(type="cpu", bf16=False, compile=True)
 
@@ -112,6 +115,7 @@ def test_auto_compiles_on_a_gpu_only():
 
 @pytest.mark.parametrize("network", ["selfie", "resnet", "resnet36_attention"])
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is:UserWarning")
+@OLD_TORCH
 def test_a_compiled_network_computes_the_same_with_the_same_tensor_names(
     make_config, captured, network
 ):
@@ -132,6 +136,7 @@ def test_a_compiled_network_computes_the_same_with_the_same_tensor_names(
     assert list(built.state_dict()) == names
 
 
+@OLD_TORCH
 def test_a_compiled_training_is_the_same_training(make_config, make_images, captured, tmp_path):
     config = make_config({"model.layers": [1, 1, 1, 1], "pretrain.accumulate": 2})
     trained = [

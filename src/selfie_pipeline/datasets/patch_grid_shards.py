@@ -12,15 +12,16 @@ import math
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tqdm import tqdm
 
 from selfie_pipeline.atomic_write import atomic_write, fsync
@@ -34,8 +35,14 @@ SHARD_BYTES = 2**30
 _MAX_EXACT_SQUARES = 2**24 // 255**2
 """Number of squared pixel values that add up without rounding in single precision."""
 
+_LEAST_STD = 1e-6
+"""Smallest standard deviation that pixels can be divided by."""
+
 PROGRESS_INTERVAL_S = 1.0
 """Seconds between two saves of the progress: the work that a killed process loses."""
+
+_BLOCK_BYTES = 2**22
+"""Bytes that are read at once for a checksum."""
 
 MANIFEST = "manifest.json"
 _PROGRESS = "progress.json"
@@ -75,6 +82,8 @@ class Shard(_Strict):
     file: Annotated[str, Field(pattern=r"^shard-\d{5}\.npy$")]
     rows: int
     bytes: int
+    crc32: int | None = None
+    """CRC-32 of the file; None in versions of earlier commits."""
 
 
 class Manifest(_Strict):
@@ -94,6 +103,15 @@ class Manifest(_Strict):
     unreadable: dict[int, str] = {}
     """Reasons of the samples without an image, by sample; their pixels are zero."""
 
+    @model_validator(mode="after")
+    def _check_statistics(self) -> Self:
+        for name, values, least in (("mean", self.mean, 0), ("std", self.std, _LEAST_STD)):
+            if len(values) != self.channels or not all(least <= value <= 1 for value in values):
+                raise ValueError(
+                    f"{name} = {values}, not {self.channels} numbers from {least:g} to 1"
+                )
+        return self
+
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
         """(samples, N, C, p, p)."""
@@ -110,6 +128,8 @@ class _Progress(_Strict):
     sums: list[list[int]] = []
     """For each channel of the statistics rows: number, sum and sum of squares of the values."""
     unreadable: dict[int, str] = {}
+    checksums: list[int] = []
+    """CRC-32 of each shard so far."""
 
 
 def write_version(new: PendingPatchGrids, folder: Path) -> Manifest:
@@ -125,7 +145,8 @@ def write_version(new: PendingPatchGrids, folder: Path) -> Manifest:
 
     Raises:
         ValueError: The chunks or the statistics rows contradict `new`.
-        UserError: Too many samples are unreadable, or all statistics rows.
+        UserError: Too many samples are unreadable, or all statistics rows, or all pixels of a
+            channel are equal.
     """
     if new.statistics_rows.shape != (new.samples,) or not new.statistics_rows.any():
         raise ValueError(f"statistics_rows must select one or more of {new.samples} rows")
@@ -139,6 +160,12 @@ def write_version(new: PendingPatchGrids, folder: Path) -> Manifest:
         if not (folder / _PROGRESS).exists():
             shutil.rmtree(folder, ignore_errors=True)
     mean, std = _mean_and_std(writer.sums)
+    if min(std) < _LEAST_STD:
+        shutil.rmtree(folder)
+        raise UserError(
+            f"the training pixels have the standard deviations {std}, so they can't be normalised: "
+            "all pixels of a channel are equal; check data.folder"
+        )
     manifest = Manifest(
         format=1,
         fingerprint=new.fingerprint,
@@ -215,6 +242,8 @@ class _ShardWriter:
         self.written = progress.written
         self.sums = np.array(progress.sums, dtype=object).reshape(-1, 3)  # (C, 3): Python ints
         self.unreadable = dict(progress.unreadable)
+        shards = -(-self.written // self._rows_per_shard) if self.written else 0
+        self._checksums = [*progress.checksums, *[0] * (shards - len(progress.checksums))]
         self._folder.mkdir(exist_ok=True)
         expected = {shard.file: shard.bytes for shard in self.shards()}
         for path in self._folder.glob("shard-*"):
@@ -224,6 +253,8 @@ class _ShardWriter:
             if (self._folder / name).stat().st_size < size:
                 raise ValueError(f"{name} is shorter than {size} bytes")
             os.truncate(self._folder / name, size)
+        if len(progress.checksums) < shards:  # an earlier commit wrote it
+            self._checksums = [file_crc32(self._folder / name) for name in expected]
 
     @property
     def _row_shape(self) -> tuple[int, int, int, int]:
@@ -263,7 +294,10 @@ class _ShardWriter:
             with path.open("ab") as file:
                 if row == 0:
                     file.write(self._shard_header(index))
-                file.write(np.ascontiguousarray(part).data)
+                    self._checksums.append(zlib.crc32(self._shard_header(index)))
+                pixels = np.ascontiguousarray(part).data
+                file.write(pixels)
+                self._checksums[index] = zlib.crc32(pixels, self._checksums[index])
             self._unflushed.add(path)
             self.written += len(part)
             chunk = chunk[len(part) :]
@@ -286,6 +320,7 @@ class _ShardWriter:
             written=self.written,
             sums=self.sums.tolist(),
             unreadable=self.unreadable,
+            checksums=self._checksums,
         )
         files, self._unflushed = self._unflushed, set()
         self._saved_at = time.monotonic()
@@ -315,6 +350,7 @@ class _ShardWriter:
                 file=self._shard_path(index).name,
                 rows=(rows := min(step, self.written - start)),
                 bytes=len(self._shard_header(index)) + rows * row_bytes,
+                crc32=self._checksums[index],
             )
             for index, start in enumerate(range(0, self.written, step))
         ]
@@ -330,6 +366,19 @@ class _ShardWriter:
 
     def _shard_path(self, index: int) -> Path:
         return self._folder / f"shard-{index:05d}.npy"
+
+
+def file_crc32(path: Path) -> int:
+    """Compute the CRC-32 of a file's content.
+
+    Raises:
+        OSError: The file can't be read.
+    """
+    checksum = 0
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(_BLOCK_BYTES):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
 def _write_progress(folder: Path, progress: _Progress, files: set[Path]) -> None:

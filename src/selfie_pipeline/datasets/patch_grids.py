@@ -26,6 +26,7 @@ from selfie_pipeline.datasets.patch_grid_shards import (
     Manifest,
     PendingPatchGrids,
     Shard,
+    file_crc32,
     write_version,
 )
 
@@ -151,7 +152,9 @@ class PatchGridDataset(AtomicDataset[PendingPatchGrids, PatchGrids]):
             super().save(data)
 
     def _read(self, path: Path) -> PatchGrids:
-        return PatchGrids(path)
+        grids = PatchGrids(path)
+        check_pixels(path)
+        return grids
 
     def _write(self, data: PendingPatchGrids, path: Path) -> None:
         unfinished = Path(self._filepath, f".partial-{data.fingerprint}")
@@ -179,6 +182,7 @@ class PatchGridDataset(AtomicDataset[PendingPatchGrids, PatchGrids]):
                 if manifest.fingerprint != new.fingerprint:
                     continue
                 PatchGrids(version)
+                check_pixels(version)
             except CatalogError:
                 continue  # damaged; try an older one
             new.check_unreadable(manifest.unreadable)
@@ -232,6 +236,31 @@ def _read_manifest(folder: Path) -> Manifest:
         raise CatalogError(
             f"{path} can't be read ({' '.join(str(error).split())}); run the patch stage again"
         ) from error
+
+
+_CHECKED: set[tuple[int, int, int]] = set()
+"""Device, inode and time of change of the shards whose content this process has checked."""
+
+
+def check_pixels(folder: Path) -> None:
+    """Check the content of a version's shards, of each once in a process.
+
+    Raises:
+        CatalogError: The manifest can't be read, or a shard's content is not what was written; the
+            message names the file.
+    """
+    for shard in _read_manifest(folder).shards:
+        path = folder / shard.file
+        status = path.stat()
+        identity = (status.st_dev, status.st_ino, status.st_mtime_ns)
+        if shard.crc32 is None or identity in _CHECKED:
+            continue
+        if file_crc32(path) != shard.crc32:
+            raise CatalogError(
+                f"{path} is damaged: its content is not what was written; delete the folder "
+                f"{folder} and run the patch stage again"
+            )
+        _CHECKED.add(identity)
 
 
 def _open_shard(folder: Path, shard: Shard, manifest: Manifest) -> NDArray[np.uint8]:
