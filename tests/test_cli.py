@@ -311,8 +311,8 @@ import importlib, pkgutil, sys
 from importlib.machinery import PathFinder
 
 find = PathFinder.find_spec
-PathFinder.find_spec = lambda name, *rest: (
-    None if name.partition(".")[0] == "ray" else find(name, *rest)
+PathFinder.find_spec = staticmethod(
+    lambda name, *rest: None if name.partition(".")[0] == "ray" else find(name, *rest)
 )
 import selfie_pipeline
 
