@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -154,6 +156,93 @@ def test_a_failure_to_track_does_not_end_the_run(
     ours = [record for record in caplog.records if record.name == tracking.__name__]
     assert [record.levelno for record in ours] == [logging.WARNING]
     assert "this run is no longer tracked" in ours[0].getMessage()
+
+
+Address = tuple[str, int]
+
+
+@pytest.fixture
+def silent_server() -> Iterator[Address]:
+    """The address of a server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()
+
+
+@pytest.fixture
+def refused_address() -> Address:
+    """An address at which no server listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address: Address = server.getsockname()
+    return address
+
+
+@pytest.fixture
+def mlflow_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """MLflow's environment variables as the user has them, none; they are restored afterwards."""
+    for name in tracking._CLIENT_DEFAULTS:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+def run_three_within_one(hooks: Callable[..., MlflowHooks], catalog: DataCatalog, uri: str) -> None:
+    hook = hooks(**{"tracking.mlflow_uri": uri})
+    hook.before_pipeline_run(RUN, catalog)
+    for _ in range(3):
+        hook.before_pipeline_run(RUN, catalog)
+        hook.after_dataset_saved("selfie_metrics", METRICS)
+        hook.after_pipeline_run()
+    hook.after_pipeline_run()
+
+
+@pytest.mark.parametrize(
+    ("server", "timeout_s"),
+    [
+        ("silent_server", "1"),
+        ("refused_address", None),
+        pytest.param("silent_server", None, marks=pytest.mark.slow),
+    ],
+)
+def test_a_server_that_does_not_answer_is_given_up_once(
+    server: str,
+    timeout_s: str | None,
+    hooks: Callable[..., MlflowHooks],
+    catalog: DataCatalog,
+    caplog: pytest.LogCaptureFixture,
+    mlflow_environment: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    host, port = request.getfixturevalue(server)
+    if timeout_s:
+        mlflow_environment.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", timeout_s)
+    import mlflow  # noqa: F401, PLC0415  # its import takes seconds, which are not the server's
+
+    started = time.monotonic()
+    run_three_within_one(hooks, catalog, f"http://{host}:{port}")
+
+    assert time.monotonic() - started < (5 if timeout_s else 20)
+    (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warning.getMessage().startswith("mlflow: this run is no longer tracked: API request to")
+
+
+def test_tracking_that_fails_later_is_given_up_once(
+    hooks: Callable[..., MlflowHooks],
+    catalog: DataCatalog,
+    caplog: pytest.LogCaptureFixture,
+    mlflow_environment: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    hook = hooks()
+    hook.before_pipeline_run(RUN, catalog)
+    (tmp_path / "data" / "mlflow.db").write_bytes(b"no database")
+    for _ in range(3):
+        hook.before_pipeline_run(RUN, catalog)
+        hook.after_dataset_saved("selfie_metrics", METRICS)
+        hook.after_pipeline_run()
+    hook.after_pipeline_run()
+
+    warnings = [record.name for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warnings == [tracking.__name__]
 
 
 def test_without_mlflow_there_are_no_hooks(monkeypatch: pytest.MonkeyPatch) -> None:

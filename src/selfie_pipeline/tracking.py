@@ -31,6 +31,14 @@ _MAX_VALUE_CHARACTERS = 6000
 """MLflow's limit for the value of a parameter."""
 _MAX_BATCH_METRICS = 1000
 """MLflow's limit for one request."""
+_CLIENT_DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # A server that does not answer is given up after 2 × 8 s; MLflow would try for minutes.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "8",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+}
+"""MLflow's environment variables, unless the user has set them; the first is read by the import."""
 
 
 def tracking_hooks() -> tuple[MlflowHooks, ...]:
@@ -51,7 +59,7 @@ class MlflowHooks:
     """Kedro hooks that log parameters, curves, metrics, figures and weights to MLflow.
 
     Runs that another run starts, such as the cells of an experiment, are its child runs. A failure
-    here ends the tracking of the run with a warning, never the run.
+    here ends the tracking of all runs in progress with one warning, never the runs.
     """
 
     def __init__(self) -> None:
@@ -66,9 +74,10 @@ class MlflowHooks:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], catalog: DataCatalog) -> None:
-        """Start a run and log its parameters."""
+        """Start a run and log its parameters, unless it is part of a run that is not tracked."""
+        parent_is_tracked = not self._runs or self._runs[-1] is not None
         self._runs.append(None)
-        if self._parameters["tracking"]["mlflow"] != "never":
+        if parent_is_tracked and self._parameters["tracking"]["mlflow"] != "never":
             self._try(lambda: self._start(run_params, catalog))
 
     @hook_impl
@@ -93,7 +102,7 @@ class MlflowHooks:
         from mlflow.entities import Param  # noqa: PLC0415  # an extra, and slow
 
         environment = describe_environment()
-        parent = next((run for run in reversed(self._runs) if run is not None), None)
+        parent = self._runs[-2] if len(self._runs) > 1 else None
         tags = {
             "pipelines": ", ".join(run_params["pipeline_names"] or ["__default__"]),
             "mlflow.source.git.commit": environment["commit"],
@@ -125,7 +134,7 @@ class MlflowHooks:
             self._try(lambda: run.client.set_terminated(run.id, status))
 
     def _try(self, action: Callable[[], Any]) -> None:
-        """Run an action; if it fails, log a warning and stop tracking the current run."""
+        """Run an action; if it fails, log a warning and stop tracking the runs in progress."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # MLflow's dependencies warn about MLflow
@@ -136,17 +145,18 @@ class MlflowHooks:
                 "--params tracking.mlflow=never",
                 " ".join(str(error).split()),
             )
-            if self._runs:
-                self._runs[-1] = None
+            self._runs = [None] * len(self._runs)
 
 
 def _create_client(uri: str | None, project: Path) -> Any:
     """Return MLflow's client of a server or file; by default, of an SQLite file in `data/`."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read by the import
+    for name, value in _CLIENT_DEFAULTS.items():
+        os.environ.setdefault(name, value)
     from mlflow import MlflowClient  # noqa: PLC0415  # an extra, and slow
 
     for name in ("alembic", "mlflow"):  # they log each table of a new file
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns of each attempt
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     return MlflowClient(uri or f"sqlite:///{project / 'data' / 'mlflow.db'}")
 
