@@ -31,6 +31,8 @@ _RECIPE = {
     "momentum": 0.9,
     "weight_decay": 0.0001,
     "clip_norm": None,
+    "smallest_crop": None,
+    "colour_jitter": 0.0,
     "log_every": 2,
     "checkpoint_every": 100,
 }

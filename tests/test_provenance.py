@@ -38,11 +38,22 @@ def test_logging_and_checkpoint_intervals_are_not_part_of_it(
 
 
 def test_every_other_parameter_is_part_of_it(make_config: Callable[..., Config]) -> None:
-    recipe = make_config().pretrain
+    recipe = make_config({"pretrain.smallest_crop": 0.3, "pretrain.colour_jitter": 0.5}).pretrain
 
     found = dump_configuration(pretrain=recipe)["pretrain"]
 
     assert type(recipe).model_fields.keys() - found.keys() == {"log_every", "checkpoint_every"}
+
+
+def test_later_parameters_are_left_out_where_they_change_nothing(
+    make_config: Callable[..., Config],
+) -> None:
+    """So that results and checkpoints made before keep their identity."""
+    found = dump_configuration(pretrain=make_config().pretrain)["pretrain"]
+
+    assert "clip_norm" in found
+    assert "smallest_crop" not in found
+    assert "colour_jitter" not in found
 
 
 def test_the_digest_depends_on_the_content_alone() -> None:

@@ -191,6 +191,13 @@ class TrainingConfig(_StrictModel):
     """L2 penalty on every weight."""
     clip_norm: PositiveFloat | None
     """Largest gradient norm over all weights; null for no clipping."""
+    smallest_crop: PositiveFraction | None
+    """Smallest area of a random resized crop, as a fraction of the canvas; null for crops at the
+    stored scale, as in the paper."""
+    colour_jitter: Fraction
+    """Strength of random changes of brightness, contrast, saturation and hue, and 20 % grey; 0 for
+    none, as in the paper. In pretraining each patch changes on its own, so that colours do not
+    give a masked patch away."""
     log_every: PositiveInt
     """Number of steps between two rows of the history."""
     checkpoint_every: PositiveInt

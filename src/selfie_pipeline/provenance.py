@@ -17,12 +17,19 @@ from typing import Any
 from pydantic import BaseModel
 
 _WITHOUT_INFLUENCE = {"log_every", "checkpoint_every"}
+_ADDED = {"smallest_crop": None, "colour_jitter": 0.0}
+"""Later parameters, with the values that change nothing. Left out where they have these, so that
+versions and checkpoints of earlier releases keep their identity."""
 _LIBRARIES = ("torch", "torchvision", "timm", "kedro", "numpy", "scikit-learn")
 
 
 def dump_configuration(**parts: BaseModel) -> dict[str, Any]:
     """Return the parameters that a result depends on, as plain data."""
-    return {name: part.model_dump(exclude=_WITHOUT_INFLUENCE) for name, part in parts.items()}
+    dumped = {name: part.model_dump(exclude=_WITHOUT_INFLUENCE) for name, part in parts.items()}
+    return {
+        name: {key: value for key, value in part.items() if (key, value) not in _ADDED.items()}
+        for name, part in dumped.items()
+    }
 
 
 def hash_json(value: Mapping[str, Any]) -> str:

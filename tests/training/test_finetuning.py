@@ -102,7 +102,7 @@ def test_the_steps_are_those_of_sgd_written_out(make_config, make_images, train,
     recipe, momentum = config.finetune, {}
     states = []
     for batch in Batches(make_images(config), ROWS, config.seed, recipe):
-        windows = images.windows(batch.grids, batch.corners, batch.flips)
+        windows = images.augmented(batch, config.patch.image_size)[:, 0]
         logits = ours.train()(normalise(windows, mean, std))
         loss = functional.cross_entropy(logits, label_of_row[batch.samples])
         ours.zero_grad()

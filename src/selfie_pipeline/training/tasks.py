@@ -50,7 +50,7 @@ class PretrainingTask(Task):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Compute Selfie's loss, and the share of targets that were identified; both scalars."""
-        pixels = self.images.patches(batch.grids, batch.corners, batch.flips)  # (B, N, C, P, P)
+        pixels = self.images.augmented(batch, self.images.patch.patch_size)  # (B, N, C, P, P)
         patches = normalise(pixels, self.mean, self.std)  # (B, N, C, P, P)
         rng = self.dropout_rng(self.recipe.seed, batch)
         scores = self.network(patches, batch.order, rng)  # (B, T, T)
@@ -91,7 +91,7 @@ class FinetuningTask(Task):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Compute the cross-entropy over the classes, and the accuracy; both scalars."""
-        windows = self.images.windows(batch.grids, batch.corners, batch.flips)  # (B, C, H, W)
+        windows = self.images.augmented(batch, self.images.patch.image_size)[:, 0]  # (B, C, H, W)
         images = normalise(windows, self.mean, self.std)  # (B, C, H, W)
         if isinstance(self.network, AttentionClassifier):
             logits = self.network(images, self.dropout_rng(self.seed, batch))  # (B, classes)

@@ -11,11 +11,14 @@ from selfie_pipeline.training.data.batches import Batches, patch_order, shuffled
 from selfie_pipeline.training.tasks import PretrainingTask
 
 ROWS = np.arange(3, 400, 7)  # 57 samples; 8 a batch
+TENSORS = ("samples", "grids", "corners", "flips", "order", "boxes", "colours")
+AUGMENTED = {"smallest_crop": 0.5, "colour_jitter": 0.5}
 
 
 @pytest.fixture
 def make_batches(make_config, make_images):
     def make(rows=ROWS, seed=0, first_step=0, **changes):
+        changes = AUGMENTED | changes
         config = make_config({f"finetune.{key}": value for key, value in changes.items()})
         return Batches(make_images(config), rows, seed, config.finetune, first_step)
 
@@ -24,7 +27,7 @@ def make_batches(make_config, make_images):
 
 def assert_equal(batch, other):
     assert (batch.step, batch.first_row) == (other.step, other.first_row)
-    for name in ("samples", "grids", "corners", "flips"):
+    for name in TENSORS:
         assert torch.equal(getattr(batch, name), getattr(other, name)), name
 
 
@@ -57,7 +60,7 @@ def test_parts_together_are_the_whole_batch(make_batches, parts):
         group = in_parts[step * parts : (step + 1) * parts]
         assert [part.step for part in group] == [batch.step] * parts
         assert [part.first_row for part in group] == list(range(0, 8, 8 // parts))
-        for name in ("samples", "grids", "corners", "flips"):
+        for name in TENSORS:
             together = torch.cat([getattr(part, name) for part in group])
             assert torch.equal(together, getattr(batch, name)), name
 
@@ -71,7 +74,7 @@ def test_workers_together_have_the_parts_that_one_has(make_batches, workers, par
     for part, *shares in zip(alone, *together, strict=True):
         rows = [share.first_row + row for share in shares for row in range(len(share.samples))]
         assert rows == [part.first_row + row for row in range(len(part.samples))]
-        for name in ("samples", "grids", "corners", "flips"):
+        for name in TENSORS:
             joined = torch.cat([getattr(share, name) for share in shares])
             assert torch.equal(joined, getattr(part, name)), name
 

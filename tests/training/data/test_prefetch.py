@@ -12,6 +12,8 @@ from selfie_pipeline.training.state import TrainingState
 from selfie_pipeline.training.tasks import PretrainingTask
 
 ROWS = np.arange(3, 400, 7)  # 57 samples; 8 a batch
+TENSORS = ("samples", "grids", "corners", "flips", "order", "boxes", "colours")
+AUGMENTED = {"smallest_crop": 0.5, "colour_jitter": 0.5}
 ROW_BYTES = 3 * 32 * 32
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
@@ -21,6 +23,7 @@ everywhere = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", mark
 @pytest.fixture
 def make_batches(make_config, make_images):
     def make(first_step=0, **changes):
+        changes = AUGMENTED | changes
         config = make_config({f"pretrain.{key}": value for key, value in changes.items()})
         return Batches(make_images(config), ROWS, 0, config.pretrain, first_step)
 
@@ -29,7 +32,7 @@ def make_batches(make_config, make_images):
 
 def assert_equal(batch, expected):
     assert (batch.step, batch.first_row) == (expected.step, expected.first_row)
-    for name in ("samples", "grids", "corners", "flips"):
+    for name in TENSORS:
         assert torch.equal(getattr(batch, name).cpu(), getattr(expected, name)), name
 
 

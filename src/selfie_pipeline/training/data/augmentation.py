@@ -1,9 +1,111 @@
-"""Random crops, mirroring and normalisation of whole batches, on the device."""
+"""Random crops, mirroring, colour jitter and normalisation of whole batches, on the device."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+_ASPECT_RATIOS = (3 / 4, 4 / 3)
+_GREY_SHARE = 0.2
+_RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+
+
+def draw_boxes(rng: torch.Generator, count: int, smallest: float) -> Tensor:
+    """Draw the boxes of random resized crops, as in Szegedy et al., arXiv 1409.4842.
+
+    Args:
+        rng: Source of the random numbers.
+        count: Number of boxes, B.
+        smallest: Smallest area, a fraction of the canvas; the largest is 1.
+
+    Returns:
+        (B, 4), float32: height, width, and the top and left edge, as fractions of the canvas's
+        side. The ratio of width to height is from 3/4 to 4/3 unless the canvas cuts it.
+    """
+    draws = torch.rand(count, 4, generator=rng)  # (B, 4)
+    area = smallest + (1 - smallest) * draws[:, 0]  # (B,)
+    low, high = (math.log(ratio) for ratio in _ASPECT_RATIOS)
+    ratio = (low + (high - low) * draws[:, 1]).exp()  # (B,)
+    sides = torch.stack([area / ratio, area * ratio], dim=1).sqrt().clamp(max=1)  # (B, 2)
+    return torch.cat([sides, (1 - sides) * draws[:, 2:]], dim=1)  # (B, 4)
+
+
+def resized_crop(canvases: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Cut a box out of each canvas and resize it bilinearly.
+
+    Args:
+        canvases: (B, C, H, W), uint8.
+        boxes: (B, 4), float32: as `draw_boxes` returns them.
+        size: Side of the result, pixels.
+
+    Returns:
+        (B, C, size, size), float32, from 0 to 255.
+    """
+    sides, corners = boxes[:, :2], boxes[:, 2:]  # (B, 2) each
+    centres = 2 * corners + sides - 1  # (B, 2), from -1 to 1 on the canvas
+    along = (torch.arange(size, device=boxes.device) * 2 + 1) / size - 1  # (size,)
+    rows, columns = (sides[..., None] * along + centres[..., None]).unbind(1)  # (B, size) each
+    grid = torch.stack(
+        [columns[:, None].expand(-1, size, -1), rows[..., None].expand(-1, -1, size)], dim=-1
+    )  # (B, size, size, 2), x before y
+    pixels = canvases.float().contiguous(memory_format=torch.channels_last)
+    return functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+
+
+def draw_colours(rng: torch.Generator, count: int, patches: int, strength: float) -> Tensor:
+    """Draw changes of hue, saturation, brightness and contrast, in this order, as linear maps.
+
+    Ranges are those of SimCLR's appendix A (arXiv 2002.05709): factors from 1 - 0.8 s to
+    1 + 0.8 s, a rotation of the hue by up to 0.4 π s, and one patch in five turned grey.
+
+    Args:
+        rng: Source of the random numbers.
+        count: Number of images, B.
+        patches: Number of patches of an image that change independently, M.
+        strength: SimCLR's s, from 0 to 1.
+
+    Returns:
+        (B, M, 2, 3, 3), float32: the matrix of each pixel's colour and that of the patch's mean
+        colour; their products are summed.
+    """
+    draws = torch.rand(count, patches, 5, generator=rng)  # (B, M, 5)
+    factors = 1 + 0.8 * strength * (2 * draws[..., :3] - 1)  # (B, M, 3)
+    saturation, brightness, contrast = factors[..., None, None].unbind(2)  # (B, M, 1, 1) each
+    saturation = saturation * (draws[..., 4, None, None] >= _GREY_SHARE)  # (B, M, 1, 1)
+    angle = 0.4 * math.pi * strength * (2 * draws[..., 3] - 1)  # (B, M)
+    to_yiq, grey = torch.tensor(_RGB_TO_YIQ), torch.tensor(_RGB_TO_YIQ[:1] * 3)  # (3, 3) each
+    hue = to_yiq.inverse() @ _chroma_rotation(angle) @ to_yiq  # (B, M, 3, 3)
+    colour = brightness * (saturation * torch.eye(3) + (1 - saturation) * grey) @ hue
+    return torch.stack([contrast * colour, (1 - contrast) * grey @ colour], dim=2)
+
+
+def _chroma_rotation(angle: Tensor) -> Tensor:
+    """Return the rotations of I and Q around the luminance Y: (B, M), radians, to (B, M, 3, 3)."""
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)  # (B, M) each
+    entries = [zero + 1, zero, zero, zero, cos, -sin, zero, sin, cos]
+    return torch.stack(entries, dim=-1).view(*angle.shape, 3, 3)  # (B, M, 3, 3)
+
+
+def jitter_colours(pixels: Tensor, colours: Tensor) -> Tensor:
+    """Change the colours of each patch.
+
+    Args:
+        pixels: (B, M, 3, P, P), uint8 or float32, from 0 to 255.
+        colours: (B, M, 2, 3, 3), float32: as `draw_colours` returns them.
+
+    Returns:
+        (B, M, 3, P, P), float32, from 0 to 255; channels are last in memory.
+    """
+    last = pixels.permute(0, 1, 3, 4, 2)  # (B, M, P, P, 3)
+    flat = last.flatten(2, 3).float()  # (B, M, P·P, 3)
+    mean = flat.mean(dim=2, keepdim=True)  # (B, M, 1, 3)
+    of_pixel, of_mean = colours.transpose(3, 4).unbind(2)  # (B, M, 3, 3) each
+    with torch.autocast(pixels.device.type, enabled=False):  # bf16 has 8 bits, as a pixel
+        flat = (flat @ of_pixel + mean @ of_mean).clamp(0, 255)  # (B, M, P·P, 3)
+    return flat.view(last.shape).permute(0, 1, 4, 2, 3)  # (B, M, 3, P, P)
 
 
 def gather_patches(
@@ -61,7 +163,7 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Bring pixels to zero mean and unit deviation.
 
     Args:
-        images: (..., C, H, W), uint8.
+        images: (..., C, H, W), uint8 or float32, from 0 to 255.
         mean: (C,), float32: of the training images' pixels, in units of 255.
         std: (C,), float32: their standard deviation, in units of 255.
 

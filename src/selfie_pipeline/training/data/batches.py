@@ -12,8 +12,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selfie_pipeline.config import AugmentationConfig, PatchConfig, TrainingConfig, UserError
-from selfie_pipeline.training.data.augmentation import gather_patches
+from selfie_pipeline.config import (
+    AugmentationConfig,
+    PatchConfig,
+    PretrainConfig,
+    TrainingConfig,
+    UserError,
+)
+from selfie_pipeline.models.patch_grid import patchify
+from selfie_pipeline.training.data.augmentation import (
+    draw_boxes,
+    draw_colours,
+    gather_patches,
+    jitter_colours,
+    resized_crop,
+)
 from selfie_pipeline.training.data.randomness import RandomStream, fold_in, generator
 
 
@@ -47,6 +60,10 @@ class Batch(NamedTuple):
         corners: (B, 2), int64: top and left edge of each image's window.
         flips: (B,), bool: the images to mirror.
         order: (B, N), int64: a permutation of each image's patches, for pretraining.
+        boxes: (B, 4), float32: each image's box of its canvas, in place of `corners`; None where
+            crops are not resized.
+        colours: (B, M, 2, 3, 3), float32: the change of each patch's colours in pretraining, of
+            each image's in finetuning (M = 1); None where colours stay.
     """
 
     step: int
@@ -56,6 +73,8 @@ class Batch(NamedTuple):
     corners: Tensor
     flips: Tensor
     order: Tensor
+    boxes: Tensor | None = None
+    colours: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -79,28 +98,44 @@ class Images:
         flips = torch.rand(count, generator=rng) < 0.5 * self.augmentation.flip  # (count,)
         return corners, flips
 
-    def windows(self, grids: Tensor, corners: Tensor, flips: Tensor) -> Tensor:
-        """Read windows of stored grids, (B, N, C, P, P): (B, C, H, W), uint8, channels last."""
-        return self._gather(grids, corners, flips, self.patch.image_size)[:, 0]
+    def augmented(self, batch: Batch, patch_size: int) -> Tensor:
+        """Read the augmented windows of a batch, cut into patches.
 
-    def patches(self, grids: Tensor, corners: Tensor, flips: Tensor) -> Tensor:
-        """Read windows, cut into the patches that the network sees: (B, M, C, P, P), uint8."""
-        return self._gather(grids, corners, flips, self.patch.patch_size)
+        Args:
+            batch: The stored grids of the images, and the random draws.
+            patch_size: Side of the patches; with `patch.image_size`, each window is one patch.
+
+        Returns:
+            (B, M, C, P, P), uint8, or float32 from 0 to 255.
+        """
+        grids, corners, flips = batch.grids, batch.corners, batch.flips
+        if batch.boxes is None:
+            pixels = self._gather(grids, corners, flips, self.patch.image_size, patch_size)
+        else:
+            corners = torch.full_like(corners, self.augmentation.pad)  # (B, 2)
+            size = self.patch.canvas_size
+            canvases = self._gather(grids, corners, flips, size, size)  # (B, 1, C, H, W)
+            windows = resized_crop(canvases[:, 0], batch.boxes, self.patch.image_size)
+            pixels = patchify(windows, patch_size)  # (B, M, C, P, P)
+        return pixels if batch.colours is None else jitter_colours(pixels, batch.colours)
 
     def central_windows(self, rows: NDArray[np.int64]) -> Tensor:
         """Read the central windows of samples, for evaluation: (B, C, H, W), uint8."""
         edge = (self.patch.canvas_size - self.patch.image_size) // 2 + self.augmentation.pad
         corners = torch.full((len(rows), 2), edge)  # (B, 2)
         flips = torch.zeros(len(rows), dtype=torch.bool)  # (B,)
-        return self.windows(self.grids.gather(rows), corners, flips)
+        size = self.patch.image_size
+        return self._gather(self.grids.gather(rows), corners, flips, size, size)[:, 0]
 
-    def _gather(self, grids: Tensor, corners: Tensor, flips: Tensor, patch_size: int) -> Tensor:
+    def _gather(
+        self, grids: Tensor, corners: Tensor, flips: Tensor, image_size: int, patch_size: int
+    ) -> Tensor:
         return gather_patches(
             grids,
             self.grids.grid,
             corners,
             flips,
-            image_size=self.patch.image_size,
+            image_size=image_size,
             patch_size=patch_size,
             padding=self.augmentation.pad,
         )
@@ -169,6 +204,7 @@ class Batches:
         samples = self.rows[shuffled_samples(self.seed, len(self.rows), places)]  # (B,)
         rng = generator(self.seed, RandomStream.AUGMENTATION, step)
         corners, flips = self.images.draw_windows(rng, batch_size)  # (batch_size, 2), (batch_size,)
+        boxes, colours = self._draw_boxes(rng), self._draw_colours(rng)
         order = patch_order(self.seed, step, batch_size, self.images.patch.patches)
         return Batch(
             step=step,
@@ -178,7 +214,21 @@ class Batches:
             corners=corners[own],
             flips=flips[own],
             order=order[own],
+            boxes=None if boxes is None else boxes[own],
+            colours=None if colours is None else colours[own],
         )
+
+    def _draw_boxes(self, rng: torch.Generator) -> Tensor | None:
+        if self.recipe.smallest_crop is None:
+            return None
+        return draw_boxes(rng, self.recipe.batch_size, self.recipe.smallest_crop)
+
+    def _draw_colours(self, rng: torch.Generator) -> Tensor | None:
+        if not self.recipe.colour_jitter:
+            return None
+        pretraining = isinstance(self.recipe, PretrainConfig)
+        patches = self.images.patch.patches if pretraining else 1
+        return draw_colours(rng, self.recipe.batch_size, patches, self.recipe.colour_jitter)
 
 
 def shuffled_samples(seed: int, samples: int, places: NDArray[np.int64]) -> NDArray[np.int64]:

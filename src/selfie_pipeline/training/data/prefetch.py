@@ -88,8 +88,10 @@ def prefetch(batches: Batches, device: str) -> Generator[Batch, None, None]:
             batch = next(micro_batches, None)
             if batch is None:
                 return None
-            tensors = (to_device(tensor, torch.device(device)) for tensor in batch[2:])
-            return Batch(batch.step, batch.first_row, *tensors)
+            target = torch.device(device)
+            return Batch._make(
+                to_device(part, target) if isinstance(part, Tensor) else part for part in batch
+            )
 
     with ThreadPoolExecutor(max_workers=1) as reader:
         pending = reader.submit(read_next)
@@ -104,5 +106,5 @@ def _wait_for(stream: torch.cuda.Stream, batch: Batch) -> None:
     """Make the step's stream wait until the copies of a batch on `stream` are complete."""
     current = torch.cuda.current_stream()
     current.wait_stream(stream)
-    for tensor in batch[2:]:
+    for tensor in filter(torch.is_tensor, batch[2:]):
         tensor.record_stream(current)  # or `stream` would reuse its memory too early
