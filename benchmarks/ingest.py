@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
-from selfie_pipeline.config import Config, DataConfig
+from selfie_pipeline.config import Config
 from selfie_pipeline.datasets.patch_grids import PatchGridDataset
 from selfie_pipeline.pipelines.ingest.nodes import list_samples
 from selfie_pipeline.pipelines.patch.nodes import cut_patches, list_usable_samples
@@ -51,7 +51,7 @@ def make_images(folder: Path, count: int) -> None:
 
 def ours(folder: Path, config: Config) -> None:
     """The stages ingest and patch, into a folder that is removed."""
-    data = DataConfig(name="images", source="image_folder", folder=str(folder), max_unreadable=0.01)
+    data = config.data.model_copy(update={"source": "image_folder", "folder": str(folder)})
     with tempfile.TemporaryDirectory() as store:
         samples, _ = list_samples(data)
         grids = PatchGridDataset(filepath=f"{store}/patch_grids", version=Version(None, "v1"))

@@ -41,7 +41,16 @@ _PARAMETERS: dict[str, Any] = {
     "seed": 0,
     "resume": "auto",
     "pretrained_on": "digits",
-    "data": {"name": "digits", "source": "digits", "folder": None, "max_unreadable": 0.01},
+    "data": {
+        "name": "digits",
+        "source": "digits",
+        "folder": None,
+        "labels": None,
+        "image_column": None,
+        "class_column": None,
+        "split_column": None,
+        "max_unreadable": 0.01,
+    },
     "patch": {"canvas_size": 32, "image_size": 32, "patch_size": 8, "targets": 4},
     "augmentation": {"pad": 2, "flip": True},
     "model": {

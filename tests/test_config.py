@@ -64,6 +64,7 @@ REFUSED = [  # key, value, part of the message after "KEY = VALUE"
     ("model.stem", "tiny", "allowed: 'small' or 'standard'"),
     ("model.positions", "sinus", "allowed: 'table' or 'row_column'"),
     ("data.source", "imagnet", "allowed: 'digits'"),
+    ("data.labels", 7, "allowed: a file, a list of files, or null"),
     ("compute.accelerator", "tpu", "allowed: 'auto', 'cpu' or 'gpu'"),
     ("compute.precision", "fp16", "allowed: 'auto', 'bf16' or 'fp32'"),
     ("compute.compile", "on", "allowed: 'auto', 'always' or 'never'"),
@@ -95,6 +96,11 @@ def test_an_item_of_a_list_is_named_by_its_index(make_parameters):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
+        (
+            {"data.labels": "labels.csv"},
+            "data.labels is not allowed with data.source = 'digits'; allowed: null, as only an "
+            "image_folder needs label tables",
+        ),
         (
             {"patch.patch_size": 7},
             "patch.patch_size = 7 does not divide patch.image_size = 32; allowed: 2, 4, 8, 16",

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -25,6 +25,11 @@ Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number from 0 t
 PositiveInt = Annotated[int, Field(ge=1, description="a whole number, 1 or more")]
 NonNegativeInt = Annotated[int, Field(ge=0, description="a whole number, 0 or more")]
 IntAtLeastTwo = Annotated[int, Field(ge=2, description="a whole number, 2 or more")]
+FilesOrNone = Annotated[
+    list[str] | None,
+    BeforeValidator(lambda files: [files] if isinstance(files, str) else files),
+    Field(description="a file, a list of files, or null"),
+]
 Flag = Annotated[bool, Field(description="true or false")]
 
 
@@ -51,8 +56,26 @@ class DataConfig(_StrictModel):
     folder: str | None
     """Folder of the raw files, absolute or relative to the project; null for a source that needs
     none."""
+    labels: FilesOrNone
+    """Label tables (CSV, TSV, Parquet) of an `image_folder`, absolute or relative to the project.
+    A later one goes over an earlier one, and both over folder names."""
+    image_column: str | None
+    """Column of the images' files in a label table; null: found by its name."""
+    class_column: str | None
+    """Column of the classes in a label table; null: found by its name."""
+    split_column: str | None
+    """Column of the splits in a label table; null: found by its name, if there is one."""
     max_unreadable: Fraction
     """Largest fraction of the image files that may be unreadable; a larger one ends the run."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.labels is not None and self.source != "image_folder":
+            raise ValueError(
+                f"data.labels is not allowed with data.source = {self.source!r}; allowed: null, as "
+                "only an image_folder needs label tables"
+            )
+        return self
 
 
 class PatchConfig(_StrictModel):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from selfie_pipeline.config import DataConfig
 from selfie_pipeline.sources import Source
 
 CLASS_NAMES = [b"airplane", b"automobile", b"bird"]
@@ -98,6 +99,29 @@ def imagenet32_mini() -> Path:
 def imagenette_mini() -> Path:
     """Return JPEG files of ten classes of ImageNet, in train/ and val/."""
     return shared("imagenette-mini")
+
+
+BuildDataConfig = Callable[..., DataConfig]
+
+
+@pytest.fixture(scope="session")
+def data_config() -> BuildDataConfig:
+    """Return a function that builds data parameters: those of an image folder, with changes."""
+
+    def build(**changes: Any) -> DataConfig:
+        values: dict[str, Any] = {
+            "name": "x",
+            "source": "image_folder",
+            "folder": "raw",
+            "labels": None,
+            "image_column": None,
+            "class_column": None,
+            "split_column": None,
+            "max_unreadable": 0.0,
+        }
+        return DataConfig(**values | changes)
+
+    return build
 
 
 AllImages = Callable[..., NDArray[np.uint8]]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torchvision.datasets
 
-from selfie_pipeline.config import DataConfig, UserError
+from selfie_pipeline.config import UserError
 from selfie_pipeline.sources import cifar10, open_source
 from selfie_pipeline.sources.cifar10 import Cifar10, find_unpublished_files, open_cifar10
 
@@ -173,13 +173,10 @@ def publisher(cifar_folder, tmp_path, monkeypatch):
         server.shutdown()
 
 
-def test_an_absent_folder_is_downloaded(publisher, tmp_path):
+def test_an_absent_folder_is_downloaded(publisher, data_config, tmp_path):
     folder = tmp_path / "data/01_raw/cifar"
 
-    source = open_source(
-        DataConfig(name="cifar10", source="cifar10", folder="data/01_raw/cifar", max_unreadable=0),
-        folder,
-    )
+    source = open_source(data_config(source="cifar10", folder="data/01_raw/cifar"), tmp_path)
 
     assert len(source.samples()) == 23
     assert [path.name for path in folder.parent.iterdir()] == ["cifar"]  # nothing else is left

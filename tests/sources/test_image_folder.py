@@ -179,8 +179,8 @@ def test_class_folders_without_train_are_the_training_data(folder, caplog):
     assert counts["unlabeled"].to_dict() == {"": 1, "daisy": 0, "rose": 0}
     check_samples(source.samples(), source.classes)
     skipped, drawn = caplog.messages
-    assert skipped.startswith("Skipped 2 files, such as notes/")
-    assert drawn.startswith("There are class folders without train/ and no test/ or val/ with")
+    assert skipped.startswith("Skipped 3 files, such as loose.png: neither in a split")
+    assert drawn.startswith("There is no test split with labels (test/, val/ …): 20 % of each of")
 
 
 def test_the_drawn_split_is_the_same_with_and_without_train(folder, tmp_path):
@@ -227,6 +227,28 @@ def test_val_is_the_test_split_if_there_is_no_test(folder):
     places = [place for _, _, place in listed(ImageFolder(folder))]
     assert "test/cat/b.png" in places
     assert "val/cat/a.png" not in places
+
+
+def test_a_second_test_split_and_a_stray_folder_are_named(folder, caplog):
+    add(folder, *TRAIN, "val/cat/a.png", "test/cat/b.png", "more/cat/c.png", "more/cat/d.png")
+
+    assert len(listed(ImageFolder(folder))) == len(TRAIN) + 1
+    stray, unused = caplog.messages
+    assert stray.startswith("Skipped 2 files, such as more/cat/c.png: neither in a split")
+    assert unused == "Skipped 1 files, such as val/cat/a.png: the test split is test, not val"
+
+
+def test_a_folder_around_the_splits_or_classes_is_named(folder):
+    add(folder, "photos/train/cat/1.png", "photos/train/dog/1.png", "photos/test/cat/2.png")
+    with pytest.raises(UserError, match=r"1 of its folders have: photos; .* as in .*/photos, or"):
+        ImageFolder(folder)
+
+
+def test_a_folder_around_the_class_folders_is_named(folder):
+    add(folder, "photos/cat/1.png", "photos/dog/1.png")
+
+    with pytest.raises(UserError, match=r"photos, with the folders cat, dog; .*=.*/images/photos"):
+        ImageFolder(folder)
 
 
 @pytest.mark.parametrize("place", ["test/1.png", "test/images/1.png"])

@@ -11,6 +11,7 @@ from selfie_pipeline.sources.cifar10 import open_cifar10
 from selfie_pipeline.sources.digits import Digits
 from selfie_pipeline.sources.image_folder import ImageFolder
 from selfie_pipeline.sources.imagenet32 import ImageNet32
+from selfie_pipeline.sources.label_tables import read_label_tables
 from selfie_pipeline.sources.samples import check_samples, count_samples
 
 __all__ = ["Source", "check_samples", "count_samples", "open_source"]
@@ -18,31 +19,32 @@ __all__ = ["Source", "check_samples", "count_samples", "open_source"]
 _EMBEDDED_SOURCES: dict[str, Callable[[], Source]] = {"digits": Digits}
 _FOLDER_SOURCES: dict[str, Callable[[Path], Source]] = {
     "cifar10": open_cifar10,
-    "image_folder": ImageFolder,
     "imagenet32": ImageNet32,
 }
 
 
-def open_source(config: DataConfig, folder: Path | None) -> Source:
+def open_source(config: DataConfig, root: Path) -> Source:
     """Open the data set that the parameters name.
 
     Args:
         config: Data parameters.
-        folder: Folder of the raw files, or the destination of a download; ignored by a source that
-            is embedded in a library.
+        root: Folder that paths are relative to.
 
     Returns:
         The source, with all its files found.
 
     Raises:
-        UserError: The source needs a folder and `folder` is None, or its files are damaged, or
-            missing and can't be downloaded.
+        UserError: The source needs a folder and `data.folder` is null, or its files or label tables
+            are damaged, or missing and can't be downloaded.
     """
     if config.source in _EMBEDDED_SOURCES:
         return _EMBEDDED_SOURCES[config.source]()
-    if folder is None:
+    if config.folder is None:
         raise UserError(
             f"data.folder = null is not allowed with data.source = {config.source!r}; "
             "allowed: the folder of its raw files, relative to the project"
         )
+    folder = root / config.folder
+    if config.source == "image_folder":
+        return ImageFolder(folder, read_label_tables(config, root))
     return _FOLDER_SOURCES[config.source](folder)

@@ -4,93 +4,80 @@ from __future__ import annotations
 
 import hashlib
 import io
-import logging
 import os
 import stat
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from selfie_pipeline.config import UserError
 from selfie_pipeline.sources.base import Chunk, stale_error
+from selfie_pipeline.sources.columns import list_first
 from selfie_pipeline.sources.decoding import decode_chunks, has_image_extension, map_ordered
 from selfie_pipeline.sources.ground_truth import load_ground_truth
-from selfie_pipeline.sources.samples import TEST_SHARE, build_sample_table, draw_test_split
+from selfie_pipeline.sources.label_tables import LabelTable, apply_label_tables
+from selfie_pipeline.sources.listing import (
+    SPLIT_NAMES,
+    TEST_NAMES,
+    TRAIN_NAMES,
+    UNLABELED_NAMES,
+    ListedImage,
+    build_table,
+    choose_splits,
+    log_skipped,
+)
+from selfie_pipeline.sources.samples import SPLITS
 
-logger = logging.getLogger(__name__)
-
-_TRAIN_FOLDERS = ("train", "training")
-_TEST_FOLDERS = ("test", "testing", "val", "valid", "validation", "dev", "eval")
-"""Names of the folder of the test split; the first that has labels is taken."""
-_UNLABELED_FOLDERS = ("unlabeled", "unlabelled")
 _LAYOUT = (
     "put images there, in train/CLASS/ and test/CLASS/ (or in CLASS/ alone), and those without a "
-    "class in unlabeled/"
+    "class in unlabeled/; or name a table of their classes with data.labels"
 )
-
-
-class _File(NamedTuple):
-    place: str
-    """Path relative to the folder of the data set, with slashes."""
-    size: int
-    """Bytes; -1 for a dead link."""
-    class_name: str = ""
 
 
 class ImageFolder:
     """Images in train/CLASS/, test/CLASS/ and unlabeled/, in subfolders of any depth.
 
-    - Any file may be an image, whatever its name; decoding finds the files that are not.
+    - Any file there may be an image, whatever its name; decoding finds the files that are not.
     - Without train/, every other folder that has images is a class.
-    - val/ replaces test/ if there is no test/ with labels. Either may be flat if a ground-truth
-      file lists the classes (see `ground_truth`).
-    - Without both, a fixed share of each class is the test split (see `draw_test_split`).
-    - The splits are also found by their other common names, in upper and lower case.
+    - The splits are also found by their other common names, in upper and lower case; see
+      `choose_splits`. That of the tests may be flat if a ground-truth file lists the classes (see
+      `ground_truth`).
+    - With label tables, every other image of the folder belongs to the data set, too, and is
+      unlabeled unless it has a row (see `apply_label_tables`).
     - Hidden folders are skipped.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tables: Sequence[LabelTable] = ()) -> None:
         """List the files; only a ground-truth file is opened.
 
         Args:
-            folder: Folder of train/ or the class folders, test/ or val/, and unlabeled/, none of
-                which is required.
+            folder: Folder of the images.
+            tables: Label tables.
 
         Raises:
-            UserError: There are no training or unlabeled files, or a ground truth is damaged.
+            UserError: There are no training or unlabeled files, a ground truth is damaged, or the
+                label tables contradict themselves or the files.
         """
         if not folder.is_dir():
             raise UserError(f"{folder} does not exist; {_LAYOUT}")
         self._folder = folder
-        named = _find_folders(folder, _TRAIN_FOLDERS)
-        train = [file for split in named for file in _list_class_folders(folder, split)]
-        if not named:
-            train = _list_flat_class_folders(folder)
-        test = _list_test_files(folder, {file.class_name for file in train})
-        if train and not test:
-            train, test = _draw_test_split(train, has_train_folder=bool(named))
-        unlabeled = [
-            file
-            for split in _find_folders(folder, _UNLABELED_FOLDERS)
-            for file in _list_files(folder, split)
-        ]
-        splits = {"train": train, "test": test, "unlabeled": unlabeled}
-        files = [file for split in splits.values() for file in split]
-        if not files:
+        listed = _list_layout(folder)
+        if tables:
+            labeled = apply_label_tables(listed, tables, folder.absolute())
+            listed = [image for image in labeled if _may_be_used(image)]
+        else:
+            listed = _skip_unclassified(folder, listed)
+        images = choose_splits(listed)
+        images.sort(key=lambda image: SPLITS.index(image.split))
+        if not images:
             raise UserError(f"{folder} has no files in class folders or unlabeled/; {_LAYOUT}")
-        self.classes = tuple(sorted({file.class_name for file in files} - {""}))
-        labels = {"": -1, **{name: label for label, name in enumerate(self.classes)}}
-        table = build_sample_table(
-            [split for split, listed in splits.items() for _ in listed],
-            np.array([labels[file.class_name] for file in files], dtype=np.int64),
-            [file.place for file in files],
-            self.classes,
-        )
-        self._listed = table.assign(bytes=[file.size for file in files])
+        self.classes = tuple(sorted({image.class_name for image in images} - {""}))
+        table = build_table(images, self.classes)
+        self._listed = table.assign(bytes=[image.size for image in images])
 
     def samples(self) -> pd.DataFrame:
         """Return the table of samples, with the file's size in bytes and sha256 in hex digits.
@@ -157,8 +144,128 @@ class ImageFolder:
         return file
 
 
-def _list_files(folder: Path, split: str) -> list[_File]:
-    """List all files below the folder of a split, sorted by place.
+def _list_layout(folder: Path) -> list[ListedImage]:
+    """List the files of splits, class folders and other folders, sorted by place.
+
+    Raises:
+        UserError: A folder can't be read, or the splits are one folder deeper.
+    """
+    subfolders = _list_subfolders(folder)
+    has_train = any(path.name.casefold() in TRAIN_NAMES for path in subfolders)
+    if not has_train:
+        _check_no_split_is_deeper(folder, subfolders)
+    images = _list_files(folder, "", recursive=False)
+    for path in subfolders:
+        split = path.name.casefold()
+        if split in SPLIT_NAMES:
+            images += [image._replace(split=split) for image in _list_split(folder, path.name)]
+        else:
+            listed = _list_files(folder, path.name)
+            is_class = not has_train and any(has_image_extension(i.place) for i in listed)
+            class_name = path.name if is_class else ""
+            images += [image._replace(class_name=class_name) for image in listed]
+    return images
+
+
+def _check_no_split_is_deeper(folder: Path, subfolders: Sequence[Path]) -> None:
+    """Raise if there is a folder such as photographs/train instead of train/."""
+    wrappers = [
+        path.name
+        for path in subfolders
+        if path.name.casefold() not in SPLIT_NAMES
+        and any(below.name.casefold() in TRAIN_NAMES for below in _list_subfolders(path))
+    ]
+    if wrappers:
+        raise UserError(
+            f"{folder} has no train/, but {len(wrappers)} of its folders have: "
+            f"{list_first(wrappers)}; name one with data.folder, as in {folder / wrappers[0]}, or, "
+            "if they are classes, put train/ above them: train/CLASS/"
+        )
+
+
+def _list_split(folder: Path, split: str) -> list[ListedImage]:
+    """List the files of a split with their classes.
+
+    Raises:
+        UserError: A folder can't be read, or a ground truth is damaged.
+    """
+    images = _list_files(folder, split)
+    if split.casefold() in UNLABELED_NAMES:
+        return images
+    if split.casefold() in TEST_NAMES:
+        ground_truth = load_ground_truth(folder, split)
+        if ground_truth is not None:
+            return _assign_classes(images, ground_truth)
+    parents = [image.place.split("/")[1:-1] for image in images]
+    return [
+        image._replace(class_name=folders[0] if folders else "")
+        for image, folders in zip(images, parents, strict=True)
+    ]
+
+
+def _assign_classes(
+    images: list[ListedImage], ground_truth: Mapping[str, str]
+) -> list[ListedImage]:
+    """Select the files that a ground truth lists by their path in the split, name or stem."""
+    found, skipped = [], []
+    for image in images:
+        path = PurePosixPath(*PurePosixPath(image.place).parts[1:])
+        keys = [key for key in (str(path), path.name, path.stem) if key in ground_truth]
+        if keys:
+            found.append(image._replace(class_name=ground_truth[keys[0]]))
+        elif has_image_extension(image.place):
+            skipped.append(image)
+    log_skipped(skipped, "not in the ground truth")
+    return found
+
+
+def _may_be_used(image: ListedImage) -> bool:
+    """Return True if a file has a class, is unlabeled for certain, or is named as an image."""
+    return (
+        bool(image.class_name) or image.split in UNLABELED_NAMES or has_image_extension(image.place)
+    )
+
+
+def _skip_unclassified(folder: Path, images: list[ListedImage]) -> list[ListedImage]:
+    """Leave out the files that are neither in a class folder nor in unlabeled/, and log them.
+
+    Raises:
+        UserError: A single folder has all images, and class folders in it.
+    """
+    kept: list[ListedImage] = []
+    skipped: dict[str, list[ListedImage]] = defaultdict(list)
+    for image in images:
+        if image.class_name or image.split in UNLABELED_NAMES:
+            kept.append(image)
+        elif image.split:
+            split = image.place.split("/")[0]
+            skipped[f"not in a class folder, {split}/CLASS/"].append(image)
+        elif "/" in image.place or has_image_extension(image.place):
+            skipped["neither in a split (train/, test/ …) nor in a folder with images"].append(
+                image
+            )
+    for reason, files in skipped.items():
+        log_skipped(files, reason)
+    _check_classes_are_not_deeper(folder, kept)
+    return kept
+
+
+def _check_classes_are_not_deeper(folder: Path, images: Sequence[ListedImage]) -> None:
+    """Raise if there is a folder such as photographs/cat instead of cat/."""
+    classes = {image.class_name for image in images if not image.split} - {""}
+    if len(classes) != 1:
+        return
+    (name,) = classes
+    deeper = sorted({image.place.split("/")[1] for image in images if image.place.count("/") > 1})
+    if len(deeper) > 1:
+        raise UserError(
+            f"{folder} has a single class folder, {name}, with the folders {list_first(deeper)}; "
+            f"if these are the classes, use data.folder={folder / name}"
+        )
+
+
+def _list_files(folder: Path, subfolder: str, *, recursive: bool = True) -> list[ListedImage]:
+    """List the files in a subfolder and below, sorted by place.
 
     Raises:
         UserError: A folder can't be read.
@@ -167,19 +274,17 @@ def _list_files(folder: Path, split: str) -> list[_File]:
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename} can't be read: {error.strerror}") from error
 
-    top = folder / split
-    if not top.is_dir():
-        return []
     files = []
-    for parent, folders, names in os.walk(top, followlinks=True, onerror=refuse):
-        folders[:] = [name for name in folders if _should_enter(parent, name)]
+    for parent, folders, names in os.walk(folder / subfolder, followlinks=True, onerror=refuse):
+        folders[:] = [name for name in folders if recursive and _should_enter(parent, name)]
         relative = os.path.relpath(parent, folder).replace(os.sep, "/")
         for name in names:
             size = _file_size(os.path.join(parent, name))
             if size is not None:
                 # A name that is not UTF-8 is escaped; its file then counts as unreadable.
-                place = os.fsencode(f"{relative}/{name}").decode("utf-8", "backslashreplace")
-                files.append(_File(place, size))
+                path = name if relative == "." else f"{relative}/{name}"
+                place = os.fsencode(path).decode("utf-8", "backslashreplace")
+                files.append(ListedImage(place, size=size))
     return sorted(files)
 
 
@@ -199,12 +304,6 @@ def _file_size(path: str) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _find_folders(folder: Path, names: Sequence[str]) -> list[str]:
-    """Return the subfolders with these names, in upper or lower case, in the order of the names."""
-    found = [path.name for path in _list_subfolders(folder) if path.name.casefold() in names]
-    return sorted(found, key=lambda name: (names.index(name.casefold()), name))
-
-
 def _list_subfolders(folder: Path) -> list[Path]:
     """List the subfolders that are not hidden, sorted by name.
 
@@ -215,89 +314,3 @@ def _list_subfolders(folder: Path) -> list[Path]:
         return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     except OSError as error:
         raise UserError(f"{folder} can't be read: {error.strerror}") from error
-
-
-def _list_flat_class_folders(folder: Path) -> list[_File]:
-    """List the files of class folders that are in no split; a folder without images is skipped."""
-    splits = {*_TRAIN_FOLDERS, *_TEST_FOLDERS, *_UNLABELED_FOLDERS}
-    files: list[_File] = []
-    skipped: list[_File] = []
-    for path in _list_subfolders(folder):
-        if path.name.casefold() in splits:
-            continue
-        listed = _list_files(folder, path.name)
-        is_class = any(has_image_extension(file.place) for file in listed)
-        (files if is_class else skipped).extend(listed)
-    _log_skipped(skipped, "no file in that folder is named as an image")
-    return [file._replace(class_name=file.place.split("/")[0]) for file in files]
-
-
-def _list_class_folders(folder: Path, split: str) -> list[_File]:
-    """List the files of a split in class folders, with the class of each."""
-    files, skipped = [], []
-    for file in _list_files(folder, split):
-        _, *folders, _ = file.place.split("/")
-        if folders:
-            files.append(file._replace(class_name=folders[0]))
-        else:
-            skipped.append(file)
-    _log_skipped(skipped, f"not in a class folder, {split}/CLASS/")
-    return files
-
-
-def _list_test_files(folder: Path, classes: Collection[str]) -> list[_File]:
-    """List the files of the test split with their classes, from the first folder that has some."""
-    for split in _find_folders(folder, _TEST_FOLDERS):
-        ground_truth = load_ground_truth(folder, split)
-        if ground_truth is not None:
-            files = _assign_classes(_list_files(folder, split), ground_truth)
-        else:
-            files = _list_class_folders(folder, split)
-        if any(file.class_name in classes for file in files):
-            return files
-        _log_skipped(files, "train/ has none of their classes")
-    return []
-
-
-def _assign_classes(files: list[_File], ground_truth: Mapping[str, str]) -> list[_File]:
-    """Select the files that a ground truth lists by their path in the split, name or stem."""
-    found, skipped = [], []
-    for file in files:
-        path = PurePosixPath(*PurePosixPath(file.place).parts[1:])
-        keys = [key for key in (str(path), path.name, path.stem) if key in ground_truth]
-        if keys:
-            found.append(file._replace(class_name=ground_truth[keys[0]]))
-        elif has_image_extension(file.place):
-            skipped.append(file)
-    _log_skipped(skipped, "not in the ground truth")
-    return found
-
-
-def _draw_test_split(
-    files: list[_File], *, has_train_folder: bool
-) -> tuple[list[_File], list[_File]]:
-    """Split files into training and test files, and say so.
-
-    A file is known by its path from its class folder on, with or without train/ before it.
-    """
-    names = [file.place.split("/", 1)[1] if has_train_folder else file.place for file in files]
-    classes = [file.class_name for file in files]
-    is_test = draw_test_split(classes, names)
-    logger.info(
-        "%s and no test/ or val/ with labels: %g %% of each of the %d classes (%d of %d files) are "
-        "the test split, drawn by their names, the same in every run; `samples` lists them",
-        "There is a train/" if has_train_folder else "There are class folders without train/",
-        100 * TEST_SHARE,
-        len(set(classes)),
-        is_test.sum(),
-        len(files),
-    )
-    return (
-        [file for file, test in zip(files, is_test, strict=True) if not test],
-        [file for file, test in zip(files, is_test, strict=True) if test],
-    )
-
-
-def _log_skipped(files: list[_File], reason: str) -> None:
-    if files:
-        logger.warning("Skipped %d files, such as %s: %s", len(files), files[0].place, reason)

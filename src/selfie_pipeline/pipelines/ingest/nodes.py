@@ -15,7 +15,7 @@ def list_samples(data: DataConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
     Returns:
         The samples, one row per sample, and the counts, one row per class.
     """
-    source = open_source(data, None if data.folder is None else resolve_path(data.folder))
+    source = open_source(data, resolve_path(""))
     samples = source.samples()
     check_samples(samples, source.classes)
     return samples.reset_index(), count_samples(samples)

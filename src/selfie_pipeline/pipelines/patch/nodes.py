@@ -28,7 +28,7 @@ def cut_patches(samples: pd.DataFrame, data: DataConfig, patch: PatchConfig) -> 
     Raises:
         UserError: The raw files have changed since the samples were listed.
     """
-    source = open_source(data, None if data.folder is None else resolve_path(data.folder))
+    source = open_source(data, resolve_path(""))
     samples = samples.set_index("sample")
     per_side = patch.canvas_size // patch.patch_size
     fingerprint = hash_json(

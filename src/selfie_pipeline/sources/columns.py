@@ -1,0 +1,126 @@
+"""Columns of tables about images: found by their names, and read as text."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from selfie_pipeline.config import UserError
+from selfie_pipeline.printable import escape_controls
+from selfie_pipeline.sources.base import damaged_error
+
+_NAMES: dict[str, tuple[set[str], ...]] = {
+    "image": (
+        {*("file", "filename", "filepath", "path"), *("image", "imagefile", "imagename")}
+        | {"imagefilename", "imagepath", "img", "imgpath"},
+        {"id", "imageid", "name"},
+    ),
+    "class": (
+        {"class", "classname", "label", "labelname", "category"},
+        {"classid", "labelid", "categoryid", "target"},
+    ),
+    "split": ({"split", "subset", "partition", "set"},),
+}
+"""Names of columns in lower case, without spaces and punctuation. Those of a second set count only
+if no column has a name of the first."""
+
+
+def find_column(path: Path, columns: Collection[str], kind: str, named: str | None) -> str | None:
+    """Find the column of a kind.
+
+    Args:
+        path: The table, for the message.
+        columns: Names of its columns.
+        kind: image, class or split.
+        named: Value of the parameter `data.KIND_column`.
+
+    Returns:
+        The column's name; None if none is named as such columns are.
+
+    Raises:
+        UserError: Several columns are, or there is no column of the given name.
+    """
+    if named is not None:
+        if named not in columns:
+            raise UserError(
+                f"data.{kind}_column = {named} is not a column of {path}; allowed: "
+                f"{list_first(columns)}"
+            )
+        return named
+    for known in _NAMES[kind]:
+        found = [name for name in columns if re.sub(r"[\W_]", "", name).lower() in known]
+        if len(found) > 1:
+            raise UserError(
+                f"{path} has several columns that may be the {kind} column: {list_first(found)}; "
+                f"name it with data.{kind}_column"
+            )
+        if found:
+            return found[0]
+    return None
+
+
+def read_class_labels(schema: pa.Schema) -> dict[str, list[str]]:
+    """Return the class names of each column of numbered classes, as Hugging Face stores them."""
+    try:
+        info = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, ValueError, TypeError):
+        return {}
+    return {
+        column: [str(name) for name in feature["names"]]
+        for column, feature in info.items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+    }
+
+
+def to_texts(
+    path: Path, column: str, values: pa.Array, class_names: Sequence[str] | None = None
+) -> list[str]:
+    """Convert a column to text: the empty one for null and NaN, and whole numbers without a point.
+
+    Args:
+        path: The table, for the message.
+        column: Name of the column.
+        values: The column.
+        class_names: Names of numbered classes; -1 is none.
+
+    Raises:
+        UserError: The values are lists or other structures, or a class has a number without a name.
+    """
+    if pa.types.is_nested(values.type) or pa.types.is_binary(values.type):
+        raise UserError(
+            f"{path}: the column {column} has the type {values.type}; allowed: text or numbers"
+        )
+    texts = []
+    for value in values.to_pylist():
+        if class_names is None:
+            texts.append(_to_text(value))
+        elif value is None or value == -1:
+            texts.append("")
+        elif isinstance(value, int) and 0 <= value < len(class_names):
+            texts.append(class_names[value])
+        else:
+            raise damaged_error(
+                path, f"{column} has the class {value}, but {len(class_names)} classes have names"
+            )
+    return texts
+
+
+def _to_text(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # pandas stores whole numbers with gaps like this
+    return str(value).strip()
+
+
+def list_first(names: Collection[str], limit: int = 5) -> str:
+    """Join the first names, with control characters escaped, and count the others."""
+    first = [escape_controls(name) for name, _ in zip(names, range(limit), strict=False)]
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(first) + more

@@ -1,0 +1,128 @@
+"""Images as a reader lists them, and their division into splits by the names of those."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from selfie_pipeline.sources.samples import TEST_SHARE, build_sample_table, draw_test_split
+
+logger = logging.getLogger(__name__)
+
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "testing", "val", "valid", "validation", "dev", "eval")
+"""Names of the test split; the first that has labels is taken."""
+UNLABELED_NAMES = ("unlabeled", "unlabelled")
+SPLIT_NAMES = (*TRAIN_NAMES, *TEST_NAMES, *UNLABELED_NAMES)
+
+
+class ListedImage(NamedTuple):
+    """An image of a data set, before the splits are chosen."""
+
+    place: str
+    """Human-readable location in the data set, and its identity: "train/cat/1.jpg"."""
+    split: str = ""
+    """One of `SPLIT_NAMES`; empty if nothing names a split."""
+    class_name: str = ""
+    """Empty for none."""
+    size: int = 0
+    """Bytes of the file; -1 for a dead link."""
+    source: int = 0
+    """Where the class was first named: 0 for the data set itself, n for the n-th label table."""
+
+
+def choose_splits(images: Sequence[ListedImage]) -> list[ListedImage]:
+    """Divide images into training, test and unlabeled ones.
+
+    - The test split is the first of `TEST_NAMES` that has images of a training class. If none has,
+      a fixed share of each class is drawn (see `draw_test_split`): of the images whose class was
+      named first, so that a label table that is added later leaves the test split as it is.
+    - Other images of `TEST_NAMES` are left out, and logged.
+    - The others are training images if they have a class, and unlabeled ones if they have none, or
+      if their split says so.
+
+    Args:
+        images: All images, in any order.
+
+    Returns:
+        The used images in the same order; their splits are those of `SPLITS`.
+    """
+    images = [
+        image._replace(class_name="") if image.split in UNLABELED_NAMES else image
+        for image in images
+    ]
+    trained = {image.class_name for image in images if image.split not in TEST_NAMES} - {""}
+    labeled = {image.split for image in images if image.class_name in trained} & {*TEST_NAMES}
+    test = next((name for name in TEST_NAMES if name in labeled), None)
+    chosen: list[ListedImage] = []
+    unused: dict[str, list[ListedImage]] = defaultdict(list)
+    for image in images:
+        if image.split not in TEST_NAMES:
+            chosen.append(image._replace(split="train" if image.class_name else "unlabeled"))
+        elif image.split == test and image.class_name:
+            chosen.append(image._replace(split="test"))
+        elif image.split in labeled and image.class_name:
+            unused[f"the test split is {test}, not {image.split}"].append(image)
+        else:
+            unused["a test image needs a class that training images have"].append(image)
+    for reason, skipped in unused.items():
+        log_skipped(skipped, reason)
+    return chosen if test else _draw_test_split(chosen)
+
+
+def build_table(images: Sequence[ListedImage], classes: Sequence[str]) -> pd.DataFrame:
+    """Build the table of samples (see `build_sample_table`) of images with chosen splits."""
+    labels = {"": -1, **{name: label for label, name in enumerate(classes)}}
+    return build_sample_table(
+        [image.split for image in images],
+        np.array([labels[image.class_name] for image in images], dtype=np.int64),
+        [image.place for image in images],
+        classes,
+    )
+
+
+def log_skipped(images: Sequence[ListedImage], reason: str) -> None:
+    """Log how many images are left out, and why."""
+    if images:
+        logger.warning("Skipped %d files, such as %s: %s", len(images), images[0].place, reason)
+
+
+def _draw_test_split(images: list[ListedImage]) -> list[ListedImage]:
+    """Draw the test split from the training images, and say so."""
+    first: dict[str, int] = {}
+    for image in images:
+        first[image.class_name] = min(image.source, first.get(image.class_name, image.source))
+    rows = [
+        row
+        for row, image in enumerate(images)
+        if image.split == "train" and image.source == first[image.class_name]
+    ]
+    if not rows:
+        return images
+    classes = [images[row].class_name for row in rows]
+    is_test = draw_test_split(classes, [_name_for_drawing(images[row].place) for row in rows])
+    logger.info(
+        "There is no test split with labels (test/, val/ …): %g %% of each of the %d classes (%d "
+        "of %d files) are the test split, drawn by their names, the same in every run; `samples` "
+        "lists them",
+        100 * TEST_SHARE,
+        len(set(classes)),
+        is_test.sum(),
+        len(rows),
+    )
+    divided = list(images)
+    for row, test in zip(rows, is_test, strict=True):
+        if test:
+            divided[row] = images[row]._replace(split="test")
+    return divided
+
+
+def _name_for_drawing(place: str) -> str:
+    """Return a place without train/, so that the draw is the same with and without that folder."""
+    folder, _, rest = place.partition("/")
+    return rest if folder.casefold() in TRAIN_NAMES else place
