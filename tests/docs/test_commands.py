@@ -53,6 +53,7 @@ NOT_RUN = {
 """Why a command that matches is not run."""
 STANDS_FOR = {
     "/home/me/photographs": "photographs",
+    "/home/me/labels.csv": "labels.csv",
     "path/to/folder": "photographs/train",
     "path/to/image.jpg": "photographs/train/cat/0.jpg",
 }
@@ -118,6 +119,7 @@ def _raw_data(project: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         pixels = random.integers(0, 256, (15, 20, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((200, 150)).save(file)
+    (project / "labels.csv").write_text("file,class\ntrain/dog/0.jpg,cat\n")
     folder = project / "cifar"
     folder.mkdir()
     for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):

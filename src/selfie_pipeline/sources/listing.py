@@ -33,7 +33,7 @@ class ListedImage(NamedTuple):
     size: int = 0
     """Bytes of the file; -1 for a dead link."""
     source: int = 0
-    """Where the class was first named: 0 for the data set itself, n for the n-th label table."""
+    """The first that named a class: 0 for the data set itself, n for the n-th label table."""
 
 
 def choose_splits(images: Sequence[ListedImage]) -> list[ListedImage]:
