@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -84,6 +85,50 @@ def test_verdict_of_several_fractions_is_one_sentence(four_seeds, make_cells) ->
     )
 
 
+def with_training(cells: Any, arm: str, **training: float) -> Any:
+    for cell in cells:
+        if cell["arm"] == arm:
+            cell["provenance"] = cell["provenance"] | {"training": training}
+    return cells
+
+
+CONVERGED = {"loss": 0.01, "loss_before": 0.02, "accuracy": 0.999}
+SHORT = {"loss": 0.8, "loss_before": 1.0, "accuracy": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("supervised", "selfie", "begin", "cells"),
+    [
+        (CONVERGED, CONVERGED, "At convergence, pretraining helped: +6.0", ["yes", "yes"]),
+        (SHORT, CONVERGED, "After a short finetuning, pretraining helped: +6.0", ["no", "yes"]),
+        (SHORT, SHORT, "After a short finetuning, pretraining helped: +6.0", ["no", "no"]),
+        ({}, CONVERGED, "Pretraining helped: +6.0", ["", "yes"]),
+    ],
+)
+def test_the_verdict_says_whether_both_arms_have_converged(
+    four_seeds, supervised, selfie, begin: str, cells
+) -> None:
+    with_training(four_seeds, "supervised", **supervised)
+    table = build_results_table(with_training(four_seeds, "selfie", **selfie))
+    assert verdict(table).startswith(begin)
+    assert list(display_table(table)["Converged"]) == cells
+
+
+def test_the_verdict_has_the_differences_on_held_out_samples(four_seeds) -> None:
+    with_training(four_seeds, "supervised", **SHORT, held_out_half=0.5, held_out=0.6)
+    with_training(four_seeds, "selfie", **SHORT, held_out_half=0.7, held_out=0.65)
+    assert verdict(build_results_table(four_seeds)) == (
+        "After a short finetuning, pretraining helped: +6.0 points with 5 % of the labels (63), "
+        "over 4 seeds (95 % interval +3.4 to +8.6); on held-out training samples +20.0 at half of "
+        "the steps and +5.0 at the end."
+    )
+
+
+def test_without_all_pairs_held_out_scores_are_not_compared(four_seeds) -> None:
+    with_training(four_seeds, "selfie", **SHORT, held_out_half=0.7, held_out=0.65)
+    assert "held-out" not in verdict(build_results_table(four_seeds))
+
+
 def test_verdict_without_a_comparison(make_cells) -> None:
     unpaired = [*make_cells("supervised", {0: 0.7}), *make_cells("selfie", {1: 0.8})]
     assert "no seed in common" in verdict(build_results_table(unpaired))
@@ -93,11 +138,12 @@ def test_verdict_without_a_comparison(make_cells) -> None:
 
 def test_markdown(four_seeds) -> None:
     assert to_markdown(build_results_table(four_seeds)).splitlines() == [
-        "| Data set | Network | Labeled | Arm | Accuracy, % | Difference, points (95 %) | "
-        "Paper (n = 5) |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-        "| digits | ResNet 1-1-1-1, width 16 | 5 % (63) | supervised | 79.5 ± 1.3 (n = 4) |  |  |",
-        "| digits | ResNet 1-1-1-1, width 16 | 5 % (63) | Selfie | 85.5 ± 2.4 (n = 4) | "
+        "| Data set | Network | Labeled | Arm | Converged | Accuracy, % | "
+        "Difference, points (95 %) | Paper (n = 5) |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| digits | ResNet 1-1-1-1, width 16 | 5 % (63) | supervised |  | 79.5 ± 1.3 (n = 4) | "
+        " |  |",
+        "| digits | ResNet 1-1-1-1, width 16 | 5 % (63) | Selfie |  | 85.5 ± 2.4 (n = 4) | "
         "+6.0 (+3.4 to +8.6; n = 4) |  |",
         "",
         "| Data set | Network | Labeled | Pairs | t test | Permutation | "

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from selfie_pipeline.evaluation.convergence import has_converged
 from selfie_pipeline.evaluation.scores import unpack_correct
 from selfie_pipeline.evaluation.statistics import (
     Summary,
@@ -67,6 +68,9 @@ _RESULT_COLUMNS = {
     "gained": "Int64",
     "lost": "Int64",
     "mcnemar_p": "float64",
+    "converged": "boolean",
+    "held_out_half_difference": "float64",
+    "held_out_difference": "float64",
     "paper_mean": "float64",
     "paper_std": "float64",
     "paper_std_ratio": "float64",
@@ -83,6 +87,9 @@ _GAIN_COLUMNS = {
     "difference_low": "float64",
     "difference_high": "float64",
 }
+
+
+_HELD_OUT = {"held_out_half_difference": "held_out_half", "held_out_difference": "held_out"}
 
 
 @dataclass(frozen=True)
@@ -144,12 +151,16 @@ def build_results_table(cells: Sequence[Cell]) -> pd.DataFrame:
         - ``gained`` and ``lost``: number of predictions, pooled over the paired seeds, that only
           Selfie and only supervised gets right; ``mcnemar_p``: McNemar's test of them (see
           `statistics.mcnemar_test` for the effect of pooling)
+        - ``converged``: whether all trainings of the row have (`convergence.has_converged`)
+        - ``held_out_half_difference`` and ``held_out_difference``: mean differences of the paired
+          seeds' accuracy on held-out training samples at half of the steps and after the last:
+          percentage points
         - ``paper_mean``, ``paper_std``: the paper's test accuracy, %, over 5 seeds;
           ``paper_std_ratio``: the ratio of the paper's rounded standard deviations
 
         Undefined values are missing: statistics and tests of fewer than two seeds, a difference
-        without pairs, a comparison of predictions that a paired cell lacks, and numbers that the
-        paper does not report. Without cells the table has no rows.
+        without pairs, a comparison of what a paired cell lacks, and numbers that the paper does not
+        report. Without cells the table has no rows.
 
     Raises:
         ValueError: Two cells have the same seed and arm.
@@ -163,7 +174,10 @@ def build_results_table(cells: Sequence[Cell]) -> pd.DataFrame:
         for arm in order_arms(percent):
             accuracy = summarise(percent[arm].dropna())
             row = {"arm": arm, "seeds": accuracy.n, "mean": accuracy.mean, "std": accuracy.std}
-            comparison = _compare_arms(percent, correct) if arm == "selfie" else {}
+            row["converged"] = group.loc[group["arm"] == arm, "converged"].all(skipna=False)
+            comparison = {}
+            if arm == "selfie":
+                comparison = _compare_arms(percent, correct) | _compare_held_out(group)
             rows.append(_describe_group(key) | row | comparison)
     table = pd.DataFrame(rows, columns=list(_RESULT_COLUMNS)).astype(_RESULT_COLUMNS)
     return _add_paper_results(table)
@@ -230,13 +244,25 @@ def load_paper_results() -> pd.DataFrame:
 
 
 def _build_frame(cells: Sequence[Cell]) -> pd.DataFrame:
-    """Return one row per cell: its keys, and in "correct" a (N,) bool array, or None if unknown."""
+    """Return one row per cell: its keys, and what only some cells have, else missing.
+
+    That is "correct", a (N,) bool array; "converged", a bool; "held_out_half" and "held_out", %.
+    """
     correct = [
         unpack_correct(cell["correct"], cell["test_samples"]) if "correct" in cell else None
         for cell in cells
     ]
+    training = [cell["provenance"].get("training") or {} for cell in cells]
+    converged = [has_converged(ending) if ending else None for ending in training]
     frame = pd.DataFrame([{key: cell[key] for key in CELL_KEYS} for cell in cells])
-    return frame.assign(correct=pd.Series(correct, dtype=object))
+    return frame.assign(
+        correct=pd.Series(correct, dtype=object),
+        converged=pd.Series(converged, dtype="boolean"),
+        **{
+            name: 100 * pd.Series([ending.get(name) for ending in training], dtype="float64")
+            for name in _HELD_OUT.values()
+        },
+    )
 
 
 def _describe_group(key: Sequence[Any]) -> dict[str, Any]:
@@ -279,6 +305,16 @@ def _compare_predictions(correct: pd.DataFrame) -> dict[str, Any]:
     ours, theirs = (np.concatenate(correct[arm].tolist()) for arm in ("selfie", "supervised"))
     result = mcnemar_test(ours, theirs)
     return {"gained": result.gained, "lost": result.lost, "mcnemar_p": result.p}
+
+
+def _compare_held_out(group: pd.DataFrame) -> dict[str, float]:
+    """Return the arms' mean differences on held-out samples, if they are known for every pair."""
+    paired = group[group.groupby("seed")["arm"].transform("nunique") == len(ARMS)]
+    differences = {}
+    for column, name in _HELD_OUT.items():
+        ours, theirs = (paired.loc[paired["arm"] == arm, name] for arm in ("selfie", "supervised"))
+        differences[column] = float(np.mean(ours)) - float(np.mean(theirs))
+    return differences
 
 
 def _key_without_images(cell: Cell) -> str:

@@ -24,7 +24,9 @@ Row = Any
 def verdict(table: pd.DataFrame) -> str:
     """Summarise in one sentence whether pretraining helped, with the evidence.
 
-    The sentence claims an effect only if the 95 % interval of the difference excludes zero.
+    The sentence claims an effect only if the 95 % interval of the difference excludes zero. It says
+    whether the finetuning of both arms has converged, where that is known: a difference after a
+    short finetuning may be a head start.
 
     Args:
         table: From `tables.build_results_table`.
@@ -35,7 +37,8 @@ def verdict(table: pd.DataFrame) -> str:
     format_evidence = _format_full_evidence if len(rows) == 1 else _format_short_evidence
     evidence: dict[str, list[str]] = {}
     for row in rows:
-        evidence.setdefault(_format_finding(row), []).append(format_evidence(row))
+        finding = f"{_format_convergence(row, table)}{_format_finding(row)}"
+        evidence.setdefault(finding, []).append(format_evidence(row))
     sentence = "; ".join(f"{finding}: {', '.join(parts)}" for finding, parts in evidence.items())
     return sentence[0].upper() + sentence[1:] + "."
 
@@ -48,15 +51,17 @@ def display_table(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The same rows with string columns: ``Data set``, ``Network``, ``Labeled``, ``Arm``,
-        ``Accuracy, %`` such as "85.8 ± 0.9 (n = 4)", ``Difference, points (95 %)`` such as
-        "+6.5 (+4.1 to +8.9; n = 4)", ``Paper (n = 5)``. Statistics that need more seeds are left
-        out; a dash means that the arms have no seed in common.
+        ``Converged`` ("yes", "no", or empty if unknown), ``Accuracy, %`` such as
+        "85.8 ± 0.9 (n = 4)", ``Difference, points (95 %)`` such as "+6.5 (+4.1 to +8.9; n = 4)",
+        ``Paper (n = 5)``. Statistics that need more seeds are left out; a dash means that the arms
+        have no seed in common.
     """
     columns: dict[str, Callable[[Row], str]] = {
         "Data set": lambda row: row.data,
         "Network": lambda row: row.network,
         "Labeled": _format_labeled,
         "Arm": lambda row: ARMS[row.arm],
+        "Converged": _format_converged,
         "Accuracy, %": lambda row: f"{_format_mean(row.mean, row.std)} (n = {row.seeds})",
         "Difference, points (95 %)": _format_difference,
         f"Paper (n = {PAPER_SEEDS})": lambda row: _format_mean(row.paper_mean, row.paper_std),
@@ -148,7 +153,7 @@ def split_by_network(text: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 def _rows(table: pd.DataFrame) -> Iterable[Row]:
     integers = {"pairs": "Int64", "gained": "Int64", "lost": "Int64"}  # floats if read from CSV
-    return table.astype(integers).itertuples(index=False)
+    return table.astype(integers | {"converged": "boolean"}).itertuples(index=False)
 
 
 def _format_columns(
@@ -175,6 +180,28 @@ def _format_finding(row: Row) -> str:
     return "pretraining made no significant difference"
 
 
+def _format_convergence(row: Row, table: pd.DataFrame) -> str:
+    """Return "at convergence, " if both arms have converged, "" if that is unknown."""
+    pair = table.loc[
+        (table["data"] == row.data)
+        & (table["network"] == row.network)
+        & (table["labeled_percent"] == row.labeled_percent)
+        & (table["labels"] == row.labels),
+        "converged",
+    ]
+    if row.pairs == 0 or pair.isna().any():
+        return ""
+    return "at convergence, " if pair.all() else "after a short finetuning, "
+
+
+def _format_held_out(row: Row) -> str:
+    """Return the differences on held-out samples, from half of the steps to the end."""
+    if pd.isna(row.held_out_half_difference):
+        return ""
+    half, end = map(_format_points, (row.held_out_half_difference, row.held_out_difference))
+    return f"; on held-out training samples {half} at half of the steps and {end} at the end"
+
+
 def _format_full_evidence(row: Row) -> str:
     """Return the evidence of a single comparison, with its interval."""
     condition = f"{row.labeled_percent:g} % of the labels ({row.labels:,})"
@@ -182,15 +209,20 @@ def _format_full_evidence(row: Row) -> str:
         return condition
     points = f"{_format_points(row.difference)} points with {condition}"
     if row.pairs == 1:
-        return points
+        return points + _format_held_out(row)
     interval = f" (95 % interval {_format_interval(row)})" if pd.notna(row.difference_low) else ""
-    return f"{points}, over {row.pairs} seeds{interval}"
+    return f"{points}, over {row.pairs} seeds{interval}{_format_held_out(row)}"
 
 
 def _format_short_evidence(row: Row) -> str:
     """Return the evidence of one of several comparisons, whose intervals are in the table."""
     condition = f"{row.labeled_percent:g} % of the labels (n = {row.pairs})"
     return f"{_format_points(row.difference)} points with {condition}" if row.pairs else condition
+
+
+def _format_converged(row: Row) -> str:
+    """Format whether all trainings of a row have converged; "" if that is unknown."""
+    return "" if pd.isna(row.converged) else "yes" if row.converged else "no"
 
 
 def _format_labeled(row: Row) -> str:

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.inference import Inference
 from selfie_pipeline.training.loop import Fit, StepCallback, fit
-from selfie_pipeline.training.state import TrainingResult
+from selfie_pipeline.training.state import TrainingResult, TrainingState
 from selfie_pipeline.training.tasks import FinetuningTask
 from selfie_pipeline.weights import Weights
 
@@ -138,6 +139,33 @@ def finetune(
     batches = Batches(images, rows, seed, recipe)
     with checkpoints.reserved(title) as own:
         return fit(task, batches, device, own, title, callback)
+
+
+@dataclass(frozen=True)
+class HeldOutScore:
+    """Measures the accuracy on samples outside the training, at half of its steps and at its end.
+
+    A `StepCallback`. It chooses nothing: the training and its weights are the same without it.
+
+    Attributes:
+        images: The stored images.
+        rows: (M,), int64: the samples; at least one.
+        labels: (M,), int64: their classes.
+        device: The device and the precision.
+    """
+
+    images: Images
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    device: Device
+
+    def __call__(self, state: TrainingState) -> None:
+        """Measure if this is the step, as `held_out_half` or `held_out`, a fraction."""
+        names = {state.recipe.steps // 2: "held_out_half", state.recipe.steps: "held_out"}
+        if (name := names.get(state.step)) is not None:
+            logits = classify(state.network, self.images, self.rows, self.device)  # (M, classes)
+            state.network.train()
+            state.measured[name] = float((logits.argmax(axis=1) == self.labels).mean())
 
 
 def reestimate_statistics(

@@ -114,9 +114,7 @@ def fit(
     ):
         while state.step < recipe.steps:
             compute_step(model, micro_batches, state, device)
-            _end_step(state, checkpoints, reporter, stop.poll, title)
-            if callback is not None:
-                callback(state)
+            _end_step(state, checkpoints, reporter, stop.poll, title, callback)
     return state.result()
 
 
@@ -153,10 +151,13 @@ def _end_step(
     reporter: ProgressReporter,
     poll: Callable[[], signal.Signals | None],
     title: str,
+    callback: StepCallback | None,
 ) -> None:
     """Record a step, report it, and save a checkpoint if one is due or a signal was received."""
     try:
         state.end_step()
+        if callback is not None:
+            callback(state)  # before the checkpoint, which holds what it measures
         reporter.update(state.step, state.history[-1] if state.history else None)
         received = poll()
         if received or state.step % checkpoints.every == 0 or state.step == state.recipe.steps:

@@ -65,10 +65,12 @@ class TrainingResult:
     Attributes:
         tensors: The network's weights and statistics, by name, on the CPU.
         history: One row every `log_every` steps.
+        measured: What callbacks measured on the way, by name.
     """
 
     tensors: dict[str, Tensor]
     history: list[HistoryRow]
+    measured: dict[str, float]
 
 
 class TrainingState:
@@ -80,6 +82,7 @@ class TrainingState:
         optimizer: The optimiser of the network's weights.
         step: Steps completed.
         history: Rows so far.
+        measured: What callbacks measured on the way, by name; it is part of the checkpoints.
     """
 
     def __init__(self, task: Task) -> None:
@@ -88,6 +91,7 @@ class TrainingState:
         self.optimizer = build_optimizer(task.parameter_groups(), task.recipe)
         self.step = 0
         self.history: list[HistoryRow] = []
+        self.measured: dict[str, float] = {}
         self._since_row: list[Tensor] = []  # (loss, accuracy) of each micro-batch
         self._samples: list[Tensor] = []  # of each micro-batch of the present step
         self._unchecked: list[tuple[int, AsyncCopy, list[Tensor]]] = []  # step, losses, samples
@@ -130,6 +134,8 @@ class TrainingState:
             f"momentum.{name}": self.optimizer.state[parameter]["momentum_buffer"]
             for name, parameter in self.network.named_parameters()
         }
+        for name, value in self.measured.items():
+            tensors[f"measured.{name}"] = torch.tensor(value, dtype=torch.float64)
         tensors["history"] = torch.tensor(self.history, dtype=torch.float64)  # (rows, 4)
         if self._since_row:
             tensors["since_row"] = torch.stack(self._since_row)  # (parts, 2)
@@ -148,6 +154,8 @@ class TrainingState:
             self.optimizer.state[parameter]["momentum_buffer"] = buffer
         self.step = checkpoint.step
         self.history = [HistoryRow(int(step), *rest) for step, *rest in tensors["history"].tolist()]
+        measured = _with_prefix(tensors, "measured.")
+        self.measured = {name: value.item() for name, value in measured.items()}
         device = next(self.network.parameters()).device
         self._since_row = list(tensors.get("since_row", torch.empty(0)).to(device))
 
@@ -155,7 +163,9 @@ class TrainingState:
         """Return the weights and the history so far."""
         weights = self.network.state_dict()
         return TrainingResult(
-            {name: tensor.detach().cpu() for name, tensor in weights.items()}, self.history
+            {name: tensor.detach().cpu() for name, tensor in weights.items()},
+            self.history,
+            self.measured,
         )
 
     def _check_finite(self, lag: int) -> None:

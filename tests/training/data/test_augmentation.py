@@ -223,7 +223,9 @@ def rotate_hue(image, angle):
         for column in range(image.shape[2]):
             y, i, q = colorsys.rgb_to_yiq(*image[:, row, column].tolist())
             turned = (i + 1j * q) * np.exp(1j * angle)
-            rgb = torch.linalg.inv(TO_YIQ) @ torch.tensor([y, turned.real, turned.imag], dtype=torch.float32)
+            rgb = torch.linalg.inv(TO_YIQ) @ torch.tensor(
+                [y, turned.real, turned.imag], dtype=torch.float32
+            )
             rotated[:, row, column] = rgb
     return rotated
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from selfie_pipeline.config import (
@@ -19,6 +21,7 @@ from selfie_pipeline.config import (
     UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
+from selfie_pipeline.evaluation.convergence import measure_convergence
 from selfie_pipeline.evaluation.scores import (
     accuracy,
     build_predictions_table,
@@ -28,11 +31,13 @@ from selfie_pipeline.evaluation.scores import (
 from selfie_pipeline.models.classifier import build_classifier, num_classes, restore_classifier
 from selfie_pipeline.provenance import describe_environment
 from selfie_pipeline.training.checkpoints import Checkpoints
-from selfie_pipeline.training.data.batches import open_images
+from selfie_pipeline.training.data.batches import Images, open_images
+from selfie_pipeline.training.data.randomness import RandomStream, fold_in
 from selfie_pipeline.training.data.subset import labeled_subset
-from selfie_pipeline.training.device import find_device
+from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.engine import open_engine
 from selfie_pipeline.training.finetuning import (
+    HeldOutScore,
     classify,
     finetune,
     initialise_classifier,
@@ -44,10 +49,13 @@ from selfie_pipeline.training.lineage import (
     comparison_key,
     pretraining_lineage,
 )
+from selfie_pipeline.training.loop import StepCallback
+from selfie_pipeline.training.state import TrainingState
 from selfie_pipeline.training.tensorboard import tensorboard_writer
 from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
+_HELD_OUT_SAMPLES = 1000
 
 
 def draw_labeled_subset(samples: pd.DataFrame, labeled_frac: float, seed: int) -> pd.DataFrame:
@@ -101,6 +109,7 @@ def count_classes(samples: pd.DataFrame) -> int:
 def finetune_classifier(
     initial_classifier: Weights,
     labeled_samples: pd.DataFrame,
+    samples: pd.DataFrame,
     patch_grids: PatchGrids,
     checkpoints: Path,
     patch: PatchConfig,
@@ -117,7 +126,8 @@ def finetune_classifier(
     Returns:
         The classifier after the last step, and the training's history. The classifier's provenance
         has all that its use needs: `classes` are the outputs' names; `mean` and `std`, of each
-        channel in units of 255, normalise its images.
+        channel in units of 255, normalise its images. `training` says how the training ended: see
+        `measure_convergence` and `HeldOutScore`.
     """
     pretraining = initial_classifier.provenance
     lineage = classifier_lineage(
@@ -129,25 +139,31 @@ def finetune_classifier(
     classes = num_classes(initial_classifier.tensors)
     network = build_classifier(model, recipe.architecture, patch, classes)
     network.load_state_dict(initial_classifier.tensors, strict=True)
+    images = open_images(patch_grids, patch, augmentation)
     with open_engine(compute) as engine:
         identity = {**lineage, **engine.identity}
         state = Checkpoints(checkpoints, identity, recipe.checkpoint_every, resume)
+        callbacks = list(_held_out_score(samples, labeled_samples, images, engine.here, seed))
+        if tensorboard:
+            callbacks.append(tensorboard_writer(state))
         result = finetune(
             network,
             pretrained=pretraining["pretrained"],
             recipe=recipe,
             seed=seed,
-            images=open_images(patch_grids, patch, augmentation),
+            images=images,
             rows=labeled_samples["sample"].to_numpy(),
             labels=labeled_samples["label"].to_numpy(),
             device=engine.here,
             checkpoints=state,
             title=title,
-            callback=tensorboard_writer(state) if tensorboard else None,
+            callback=_call_all(callbacks),
             fit=engine.fit,
         )
+    history = pd.DataFrame(result.history)
     provenance = {
         **lineage,
+        "training": measure_convergence(history) | result.measured,
         "classes": labeled_samples.groupby("label")["class_name"].first().tolist(),
         "mean": patch_grids.mean.tolist(),
         "std": patch_grids.std.tolist(),
@@ -155,7 +171,28 @@ def finetune_classifier(
         "precision": engine.precision,
         **describe_environment(),
     }
-    return Weights(result.tensors, provenance), pd.DataFrame(result.history)
+    return Weights(result.tensors, provenance), history
+
+
+def _held_out_score(
+    samples: pd.DataFrame, labeled: pd.DataFrame, images: Images, device: Device, seed: int
+) -> Iterator[StepCallback]:
+    """Yield a score on training samples whose labels finetuning does not see, if there are any."""
+    train = samples[samples["split"] == "train"]
+    others = train[~train["sample"].isin(labeled["sample"])]
+    if len(others):
+        rng = np.random.default_rng(fold_in(seed, RandomStream.HELD_OUT))
+        drawn = others.iloc[np.sort(rng.permutation(len(others))[:_HELD_OUT_SAMPLES])]
+        rows, labels = drawn["sample"].to_numpy(), drawn["label"].to_numpy()
+        yield HeldOutScore(images, rows, labels, device)
+
+
+def _call_all(callbacks: list[StepCallback]) -> StepCallback:
+    def call(state: TrainingState) -> None:
+        for callback in callbacks:
+            callback(state)
+
+    return call
 
 
 def test_classifier(

@@ -54,6 +54,7 @@ def _create_arm(namespace: str, initialise: Node, more_inputs: set[str]) -> Pipe
                 inputs=[
                     "initial_classifier",
                     "labeled_samples",
+                    "usable_samples",
                     "patch_grids",
                     "checkpoints",
                     *parameters,

@@ -21,6 +21,7 @@ class RandomStream(IntEnum):
     SUBSET = 5
     PRETRAINING_IMAGES = 6
     VALIDATION = 7
+    HELD_OUT = 8
 
 
 def fold_in(seed: int, stream: RandomStream, step: int = 0) -> int:

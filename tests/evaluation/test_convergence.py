@@ -1,0 +1,92 @@
+"""Tests of the signs of convergence, over made-up histories."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from selfie_pipeline.evaluation.convergence import has_converged, measure_convergence
+
+
+def make_history(loss, accuracy, steps: int = 1000, log_every: int = 20) -> pd.DataFrame:
+    """Return a history whose rows are means over their steps, as a training makes it."""
+    ends = [*range(log_every, steps, log_every), steps]
+    edges = [0, *ends]
+    rows = []
+    for start, end in zip(edges, ends, strict=False):
+        progress = np.arange(start + 1, end + 1) / steps
+        rows.append(
+            {"step": end, "loss": loss(progress).mean(), "accuracy": accuracy(progress).mean()}
+        )
+    return pd.DataFrame(rows)
+
+
+def constant(value: float):
+    return lambda progress: np.full_like(progress, value)
+
+
+@pytest.mark.parametrize("log_every", [1, 10, 33, 200])
+def test_the_means_are_those_of_the_fifths(log_every: int) -> None:
+    ending = measure_convergence(make_history(lambda p: 2 - p, lambda p: p, log_every=log_every))
+    tolerance = log_every / 1000 / 2 + 1e-9  # a row is in the fifth in which it ends
+    assert ending["loss"] == pytest.approx(1.1, abs=tolerance + 0.001)
+    assert ending["loss_before"] == pytest.approx(1.3, abs=tolerance + 0.001)
+    assert ending["accuracy"] == pytest.approx(0.9, abs=tolerance + 0.001)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 7, 1000])
+@pytest.mark.parametrize("log_every", [1, 3, 10_000])
+def test_every_history_has_an_ending(steps: int, log_every: int) -> None:
+    ending = measure_convergence(make_history(constant(1.0), constant(0.5), steps, log_every))
+    assert ending["loss"] == 1.0
+    assert ending["accuracy"] == 0.5
+    assert ending["loss_before"] in (1.0, None)
+    assert has_converged(ending) == (ending["loss_before"] is not None)
+
+
+def test_a_history_of_one_row_tells_nothing_but_what_was_learned() -> None:
+    assert not has_converged(measure_convergence(make_history(constant(1), constant(0.5), 20)))
+    assert has_converged(measure_convergence(make_history(constant(1), constant(0.99), 20)))
+
+
+def test_labels_that_are_learned_have_converged_whatever_the_loss_does() -> None:
+    falling = make_history(lambda p: 0.1 * (1 - p) + 1e-4, constant(0.995))
+    assert has_converged(measure_convergence(falling))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 7.0])
+@pytest.mark.parametrize("log_every", [5, 20, 50])
+def test_a_loss_that_falls_has_not_converged_and_one_that_is_flat_has(
+    scale: float, log_every: int
+) -> None:
+    """At any scale, and however often it is logged."""
+    accuracy = constant(0.8)
+    falling = make_history(lambda p: scale * np.exp(-2 * p), accuracy, log_every=log_every)
+    flat = make_history(lambda p: scale * (0.5 + np.exp(-20 * p)), accuracy, log_every=log_every)
+    rising = make_history(lambda p: scale * (1 + p), accuracy, log_every=log_every)
+    assert not has_converged(measure_convergence(falling))
+    assert has_converged(measure_convergence(flat))
+    assert has_converged(measure_convergence(rising))
+
+
+def test_the_faster_the_fall_the_less_converged() -> None:
+    """From some rate on, all faster falls count as not converged."""
+    found = [
+        has_converged(
+            measure_convergence(make_history(lambda p, rate=rate: np.exp(-rate * p), constant(0.5)))
+        )
+        for rate in np.linspace(0, 3, 31)
+    ]
+    assert found == sorted(found, reverse=True)
+    assert found[0]
+    assert not found[-1]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_does_not_decide(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    falling = make_history(lambda p: rng.normal(2 - p, 0.05), constant(0.6))
+    flat = make_history(lambda p: rng.normal(1 + 0 * p, 0.05), constant(0.6))
+    assert not has_converged(measure_convergence(falling))
+    assert has_converged(measure_convergence(flat))
