@@ -9,7 +9,7 @@ from selfie_pipeline.config import DataConfig, UserError
 from selfie_pipeline.sources.base import Source
 from selfie_pipeline.sources.cifar10 import open_cifar10
 from selfie_pipeline.sources.digits import Digits
-from selfie_pipeline.sources.image_folder import ImageFolder
+from selfie_pipeline.sources.image_set import open_image_set
 from selfie_pipeline.sources.imagenet32 import ImageNet32
 from selfie_pipeline.sources.label_tables import read_label_tables
 from selfie_pipeline.sources.samples import check_samples, count_samples
@@ -46,5 +46,5 @@ def open_source(config: DataConfig, root: Path) -> Source:
         )
     folder = root / config.folder
     if config.source == "image_folder":
-        return ImageFolder(folder, read_label_tables(config, root))
+        return open_image_set(folder, config, read_label_tables(config, root))
     return _FOLDER_SOURCES[config.source](folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -32,6 +33,8 @@ class ListedImage(NamedTuple):
     """Empty for none."""
     size: int = 0
     """Bytes of the file; -1 for a dead link."""
+    row: int = 0
+    """Number of the image among all that its reader lists."""
     source: int = 0
     """The first that named a class: 0 for the data set itself, n for the n-th label table."""
 
@@ -73,6 +76,18 @@ def choose_splits(images: Sequence[ListedImage]) -> list[ListedImage]:
     for reason, skipped in unused.items():
         log_skipped(skipped, reason)
     return chosen if test else _draw_test_split(chosen)
+
+
+def find_split(place: str) -> str:
+    """Return the first word of a path that names a split, from its last part upwards; "" for none.
+
+    So data/train-00000-of-00002.parquet is of "train", and validation/0000.parquet of "validation".
+    """
+    for part in reversed(place.split("/")):
+        for word in re.split(r"[^a-z]+", part.lower()):
+            if word in SPLIT_NAMES:
+                return word
+    return ""
 
 
 def build_table(images: Sequence[ListedImage], classes: Sequence[str]) -> pd.DataFrame:

@@ -1,0 +1,150 @@
+"""Reader of images in Parquet files, as the Hugging Face Hub stores them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow.parquet import ParquetFile
+
+from selfie_pipeline.config import DataConfig, UserError
+from selfie_pipeline.sources.base import damaged_error
+from selfie_pipeline.sources.columns import find_column, list_first, read_class_labels, to_texts
+
+_BATCH_ROWS = 32
+_BUFFER_BYTES = 2**20  # per column; without it, Arrow reads a row group's column at once
+
+
+def has_images(path: Path) -> bool:
+    """Return True if a Parquet file has a column of images: structures with a field `bytes`.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    return bool(_image_columns(_read_schema(path)))
+
+
+class ParquetReader:
+    """A reader of Parquet shards with a column of images and perhaps one of classes."""
+
+    def __init__(self, paths: Sequence[Path], config: DataConfig) -> None:
+        """Find the columns.
+
+        Args:
+            paths: The shards.
+            config: Data parameters, which may name the columns.
+
+        Raises:
+            UserError: A shard is damaged, or the column of images or classes is not unmistakable.
+        """
+        self._columns: dict[Path, tuple[str, str | None]] = {}
+        self._names: dict[Path, list[str] | None] = {}
+        names: dict[str, None] = {}
+        for path in paths:
+            schema = _read_schema(path)
+            class_labels = read_class_labels(schema)
+            image = _find_image_column(path, schema, config.image_column)
+            class_ = _find_class_column(path, schema, image, config.class_column)
+            self._columns[path] = image, class_
+            self._names[path] = class_labels.get(class_) if class_ else None
+            names |= dict.fromkeys(self._names[path] or [])
+        if (
+            config.class_column
+            and not config.labels
+            and not any(c for _, c in self._columns.values())
+        ):
+            raise UserError(
+                f"data.class_column = {config.class_column} is not a column of {paths[0]}; "
+                f"allowed: {list_first(schema.names)}"
+            )
+        self.class_names = tuple(names)
+
+    def list_images(self, path: Path) -> Iterator[tuple[str, str]]:
+        """Yield the row in brackets and the class of each image; see `ShardReader`."""
+        _, class_ = self._columns[path]
+        row = 0
+        try:
+            with ParquetFile(path) as file:
+                if class_ is None:
+                    yield from ((f"[{row}]", "") for row in range(file.metadata.num_rows))
+                    return
+                for batch in file.iter_batches(columns=[class_]):
+                    for text in to_texts(path, class_, batch.column(0), self._names[path]):
+                        yield f"[{row}]", text
+                        row += 1
+        except (OSError, pa.ArrowException) as error:
+            raise damaged_error(path, error) from error
+
+    def read_images(self, path: Path, rows: NDArray[np.int64]) -> Iterator[bytes | None]:
+        """Yield the bytes of some rows; see `ShardReader`."""
+        image, _ = self._columns[path]
+        try:
+            with ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
+                sizes = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+                firsts = np.cumsum([0, *sizes])
+                limits = np.searchsorted(rows, firsts)
+                for group, first in enumerate(firsts[:-1]):
+                    wanted = rows[limits[group] : limits[group + 1]] - first
+                    if len(wanted):
+                        yield from _read_row_group(file, group, f"{image}.bytes", wanted)
+        except (OSError, pa.ArrowException) as error:
+            raise damaged_error(path, error) from error
+
+
+def _read_row_group(
+    file: ParquetFile, group: int, column: str, rows: NDArray[np.int64]
+) -> Iterator[bytes | None]:
+    first = 0
+    for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[column]):
+        begin, end = np.searchsorted(rows, [first, first + len(batch)])
+        for row in rows[begin:end]:
+            value = batch.column(0)[int(row) - first].as_py()
+            yield value and value["bytes"]
+        first += len(batch)
+
+
+def _read_schema(path: Path) -> pa.Schema:
+    try:
+        with ParquetFile(path) as file:
+            return file.schema_arrow
+    except (OSError, pa.ArrowException) as error:
+        raise damaged_error(path, error) from error
+
+
+def _image_columns(schema: pa.Schema) -> list[str]:
+    return [
+        field.name
+        for field in schema
+        if pa.types.is_struct(field.type)
+        and (index := field.type.get_field_index("bytes")) >= 0
+        and field.type[index].type in {pa.binary(), pa.large_binary()}
+    ]
+
+
+def _find_image_column(path: Path, schema: pa.Schema, named: str | None) -> str:
+    found = _image_columns(schema)
+    if named in found:
+        return named
+    if len(found) > 1:
+        raise UserError(
+            f"{path} has several columns of images: {list_first(found)}; name one with "
+            "data.image_column"
+        )
+    return found[0]
+
+
+def _find_class_column(path: Path, schema: pa.Schema, image: str, named: str | None) -> str | None:
+    """Find the column of classes; None if there is none, or not the named one."""
+    if named is not None:
+        return named if named in schema.names else None
+    numbered = [name for name in read_class_labels(schema) if name in schema.names]
+    if len(numbered) > 1:
+        raise UserError(
+            f"{path} has several columns of classes: {list_first(numbered)}; name one with "
+            "data.class_column"
+        )
+    others = [name for name in schema.names if name != image]
+    return numbered[0] if numbered else find_column(path, others, "class", None)

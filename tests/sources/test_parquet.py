@@ -1,0 +1,240 @@
+"""Tests of Parquet files: those that Hugging Face's `datasets` writes, and others."""
+
+import io
+import itertools
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import datasets
+from selfie_pipeline.config import UserError
+from selfie_pipeline.sources import check_samples, open_source
+from selfie_pipeline.sources.decoding import decode_file
+
+NAMES = ["owl", "cat", "dog"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "raw/data").mkdir(parents=True)
+    return tmp_path / "raw"
+
+
+@pytest.fixture
+def opened(folder, data_config):
+    return lambda **changes: open_source(data_config(**changes), folder.parent)
+
+
+def image(seed, size=(12, 9)):
+    pixels = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize(size)
+
+
+def encode(picture):
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def write_hub(folder, splits, names=NAMES):
+    """Write splits of labels as the Hub stores them, two shards each."""
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
+    )
+    seeds = itertools.count()
+    for split, labels in splits.items():
+        rows = {"image": [image(next(seeds)) for _ in labels], "label": labels}
+        dataset = datasets.Dataset.from_dict(rows, features)
+        for number in range(2):
+            name = f"data/{split}-{number:05d}-of-00002.parquet"
+            dataset.shard(2, number, contiguous=True).to_parquet(folder / name)
+
+
+HUB = {"train": [2, 1, 2, 1, 2], "test": [-1, -1], "validation": [1, 2, 1], "unlabeled": [-1] * 3}
+
+
+def test_a_data_set_of_the_hub_is_read_with_its_splits_and_class_names(folder, opened, caplog):
+    write_hub(folder, HUB)
+
+    source = opened()
+    samples = source.samples()
+
+    assert source.classes == ("cat", "dog")  # as numbered there, without the owl, which is absent
+    assert samples[["split", "class_name", "place"]].iloc[[0, 3, 5, -1]].to_numpy().tolist() == [
+        ["train", "dog", "data/train-00000-of-00002.parquet[0]"],
+        ["train", "cat", "data/train-00001-of-00002.parquet[0]"],
+        ["unlabeled", "", "data/unlabeled-00000-of-00002.parquet[0]"],
+        ["test", "cat", "data/validation-00001-of-00002.parquet[0]"],
+    ]
+    assert samples["split"].value_counts().to_dict() == {"train": 5, "test": 3, "unlabeled": 3}
+    check_samples(samples, source.classes)
+    assert "Skipped 2 files, such as data/test-00000-of-00002.parquet[0]: a test" in caplog.text
+
+
+def test_the_images_are_those_of_the_rows_from_any_sample_on(folder, opened, all_images):
+    write_hub(folder, HUB)
+    source = opened()
+    seeds = [*range(5), *range(10, 13), *range(7, 10)]  # the two of test/ have no class
+    expected = np.stack([decode_file(io.BytesIO(encode(image(seed))), 8) for seed in seeds])
+
+    assert np.array_equal(all_images(source, 8), expected)
+    assert np.array_equal(all_images(source, 8, start=6), expected[6:])
+
+
+def test_a_fifth_is_drawn_without_a_test_split_and_folders_name_splits(folder, opened):
+    write_hub(folder, {"train": [1, 2] * 5})
+    (folder / "data").rename(folder / "default")
+
+    assert opened().samples()["split"].value_counts().to_dict() == {"train": 8, "test": 2}
+
+
+def write(path, table, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, **options)
+
+
+def images_table(count, **columns):
+    images = [{"bytes": encode(image(n)), "path": None} for n in range(count)]
+    return pa.table({"img": images, **columns})
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["b", "a", None, "b"], ("a", "b")),
+        ([10, 9, None, 10], ("9", "10")),
+        (pa.array(["b", "a", None, "b"]).dictionary_encode(), ("a", "b")),
+    ],
+    ids=["text", "numbers", "dictionary"],
+)
+def test_labels_without_metadata_are_names_or_numbers(folder, opened, labels, classes):
+    write(folder / "train.parquet", images_table(4, label=labels))
+    write(folder / "test.parquet", images_table(4, label=labels))
+
+    source = opened()
+
+    assert source.classes == classes
+    assert source.samples()["label"].tolist() == [1, 0, 1, 1, 0, -1, 1]  # test, then train
+
+
+def test_a_column_is_named_where_several_have_images_or_classes(folder, opened):
+    class_label = datasets.ClassLabel(names=["a", "b"])
+    features = datasets.Features(
+        image=datasets.Image(), mask=datasets.Image(), fine=class_label, coarse=class_label
+    )
+    pictures = [image(n) for n in range(4)]
+    rows = {"image": pictures, "mask": pictures[::-1], "fine": [0, 1, 0, 1], "coarse": [0, 0, 1, 1]}
+    datasets.Dataset.from_dict(rows, features).to_parquet(folder / "train.parquet")
+
+    with pytest.raises(UserError, match=r"columns of images: image, mask; .* data\.image_column"):
+        opened()
+    with pytest.raises(UserError, match=r"columns of classes: fine, coarse; .* data\.class_column"):
+        opened(image_column="mask")
+    with pytest.raises(UserError, match=r"data\.class_column = x is not a column of .*; allowed"):
+        opened(image_column="mask", class_column="x")
+    source = opened(image_column="mask", class_column="coarse")
+    assert source.samples()["class_name"].tolist() == ["a", "a", "b", "b"]
+
+
+def test_rows_are_labeled_by_a_table(folder, opened, tmp_path):
+    write(folder / "unlabeled.parquet", images_table(4))
+    rows = [(f"unlabeled.parquet[{n}]", name) for n, name in enumerate(["a", "", "b"])]
+    pd.DataFrame(rows, columns=["file", "class"]).to_csv(tmp_path / "suggested.csv", index=False)
+
+    samples = opened(labels="suggested.csv").samples()
+
+    assert samples["class_name"].tolist() == ["a", "", "b", ""]
+    assert samples["split"].tolist() == ["train", "unlabeled", "train", "unlabeled"]
+
+
+def test_null_and_damaged_images_are_unreadable(folder, opened):
+    images = [
+        None,
+        {"bytes": None},
+        {"bytes": b""},
+        {"bytes": b"<html>"},
+        {"bytes": encode(image(1))},
+    ]
+    write(folder / "unlabeled.parquet", pa.table({"image": images}))
+    source = opened()
+
+    (chunk,) = source.images(source.samples(), 8)
+
+    absent = "its bytes are not in the shard"
+    assert chunk.unreadable == {0: absent, 1: absent, 2: "empty", 3: "not an image"}
+    assert chunk.images[4].any()
+
+
+def test_a_parquet_file_without_images_is_no_shard(folder, opened):
+    for name in ("cat", "dog"):
+        (folder / name).mkdir()
+        image(1).save(folder / name / "1.png")
+    write(folder / "embeddings.parquet", pa.table({"x": [1.0]}))
+
+    assert opened().classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("keep", [10, 200, -40])
+def test_a_damaged_shard_is_named(folder, opened, keep):
+    write_hub(folder, {"train": [1, 2, 1, 2]})
+    path = folder / "data/train-00001-of-00002.parquet"
+    path.write_bytes(path.read_bytes()[:keep])
+
+    with pytest.raises(UserError, match=r"train-00001-of-00002\.parquet is damaged: ") as error:
+        opened()
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_pages_are_named(folder, opened):
+    write(folder / "train.parquet", images_table(40, label=["a", "b"] * 20), compression="zstd")
+    source = opened()
+    path = folder / "train.parquet"
+    content = bytearray(path.read_bytes())
+    content[20:400] = bytes(380)
+    path.write_bytes(content)
+
+    with pytest.raises(UserError, match=r"train\.parquet is damaged: "):
+        list(source.images(source.samples(), 8))
+
+
+def test_a_number_without_a_name_is_refused(folder, opened):
+    write_hub(folder, {"train": [0, 1, 2]})
+    path = folder / "data/train-00000-of-00002.parquet"
+    table = pq.read_table(path)
+    write(path, table.set_column(1, "label", pa.array([7] * len(table))))
+    pq.write_table(pq.read_table(path).replace_schema_metadata(table.schema.metadata), path)
+
+    with pytest.raises(UserError, match="label has the class 7, but 3 classes have names"):
+        opened()
+
+
+def test_the_fingerprint_depends_on_pixels_and_labels(folder, opened):
+    prints = []
+    for labels, seed in ([1, 2, 1, 2], 0), ([2, 1, 1, 2], 0), ([1, 2, 1, 2], 1):
+        table = images_table(4 + seed, label=[*labels, *labels[:seed]]).slice(seed)
+        write(folder / "train.parquet", table)
+        source = opened()
+        prints.append(source.fingerprint(source.samples()))
+    assert len(set(prints)) == 3
+
+    stale = source.samples().iloc[:-1]
+    with pytest.raises(UserError, match="changed since the samples were listed"):
+        source.fingerprint(stale)
+
+
+def test_memory_does_not_grow_with_the_shard(folder, opened):
+    """It has 160 MB in row groups of 10 MB."""
+    content = np.random.default_rng(0).bytes(2**20)
+    rows = [{"bytes": content[n:] + content[:n], "path": None} for n in range(160)]
+    write(folder / "unlabeled.parquet", pa.table({"image": rows}), row_group_size=10)
+    del rows
+    source = opened()
+    before = pa.total_allocated_bytes()
+
+    most = max(pa.total_allocated_bytes() - before for _ in source._read(source._rows))
+
+    assert most < 40 * 2**20
