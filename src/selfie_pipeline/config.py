@@ -60,7 +60,7 @@ class DataConfig(_StrictModel):
     """Label tables (CSV, TSV, Parquet) of an `image_folder`, absolute or relative to the project.
     A later one goes over an earlier one, and both over folder names."""
     image_column: str | None
-    """Column of the images' files in a label table, or of the images in Parquet files; null: found."""
+    """Column of the files in a label table, or of the images in Parquet files; null: found."""
     class_column: str | None
     """Column of the classes in a label table or in Parquet files; null: found by its name."""
     split_column: str | None
