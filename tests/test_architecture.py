@@ -25,7 +25,7 @@ ALLOWED_IMPORTS = {
     "printable": set(),
     "models": {"config", "printable"},
     "sources": {"config", "atomic_write", "printable"},
-    "datasets": {"config", "weights", "atomic_write"},
+    "datasets": {"config", "weights", "atomic_write", "printable"},
     "training": {"models", "config", "provenance", "weights", "atomic_write"},
     "evaluation": {"config"},
     "report": {"evaluation", "config", "printable", "provenance"},

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from kedro.framework.project import configure_project, pipelines
@@ -27,6 +29,7 @@ RUN: dict[str, Any] = {
     "load_versions": {},
     "run_id": "2026-01-03T00.00.00.000Z",
 }
+SAMPLES = pd.DataFrame({"split": "train", "label": np.arange(40) % 2})
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +53,7 @@ def hooks(make_parameters: Callable[..., dict[str, Any]]) -> ProjectHooks:
 def make_catalog(stage: str, **datasets: Any) -> DataCatalog:
     """Return a catalog with all inputs of a stage, some of them replaced."""
     inputs = {name: MemoryDataset(1) for name in pipelines[stage].inputs()}
-    return DataCatalog(inputs | datasets)
+    return DataCatalog(inputs | {"usable_samples": MemoryDataset(SAMPLES)} | datasets)
 
 
 def test_kedro_uses_these_hooks() -> None:
@@ -94,6 +97,18 @@ def test_a_missing_input_is_refused(hooks: ProjectHooks) -> None:
         "patch_grids does not exist yet; create it with "
         "`kedro run --pipeline=patch --env=cifar10 --params pretrain.steps=5,resume=never`"
     )
+
+
+@pytest.mark.parametrize("stage", ["experiment", "tune", "ratio"])
+def test_too_few_labels_are_refused_before_the_first_node(
+    stage: str, make_parameters: Callable[..., dict[str, Any]]
+) -> None:
+    hooks = ProjectHooks()
+    changes = {"experiment.labeled_fracs": [0.5, 0.01]}
+    hooks.after_context_created(make_context(make_parameters(changes)))
+
+    with pytest.raises(UserError, match=r"labeled_frac = 0.01 of \d+ training samples leaves"):
+        hooks.before_pipeline_run(RUN, pipelines[stage], make_catalog(stage))
 
 
 def test_a_missing_version_is_refused(tmp_path: Path, hooks: ProjectHooks) -> None:
@@ -141,7 +156,7 @@ def test_another_version_of_what_the_run_makes_is_refused(
     old = "2026-01-01T00.00.00.000Z"
     save_encoder(tmp_path, old)
     both = pipelines["pretrain"] + pipelines["finetune"]
-    inputs = {name: MemoryDataset(1) for name in both.inputs()}
+    inputs = {name: MemoryDataset(SAMPLES) for name in both.inputs()}
     catalog = DataCatalog({**inputs, "encoder": make_encoder(tmp_path, load=old)})
 
     with pytest.raises(UserError) as caught:
@@ -158,7 +173,7 @@ def test_a_pipeline_that_reads_an_output_by_another_name_is_refused(
 ) -> None:
     """Kedro would predict first, with the classifier of an earlier run."""
     both = pipelines["finetune"] + pipelines["predict"]
-    inputs = {name: MemoryDataset(1) for name in both.inputs()}
+    inputs = {name: MemoryDataset(SAMPLES) for name in both.inputs()}
     shared = {name: make_encoder(tmp_path) for name in ("selfie_classifier", "chosen_classifier")}
 
     with pytest.raises(UserError) as caught:

@@ -54,7 +54,7 @@ class ProjectHooks:
         Raises:
             UserError: An input does not exist; the message names it and the command that creates
                 it. Or the run would load another version of what it saves, replace another
-                recipe's encoder, or requires a device that this machine lacks.
+                recipe's encoder, have too few labels, or requires a device that this machine lacks.
         """
         _check_encoder_is_not_replaced(run_params, pipeline)
         _check_saved_is_loaded(run_params, pipeline, catalog)
@@ -64,6 +64,9 @@ class ProjectHooks:
                 _check_recipe_has_encoder(name, run_params)
                 command = _format_command(producer, run_params)
                 raise UserError(f"{name} does not exist yet; create it with `{command}`")
+        self._entries = pipeline.inputs() | pipeline.all_outputs()
+        if "usable_samples" not in pipeline.all_outputs() and catalog.exists("usable_samples"):
+            self._check_labels(catalog.load("usable_samples"))
         for line in summarise_run(self._config, pipeline.all_outputs()):
             _LOG.info("%s", line)
         versions = pin_versions(catalog, pipeline.all_outputs(), run_params["run_id"])
@@ -76,6 +79,21 @@ class ProjectHooks:
         # For nodes that run other pipelines.
         project = replace(self._project, versions=versions)
         catalog["project"] = MemoryDataset(project, copy_mode="assign")
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
+        """Check the labels as soon as the samples are known, before anything is trained.
+
+        Raises:
+            UserError: There are too few for a training of the run.
+        """
+        if dataset_name == "usable_samples":
+            self._check_labels(data)
+
+    def _check_labels(self, samples: Any) -> None:
+        from selfie_pipeline.training.data.subset import check_labels  # noqa: PLC0415  # pandas
+
+        check_labels(samples, self._config, self._entries)
 
     @hook_impl
     def on_pipeline_error(self, pipeline: Pipeline, catalog: DataCatalog) -> None:

@@ -114,13 +114,29 @@ def test_a_cut_off_file_is_named(weights, tmp_path, length):
         dataset(tmp_path).load()
 
 
-def test_weights_without_provenance_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None,
+        {"format": "pt"},
+        {"origin": ""},
+        {"origin": "{"},
+        {"origin": "[" * 100_000},
+        {"origin": "[]"},
+        {"origin": '{"provenance": {}}'},
+        {"origin": '{"provenance": [], "digest": ""}'},
+        {"origin": '{"provenance": {}, "digest": 3}'},
+    ],
+    ids=lambda metadata: str(metadata)[:40],
+)
+@pytest.mark.parametrize("read", ["load", "preview"])
+def test_weights_without_provenance_are_refused(tmp_path, metadata, read):
     path = tmp_path / "encoder.safetensors/v1/encoder.safetensors"
     path.parent.mkdir(parents=True)
-    save_file({"w": torch.ones(1)}, path)
+    save_file({"w": torch.ones(1)}, path, metadata)
 
     with pytest.raises(CatalogError, match="has no provenance"):
-        dataset(tmp_path).load()
+        getattr(dataset(tmp_path), read)()
 
 
 def test_a_failure_while_writing_leaves_the_version_before(weights, tmp_path, monkeypatch):

@@ -310,9 +310,59 @@ def test_a_classifier_is_restored_from_its_provenance(make_config, architecture)
         assert torch.equal(tensor, tensors[name]), name
 
 
-@pytest.mark.parametrize("changes", [{"finetune": {"steps": 3}}, {"model": {"width": 8}}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"finetune": {"steps": 3}},
+        {"finetune": None},
+        {"finetune": {"architecture": ["resnet"]}},
+        {"model": {"width": 8}},
+        {"model": "large"},
+        {"patch": []},
+    ],
+    ids=str,
+)
 def test_a_provenance_that_does_not_describe_the_network_is_an_error(make_config, changes):
     with pytest.raises(UserError, match="does not describe its network") as caught:
         restore_classifier(*store(make_config(), **changes))
+
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "provenance", [{}, {"configuration": None}, {"configuration": []}], ids=str
+)
+def test_a_provenance_without_configuration_is_an_error(make_config, provenance):
+    tensors, _ = store(make_config())
+
+    with pytest.raises(UserError, match="does not describe its network"):
+        restore_classifier(tensors, provenance)
+
+
+def drop_a_tensor(tensors):
+    del tensors["stem.conv.weight"]
+
+
+def drop_the_head(tensors):
+    del tensors["head.fc.bias"]
+
+
+def reshape_a_tensor(tensors):
+    tensors["stem.conv.weight"] = tensors["stem.conv.weight"].flatten()
+
+
+def make_the_head_a_scalar(tensors):
+    tensors["head.fc.bias"] = torch.tensor(1.0)
+
+
+@pytest.mark.parametrize(
+    "damage", [drop_a_tensor, drop_the_head, reshape_a_tensor, make_the_head_a_scalar]
+)
+def test_tensors_of_another_network_are_an_error(make_config, damage):
+    tensors, provenance = store(make_config())
+    damage(tensors)
+
+    with pytest.raises(UserError, match="does not describe its network") as caught:
+        restore_classifier(tensors, provenance)
 
     assert "\n" not in str(caught.value)

@@ -37,3 +37,9 @@ def test_a_provenance_without_preprocessing_is_an_error(provenance, key):
         load_preprocessing(provenance)
 
     assert "\n" not in str(caught.value)
+
+
+def test_control_characters_in_the_names_of_classes_are_escaped(provenance):
+    found = load_preprocessing(provenance | {"classes": ["c\nat", "\x1b[2Jowl"]})
+
+    assert found.classes == [r"c\nat", r"\x1b[2Jowl"]

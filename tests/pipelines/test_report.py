@@ -88,6 +88,6 @@ def test_comparable_cells_are_tabulated() -> None:
 
 def test_class_names_are_indexed_by_label() -> None:
     samples = pd.DataFrame(
-        {"label": [3, -1, 0, 3, 1], "class_name": ["owl", "", "cat", "owl", "dog"]}
+        {"label": [3, -1, 0, 3, 1], "class_name": ["o\nwl", "", "cat", "o\nwl", "dog"]}
     )
-    assert list_class_names(samples) == ["cat", "dog", "?", "owl"]
+    assert list_class_names(samples) == ["cat", "dog", "?", r"o\nwl"]

@@ -172,6 +172,31 @@ def test_a_class_without_readable_images_is_named(fresh: Any, tmp_path: Path) ->
     assert "no training image of the class 'owl' can be read" in error
 
 
+def test_a_test_split_without_readable_images_is_refused(fresh: Any, tmp_path: Path) -> None:
+    raw = add_images(tmp_path / "raw", "train", "test")
+    for file in (raw / "test").rglob("*.jpg"):
+        file.write_bytes(b"")
+
+    options = build_options("image_folder", "ingest,patch,pretrain", raw, "data.max_unreadable=0.5")
+    error = fresh.refuse(*options)
+
+    assert "no image of the test split can be read" in error
+    assert not [name for name in fresh.files() if name.startswith("06_models")]
+
+
+@pytest.mark.parametrize("study", ["experiment", "tune", "ratio"])
+def test_too_few_labels_for_a_study_are_refused_before_the_pretraining(
+    fresh: Any, study: str
+) -> None:
+    pipelines = f"--pipelines=ingest,patch,pretrain,{study}"
+
+    error = fresh.refuse(pipelines, "--params=experiment.labeled_fracs=[0.001]")
+
+    assert error.startswith("Error: labeled_frac = 0.001 of ")
+    assert not [name for name in fresh.files() if name.startswith("06_models")]
+    assert fresh.versions("usable_samples")  # found out as soon as the samples were known
+
+
 def test_a_file_that_changed_since_ingestion_is_detected(fresh: Any, tmp_path: Path) -> None:
     raw = add_images(tmp_path / "raw", "train", "test")
     fresh.succeed(*build_options("image_folder", "ingest", raw))

@@ -9,8 +9,7 @@ import optuna
 import pandas as pd
 import pytest
 
-from selfie_pipeline.config import TuneConfig, UserError
-from selfie_pipeline.pipelines.tune.nodes import hold_out
+from selfie_pipeline.config import UserError
 from selfie_pipeline.training.state import TrainingState
 from selfie_pipeline.training.tasks import FinetuningTask
 
@@ -21,38 +20,6 @@ pytestmark = [
     ),
 ]
 SOME = "experiment.labeled_fracs=[0.05]"
-
-
-def tune(**changes: Any) -> TuneConfig:
-    space = {"peak_learning_rate": {"low": 0.01, "high": 0.4, "log": True}}
-    values = {"seed": 0, "trials": 3, "validation_share": 0.1, "space": space}
-    return TuneConfig.model_validate(values | changes)
-
-
-def samples(*counts: int) -> pd.DataFrame:
-    """Some training samples of each class, and one test sample of each."""
-    rows = [("train", label) for label, count in enumerate(counts) for _ in range(count)]
-    rows += [("test", label) for label in range(len(counts))]
-    table = pd.DataFrame(rows, columns=["split", "label"])
-    return table.assign(sample=range(len(table)))
-
-
-def test_the_validation_split_is_cut_from_the_training_samples_stratified() -> None:
-    table = samples(40, 20)
-
-    split = hold_out(table, tune())
-
-    assert set(split["split"]) == {"train", "validation"}  # no test sample
-    held_out = split[split["split"] == "validation"]
-    assert held_out["label"].value_counts().to_dict() == {0: 4, 1: 2}
-    assert set(split["sample"]) == set(range(60))
-    pd.testing.assert_frame_equal(hold_out(table, tune()), split)
-    assert not hold_out(table, tune(seed=1)).equals(split)
-
-
-def test_too_few_samples_to_hold_out() -> None:
-    with pytest.raises(UserError, match=r"tune.validation_share = 0.1 of 3 training samples"):
-        hold_out(samples(2, 1), tune())
 
 
 def trials(project: Any) -> pd.DataFrame:

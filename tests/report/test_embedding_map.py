@@ -65,3 +65,13 @@ def test_title_has_the_number_of_images() -> None:
     assert "30 of 120 images" in axes.get_title(loc="left")
     assert axes.get_lines()[0].get_label() == "unlabeled"
     assert "class 0, class 1, class 2" in figure.get_label()
+
+
+def test_control_characters_in_the_names_of_classes_are_escaped() -> None:
+    table = make_vectors(2).replace({"class_name": {"class 0": "a\nb", "class 1": "\x1b[2J"}})
+
+    figure = draw_embedding_map(table, "pca", 1000)
+
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert legend == [r"a\nb", r"\x1b[2J"]
+    assert r"a\nb, \x1b[2J" in str(figure.get_label())

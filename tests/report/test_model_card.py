@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from selfie_pipeline.printable import is_printable
 from selfie_pipeline.report.model_card import render_model_card
 
 PROVENANCE = {
@@ -45,10 +46,11 @@ def cell(seed: int, accuracy: float, **changes: Any) -> dict[str, Any]:
 OWN = cell(1, 0.9)
 
 
-def card(*others: dict[str, Any], loader: str | None = "network = …\n") -> str:
+def card(*others: dict[str, Any], loader: str | None = "network = …\n", **provenance: Any) -> str:
     """Return the model card of `OWN`."""
+    made = PROVENANCE | provenance
     return render_model_card(
-        OWN, [OWN, *others], PROVENANCE, licence="mit", loader=loader, tolerance=1e-4
+        OWN, [OWN, *others], made, licence="mit", loader=loader, tolerance=1e-4
     )
 
 
@@ -117,3 +119,17 @@ def test_a_network_that_timm_lacks_has_only_the_onnx_file() -> None:
     assert "timm has no network like this one" in page
     assert "load.py" not in page
     assert front_matter(page)["library_name"] == "onnx"
+
+
+def test_control_characters_are_escaped_and_the_code_keeps_its_lines() -> None:
+    page = card(
+        loader="first = 1\nsecond = 2\n",
+        classes=["c\nat", "\x1b[2Jowl"],
+        device="a\rprocessor",
+        configuration={"patch": PROVENANCE["configuration"]["patch"], "name": "a\u2028b"},
+    )
+
+    assert all(is_printable(line) for line in page.split("\n"))
+    assert r"2 classes: c\nat, \x1b[2Jowl." in page
+    assert r"a\rprocessor" in page
+    assert "first = 1\nsecond = 2\n" in page

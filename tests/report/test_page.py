@@ -10,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from selfie_pipeline.evaluation.tables import build_results_table, select_cells
+from selfie_pipeline.printable import is_printable
 from selfie_pipeline.report.figures import draw_accuracy_over_labels
 from selfie_pipeline.report.page import render_report
 from selfie_pipeline.report.training_curves import draw_training_curves
@@ -244,3 +245,17 @@ def test_page_is_deterministic(four_seeds) -> None:
         return render(four_seeds, figures={"Accuracy": draw_accuracy_over_labels(table)})
 
     assert draw() == draw()
+
+
+def test_control_characters_are_escaped(four_seeds) -> None:
+    counts = COUNTS.set_axis(["c\x1b[2Jat", "d\u202eog"])
+    figure = draw_accuracy_over_labels(
+        build_results_table(select_cells(four_seeds, {"present"}).used)
+    )
+    figure.set_label("a\x9b31m label")
+
+    page = render(four_seeds, counts, {"A\x07 title": figure}, data="di\x00gits")
+
+    assert all(is_printable(line) for line in page.split("\n"))
+    for text in (r"c\x1b[2Jat", r"d\u202eog", r"a\x9b31m label", r"A\x07 title", r"di\x00gits"):
+        assert text in page

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import logging
 import os
+import re
 import resource
 import select
 import signal
@@ -119,6 +122,13 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
     "record without a checksum": (".json", lambda content: content.replace(b"sha256", b"other")),
     "list as record": (".json", lambda _: b"[]"),
     "binary record": (".json", lambda _: b"\xff\xfe\x00"),
+    "text as step": (".json", lambda content: content.replace(b'"step": 4', b'"step": "4"')),
+    "negative step": (".json", lambda content: content.replace(b'"step": 4', b'"step": -4')),
+    "list as identity": (
+        ".json",
+        lambda content: re.sub(rb'"identity": .*}', b'"identity": []}', content),
+    ),
+    "endless nesting": (".json", lambda _: b"[" * 100_000),
 }
 
 
@@ -130,6 +140,20 @@ def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_used(
         store.save(state(step))
     file = weights(store, 4).with_suffix(suffix)
     file.write_bytes(damage(file.read_bytes()))
+
+    assert_only_the_first_is_usable(store, caplog)
+
+
+def test_a_file_that_is_no_safetensors_is_named_and_the_previous_checkpoint_is_used(
+    store: Checkpoints, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in (2, 4):
+        store.save(state(step))
+    file = weights(store, 4)
+    file.write_bytes(b"no safetensors")
+    record = json.loads(file.with_suffix(".json").read_text())
+    record["sha256"] = hashlib.sha256(b"no safetensors").hexdigest()
+    file.with_suffix(".json").write_text(json.dumps(record))
 
     assert_only_the_first_is_usable(store, caplog)
 

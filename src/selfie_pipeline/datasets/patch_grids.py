@@ -6,7 +6,6 @@ patches per image, C channels, patches of p × p pixels.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import mmap
 import os
@@ -18,6 +17,7 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from selfie_pipeline.datasets.atomic import AtomicDataset, CatalogError
@@ -198,24 +198,26 @@ def _exclusive_lock(folder: Path) -> Iterator[None]:
     """Let only one process at a time write to a folder; the system unlocks it if that one dies.
 
     Raises:
-        CatalogError: The folder can't be created.
+        CatalogError: The folder or its lock, a hidden file beside it, can't be created.
     """
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.info("Waiting for another run that writes to %s", folder)
+            lock.acquire()
     except OSError as error:
         raise CatalogError(
-            f"{folder} can't be created: {error}; fix the cause and run again"
+            f"{folder} can't be written to: {error}; fix the cause (permissions, a network file "
+            "system without locks) and run again"
         ) from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("Waiting for another run that writes to %s", folder)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)
+        Path(lock.lock_file).unlink()  # those that wait for it notice
+        lock.release()
 
 
 def _link(source: Path, target: Path) -> None:

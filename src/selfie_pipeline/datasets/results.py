@@ -13,7 +13,15 @@ from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self
 import pandas as pd
 from kedro.io.core import AbstractDataset, DatasetError, VersionNotFoundError
 from kedro_datasets._typing import JSONPreview
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import from_json
 
 from selfie_pipeline.config import (
@@ -33,9 +41,18 @@ from selfie_pipeline.datasets.atomic import (
     CatalogError,
     OptionalJSONDataset,
 )
+from selfie_pipeline.printable import is_printable
 
 _LOG = logging.getLogger(__name__)
-_Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+def _check_line(text: str) -> str:
+    if not text or not is_printable(text):
+        raise ValueError(f"{text!r} is not a line of text")
+    return text
+
+
+_Line = Annotated[str, AfterValidator(_check_line)]
 """Text without line breaks and other control characters."""
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -36,13 +37,9 @@ class WeightsDataset(AtomicDataset[Weights, Weights]):
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise CatalogError(f"{path} can't be read as safetensors: {error}") from error
-        if "origin" not in metadata:
-            raise CatalogError(
-                f"{path} has no provenance; allowed: weights that this project has saved"
-            )
-        origin = json.loads(metadata["origin"])
-        weights = Weights(tensors, origin["provenance"])
-        if weights.digest() != origin["digest"]:
+        origin = _parse_origin(path, metadata)
+        weights = Weights(tensors, origin.provenance)
+        if weights.digest() != origin.digest:
             raise CatalogError(
                 f"{path} is damaged: its tensors are not the ones that were saved; load an "
                 "earlier version (--load-versions) or train again"
@@ -54,5 +51,19 @@ class WeightsDataset(AtomicDataset[Weights, Weights]):
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
             sizes = [math.prod(file.get_slice(name).get_shape()) for name in names]
-            origin = json.loads(file.metadata()["origin"])
-        return {"tensors": len(names), "numbers": sum(sizes), **origin["provenance"]}
+            origin = _parse_origin(path, file.metadata() or {})
+        return {"tensors": len(names), "numbers": sum(sizes), **origin.provenance}
+
+
+class _Origin(BaseModel):
+    provenance: dict[str, Any]
+    digest: str
+
+
+def _parse_origin(path: Path, metadata: dict[str, str]) -> _Origin:
+    try:
+        return _Origin.model_validate_json(metadata.get("origin", ""))
+    except ValidationError as error:
+        raise CatalogError(
+            f"{path} has no provenance; allowed: weights that this project has saved"
+        ) from error

@@ -92,25 +92,25 @@ def restore_classifier(tensors: Mapping[str, Tensor], provenance: Mapping[str, A
         provenance: The provenance stored with them.
 
     Raises:
-        UserError: The provenance lacks the configuration, because another version of this project
-            made it.
+        UserError: The provenance does not describe the network of these tensors, because another
+            version of this project made it.
     """
-    configuration = provenance["configuration"]
     try:
+        configuration = provenance["configuration"]
         network = build_classifier(
             ModelConfig.model_validate(configuration["model"]),
             configuration["finetune"]["architecture"],
             PatchConfig.model_validate(configuration["patch"]),
             num_classes(tensors),
         )
-    except (KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        network.load_state_dict(tensors, strict=True)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()[:20])
         raise UserError(
             f"the classifier's provenance does not describe its network ({reason}): another "
             "version of this project made it; train it again with `kedro run "
             "--pipelines=finetune,baseline`"
         ) from None
-    network.load_state_dict(tensors, strict=True)
     return network
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfie_pipeline.config import PatchConfig, UserError
+from selfie_pipeline.printable import escape_controls
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Preprocessing:
         patch: Patch-grid parameters, for the sizes of canvas and window.
         mean: (C,): mean of the training pixels, in units of 255.
         std: (C,): standard deviation of the training pixels, in units of 255.
-        classes: Names of the classes, by label.
+        classes: Names of the classes, by label, without control characters.
     """
 
     patch: PatchConfig
@@ -43,9 +44,9 @@ def load_preprocessing(provenance: Mapping[str, Any]) -> Preprocessing:
             patch=PatchConfig.model_validate(provenance["configuration"]["patch"]),
             mean=np.array(provenance["mean"], dtype=np.float32),
             std=np.array(provenance["std"], dtype=np.float32),
-            classes=[str(name) for name in provenance["classes"]],
+            classes=[escape_controls(str(name)) for name in provenance["classes"]],
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"the classifier's provenance lacks its preprocessing ({reason}): another version of "

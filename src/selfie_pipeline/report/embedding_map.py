@@ -13,6 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from selfie_pipeline.evaluation.embedding import stack_vectors, subsample
+from selfie_pipeline.printable import escape_controls
 from selfie_pipeline.report.style import LIGHT, join_sentences, styled
 
 _SEED = 0
@@ -43,7 +44,7 @@ def draw_embedding_map(table: pd.DataFrame, kind: Literal["pca", "tsne"], limit:
     figure = Figure(figsize=(7.5, 6.5))
     axes = figure.subplots()
     labels = shown["label"].to_numpy()  # (M,)
-    names = dict(zip(labels.tolist(), shown["class_name"].tolist(), strict=True))
+    names = dict(zip(labels.tolist(), map(escape_controls, shown["class_name"]), strict=True))
     classes = sorted(label for label in names if label >= 0)
     if (labels < 0).any():
         axes.plot(*points[labels < 0].T, ".", color=LIGHT["mask"], ms=3, label="unlabeled")

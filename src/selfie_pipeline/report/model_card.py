@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from statistics import mean, stdev
 from typing import Any
 
-import jinja2
+from markupsafe import Markup
 
 from selfie_pipeline.evaluation.tables import Cell, select_cells
+from selfie_pipeline.report.templates import render_template
 
 _LISTED_CLASSES = 10
 
@@ -45,11 +45,9 @@ def render_model_card(
     listed = ", ".join(classes[:_LISTED_CLASSES])
     if len(classes) > _LISTED_CLASSES:
         listed += f" and {len(classes) - _LISTED_CLASSES:,} more"
-    environment = jinja2.Environment(  # noqa: S701  # Markdown, not HTML
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = resources.files(__package__).joinpath("model_card.md.jinja").read_text("utf-8")
-    return environment.from_string(source).render(
+    return render_template(
+        "model_card.md.jinja",
+        html=False,
         name=f"selfie-{cell['data']}",
         network=cell["network"],
         data=cell["data"],
@@ -65,6 +63,6 @@ def render_model_card(
         image_size=patch["image_size"],
         canvas_size=patch["canvas_size"],
         licence=licence,
-        loader=loader,
+        loader=loader and Markup(loader),  # noqa: S704  # code, whose strings are escaped
         tolerance=f"{tolerance:g}",
     )

@@ -6,10 +6,8 @@ import io
 import re
 from collections import Counter
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any
 
-import jinja2
 import matplotlib as mpl
 import pandas as pd
 from markupsafe import Markup
@@ -18,6 +16,7 @@ from matplotlib.figure import Figure
 from selfie_pipeline.evaluation.tables import ARMS, Cell, Selection
 from selfie_pipeline.provenance import flatten
 from selfie_pipeline.report import style
+from selfie_pipeline.report.templates import render_template
 from selfie_pipeline.report.text import (
     MISSING,
     display_table,
@@ -56,13 +55,9 @@ def render_report(
     Raises:
         ValueError: A figure has no label.
     """
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["thousands"] = "{:,}".format
-    environment.filters["origin"] = _describe_origin
-    source = resources.files(__package__).joinpath("report.html.jinja").read_text("utf-8")
-    return environment.from_string(source).render(
+    return render_template(
+        "report.html.jinja",
+        html=True,
         data=data,
         verdict=verdict(table),
         results=split_by_network(display_table(table)),
@@ -82,6 +77,7 @@ def render_report(
         ],
         provenance=_summarise_provenance(selection),
         selection=selection,
+        origin=_describe_origin,
         arms=ARMS,
         light=style.LIGHT,
         dark=style.DARK,

@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
-from safetensors import safe_open
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from selfie_pipeline.atomic_write import atomic_write
-from selfie_pipeline.config import UserError
+from selfie_pipeline.config import NonNegativeInt, UserError
 from selfie_pipeline.provenance import hash_json
 
 _LOG = logging.getLogger(__name__)
@@ -166,21 +167,21 @@ class Checkpoints:
         """
         file = path.with_suffix(".safetensors")
         try:
-            record = json.loads(path.read_text("utf-8"))
-            step, checksum, identity = record["step"], record["sha256"], record["identity"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _UnusableCheckpointError(f"its record is damaged ({error})") from None
-        different = _differing_keys(identity, json.loads(json.dumps(self.identity)))
+            record = _Record.model_validate_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise _UnusableCheckpointError(f"its record is damaged ({reason})") from None
+        different = _differing_keys(record.identity, json.loads(json.dumps(self.identity)))
         if different:
             raise _UnusableCheckpointError(f"it was made with different {', '.join(different)}")
         try:
-            if _sha256(file) != checksum:
+            if _sha256(file) != record.sha256:
                 raise _UnusableCheckpointError("its checksum does not match: the file is damaged")
-        except OSError as error:
+            with safe_open(file, framework="pt") as opened:
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
             raise _UnusableCheckpointError(f"it can't be read ({error})") from None
-        with safe_open(file, framework="pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        return Checkpoint(step, tensors)
+        return Checkpoint(record.step, tensors)
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -246,6 +247,16 @@ def _read_owner(lock: FileLock) -> _Owner:
         return _Owner(**json.loads(Path(lock.lock_file).read_text("utf-8")))
     except (OSError, ValueError, TypeError):
         return _Owner()
+
+
+class _Record(BaseModel):
+    """The content of a checkpoint's JSON file."""
+
+    model_config = ConfigDict(strict=True)
+
+    step: NonNegativeInt
+    sha256: str
+    identity: dict[str, Any]
 
 
 class _UnusableCheckpointError(Exception):

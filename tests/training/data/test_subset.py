@@ -1,12 +1,13 @@
-"""Tests of the choice of labeled samples."""
+"""Tests of the choice of labeled samples, and of those that are held out."""
 
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from selfie_pipeline.config import UserError
-from selfie_pipeline.training.data.subset import labeled_subset
+from selfie_pipeline.config import TuneConfig, UserError
+from selfie_pipeline.training.data.subset import check_labels, hold_out, labeled_subset
 
 FRACTIONS = (0.05, 0.08, 0.1, 0.2, 0.37, 0.5, 0.9, 1.0)
 
@@ -100,3 +101,70 @@ def test_a_fraction_that_leaves_a_class_without_a_label_is_an_error():
     assert "5 of 10 classes without a label" in message
     assert "0.02 or more" in message
     assert "\n" not in message
+
+
+def samples(*counts):
+    """Some training samples of each class, and one test sample of each."""
+    rows = [("train", label) for label, count in enumerate(counts) for _ in range(count)]
+    rows += [("test", label) for label in range(len(counts))]
+    table = pd.DataFrame(rows, columns=["split", "label"])
+    return table.assign(sample=range(len(table)))
+
+
+def tune(**changes):
+    space = {"peak_learning_rate": {"low": 0.01, "high": 0.4, "log": True}}
+    values = {"seed": 0, "trials": 3, "validation_share": 0.1, "space": space}
+    return TuneConfig.model_validate(values | changes)
+
+
+def test_the_validation_split_is_cut_from_the_training_samples_stratified():
+    table = samples(40, 20)
+
+    split = hold_out(table, tune())
+
+    assert set(split["split"]) == {"train", "validation"}  # no test sample
+    held_out = split[split["split"] == "validation"]
+    assert held_out["label"].value_counts().to_dict() == {0: 4, 1: 2}
+    assert set(split["sample"]) == set(range(60))
+    pd.testing.assert_frame_equal(hold_out(table, tune()), split)
+    assert not hold_out(table, tune(seed=1)).equals(split)
+
+
+def test_too_few_samples_to_hold_out():
+    with pytest.raises(UserError, match=r"tune.validation_share = 0.1 of 3 training samples"):
+        hold_out(samples(2, 1), tune())
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"encoder"}, None),
+        ({"selfie_classifier"}, None),
+        ({"supervised_classifier"}, None),
+        ({"encoder", "experiment_cells"}, r"labeled_frac = 0.02 of 60 training samples leaves 1"),
+        ({"encoder", "params:ratio"}, r"labeled_frac = 0.02 of 60 training samples leaves 1 of 2"),
+        ({"tuning_trials"}, r"labeled_frac = 0.02 of 48 training samples leaves 1 of 2"),
+    ],
+)
+def test_the_smallest_subset_of_a_run_is_checked(make_config, entries, message):
+    config = make_config({"labeled_frac": 0.1, "experiment.labeled_fracs": [0.5, 0.02]})
+    table = samples(40, 20)
+
+    if message is None:
+        check_labels(table, config, entries)
+        return
+    with pytest.raises(UserError, match=message):
+        check_labels(table, config, entries)
+
+
+def test_samples_that_cannot_be_held_out_are_noticed(make_config):
+    with pytest.raises(UserError, match=r"tune.validation_share = 0.2 of 3"):
+        check_labels(samples(2, 1), make_config(), {"tuning_trials"})
+
+
+def test_a_run_without_labels_can_only_pretrain(make_config):
+    unlabeled = pd.DataFrame({"split": ["unlabeled"], "label": [-1]})
+
+    check_labels(unlabeled, make_config(), {"encoder"})
+    with pytest.raises(UserError, match="only pretraining can run"):
+        check_labels(unlabeled, make_config(), {"encoder", "selfie_classifier"})

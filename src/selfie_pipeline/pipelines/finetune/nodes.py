@@ -18,7 +18,6 @@ from selfie_pipeline.config import (
     FinetuneConfig,
     ModelConfig,
     PatchConfig,
-    UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.evaluation.convergence import measure_convergence
@@ -61,11 +60,6 @@ _HELD_OUT_SAMPLES = 1000
 def draw_labeled_subset(samples: pd.DataFrame, labeled_frac: float, seed: int) -> pd.DataFrame:
     """Draw the training samples whose labels finetuning may see."""
     train = samples[samples["split"] == "train"]
-    if train.empty:
-        raise UserError(
-            "there are no labeled training samples, so only pretraining can run: `kedro run "
-            "--pipelines=ingest,patch,pretrain`"
-        )
     chosen = labeled_subset(train["label"].to_numpy(), labeled_frac, seed)
     return train.iloc[chosen].reset_index(drop=True)
 

@@ -97,7 +97,8 @@ def list_usable_samples(
         The table of usable samples, and the files of the others with the reasons.
 
     Raises:
-        UserError: The patch grids are not of these samples, or a class has no training image left.
+        UserError: The patch grids are not of these samples, or a class has no training image left,
+            or the test split no image.
     """
     if len(samples) != len(patch_grids):
         raise UserError(
@@ -119,5 +120,10 @@ def list_usable_samples(
         raise UserError(
             f"no training image of the class {min(lost - {''})!r} can be read; mend its files, or "
             "take the class out of the data set"
+        )
+    if "test" in set(unreadable["split"]) - set(usable["split"]):
+        raise UserError(
+            "no image of the test split can be read, so the accuracy can't be measured; "
+            "unreadable_files lists the reasons: mend the files, or add others"
         )
     return usable, unreadable

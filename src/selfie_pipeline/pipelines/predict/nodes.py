@@ -21,6 +21,7 @@ from selfie_pipeline.evaluation.predictions import name_predictions, select_leas
 from selfie_pipeline.models.classifier import restore_classifier
 from selfie_pipeline.models.export import OnnxClassifier, export_onnx
 from selfie_pipeline.models.preprocessing import Preprocessing, load_preprocessing
+from selfie_pipeline.printable import escape_controls
 from selfie_pipeline.project import resolve_path
 from selfie_pipeline.report.contact_sheet import draw_predictions
 from selfie_pipeline.sources.decoding import map_ordered
@@ -129,8 +130,9 @@ def draw_contact_sheet(uncertain: UncertainImages) -> Figure:
 
 
 def _format_path(file: Path, folder: Path) -> str:
-    """Return a file's path relative to the folder; bytes that are not UTF-8 are escaped."""
-    return os.fsencode(file.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
+    """Return a file's path relative to the folder; what can't be printed is escaped."""
+    path = os.fsencode(file.relative_to(folder).as_posix())
+    return escape_controls(path.decode("utf-8", "backslashreplace"))
 
 
 def _check_arm(classifier: Weights, predict: PredictConfig) -> None:

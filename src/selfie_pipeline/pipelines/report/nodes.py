@@ -24,6 +24,7 @@ from selfie_pipeline.evaluation.tables import (
     compute_gains,
     select_cells,
 )
+from selfie_pipeline.printable import escape_controls
 from selfie_pipeline.provenance import flatten
 from selfie_pipeline.report.figures import (
     draw_accuracy_over_labels,
@@ -219,6 +220,7 @@ def write_report(
 
 
 def list_class_names(samples: pd.DataFrame) -> list[str]:
-    """Return the names of the classes, indexed by label."""
+    """Return the names of the classes, indexed by label, without control characters."""
     named = samples[samples["label"] >= 0].groupby("label")["class_name"].first()
-    return [str(name) for name in named.reindex(range(named.index.max() + 1), fill_value="?")]
+    every = named.reindex(range(named.index.max() + 1), fill_value="?")
+    return [escape_controls(str(name)) for name in every]

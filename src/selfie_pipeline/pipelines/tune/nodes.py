@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import optuna
 import pandas as pd
-from sklearn.model_selection import train_test_split
 from torch import nn
 
 from selfie_pipeline.config import (
@@ -21,7 +20,6 @@ from selfie_pipeline.config import (
     ModelConfig,
     PatchConfig,
     TuneConfig,
-    UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.evaluation.scores import accuracy
@@ -29,8 +27,7 @@ from selfie_pipeline.models.classifier import Classifier
 from selfie_pipeline.provenance import hash_json
 from selfie_pipeline.training.checkpoints import Checkpoints, remove_checkpoints
 from selfie_pipeline.training.data.batches import Images, open_images
-from selfie_pipeline.training.data.randomness import RandomStream, fold_in
-from selfie_pipeline.training.data.subset import labeled_subset
+from selfie_pipeline.training.data.subset import hold_out, labeled_subset
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.engine import Job, run_jobs
 from selfie_pipeline.training.finetuning import (
@@ -47,33 +44,6 @@ from selfie_pipeline.weights import Weights
 _LOG = logging.getLogger(__name__)
 _EVALUATIONS = 4
 """Validations of a trial, the last one at its end; it may be pruned after each of the others."""
-
-
-def hold_out(samples: pd.DataFrame, tune: TuneConfig) -> pd.DataFrame:
-    """Split the training samples into training and validation; the test split is not used.
-
-    Returns:
-        The training samples; those held out, a stratified share, have the split "validation".
-
-    Raises:
-        UserError: There are too few samples of a class to hold one out.
-    """
-    train = samples[samples["split"] == "train"].copy()
-    try:
-        _, held_out = train_test_split(
-            train.index,
-            test_size=tune.validation_share,
-            stratify=train["label"],
-            random_state=fold_in(tune.seed, RandomStream.VALIDATION) % 2**32,
-        )
-    except ValueError as error:
-        raise UserError(
-            f"tune.validation_share = {tune.validation_share:g} of {len(train)} training samples "
-            f"can't be held out ({error}); allowed: a share that leaves every class a sample on "
-            "either side"
-        ) from None
-    train.loc[held_out, "split"] = "validation"
-    return train
 
 
 def tune_finetuning(

@@ -1,12 +1,42 @@
-"""The choice of the labeled samples."""
+"""The choice of the labeled samples, and of those that the tuning holds out."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Collection
 
-from selfie_pipeline.config import UserError
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.model_selection import train_test_split
+
+from selfie_pipeline.config import Config, TuneConfig, UserError
 from selfie_pipeline.training.data.randomness import RandomStream, fold_in
+
+_TRAINED_ONCE = {"selfie_classifier", "supervised_classifier"}
+_TRAINED_AS_A_GRID = {"experiment_cells", "params:ratio"}
+
+
+def check_labels(samples: pd.DataFrame, config: Config, entries: Collection[str]) -> None:
+    """Check that there are labels enough for each training of a run, before the first of them.
+
+    Args:
+        samples: The usable samples.
+        config: Parameters of the run.
+        entries: Names of the catalog entries that the run loads or saves.
+
+    Raises:
+        UserError: A class would have no label, or no sample could be held out of it.
+    """
+    labels = samples.loc[samples["split"] == "train", "label"].to_numpy()  # (N,)
+    least = min(config.experiment.labeled_fracs)  # larger subsets contain it
+    if _TRAINED_ONCE.intersection(entries):
+        labeled_subset(labels, config.labeled_frac, config.seed)
+    if _TRAINED_AS_A_GRID.intersection(entries):
+        for seed in config.experiment.seeds:
+            labeled_subset(labels, least, seed)
+    if "tuning_trials" in entries:
+        kept = hold_out(samples, config.tune).query("split == 'train'")
+        labeled_subset(kept["label"].to_numpy(), least, config.tune.seed)
 
 
 def labeled_subset(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
@@ -25,8 +55,13 @@ def labeled_subset(labels: NDArray[np.int64], fraction: float, seed: int) -> NDA
         (M,), int64, ascending: indices into `labels`.
 
     Raises:
-        UserError: The fraction leaves a class without a sample.
+        UserError: There are no samples, or the fraction leaves a class without one.
     """
+    if not len(labels):
+        raise UserError(
+            "there are no labeled training samples, so only pretraining can run: `kedro run "
+            "--pipelines=ingest,patch,pretrain`"
+        )
     rng = np.random.default_rng(fold_in(seed, RandomStream.SUBSET))
     classes, counts = np.unique(labels, return_counts=True)
     rank = np.empty(len(labels))  # of each sample within its class, in (0, 1)
@@ -43,3 +78,30 @@ def labeled_subset(labels: NDArray[np.int64], fraction: float, seed: int) -> NDA
             f"{least:.2g} or more"
         )
     return np.sort(chosen)
+
+
+def hold_out(samples: pd.DataFrame, tune: TuneConfig) -> pd.DataFrame:
+    """Split the training samples into training and validation; the test split is not used.
+
+    Returns:
+        The training samples; those held out, a stratified share, have the split "validation".
+
+    Raises:
+        UserError: There are too few samples of a class to hold one out.
+    """
+    train = samples[samples["split"] == "train"].copy()
+    try:
+        _, held_out = train_test_split(
+            train.index,
+            test_size=tune.validation_share,
+            stratify=train["label"],
+            random_state=fold_in(tune.seed, RandomStream.VALIDATION) % 2**32,
+        )
+    except ValueError as error:
+        raise UserError(
+            f"tune.validation_share = {tune.validation_share:g} of {len(train)} training samples "
+            f"can't be held out ({error}); allowed: a share that leaves every class a sample on "
+            "either side"
+        ) from None
+    train.loc[held_out, "split"] = "validation"
+    return train
