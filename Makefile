@@ -11,10 +11,11 @@ demo: $(INSTALLED) ## Everything on scikit-learn's handwritten digits, in a few 
 test: $(INSTALLED) ## The tests, a process a core
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses auto
 
-check: $(INSTALLED) ## Format, lint and types
+check: $(INSTALLED) ## Format, lint, types and dependencies
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
+	$(VENV)/bin/deptry src
 
 reference: $(INSTALLED) ## docs/parameters.md, after a change of config.py or conf/
 	$(VENV)/bin/python docs/parameters.py

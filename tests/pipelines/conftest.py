@@ -36,6 +36,9 @@ TINY = {
     ),
 }
 
+PRIVATE = {"USER": "somebody-private", "LOGNAME": "somebody-private", "API_KEY": "a-private-key"}
+"""Environment variables that no output may hold."""
+
 
 @dataclass(frozen=True)
 class Project:
@@ -134,7 +137,7 @@ def complete_run(tmp_path_factory: pytest.TempPathFactory) -> CompleteRun:
     done = subprocess.run(
         [sys.executable, "-m", "kedro", "run", "--env=tiny"],
         cwd=project.path,
-        env=environment | {"OMP_NUM_THREADS": "1"},
+        env=environment | {"OMP_NUM_THREADS": "1"} | PRIVATE,
         capture_output=True,
         text=True,
         check=False,

@@ -7,6 +7,7 @@ import logging
 import re
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,25 @@ def test_every_output_is_versioned_and_can_be_loaded(complete_run: Any) -> None:
             assert Path(version).read_bytes().startswith(b"\x89PNG"), name
         else:
             assert catalog.load(name) is not None, name
+
+
+def test_no_output_holds_a_path_a_user_or_an_environment_variable(complete_run: Any) -> None:
+    project = complete_run.project
+    texts = {name: content.decode("latin1") for name, content in project.files().items()}
+    loaded = {name: project.load(name) for name in list_outputs() if name not in FIGURES}
+    tables = {name: data for name, data in loaded.items() if isinstance(data, pd.DataFrame)}
+    texts |= {name: table.to_csv() for name, table in tables.items()}  # Parquet is compressed
+
+    private = [
+        "private",
+        str(project.path),
+        str(Path(__file__).parents[2]),
+        sys.prefix,
+        f"{Path.home()}/",
+    ]
+
+    assert {"samples", "usable_samples"} <= texts.keys()
+    assert [(name, word) for name, text in texts.items() for word in private if word in text] == []
 
 
 def test_every_number_has_its_provenance(complete_run: Any) -> None:
