@@ -17,8 +17,9 @@ check: $(INSTALLED) ## Format, lint, types and dependencies
 	$(VENV)/bin/mypy
 	$(VENV)/bin/deptry src
 
-reference: $(INSTALLED) ## docs/parameters.md, after a change of config.py or conf/
+reference: $(INSTALLED) ## docs/parameters.md, README's results: after a change of conf/ or cells
 	$(VENV)/bin/python docs/parameters.py
+	$(VENV)/bin/python docs/results/summary.py
 
 clean: ## Remove the virtual environment
 	rm -rf $(VENV)

@@ -1,0 +1,135 @@
+"""Write `summary.csv` and README's table of results from the committed cells.
+
+    python docs/results/summary.py
+
+A cell is the result of one finetuning, as `data/08_reporting/…/metrics.json` has it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from selfie_pipeline.evaluation.tables import build_results_table
+from selfie_pipeline.report.text import display_table
+
+HERE = Path(__file__).parent
+SUMMARY = HERE / "summary.csv"
+README = HERE.parents[1] / "README.md"
+BEGIN, END = "<!-- results: made by docs/results/summary.py -->\n", "<!-- end of results -->\n"
+
+
+class Study(NamedTuple):
+    """A folder of cells that are compared with one another.
+
+    Attributes:
+        folder: The folder of the cells, below `docs/results`.
+        title: Data, network and finetuning in a few words.
+        command: The command that made the cells.
+    """
+
+    folder: str
+    title: str
+    command: str
+
+    def cells(self) -> list[dict[str, Any]]:
+        """Load the cells; their names stand for the versions, which are not committed."""
+        files = sorted((HERE / self.folder).glob("*.json"))
+        return [json.loads(file.read_text()) | {"version": file.name} for file in files]
+
+
+_GRID = "kedro run --env=cifar10_small --pipeline=experiment --params "
+STUDIES = [
+    Study(
+        "digits",
+        "digits, 120 × 64",
+        'kedro run --pipeline=experiment --params "experiment.labeled_fracs=[0.05,0.1]"',
+    ),
+    Study(
+        "cifar10/cells",
+        "CIFAR-10, narrow, short: 800 × 32",
+        f'{_GRID}"pretrain.steps=12500,finetune.steps=800,finetune.batch_size=32,'
+        'experiment.labeled_fracs=[0.05,0.2],experiment.seeds=[0,1,2],tune.trials=3"',
+    ),
+    Study(
+        "cifar10/hybrid",
+        "CIFAR-10, narrow with attention, short: 800 × 32",
+        f'{_GRID}"pretrain.steps=12500,finetune.steps=800,finetune.batch_size=32,'
+        "finetune.architecture=resnet36_attention,"
+        "finetune.peak_learning_rate=0.049944766738414935,"
+        'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2]"',
+    ),
+]
+
+
+def summarise(study: Study) -> Iterator[dict[str, Any]]:
+    """Yield a row of the summary for each labeled fraction and arm of a study."""
+    cells = study.cells()
+    for row in build_results_table(cells).itertuples():
+        same = [c for c in cells if c["labels"] == row.labels and c["arm"] == row.arm]
+        origins = [cell["provenance"] for cell in same]
+        seeds = {origin["configuration"].get("pretrain", {}).get("seed") for origin in origins}
+        images = {origin["pretraining_images"] for origin in origins} - {None}
+        selfie = row.arm == "selfie"
+        yield {
+            "data": study.title,
+            "labels_percent": f"{row.labeled_percent:g}",
+            "arm": row.arm,
+            "baseline": "supervised" if selfie else "",
+            "accuracy": _round(row.mean),
+            "gain": _round(row.difference),
+            "gain_low": _round(row.difference_low),
+            "gain_high": _round(row.difference_high),
+            "finetuning_seeds": row.seeds,
+            "pretraining_seeds": len(seeds) if selfie else 0,
+            "pretraining_images": max(images, default=0),
+            "converged": "" if pd.isna(row.converged) else str(row.converged).lower(),
+            "command": study.command,
+        }
+
+
+def readme_table() -> str:
+    """Return the studies as a Markdown table with a row for each labeled fraction."""
+    head = ["data, network, finetuning", "labels", "from scratch", "Selfie", "difference"]
+    rows = [[*head, "converged"], ["---"] * 6]
+    for study in STUDIES:
+        text = display_table(build_results_table(study.cells()))
+        for labels, pair in text.groupby("Labeled", sort=False):
+            (_, scratch), (_, selfie) = pair.iterrows()  # the baseline is first
+            accuracies = [arm["Accuracy, %"] for arm in (scratch, selfie)]
+            converged = {scratch["Converged"], selfie["Converged"]}
+            answer = "not recorded" if "" in converged else "no" if "no" in converged else "yes"
+            difference = selfie["Difference, points (95 %)"]
+            rows.append([study.title, str(labels), *accuracies, difference, answer])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def summary_text() -> str:
+    """Return the content of `summary.csv`."""
+    rows = [row for study in STUDIES for row in summarise(study)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def with_table(readme: str) -> str:
+    """Return README's text with the table between its two marks made anew."""
+    before, rest = readme.split(BEGIN)
+    return f"{before}{BEGIN}{readme_table()}{END}{rest.split(END)[1]}"
+
+
+def _round(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    SUMMARY.write_text(summary_text(), encoding="utf-8")
+    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
