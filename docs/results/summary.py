@@ -55,12 +55,14 @@ STUDIES = [
         "cifar10/cells",
         "CIFAR-10, narrow, short: 800 × 32",
         f'{_GRID}"pretrain.steps=12500,finetune.steps=800,finetune.batch_size=32,'
+        "finetune.warmup_steps=50,finetune.weight_decay=0.0001,"
         'experiment.labeled_fracs=[0.05,0.2],experiment.seeds=[0,1,2],tune.trials=3"',
     ),
     Study(
         "cifar10/hybrid",
         "CIFAR-10, narrow with attention, short: 800 × 32",
         f'{_GRID}"pretrain.steps=12500,finetune.steps=800,finetune.batch_size=32,'
+        "finetune.warmup_steps=50,finetune.weight_decay=0.0001,"
         "finetune.architecture=resnet36_attention,"
         "finetune.peak_learning_rate=0.049944766738414935,"
         'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2]"',
