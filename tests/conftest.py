@@ -50,6 +50,7 @@ _PARAMETERS: dict[str, Any] = {
         "class_column": None,
         "split_column": None,
         "max_unreadable": 0.01,
+        "drop_leaked": False,
     },
     "patch": {"canvas_size": 32, "image_size": 32, "patch_size": 8, "targets": 4},
     "augmentation": {"pad": 2, "flip": True},

@@ -15,6 +15,7 @@ PARTS = {
 
 LOWER = {
     *("config", "models", "training", "evaluation", "report", "sources", "datasets"),
+    "duplicates",
     *("project", "printable", "provenance", "weights"),
 }
 ALLOWED_IMPORTS = {
@@ -23,6 +24,7 @@ ALLOWED_IMPORTS = {
     "weights": set(),
     "atomic_write": set(),
     "printable": set(),
+    "duplicates": set(),
     "models": {"config", "printable"},
     "sources": {"config", "atomic_write", "printable"},
     "datasets": {"config", "weights", "atomic_write", "printable"},

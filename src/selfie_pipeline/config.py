@@ -67,6 +67,9 @@ class DataConfig(_StrictModel):
     """Column of the splits in a label table; null: found by its name, if there is one."""
     max_unreadable: Fraction
     """Largest fraction of the image files that may be unreadable; a larger one ends the run."""
+    drop_leaked: Flag
+    """Leave images that are also in the test split, as they are or in another version, out of
+    pretraining and finetuning."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

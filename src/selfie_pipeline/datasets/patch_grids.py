@@ -100,6 +100,23 @@ class PatchGrids:
             _release_pages(self._shards[shard])
         return torch.from_numpy(out)
 
+    def read_canvases(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Read the entire images of some samples.
+
+        Args:
+            rows: int64 of shape (B,), in any order, with repeats.
+
+        Returns:
+            A copy, uint8 of shape (B, H, W, C).
+
+        Raises:
+            IndexError: A row is negative or beyond the last sample.
+        """
+        _, _, c, p, _ = self.shape
+        grids = self.gather(rows).numpy().reshape(-1, *self.grid, c, p, p)  # (B, R, S, C, P, P)
+        images = grids.transpose(0, 1, 4, 2, 5, 3)  # (B, R, P, S, P, C)
+        return images.reshape(len(rows), self.grid[0] * p, self.grid[1] * p, c)  # (B, H, W, C)
+
 
 def _prefetch_row(shard: NDArray[np.uint8], row: int) -> None:
     """Have the system read a row of a mapped shard ahead, in one piece.

@@ -54,6 +54,7 @@ def _check_line(text: str) -> str:
 
 _Line = Annotated[str, AfterValidator(_check_line)]
 """Text without line breaks and other control characters."""
+Split = Literal["train", "test", "unlabeled"]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -143,6 +144,48 @@ class _TuningTrial(_Stored):
     study: _Line
 
 
+class _SplitCheck(_Stored):
+    split: Split
+    images: NonNegativeInt
+    unreadable: NonNegativeInt
+    classes: NonNegativeInt
+    smallest_class: NonNegativeInt
+    largest_class: NonNegativeInt
+    copies: NonNegativeInt
+
+
+class _Overlap(_Stored):
+    first: Split
+    second: Split
+    pairs: NonNegativeInt
+    exact: NonNegativeInt
+    near: NonNegativeInt
+    second_images: NonNegativeInt
+    other_class: NonNegativeInt
+
+
+class _Twins(_Stored):
+    first_sample: NonNegativeInt
+    first_split: Split
+    first_class_name: str
+    first_place: str
+    second_sample: NonNegativeInt
+    second_split: Split
+    second_class_name: str
+    second_place: str
+    similarity: Fraction
+    kind: Literal["exact", "near"]
+
+
+class _DataCheck(_Stored):
+    """The content of a data_check.json."""
+
+    splits: Annotated[list[_SplitCheck], Field(min_length=1)]
+    overlaps: list[_Overlap]
+    dropped: NonNegativeInt
+    examples: list[_Twins]
+
+
 class _CheckedLoadMixin:
     """Mixin that checks what `load` returns; precedes a type of `atomic` in the bases.
 
@@ -200,6 +243,12 @@ class TuningTrialsDataset(_CheckedLoadMixin, AtomicCSVDataset):
     """The trials of the tuning's searches as a CSV file."""
 
     _model = TypeAdapter(Annotated[list[_TuningTrial], Field(min_length=1)])
+
+
+class DataCheckDataset(_CheckedLoadMixin, OptionalJSONDataset):
+    """The check of the data as a JSON file; an empty list before the first check."""
+
+    _model = TypeAdapter(_DataCheck | Annotated[list[Any], Field(max_length=0)])
 
 
 class AllVersionsDataset(AbstractDataset[NoReturn, list[dict[str, Any]]]):

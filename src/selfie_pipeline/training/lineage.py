@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
+
+import pandas as pd
 
 from selfie_pipeline.config import (
     AugmentationConfig,
@@ -12,6 +14,17 @@ from selfie_pipeline.config import (
 )
 from selfie_pipeline.provenance import dump_configuration, hash_json
 from selfie_pipeline.weights import Weights
+
+
+class StoredImages(Protocol):
+    """The attributes of `PatchGrids` that identify the data of a training."""
+
+    fingerprint: str
+    unreadable: dict[int, str]
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
 
 FROM_SCRATCH: dict[str, Any] = {
     "encoder": None,
@@ -34,6 +47,19 @@ def pretraining_lineage(encoder: Weights) -> dict[str, Any]:
     }
 
 
+def fingerprint_data(patch_grids: StoredImages, samples: pd.DataFrame) -> str:
+    """Return the fingerprint of the patch grids; with `data.drop_leaked`, of what is left of them.
+
+    Args:
+        patch_grids: All images.
+        samples: The samples that may be used.
+    """
+    dropped = set(range(len(patch_grids))) - set(samples["sample"]) - set(patch_grids.unreadable)
+    if not dropped:
+        return patch_grids.fingerprint
+    return hash_json({"patch_grids": patch_grids.fingerprint, "dropped": sorted(dropped)})
+
+
 def classifier_lineage(
     pretraining: dict[str, Any],
     data: str,
@@ -46,7 +72,7 @@ def classifier_lineage(
 
     Args:
         pretraining: As `pretraining_lineage` returns it, or `FROM_SCRATCH`.
-        data: Fingerprint of the patch grids.
+        data: As `fingerprint_data` returns it.
         patch: Patch-grid parameters.
         augmentation: Augmentation parameters.
         model: Model parameters.

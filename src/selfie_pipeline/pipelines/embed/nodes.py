@@ -27,6 +27,7 @@ from selfie_pipeline.report.embedding_map import draw_embedding_map
 from selfie_pipeline.training.data.batches import open_images
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.inference import Inference
+from selfie_pipeline.training.lineage import fingerprint_data
 from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ def score_embeddings(
     provenance = {
         "configuration": dump_configuration(embed=embed) | encoder.provenance["configuration"],
         "encoder": encoder.digest(),
-        "data": patch_grids.fingerprint,
+        "data": fingerprint_data(patch_grids, embeddings),
         **describe_environment(),
     }
     return {

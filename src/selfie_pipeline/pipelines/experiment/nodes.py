@@ -32,7 +32,12 @@ from selfie_pipeline.pipelines.experiment.cells import (
     run_cells,
 )
 from selfie_pipeline.project import Project
-from selfie_pipeline.training.lineage import FROM_SCRATCH, classifier_lineage, pretraining_lineage
+from selfie_pipeline.training.lineage import (
+    FROM_SCRATCH,
+    classifier_lineage,
+    fingerprint_data,
+    pretraining_lineage,
+)
 from selfie_pipeline.training.search import Search, SearchResult
 from selfie_pipeline.weights import Weights
 
@@ -43,6 +48,7 @@ _ENTRIES_PER_CELL = ("metrics", "history", "predictions")
 
 def run_experiment(
     encoder: Weights,
+    samples: pd.DataFrame,
     patch_grids: PatchGrids,
     results: list[Cell],
     best_settings: list[dict[str, Any]],
@@ -61,13 +67,14 @@ def run_experiment(
         One row per cell with its outcome.
     """
     found = [SearchResult(**best) for best in best_settings]
+    data = fingerprint_data(patch_grids, samples)
     pretraining = {"supervised": FROM_SCRATCH, "selfie": pretraining_lineage(encoder)}
 
     def plan_cell(key: CellKey) -> PlannedCell:
         build_lineage = partial(
             classifier_lineage,
             pretraining[key.arm],
-            patch_grids.fingerprint,
+            data,
             patch,
             augmentation,
             model,

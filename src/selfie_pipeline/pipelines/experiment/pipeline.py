@@ -19,6 +19,7 @@ def create_cells_pipeline() -> Pipeline:
                 run_experiment,
                 inputs=[
                     "encoder",
+                    "usable_samples",
                     "patch_grids",
                     "results",
                     "best_settings",

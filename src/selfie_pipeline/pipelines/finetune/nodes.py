@@ -46,6 +46,7 @@ from selfie_pipeline.training.lineage import (
     FROM_SCRATCH,
     classifier_lineage,
     comparison_key,
+    fingerprint_data,
     pretraining_lineage,
 )
 from selfie_pipeline.training.loop import StepCallback
@@ -124,9 +125,11 @@ def finetune_classifier(
         `measure_convergence` and `HeldOutScore`.
     """
     pretraining = initial_classifier.provenance
-    lineage = classifier_lineage(
-        pretraining, patch_grids.fingerprint, patch, augmentation, model, recipe
-    ) | {"seed": seed, "labels": len(labeled_samples)}
+    data = fingerprint_data(patch_grids, samples)
+    lineage = classifier_lineage(pretraining, data, patch, augmentation, model, recipe) | {
+        "seed": seed,
+        "labels": len(labeled_samples),
+    }
     title = "finetune" if pretraining["encoder"] else "baseline"
     epochs = recipe.steps * recipe.batch_size / len(labeled_samples)
     _LOG.info("%s: %s labeled images, %.3g epochs", title, f"{len(labeled_samples):,}", epochs)

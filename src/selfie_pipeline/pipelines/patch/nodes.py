@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from selfie_pipeline.config import DataConfig, PatchConfig, UserError
 from selfie_pipeline.datasets.patch_grid_shards import PendingPatchGrids
 from selfie_pipeline.datasets.patch_grids import PatchGrids
+from selfie_pipeline.pipelines.patch.data_check import find_leaked
 from selfie_pipeline.project import resolve_path
 from selfie_pipeline.provenance import hash_json
 from selfie_pipeline.sources import open_source
@@ -89,9 +90,9 @@ def _check_unreadable(
 
 
 def list_usable_samples(
-    samples: pd.DataFrame, patch_grids: PatchGrids
+    samples: pd.DataFrame, patch_grids: PatchGrids, duplicates: pd.DataFrame, data: DataConfig
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Drop the samples without an image.
+    """Drop the samples without an image and, if asked for, those that are also in the test split.
 
     Returns:
         The table of usable samples, and the files of the others with the reasons.
@@ -108,22 +109,32 @@ def list_usable_samples(
     reasons = samples["sample"].map(patch_grids.unreadable)
     unreadable = samples[["sample", "split", "class_name", "place"]].assign(reason=reasons)
     unreadable = unreadable[reasons.notna()]
-    usable = samples.loc[reasons.isna(), ["sample", *SAMPLE_COLUMNS]].reset_index(drop=True)
+    usable = samples.loc[reasons.isna(), ["sample", *SAMPLE_COLUMNS]]
     if len(unreadable):
         _LOG.warning(
             "%d of %d files can't be used and are left out; unreadable_files lists them",
             len(unreadable),
             len(samples),
         )
-    lost = set(unreadable["class_name"]) - set(usable.loc[usable["split"] == "train", "class_name"])
-    if lost - {""}:
-        raise UserError(
-            f"no training image of the class {min(lost - {''})!r} can be read; mend its files, or "
-            "take the class out of the data set"
-        )
+    _check_classes(samples, usable, "can be read; mend its files")
     if "test" in set(unreadable["split"]) - set(usable["split"]):
         raise UserError(
             "no image of the test split can be read, so the accuracy can't be measured; "
             "unreadable_files lists the reasons: mend the files, or add others"
         )
-    return usable, unreadable
+    if data.drop_leaked:
+        usable = usable[~usable["sample"].isin(find_leaked(duplicates))]
+        _check_classes(samples, usable, "is outside the test split; set data.drop_leaked=false")
+    return usable.reset_index(drop=True), unreadable
+
+
+def _check_classes(samples: pd.DataFrame, usable: pd.DataFrame, reason: str) -> None:
+    """Raise if a class has no training image left."""
+    all_classes, left = (
+        set(table.loc[table["split"] == "train", "class_name"]) for table in (samples, usable)
+    )
+    if lost := all_classes - left:
+        raise UserError(
+            f"no training image of the class {min(lost)!r} {reason}, or take the class out of the "
+            "data set"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline, node, pipeline
 
+from selfie_pipeline.pipelines.patch.data_check import check_data
 from selfie_pipeline.pipelines.patch.nodes import cut_patches, list_usable_samples
 
 
@@ -18,8 +19,14 @@ def create_pipeline() -> Pipeline:
                 name="cut_patches",
             ),
             node(
+                check_data,
+                inputs=["samples", "patch_grids", "params:data"],
+                outputs=["duplicates", "data_check", "duplicate_pairs"],
+                name="check_data",
+            ),
+            node(
                 list_usable_samples,
-                inputs=["samples", "patch_grids"],
+                inputs=["samples", "patch_grids", "duplicates", "params:data"],
                 outputs=["usable_samples", "unreadable_files"],
                 name="list_usable_samples",
             ),

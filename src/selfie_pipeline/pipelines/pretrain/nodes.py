@@ -24,6 +24,7 @@ from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import open_images
 from selfie_pipeline.training.data.randomness import RandomStream, fold_in
 from selfie_pipeline.training.engine import open_engine
+from selfie_pipeline.training.lineage import fingerprint_data
 from selfie_pipeline.training.pretraining import pretrain
 from selfie_pipeline.training.tensorboard import tensorboard_writer
 from selfie_pipeline.weights import Weights
@@ -54,7 +55,7 @@ def pretrain_encoder(
     settings = dump_configuration(
         patch=patch, augmentation=augmentation, model=model, pretrain=recipe
     )
-    lineage = {"configuration": settings, "data": patch_grids.fingerprint}
+    lineage = {"configuration": settings, "data": fingerprint_data(patch_grids, samples)}
     with open_engine(compute) as engine:
         identity = {**lineage, **engine.identity}
         state = Checkpoints(checkpoints, identity, recipe.checkpoint_every, resume)

@@ -36,7 +36,12 @@ from selfie_pipeline.training.finetuning import (
     initialise_classifier,
     load_encoder_into,
 )
-from selfie_pipeline.training.lineage import FROM_SCRATCH, classifier_lineage, pretraining_lineage
+from selfie_pipeline.training.lineage import (
+    FROM_SCRATCH,
+    classifier_lineage,
+    fingerprint_data,
+    pretraining_lineage,
+)
 from selfie_pipeline.training.search import Search, SearchResult, finished_trials
 from selfie_pipeline.training.state import NonFiniteLossError, TrainingState
 from selfie_pipeline.weights import Weights
@@ -72,15 +77,14 @@ def tune_finetuning(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'studies.db'}")
+    data = fingerprint_data(patch_grids, samples)
     split = hold_out(samples, tune)
     images = open_images(patch_grids, patch, augmentation)
     within = compute.model_copy(update={"engine": "local"})  # of a trial, wherever it runs
 
     def run_search(arm: Arm, fraction: float) -> Job[tuple[SearchResult, pd.DataFrame]]:
         pretraining = pretraining_lineage(encoder) if arm == "selfie" else FROM_SCRATCH
-        lineage = classifier_lineage(
-            pretraining, patch_grids.fingerprint, patch, augmentation, model, recipe
-        )
+        lineage = classifier_lineage(pretraining, data, patch, augmentation, model, recipe)
 
         search = Search(arm, fraction, lineage, tune)
         study = search.open_study(storage)

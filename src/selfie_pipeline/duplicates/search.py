@@ -1,0 +1,144 @@
+"""The search for images that are in both of two splits, as they are or in another version.
+
+No image is compared with all others: hashes that differ in at most ten bits agree in one of four
+parts but for two bits, so a table of each part has all candidates (multi-index hashing; Norouzi,
+Punjani and Fleet, 2012).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from selfie_pipeline.duplicates.hashing import ImageHashes, compare_details
+
+DISTANCE = 10
+"""Largest number of different bits between the hashes of two versions of a picture."""
+SIMILARITY = 0.6
+"""Smallest correlation between their details."""
+CANDIDATES = 8
+"""Number of the closest candidates whose pixels an image is compared with, so that a thousand
+frames of one film are not a million pairs."""
+
+_PARTS = 4
+_PART_BITS = 16
+_FLIPS = np.array(
+    [
+        sum(1 << bit for bit in bits)
+        for size in range(DISTANCE // _PARTS + 1)
+        for bits in combinations(range(_PART_BITS), size)
+    ],
+    dtype=np.uint16,
+)
+_QUERIES = 256
+"""Number of images that are looked up at once."""
+_COMPARED = 128
+"""Number of pairs whose pixels are read at once."""
+
+ReadImages = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
+
+
+def find_twins(
+    hashes: ImageHashes, first: NDArray[np.int64], second: NDArray[np.int64], read: ReadImages
+) -> pd.DataFrame:
+    """Find the images of one split that are also in another.
+
+    Args:
+        hashes: Of all images.
+        first: Rows of the images of one split.
+        second: Rows of those of the other.
+        read: Reads the images of some rows, as `compare_details` takes them.
+
+    Returns:
+        One row per pair, in the order of `first`: the columns first and second (int64, rows), kind
+        ("exact" for equal pixels, or "near"), distance (int64, of the hashes) and similarity (of
+        the details; 1 for equal pixels). Of many equal images not all pairs are listed, but each
+        image is.
+    """
+    exact = _pair_equal(hashes.digests, first, second)
+    detailed = [rows[hashes.detailed[rows]] for rows in (first, second)]
+    parts = [_verify(part, read) for part in _find_candidates(hashes.codes, *detailed)]
+    near = pd.concat([exact.iloc[:0], *parts])
+    near = near[hashes.digests[near["first"]] != hashes.digests[near["second"]]]
+    order = ["first", "kind", "similarity"]
+    pairs: pd.DataFrame = pd.concat([exact, near])
+    return pairs.sort_values(order, ascending=[True, True, False], ignore_index=True)
+
+
+def _pair_equal(
+    digests: NDArray[np.uint64], first: NDArray[np.int64], second: NDArray[np.int64]
+) -> pd.DataFrame:
+    """Pair each image that has equals on the other side with the first of them."""
+    sides = [
+        pd.DataFrame({"digest": digests[rows], name: rows})
+        for name, rows in (("first", first), ("second", second))
+    ]
+    representatives = [side.drop_duplicates("digest") for side in sides]
+    pairs = pd.concat(
+        [
+            sides[0].merge(representatives[1], on="digest"),
+            representatives[0].merge(sides[1], on="digest"),
+        ]
+    )
+    pairs = pairs[["first", "second"]].drop_duplicates()
+    return pairs.assign(kind="exact", distance=0, similarity=1.0)
+
+
+def _find_candidates(
+    codes: NDArray[np.uint64], first: NDArray[np.int64], second: NDArray[np.int64]
+) -> Iterator[pd.DataFrame]:
+    """Yield pairs of rows whose hashes are close, those of a few images at a time."""
+    earlier = pd.Series(codes[second]).groupby(codes[second]).cumcount()  # with the same hash
+    second = second[earlier.to_numpy() < CANDIDATES]
+    tables = [_PartTable(codes[second], part) for part in range(_PARTS)]
+    for start in range(0, len(first), _QUERIES):
+        rows = first[start : start + _QUERIES]
+        found = [table.look_up(codes[rows]) for table in tables]
+        query, place = np.unique(np.concatenate(found, axis=1), axis=1)  # (pairs,) each
+        a, b = rows[query], second[place]
+        distance = np.bitwise_count(codes[a] ^ codes[b]).astype(np.int64)
+        pairs = pd.DataFrame({"first": a, "second": b, "kind": "near", "distance": distance})
+        yield pairs.sort_values(["first", "distance", "second"]).groupby("first").head(CANDIDATES)
+
+
+class _PartTable:
+    """The places of hashes by one of their parts."""
+
+    def __init__(self, codes: NDArray[np.uint64], part: int) -> None:
+        self._codes, self._part = codes, part
+        keys = self._get_part(codes)  # (n,)
+        self._order = np.argsort(keys, kind="stable")
+        self._starts = np.searchsorted(keys[self._order], np.arange(2**_PART_BITS + 1))
+
+    def look_up(self, queries: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return the places of the close hashes that share a part with a query but for two bits.
+
+        Returns:
+            (2, pairs), int64: indices into the queries, and into the hashes of the table.
+        """
+        keys = self._get_part(queries)[:, None] ^ _FLIPS  # (q, flips)
+        starts, stops = self._starts[keys], self._starts[keys.astype(np.int64) + 1]
+        counts = (stops - starts).ravel()  # (q · flips,)
+        query = np.repeat(np.arange(keys.size) // len(_FLIPS), counts)  # (candidates,)
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        place = self._order[np.repeat(starts.ravel(), counts) + within]  # (candidates,)
+        close = np.bitwise_count(queries[query] ^ self._codes[place]) <= DISTANCE
+        return np.stack([query[close], place[close]])
+
+    def _get_part(self, codes: NDArray[np.uint64]) -> NDArray[np.uint16]:
+        return (codes >> np.uint64(_PART_BITS * self._part)).astype(np.uint16)
+
+
+def _verify(pairs: pd.DataFrame, read: ReadImages) -> pd.DataFrame:
+    """Return the pairs with similar details, and their similarity."""
+    similarity = [
+        compare_details(read(part["first"].to_numpy()), read(part["second"].to_numpy()))
+        for start in range(0, len(pairs), _COMPARED)
+        for part in [pairs.iloc[start : start + _COMPARED]]
+    ]
+    pairs = pairs.assign(similarity=np.concatenate([np.empty(0), *similarity]))
+    return pairs[pairs["similarity"] >= SIMILARITY]
