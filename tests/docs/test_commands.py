@@ -48,6 +48,7 @@ NOT_RUN = {
     r"python benchmarks/(kill_resume|growth|scaling)\.py": "takes minutes at any size",
     r".*compute\.engine=ray": "starts a Ray cluster, as the tests marked `ray` do",
     r"ray |export ": "is about a cluster of several machines",
+    r"python benchmarks/duplicates\.py": "needs a list that others published",
     r"git |cd ": "is about the checkout",
 }
 """Why a command that matches is not run."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,3 +22,36 @@ def history() -> pd.DataFrame:
             "learning_rate": 0.1,
         }
     )
+
+
+@pytest.fixture
+def make_check() -> Callable[..., dict[str, Any]]:
+    """Return a factory of checks of the data, in which images are in two splits."""
+
+    def make(second: str = "test", exact: int = 3, near: int = 1200, **more: Any) -> dict[str, Any]:
+        """Return a check of a training split, and another one that has some of its images."""
+        split = {
+            "images": 5000,
+            "unreadable": 0,
+            "classes": 10,
+            "smallest_class": 500,
+            "largest_class": 500,
+            "copies": 0,
+        }
+        overlap = {
+            "first": "train",
+            "second": second,
+            "pairs": exact + near,
+            "exact": exact,
+            "near": near,
+            "second_images": 900,
+            "other_class": 0,
+        }
+        return {
+            "splits": [split | {"split": "train"} | more, split | {"split": second}],
+            "overlaps": [overlap],
+            "dropped": 0,
+            "examples": [],
+        }
+
+    return make

@@ -18,14 +18,17 @@ from selfie_pipeline.report.training_curves import draw_training_curves
 COUNTS = pd.DataFrame({"train": [1000, 900], "test": [10, 20]}, index=["cat", "dog"])
 
 
-def render(cells, counts: pd.DataFrame = COUNTS, figures=None, data: str = "digits") -> str:
+def render(
+    cells, counts: pd.DataFrame = COUNTS, figures=None, data: str = "digits", check=None
+) -> str:
     """Render the report of cells with the configuration "present"."""
     return render_report(
         build_results_table(select_cells(cells, {"present"}).used),
         select_cells(cells, {"present"}),
         data=data,
         counts=counts,
-        figures=figures or {},
+        check=check or {},
+        figures={"more": figures or {}},
     )
 
 
@@ -165,7 +168,8 @@ def test_tables_have_headers_and_can_be_scrolled_by_keyboard(four_seeds) -> None
     assert all(a["tabindex"] == "0" and a["aria-label"] for a in regions)
     levels = [tag for tag, _ in page.tags if tag in {"h1", "h2", "h3"}]
     assert levels[0] == "h1"
-    assert set(levels[1:]) == {"h2"}
+    assert levels[1] == "h2"
+    assert set(levels[1:]) == {"h2", "h3"}
 
 
 def test_counts_have_totals(four_seeds) -> None:
@@ -237,6 +241,32 @@ def test_a_report_without_results() -> None:
     text = Page(render([])).text
     assert "There are no results with this configuration." in text
     assert "Finetuning results used: 0." in text
+
+
+def test_the_page_says_whether_to_trust_the_verdict_before_what_is_wrong(
+    four_seeds, make_check
+) -> None:
+    check = make_check() | {"dropped": 1203}
+    text = Page(render(four_seeds, check=check)).text
+    parts = [
+        "Pretraining helped",
+        "1,203 training images (3 by their pixels, 1,200 nearly) are also among the test images",
+        "Training did without these 1,203.",
+        "Statistical tests",
+        "What does it get wrong?",
+        "What to do next",
+        "Provenance",
+    ]
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_the_page_says_that_data_is_unchecked_or_clean(four_seeds, make_check) -> None:
+    assert "The data has not been checked" in Page(render(four_seeds)).text
+    clean = make_check(exact=0, near=0, copies=2)
+    text = Page(render(four_seeds, check=clean)).text
+    assert "No image is in two splits" in text
+    assert "Train: 0 unreadable files; 2 images have the pixels of another one." in text
 
 
 def test_page_is_deterministic(four_seeds) -> None:

@@ -118,6 +118,7 @@ def data_config() -> BuildDataConfig:
             "class_column": None,
             "split_column": None,
             "max_unreadable": 0.0,
+            "drop_leaked": False,
         }
         return DataConfig(**values | changes)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -15,33 +16,56 @@ from selfie_pipeline.report.style import join_sentences, shorten, styled
 
 def describe_check(check: Mapping[str, Any]) -> str:
     """Describe the images of each split, and those in two splits, in one line."""
-    splits = [_describe_split(split) for split in check["splits"]]
-    overlaps = [describe_overlap(overlap) for overlap in check["overlaps"] if overlap["pairs"]]
-    found = "; ".join(overlaps) or "no image is in two splits"
-    return f"{', '.join(splits)}; {found}{describe_dropping(check)}"
-
-
-def describe_overlap(overlap: Mapping[str, Any]) -> str:
-    """Describe the images of one split that are also in another."""
-    names = {"train": "training", "unlabeled": "unlabeled", "test": "test"}
-    images = overlap["exact"] + overlap["near"]
-    text = (
-        f"{images:,} {names[overlap['first']]} images ({overlap['exact']:,} by their pixels, "
-        f"{overlap['near']:,} nearly) are also among the {names[overlap['second']]} images, where "
-        f"they are {overlap['second_images']:,}"
-    )
-    if overlap["other_class"]:
-        text += f"; {overlap['other_class']:,} pairs of them are of different classes"
+    splits = ", ".join(map(_describe_split, check["splits"]))
+    text = f"{splits}; {'; '.join(describe_overlaps(check)) or 'no image is in two splits'}"
+    if check["dropped"]:
+        text += f"; training does without {check['dropped']:,}"
+    elif has_leaked(check):
+        text += "; see duplicate_pairs; data.drop_leaked=true takes them out of the training"
     return text
 
 
-def describe_dropping(check: Mapping[str, Any]) -> str:
-    """Describe what training does with the images that are also in the test split."""
-    if check["dropped"]:
-        return f"; training does without these {check['dropped']:,}"
-    if any(overlap["second"] == "test" and overlap["pairs"] for overlap in check["overlaps"]):
-        return "; see duplicate_pairs; data.drop_leaked=true takes them out of the training"
-    return ""
+def describe_overlaps(check: Mapping[str, Any]) -> list[str]:
+    """Describe the images of each two splits that are in both, if there are some.
+
+    Args:
+        check: From `check_data`; empty if the data has not been checked.
+    """
+    return [_describe_overlap(overlap) for overlap in _find_overlaps(check)]
+
+
+def has_leaked(check: Mapping[str, Any]) -> bool:
+    """Return True if an image of another split is also in the test split."""
+    return any(overlap["second"] == "test" for overlap in _find_overlaps(check))
+
+
+def suggest_next_steps(table: pd.DataFrame, check: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Suggest what to do with the results.
+
+    Args:
+        table: From `tables.build_results_table`.
+        check: From `check_data`; empty if the data has not been checked.
+
+    Returns:
+        Sentences, each with a command.
+    """
+    steps = []
+    if not check:
+        steps.append(("The data has not been checked.", "kedro run --pipeline=patch"))
+    elif has_leaked(check) and not check["dropped"]:
+        steps.append(
+            (
+                "Look at the images in two splits; to train without them:",
+                "kedro run --params data.drop_leaked=true",
+            )
+        )
+    if (table["seeds"] < 2).any():  # noqa: PLR2004
+        steps.append(("Several seeds, for an interval:", "kedro run --pipeline=experiment"))
+    steps += [
+        ("The learning rate at its best for both arms:", "kedro run --pipeline=tune"),
+        ("The classifier on other images:", "kedro run --pipeline=predict --params images=FOLDER"),
+    ]
+    return steps
 
 
 @styled
@@ -63,7 +87,7 @@ def draw_twins(images: NDArray[np.uint8], pairs: Sequence[Mapping[str, Any]]) ->
         ]
         likeness = "same pixels" if pair["kind"] == "exact" else f"{pair['similarity']:.2f} alike"
         captions += [
-            f"{split}: {shorten(name, 20)}\n{_shorten_start(place, 26)}\n{words}"
+            f"{split}: {shorten(name, 16)}\n{_shorten_start(place, 24)}\n{words}"
             for (split, name, place), words in zip(sides, (likeness, ""), strict=True)
         ]
         first, second = (f"{split}, {name}, {place}" for split, name, place in sides)
@@ -72,13 +96,30 @@ def draw_twins(images: NDArray[np.uint8], pairs: Sequence[Mapping[str, Any]]) ->
         images,
         captions,
         columns=4,
-        panel_inches=(2.1, 2.7),
-        font_size=8,
+        panel_inches=(1.7, 2.4),
+        font_size=7,
         placeholder="no image is in two splits",
     )
     title = "Pairs of images in two splits, from the most to the least similar"
     figure.set_label(join_sentences(title, *(descriptions or ["There are none"])))
     return figure
+
+
+def _find_overlaps(check: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [overlap for overlap in check["overlaps"] if overlap["pairs"]] if check else []
+
+
+def _describe_overlap(overlap: Mapping[str, Any]) -> str:
+    names = {"train": "training", "unlabeled": "unlabeled", "test": "test"}
+    images = overlap["exact"] + overlap["near"]
+    text = (
+        f"{images:,} {names[overlap['first']]} images ({overlap['exact']:,} by their pixels, "
+        f"{overlap['near']:,} nearly) are also among the {names[overlap['second']]} images, where "
+        f"they are {overlap['second_images']:,}"
+    )
+    if overlap["other_class"]:
+        text += f"; {overlap['other_class']:,} pairs of them are of different classes"
+    return text
 
 
 def _describe_split(split: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import matplotlib as mpl
 import pandas as pd
@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from selfie_pipeline.evaluation.tables import ARMS, Cell, Selection
 from selfie_pipeline.provenance import flatten
 from selfie_pipeline.report import style
+from selfie_pipeline.report.data_check import describe_overlaps, has_leaked, suggest_next_steps
 from selfie_pipeline.report.templates import render_template
 from selfie_pipeline.report.text import (
     MISSING,
@@ -24,6 +25,10 @@ from selfie_pipeline.report.text import (
     split_by_network,
     verdict,
 )
+
+Section = Literal["data", "convergence", "seeds", "errors", "more"]
+"""A part of the page: three that tell whether to trust the verdict, what the classifier gets wrong,
+and what else there is."""
 
 _MAX_LISTED_VALUES = 4
 _MAX_LISTED_ITEMS = 12
@@ -38,7 +43,8 @@ def render_report(
     *,
     data: str,
     counts: pd.DataFrame,
-    figures: Mapping[str, Figure],
+    check: Mapping[str, Any],
+    figures: Mapping[Section, Mapping[str, Figure]],
 ) -> str:
     """Render the results as one HTML page.
 
@@ -47,7 +53,8 @@ def render_report(
         selection: The cells of the table, and those left out, from `tables.select_cells`.
         data: Name of the data set.
         counts: Images of each class (index: its name) in each split (columns), integers.
-        figures: Figures by heading, in order; a figure's label becomes its alt text.
+        check: From `check_data`; empty if the data has not been checked.
+        figures: Of each section, by heading, in order; a figure's label becomes its alt text.
 
     Returns:
         An HTML document that contains no scripts and requests no other files.
@@ -66,15 +73,22 @@ def render_report(
         paper=bool(table["paper_mean"].notna().any()),
         counts=counts.assign(total=counts.sum(axis=1)).rename_axis("class").reset_index(),
         totals=["all", *counts.sum(), counts.to_numpy().sum()],
-        figures=[
-            {
-                "title": title,
-                "alt": _get_alt_text(title, figure),
-                "svg": _to_inline_svg(figure, f"figure{number}"),
-                "inches": figure.get_figwidth(),
-            }
-            for number, (title, figure) in enumerate(figures.items())
-        ],
+        check=check,
+        overlaps=describe_overlaps(check),
+        leaked=has_leaked(check),
+        steps=suggest_next_steps(table, check),
+        figures={
+            section: [
+                {
+                    "title": title,
+                    "alt": _get_alt_text(title, figure),
+                    "svg": _to_inline_svg(figure, f"{section}{number}"),
+                    "inches": figure.get_figwidth(),
+                }
+                for number, (title, figure) in enumerate(figures.get(section, {}).items())
+            ]
+            for section in get_args(Section)
+        },
         provenance=_summarise_provenance(selection),
         selection=selection,
         origin=_describe_origin,

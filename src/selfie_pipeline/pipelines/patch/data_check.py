@@ -15,14 +15,14 @@ from selfie_pipeline.config import DataConfig
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.duplicates.hashing import ImageHashes, hash_images
 from selfie_pipeline.duplicates.search import find_twins
-from selfie_pipeline.report.data_check import describe_check, draw_twins
+from selfie_pipeline.report.data_check import describe_check, draw_twins, has_leaked
 from selfie_pipeline.sources.base import CHUNK_BYTES
 from selfie_pipeline.sources.decoding import map_ordered
 from selfie_pipeline.sources.samples import SPLITS
 
 _LOG = logging.getLogger(__name__)
 _COMPARED_SPLITS = (("train", "test"), ("unlabeled", "test"), ("train", "unlabeled"))
-_EXAMPLES = 12
+_EXAMPLES = 8
 
 
 def check_data(
@@ -60,8 +60,8 @@ def check_data(
         "dropped": len(find_leaked(pairs)) if data.drop_leaked else 0,
         "examples": _pick_examples(pairs).to_dict("records"),
     }
-    leaked = any(o["second"] == "test" and o["pairs"] for o in check["overlaps"])
-    _LOG.log(logging.WARNING if leaked else logging.INFO, "data: %s", describe_check(check))
+    level = logging.WARNING if has_leaked(check) else logging.INFO
+    _LOG.log(level, "data: %s", describe_check(check))
     return pairs, check, draw_examples(check, patch_grids)
 
 

@@ -26,6 +26,7 @@ from selfie_pipeline.evaluation.tables import (
 )
 from selfie_pipeline.printable import escape_controls
 from selfie_pipeline.provenance import flatten
+from selfie_pipeline.report.data_check import draw_twins
 from selfie_pipeline.report.figures import (
     draw_accuracy_over_labels,
     draw_gain_over_ratio,
@@ -58,6 +59,13 @@ class Puzzles(TypedDict):
     grid: tuple[int, int]
     targets: NDArray[np.int64]
     probabilities: NDArray[np.float32]
+
+
+class Twins(TypedDict):
+    """Arguments of `draw_twins`."""
+
+    images: NDArray[np.uint8]
+    pairs: list[dict[str, Any]]
 
 
 class Mistakes(TypedDict):
@@ -123,6 +131,14 @@ def pick_errors(
     return Mistakes(images=windows.permute(0, 2, 3, 1).numpy(), predictions=wrong)  # (B, H, W, C)
 
 
+def pick_twins(check: dict[str, Any], patch_grids: PatchGrids) -> Twins:
+    """Collect the pairs of images in two splits that the check of the data picked as examples."""
+    pairs = check["examples"] if check else []
+    rows = [pair[side] for pair in pairs for side in ("first_sample", "second_sample")]
+    images = patch_grids.read_canvases(np.array(rows, dtype=np.int64))  # (2n, H, W, C)
+    return Twins(images=images, pairs=pairs)
+
+
 def tabulate_results(
     cells: list[dict[str, Any]], selfie: dict[str, Any], supervised: dict[str, Any]
 ) -> tuple[Selection, pd.DataFrame, str]:
@@ -173,6 +189,8 @@ def check_comparable(selfie: Cell, supervised: Cell) -> None:
 def write_report(
     selection: Selection,
     table: pd.DataFrame,
+    check: dict[str, Any],
+    twins: Twins,
     sample_counts: pd.DataFrame,
     samples: pd.DataFrame,
     selfie: dict[str, Any],
@@ -195,28 +213,37 @@ def write_report(
     classes = list_class_names(samples)
     histories = {"supervised": supervised_history, "selfie": selfie_history}
     run = f"seed {selfie['seed']}, {100 * selfie['labeled_frac']:g} % of the labels"
-    figures = {
-        "Accuracy over labels": draw_accuracy_over_labels(table),
-        "Variance": draw_variance_over_labels(table),
-        "Gain over the ratio of images to labels": draw_gain_over_ratio(gains),
-        f"Training ({run})": draw_training_curves(pretrain_history, histories, 1 / patch.targets),
-        "The puzzle": draw_puzzles(**puzzles),
-        f"Confusion matrix of Selfie ({run})": draw_confusion_matrix(predictions, classes),
-        f"Sample errors of Selfie ({run})": draw_sample_errors(**mistakes, classes=classes),
+    drawn = {
+        "accuracy": draw_accuracy_over_labels(table),
+        "variance": draw_variance_over_labels(table),
+        "gain": draw_gain_over_ratio(gains),
+        "training": draw_training_curves(pretrain_history, histories, 1 / patch.targets),
+        "puzzle": draw_puzzles(**puzzles),
+        "confusion": draw_confusion_matrix(predictions, classes),
+        "errors": draw_sample_errors(**mistakes, classes=classes),
     }
-    shown = dict(figures)
-    if table["std"].isna().all():
-        del shown["Variance"]
-    if len(set(gains["images"])) <= 1:
-        del shown["Gain over the ratio of images to labels"]
+    seeds = {"Variance": drawn["variance"]} if table["std"].notna().any() else {}
+    more = {"Accuracy over labels": drawn["accuracy"], "The puzzle": drawn["puzzle"]}
+    if len(set(gains["images"])) > 1:
+        more["Gain over the ratio of images to labels"] = drawn["gain"]
     page = render_report(
         table,
         selection,
         data=str(table["data"].iloc[0]),
         counts=sample_counts.iloc[:-1].set_index("class_name"),  # the last row is the total
-        figures=shown,
+        check=check,
+        figures={
+            "data": {"Images in two splits": draw_twins(**twins)} if twins["pairs"] else {},
+            "convergence": {f"Training ({run})": drawn["training"]},
+            "seeds": seeds,
+            "errors": {
+                f"Confusion matrix of Selfie ({run})": drawn["confusion"],
+                f"Sample errors of Selfie ({run})": drawn["errors"],
+            },
+            "more": more,
+        },
     )
-    return page, *figures.values()
+    return page, *drawn.values()
 
 
 def list_class_names(samples: pd.DataFrame) -> list[str]:

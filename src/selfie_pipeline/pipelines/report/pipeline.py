@@ -6,6 +6,7 @@ from kedro.pipeline import Pipeline, node, pipeline
 
 from selfie_pipeline.pipelines.report.nodes import (
     pick_errors,
+    pick_twins,
     solve_puzzles,
     tabulate_results,
     write_report,
@@ -43,6 +44,12 @@ def create_pipeline() -> Pipeline:
                 name="pick_errors",
             ),
             node(
+                pick_twins,
+                inputs=["data_check", "patch_grids"],
+                outputs="twins",
+                name="pick_twins",
+            ),
+            node(
                 tabulate_results,
                 # This run's metrics are inputs so that the results are read after they are saved.
                 inputs=["results", "selfie_metrics", "supervised_metrics"],
@@ -54,6 +61,8 @@ def create_pipeline() -> Pipeline:
                 inputs=[
                     "selection",
                     "results_table",
+                    "data_check",
+                    "twins",
                     "sample_counts",
                     "usable_samples",
                     "selfie_metrics",

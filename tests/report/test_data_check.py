@@ -1,0 +1,92 @@
+"""Tests of the words and pictures of the data's check."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from selfie_pipeline.report.data_check import (
+    describe_check,
+    describe_overlaps,
+    draw_twins,
+    has_leaked,
+    suggest_next_steps,
+)
+
+TABLE = pd.DataFrame({"seeds": [5, 5]})
+PAIR = {
+    "first_split": "train",
+    "first_class_name": "cat",
+    "first_place": "train/cat/a_very_long_name_of_a_file_0001.jpg",
+    "second_split": "test",
+    "second_class_name": "",
+    "second_place": "test/1.jpg",
+    "similarity": 0.87,
+    "kind": "near",
+}
+
+
+def test_the_line_names_splits_duplicates_and_the_remedy(make_check) -> None:
+    assert describe_check(make_check()) == (
+        "train 5,000 images of 10 classes (500 each), test 5,000 images of 10 classes (500 each); "
+        "1,203 training images (3 by their pixels, 1,200 nearly) are also among the test images, "
+        "where they are 900; see duplicate_pairs; data.drop_leaked=true takes them out of the "
+        "training"
+    )
+    dropped = describe_check(make_check() | {"dropped": 1203})
+    assert dropped.endswith("; training does without 1,203")
+
+
+def test_the_line_of_other_classes_copies_and_unreadable_files(make_check) -> None:
+    check = make_check(smallest_class=2, copies=7, unreadable=1)
+    check["overlaps"][0]["other_class"] = 5
+    line = describe_check(check)
+    assert "(2 to 500 each), of which 7 are copies of others and 1 unreadable files" in line
+    assert "5 pairs of them are of different classes" in line
+
+
+def test_nothing_found(make_check) -> None:
+    check = make_check(exact=0, near=0)
+    assert describe_check(check).endswith("; no image is in two splits")
+    assert describe_overlaps(check) == describe_overlaps({}) == []
+    assert not has_leaked(check)
+    assert not has_leaked({})
+
+
+def test_only_the_test_split_is_leaked_into(make_check) -> None:
+    assert has_leaked(make_check("test"))
+    assert not has_leaked(make_check("unlabeled"))
+
+
+def test_the_first_step_is_about_the_data(make_check) -> None:
+    (_, command), *_ = suggest_next_steps(TABLE, {})
+    assert command == "kedro run --pipeline=patch"
+    (_, command), *_ = suggest_next_steps(TABLE, make_check())
+    assert command == "kedro run --params data.drop_leaked=true"
+
+
+def test_steps_where_the_data_is_clean(make_check) -> None:
+    for check in (make_check("unlabeled"), make_check() | {"dropped": 1203}):
+        commands = [command for _, command in suggest_next_steps(TABLE, check)]
+        assert not any("drop_leaked" in command for command in commands)
+    one_seed = [command for _, command in suggest_next_steps(TABLE.assign(seeds=1), make_check())]
+    assert "kedro run --pipeline=experiment" in one_seed
+
+
+def test_pairs_are_drawn_with_what_tells_them_apart() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    exact = PAIR | {"kind": "exact", "similarity": 1.0}
+    figure = draw_twins(images, [exact, PAIR])
+    drawn = [axes.images[0].get_array() for axes in figure.axes]
+    assert np.array_equal(np.stack(drawn), images)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert "same pixels" in titles[0]
+    assert "0.87 alike" in titles[2]
+    assert titles[0].splitlines()[1] == "…ame_of_a_file_0001.jpg"
+    assert "train, cat, train/cat/a_very_long_name_of_a_file_0001.jpg" in figure.get_label()
+    assert "test, no class, test/1.jpg: same pixels" in figure.get_label()
+
+
+def test_no_pairs() -> None:
+    figure = draw_twins(np.empty((0, 8, 8, 3), dtype=np.uint8), [])
+    assert figure.get_label().endswith("There are none.")
