@@ -82,7 +82,7 @@ def test_pairs_are_drawn_with_what_tells_them_apart() -> None:
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert "same pixels" in titles[0]
     assert "0.87 alike" in titles[2]
-    assert titles[0].splitlines()[1] == "…ame_of_a_file_0001.jpg"
+    assert titles[0].splitlines()[1] == "…name_of_a_file_0001.jpg"
     assert "train, cat, train/cat/a_very_long_name_of_a_file_0001.jpg" in figure.get_label()
     assert "test, no class, test/1.jpg: same pixels" in figure.get_label()
 

@@ -59,22 +59,34 @@ def hash_images(images: NDArray[np.uint8]) -> ImageHashes:
     )
 
 
-def compare_details(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Compute the correlation between the details of images, at the best of some small shifts.
+def extract_details(images: NDArray[np.uint8]) -> NDArray[np.complex64]:
+    """Compute the Fourier transforms of the images' details, of length 1.
 
     Args:
-        first: (n, H, W, 3) uint8, RGB.
-        second: Images of the same shape, each to be compared with that in the same place.
+        images: (n, H, W, 3) uint8, RGB.
+
+    Returns:
+        (n, 32, 17) complex64; zeros for an image without details.
+    """
+    details = idctn(_drop_coarse(_transform(images)), axes=(1, 2), norm="ortho")  # (n, 32, 32)
+    length = np.sqrt(np.square(details).sum(axis=(1, 2), keepdims=True))  # (n, 1, 1)
+    spectra: NDArray[np.complex64] = rfft2(details / np.maximum(length, 1e-3))  # (n, 32, 17)
+    return spectra
+
+
+def compare_details(
+    first: NDArray[np.complex64], second: NDArray[np.complex64]
+) -> NDArray[np.float32]:
+    """Compute the correlation between details, at the best of some small shifts.
+
+    Args:
+        first: (n, 32, 17), from `extract_details`.
+        second: Those to compare them with, each with that in the same place.
 
     Returns:
         (n,) float32, from -1 to 1.
     """
-    spectra = []
-    for images in (first, second):
-        details = idctn(_drop_coarse(_transform(images)), axes=(1, 2), norm="ortho")  # (n, 32, 32)
-        length = np.sqrt(np.square(details).sum(axis=(1, 2), keepdims=True))  # (n, 1, 1)
-        spectra.append(rfft2(details / np.maximum(length, 1e-6)))  # (n, 32, 17)
-    correlations = irfft2(spectra[0] * spectra[1].conj())  # (n, 32, 32): of each circular shift
+    correlations = irfft2(first * second.conj())  # (n, 32, 32): at each circular shift
     shifts = np.arange(-_SHIFT, _SHIFT + 1)
     best: NDArray[np.float32] = correlations[:, shifts[:, None], shifts].max(axis=(1, 2))  # (n,)
     return np.minimum(best, 1)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from selfie_pipeline.duplicates.hashing import ImageHashes, compare_details
+from selfie_pipeline.duplicates.hashing import ImageHashes, compare_details, extract_details
 
 DISTANCE = 10
 """Largest number of different bits between the hashes of two versions of a picture."""
@@ -51,7 +51,7 @@ def find_twins(
         hashes: Of all images.
         first: Rows of the images of one split.
         second: Rows of those of the other.
-        read: Reads the images of some rows, as `compare_details` takes them.
+        read: Reads the images of some rows, (n, H, W, 3) uint8.
 
     Returns:
         One row per pair, in the order of `first`: the columns first and second (int64, rows), kind
@@ -135,10 +135,11 @@ class _PartTable:
 
 def _verify(pairs: pd.DataFrame, read: ReadImages) -> pd.DataFrame:
     """Return the pairs with similar details, and their similarity."""
-    similarity = [
-        compare_details(read(part["first"].to_numpy()), read(part["second"].to_numpy()))
-        for start in range(0, len(pairs), _COMPARED)
-        for part in [pairs.iloc[start : start + _COMPARED]]
-    ]
-    pairs = pairs.assign(similarity=np.concatenate([np.empty(0), *similarity]))
+    similarity = [np.empty(0, dtype=np.float32)]
+    for start in range(0, len(pairs), _COMPARED):
+        part = pairs[["first", "second"]].to_numpy()[start : start + _COMPARED]  # (n, 2)
+        rows, places = np.unique(part, return_inverse=True)  # each image is read once
+        details = extract_details(read(rows))[places.reshape(part.shape)]  # (n, 2, 32, 17)
+        similarity.append(compare_details(details[:, 0], details[:, 1]))
+    pairs = pairs.assign(similarity=np.concatenate(similarity))
     return pairs[pairs["similarity"] >= SIMILARITY]
