@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from selfie_pipeline.printable import escape_controls
 from selfie_pipeline.report.image_grid import draw_image_grid
 from selfie_pipeline.report.style import join_sentences, shorten, styled
 
@@ -82,7 +83,11 @@ def draw_twins(images: NDArray[np.uint8], pairs: Sequence[Mapping[str, Any]]) ->
     captions, descriptions = [], []
     for pair in pairs:
         sides = [
-            (pair[f"{side}_split"], pair[f"{side}_class_name"] or "no class", pair[f"{side}_place"])
+            (
+                pair[f"{side}_split"],
+                pair[f"{side}_class_name"] or "no class",
+                escape_controls(pair[f"{side}_place"]),
+            )
             for side in ("first", "second")
         ]
         likeness = "same pixels" if pair["kind"] == "exact" else f"{pair['similarity']:.2f} alike"
