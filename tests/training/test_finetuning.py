@@ -8,10 +8,12 @@ from torch.nn import functional
 
 from selfie_pipeline.models.backbone import build_resnet
 from selfie_pipeline.training import finetuning
+from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.augmentation import normalise
 from selfie_pipeline.training.data.batches import Batches
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.finetuning import (
+    HeldOutScore,
     classify,
     finetune,
     initialise_classifier,
@@ -39,7 +41,7 @@ def labels(digits):
 
 @pytest.fixture
 def train(make_images, no_checkpoints, labels):
-    def train(config, network, pretrained=()):
+    def train(config, network, pretrained=(), checkpoints=no_checkpoints, callback=None):
         images = make_images(config)
         trained = finetune(
             network,
@@ -50,8 +52,9 @@ def train(make_images, no_checkpoints, labels):
             rows=ROWS,
             labels=labels,
             device=PROCESSOR,
-            checkpoints=no_checkpoints,
+            checkpoints=checkpoints,
             title="finetune",
+            callback=callback,
         )
         return trained, images
 
@@ -367,3 +370,56 @@ def test_classifying_changes_nothing(make_config, make_images):
     classify(network, make_images(config), np.arange(10), PROCESSOR)
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+@pytest.fixture
+def held_out(make_config, make_images, digits):
+    rows = np.arange(300, 400)
+    return HeldOutScore(make_images(make_config()), rows, digits[1][rows], PROCESSOR)
+
+
+def test_held_out_samples_are_scored_at_half_and_at_the_end_and_change_nothing(
+    make_config, train, held_out
+):
+    config = make_config({"finetune.steps": 6})
+    halfway = []
+
+    def watch(state):
+        held_out(state)
+        if state.step == 3:
+            halfway.append(copy.deepcopy(state.network))
+
+    plain, _ = train(config, fresh(config))
+    scored, images = train(config, network := fresh(config), callback=watch)
+
+    assert plain.measured == {}
+    for name, tensor in plain.tensors.items():
+        assert torch.equal(scored.tensors[name], tensor), name
+    for name, judged in (("held_out_half", halfway[0]), ("held_out", network)):
+        logits = classify(judged, images, held_out.rows, PROCESSOR)
+        expected = (logits.argmax(axis=1) == held_out.labels).mean()
+        assert scored.measured[name] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("stop", [2, 3, 4, 6])
+def test_a_resumed_training_has_the_scores_of_an_undisturbed_one(
+    make_config, train, held_out, tmp_path, stop
+):
+    """Stopped before, at and after half of the steps, and after the last."""
+    config = make_config({"finetune.steps": 6})
+    whole, _ = train(config, fresh(config), callback=held_out)
+
+    def crash_after(state):
+        held_out(state)
+        if state.step == stop + 1:
+            raise KeyboardInterrupt
+
+    checkpoints = Checkpoints(tmp_path / "resumed", {}, every=1, resume="auto")
+    try:
+        train(config, fresh(config), checkpoints=checkpoints, callback=crash_after)
+    except KeyboardInterrupt:
+        assert stop < 6
+    resumed, _ = train(config, fresh(config), checkpoints=checkpoints, callback=held_out)
+
+    assert resumed.measured == whole.measured
+    assert set(whole.measured) == {"held_out_half", "held_out"}
