@@ -5,7 +5,7 @@
 A run that uses a version for the first time reads its shards and compares their checksums. The
 time of that is taken after each run of the patch stage, as a share of it: of photographs as in
 `ingest.py`, stored at 256 × 256, and of ImageNet's arrays of 32 × 32, which need no decoding, so
-that there is less to compare with. The shards are in the system's cache; a disk both would wait for.
+there is less to compare with. The shards are in the system cache; both would wait for a disk.
 """
 
 from __future__ import annotations

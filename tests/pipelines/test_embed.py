@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,36 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+
+from selfie_pipeline.config import Config, UserError
+from selfie_pipeline.models.selfie import Selfie
+from selfie_pipeline.pipelines.embed.nodes import load_encoder
+from selfie_pipeline.weights import Weights
+
+MakeConfig = Callable[..., Config]
+
+
+def test_a_provenance_of_another_network_is_refused_in_one_line(make_config: MakeConfig) -> None:
+    config = make_config()
+    tensors = Selfie(config.model, config.patch).state_dict()
+    model, patch = config.model.model_dump(), config.patch.model_dump()
+
+    def load(configuration: Any) -> Selfie:
+        weights = Weights(tensors, {"configuration": configuration})
+        return load_encoder(weights, config.patch, config.embed)
+
+    assert load({"model": model, "patch": patch}).state_dict().keys() == tensors.keys()
+    for configuration in (
+        None,
+        [],
+        {"model": model},
+        {"model": model | {"width": 16}, "patch": patch},
+        {"model": model | {"width": -1}, "patch": patch},
+        {"model": "large", "patch": patch},
+    ):
+        with pytest.raises(UserError, match="does not describe its network") as caught:
+            load(configuration)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("layer", ["stage3", "u"])

@@ -11,6 +11,7 @@ from selfie_pipeline.config import (
     FinetuneConfig,
     ModelConfig,
     PatchConfig,
+    UserError,
 )
 from selfie_pipeline.provenance import dump_configuration, hash_json
 from selfie_pipeline.weights import Weights
@@ -35,16 +36,27 @@ FROM_SCRATCH: dict[str, Any] = {
 
 
 def pretraining_lineage(encoder: Weights) -> dict[str, Any]:
-    """Return the part of a classifier's lineage that its encoder determines."""
+    """Return the part of a classifier's lineage that its encoder determines.
+
+    Raises:
+        UserError: The encoder's provenance lacks it, because another version of this project made
+            it.
+    """
     made = encoder.provenance
-    return {
-        "encoder": encoder.digest(),
-        "pretraining_images": made["pretraining_images"],
-        "configuration": {
-            "pretrain": made["configuration"]["pretrain"],
-            "pretrained_on": made["data"],
-        },
-    }
+    try:
+        return {
+            "encoder": encoder.digest(),
+            "pretraining_images": made["pretraining_images"],
+            "configuration": {
+                "pretrain": made["configuration"]["pretrain"],
+                "pretrained_on": made["data"],
+            },
+        }
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"the encoder's provenance does not describe its pretraining ({error}): another "
+            "version of this project made it; run `kedro run --pipeline=pretrain` again"
+        ) from None
 
 
 def fingerprint_data(patch_grids: StoredImages, samples: pd.DataFrame) -> str:

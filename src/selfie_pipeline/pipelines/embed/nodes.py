@@ -67,18 +67,26 @@ def load_encoder(encoder: Weights, patch: PatchConfig, embed: EmbedConfig) -> Se
     """Build the network of an encoder with the configuration that it was pretrained with.
 
     Raises:
-        UserError: The layer is u, and the encoder was pretrained with another patch grid.
+        UserError: The layer is u, and the encoder was pretrained with another patch grid; or its
+            provenance does not describe it, because another version of this project made it.
     """
-    settings = encoder.provenance["configuration"]
-    pretrained = PatchConfig.model_validate(settings["patch"])
+    try:
+        settings = encoder.provenance["configuration"]
+        pretrained = PatchConfig.model_validate(settings["patch"])
+        network = Selfie(ModelConfig.model_validate(settings["model"]), pretrained)
+        network.load_state_dict(encoder.tensors, strict=True)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()[:20])
+        raise UserError(
+            f"the encoder's provenance does not describe its network ({reason}): another version "
+            "of this project made it; run `kedro run --pipeline=pretrain` again"
+        ) from None
     if embed.layer == "u" and pretrained.grid_size != patch.grid_size:
         raise UserError(
             f"embed.layer = u, but the encoder was pretrained with {pretrained.grid_size} × "
             f"{pretrained.grid_size} patches, and these images have {patch.grid_size} × "
             f"{patch.grid_size}; allowed: stage3, or an encoder pretrained with the same grid"
         )
-    network = Selfie(ModelConfig.model_validate(settings["model"]), pretrained)
-    network.load_state_dict(encoder.tensors, strict=True)
     return network
 
 

@@ -76,7 +76,7 @@ def export_classifier(
 
 
 def _check_belong_together(classifier: Weights, encoder: Weights, metrics: dict[str, Any]) -> None:
-    if encoder.digest() != classifier.provenance["encoder"]:
+    if encoder.digest() != classifier.provenance.get("encoder"):
         raise UserError(
             "the classifier was finetuned from a different encoder: run `kedro run "
             "--pipeline=finetune` again, or load its encoder with --load-versions=encoder:VERSION"

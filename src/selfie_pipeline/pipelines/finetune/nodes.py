@@ -79,9 +79,9 @@ def initialise_from_encoder(
         UserError: The encoder does not fit.
     """
     network = initialise_classifier(model, recipe.architecture, patch, count_classes(samples), seed)
+    lineage = pretraining_lineage(encoder)
     pretrained = load_encoder_into(network, encoder, model)
-    lineage = pretraining_lineage(encoder) | {"pretrained": pretrained}
-    return Weights(network.state_dict(), lineage)
+    return Weights(network.state_dict(), lineage | {"pretrained": pretrained})
 
 
 def initialise_from_scratch(

@@ -137,7 +137,7 @@ def _format_path(file: Path, folder: Path) -> str:
 
 def _check_arm(classifier: Weights, predict: PredictConfig) -> None:
     """Check that the catalog loaded a classifier of the arm that the parameters name."""
-    arm = "selfie" if classifier.provenance["encoder"] else "supervised"
+    arm = "selfie" if classifier.provenance.get("encoder") else "supervised"
     if arm != predict.arm:
         raise UserError(
             f"predict.arm = {predict.arm}, but the catalog has a classifier of the arm {arm}; set "
