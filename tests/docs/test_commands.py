@@ -61,6 +61,7 @@ STANDS_FOR = {
 SHORTER = {
     "benchmarks/throughput.py": "--recipe base --batch 8 --steps 1",
     "benchmarks/overhead.py": "--block 1 --pairs 3",
+    "benchmarks/checksums.py": "--photographs 8 --arrays 8 --rounds 1",
     "benchmarks/ingest.py": "--images 8 --pairs 1",
     "benchmarks/peers.py": "--batch 2 --rounds 1",
 }
