@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import webdataset
 from kedro.framework.session import KedroSession
 from PIL import Image
 
+import datasets
 from selfie_pipeline.models.patch_grid import patchify
 from selfie_pipeline.sources.decoding import decode_file
 
@@ -74,6 +76,43 @@ def write_imagenet(folder: Path) -> Path:
     return folder
 
 
+def write_label_table(folder: Path) -> Path:
+    """Write unsorted images, and labels.csv beside them with the classes of 12 of 14."""
+    rows = ["file,class,split"]
+    for number in range(14):
+        add_image(folder / f"all/{number}.jpg", number)
+        if number < 12:
+            rows.append(f"{number},{('cat', 'dog')[number % 2]},{'test' if number > 7 else ''}")
+    (folder / "labels.csv").write_text("\n".join(rows))
+    return folder
+
+
+def write_parquet(folder: Path) -> Path:
+    """Write a data set as on the Hugging Face Hub."""
+    folder.mkdir()
+    names = datasets.ClassLabel(names=["cat", "dog"])
+    features = datasets.Features({"image": datasets.Image(), "label": names})
+    for split in ("train", "test"):
+        random = np.random.default_rng(len(split))
+        pixels = random.integers(0, 256, (6, 30, 40, 3), dtype=np.uint8)
+        rows = {"image": [Image.fromarray(p) for p in pixels], "label": [0, 1] * 3}
+        path = folder / f"{split}-00000-of-00001.parquet"
+        datasets.Dataset.from_dict(rows, features).to_parquet(path)
+    return folder
+
+
+def write_tar(folder: Path) -> Path:
+    """Write shards of WebDataset."""
+    folder.mkdir()
+    for split in ("train", "test"):
+        with webdataset.TarWriter(str(folder / f"{split}-0.tar")) as writer:
+            for number in range(6):
+                random = np.random.default_rng(number + len(split))
+                picture = Image.fromarray(random.integers(0, 256, (30, 40, 3), dtype=np.uint8))
+                writer.write({"__key__": str(number), "jpg": picture, "cls": number % 2})
+    return folder
+
+
 @pytest.mark.parametrize(
     ("env", "make", "shape"),
     [
@@ -81,8 +120,17 @@ def write_imagenet(folder: Path) -> Path:
         ("imagenet224", write_imagenet, (16, 64, 3, 32, 32)),
         ("image_folder", lambda folder: add_images(folder, "train", "test"), (12, 25, 3, 32, 32)),
         ("image_folder", lambda folder: add_images(folder, "train"), (6, 25, 3, 32, 32)),
+        ("image_folder", write_parquet, (12, 25, 3, 32, 32)),
+        ("image_folder", write_tar, (12, 25, 3, 32, 32)),
     ],
-    ids=["imagenet32", "imagenet224", "own images", "own images without a test split"],
+    ids=[
+        "imagenet32",
+        "imagenet224",
+        "own images",
+        "own images without a test split",
+        "Parquet",
+        "tar",
+    ],
 )
 def test_from_raw_files_to_classifiers(
     fresh: Any, env: str, make: Callable[[Path], Path], shape: tuple[int, ...], tmp_path: Path
@@ -96,6 +144,23 @@ def test_from_raw_files_to_classifiers(
     assert len(catalog.load("usable_samples")) == shape[0]
     assert catalog.load("unreadable_files").empty
     assert 0 <= catalog.load("selfie_metrics")["accuracy"] <= 1
+
+
+def test_images_are_labeled_by_a_table(fresh: Any, tmp_path: Path) -> None:
+    raw = write_label_table(tmp_path / "raw")
+
+    params = f"data.labels={raw}/labels.csv"
+    fresh.succeed(*build_options("image_folder", "ingest,patch,pretrain,finetune", raw, params))
+
+    samples = load_catalog(fresh, "image_folder").load("usable_samples")
+    counts = samples.groupby(["split", "class_name"]).size().to_dict()
+    assert counts == {
+        ("train", "cat"): 4,
+        ("train", "dog"): 4,
+        ("test", "cat"): 2,
+        ("test", "dog"): 2,
+        ("unlabeled", ""): 2,
+    }
 
 
 def test_the_stored_grids_are_the_decoded_images(fresh: Any, tmp_path: Path) -> None:
