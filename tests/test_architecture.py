@@ -19,7 +19,7 @@ LOWER = {
     *("project", "printable", "provenance", "weights"),
 }
 ALLOWED_IMPORTS = {
-    "config": set(),
+    "config": {"printable"},
     "provenance": set(),
     "weights": set(),
     "atomic_write": set(),

@@ -14,6 +14,7 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.startup import bootstrap_project
 
 from selfie_pipeline.cli import parse_params, run
+from selfie_pipeline.printable import is_printable
 
 REPOSITORY = Path(__file__).parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore:'BaseCommand' is deprecated")  # Kedro-Viz
@@ -119,6 +120,26 @@ def test_params_that_cannot_be_read_are_a_usage_error(value: str, project: Path)
     assert line.startswith("Error: Invalid value for '--params': ")
     assert "key=value or key:value" in line
     assert not list((project / "data").rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "value", ["a=" + "[" * 2000, "seed=" + "9" * 5000, "data.name=\x1b[31m", "a=\udcff", "a==", "\x1b"]
+)
+def test_any_other_params_are_a_usage_error_of_one_line(value: str, project: Path) -> None:
+    result = run_kedro("--params", value)
+
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == 2
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("Error: Invalid value for '--params': ")
+    assert len(line) < 5000
+    assert is_printable(line)
+
+
+def test_values_are_shown_without_control_characters(project: Path) -> None:
+    line = run_kedro("--params", '"data.name\\x1b[31m"=1').stderr.splitlines()[-1]
+
+    assert is_printable(line)
 
 
 def test_all_other_options_are_those_of_kedro() -> None:

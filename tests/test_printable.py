@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selfie_pipeline.printable import escape_controls, is_printable
+from selfie_pipeline.printable import escape_controls, is_printable, shorten
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,8 @@ def test_control_characters_are_escaped(text: str, escaped: str) -> None:
 def test_names_in_any_script_stay_as_they_are(text: str) -> None:
     assert is_printable(text)
     assert escape_controls(text) == text
+
+
+def test_only_long_texts_are_shortened() -> None:
+    assert shorten("ab" * 5, limit=10) == "ab" * 5
+    assert shorten("a" * 500 + "b" * 500, limit=10) == "aaaaa…bbbb"

@@ -22,12 +22,13 @@ from kedro.io import DatasetError
 from kedro.runner import ParallelRunner
 from kedro.utils import load_obj
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from selfie_pipeline.config import UserError
+from selfie_pipeline.printable import escape_controls, shorten
 
 _COMMA_OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
 _KEY_AND_VALUE = re.compile(r"(?P<key>[^=:\s]+)\s*[=:]\s*(?P<value>.*)", re.DOTALL)
+_LONGEST_MESSAGE = 4_000
 _NOTHING_TO_RUN = ("Pipeline does not contain", "Pipeline contains no nodes")
 
 
@@ -47,7 +48,7 @@ class _RunCommand(click.Command):
         try:
             return super().invoke(ctx)
         except (UserError, DatasetError, ValueError) as error:
-            message = " ".join(str(error).split())
+            message = _one_line(error)
             if message.startswith("Failed to find the pipeline"):
                 message = f"{message.split('. ')[0]}; allowed: {', '.join(sorted(pipelines))}"
             elif isinstance(error, ValueError) and not message.startswith(_NOTHING_TO_RUN):
@@ -74,7 +75,7 @@ def parse_params(ctx: click.Context, option: click.Parameter, value: str) -> dic
         match = _KEY_AND_VALUE.fullmatch(item.strip())
         if match is None:
             raise click.BadParameter(
-                f"'{item}' is not a parameter; allowed: key=value or key:value, separated by "
+                f"'{_one_line(item)}' is not a parameter; allowed: key=value or key:value, separated by "
                 "commas, as in labeled_frac=0.1,pretrain.steps=200",
                 ctx,
                 option,
@@ -82,8 +83,10 @@ def parse_params(ctx: click.Context, option: click.Parameter, value: str) -> dic
         items.append(f"{match['key']}={match['value']}")
     try:
         params = OmegaConf.to_container(OmegaConf.from_dotlist(items))
-    except OmegaConfBaseException as error:
-        raise click.BadParameter(" ".join(str(error).split()), ctx, option) from None
+    except RecursionError:
+        raise click.BadParameter("brackets are nested too deeply", ctx, option) from None
+    except Exception as error:  # of YAML, of OmegaConf or of Python, such as of too many digits
+        raise click.BadParameter(_one_line(error), ctx, option) from None
     return cast("dict[str, Any]", params)
 
 
@@ -107,6 +110,11 @@ def check_runner(ctx: click.Context, option: click.Parameter, value: str | None)
     raise click.BadParameter(
         f"'{value}' {problem}; {allowed}package.module.Runner", ctx, option
     ) from None
+
+
+def _one_line(message: object) -> str:
+    """Return a message as one line that a terminal can show."""
+    return escape_controls(shorten(" ".join(str(message).split()), _LONGEST_MESSAGE))
 
 
 _CALLBACKS = {"params": parse_params, "runner": check_runner}

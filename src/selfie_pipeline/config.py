@@ -14,6 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from selfie_pipeline.printable import shorten
+
 PositiveFraction = Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")]
 Fraction = Annotated[float, Field(ge=0, le=1, description="a number in [0, 1]")]
 FractionBelowOne = Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")]
@@ -475,7 +477,7 @@ def load_config(parameters: Mapping[str, Any]) -> Config:
 def _explain(details: ErrorDetails) -> str:
     """Return a message for one of pydantic's findings."""
     location = [str(part) for part in details["loc"]]
-    key = ".".join(location)
+    key = shorten(".".join(location))
     siblings = _sibling_fields(location)
     if details["type"] == "extra_forbidden":
         close = difflib.get_close_matches(location[-1], siblings, n=1)
@@ -492,7 +494,7 @@ def _explain(details: ErrorDetails) -> str:
             f"its members, one by one, such as {key}.{next(iter(_sibling_fields([*location, ''])))}"
         )
     allowed = field.description if field and field.description else message
-    return f"{key} = {details['input']!r} is not allowed; allowed: {allowed}"
+    return f"{key} = {shorten(repr(details['input']))} is not allowed; allowed: {allowed}"
 
 
 def _sibling_fields(location: list[str]) -> dict[str, FieldInfo]:

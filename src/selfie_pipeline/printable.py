@@ -1,4 +1,4 @@
-"""Names from data, made safe to show on a terminal, in Markdown and in HTML."""
+"""Names and values of any content, made fit to show on a terminal, in Markdown and in HTML."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ def is_printable(text: str) -> bool:
 def escape_controls(text: str) -> str:
     r"""Return the text with each control character as its escape, such as ``\x1b`` or ``\n``."""
     return "".join(ascii(char)[1:-1] if _is_control(char) else char for char in text)
+
+
+def shorten(text: str, limit: int = 200) -> str:
+    """Return the text; if it is longer than the limit, with an ellipsis in place of its middle."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]}…{text[-(limit // 2) + 1 :]}"
 
 
 def _is_control(char: str) -> bool:

@@ -245,8 +245,16 @@ def test_the_other_reasons_are_named(tmp_path, monkeypatch):
     with pytest.raises(UnreadableImageError, match="floating-point"):
         decode_file(save(tmp_path, GREY.convert("F"), "a.tiff"), SIDE)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(UnreadableImageError, match="more pixels"):
+    with pytest.raises(UnreadableImageError, match="more than 89,478,485 pixels"):
         decode_file(save(tmp_path, PICTURE, "a.png"), SIDE)
+
+
+@pytest.mark.filterwarnings("ignore:Image size")  # of Pillow, about both
+def test_images_that_would_fill_the_memory_are_refused_but_not_large_photographs(tmp_path):
+    large = Image.new("L", (12_000, 8_000))
+    with pytest.raises(UnreadableImageError, match="more than 89,478,485 pixels"):
+        decode_file(save(tmp_path, large, "a.png"), SIDE)
+    assert decode_file(save(tmp_path, large, "a.jpg"), SIDE).shape == (SIDE, SIDE, 3)
 
 
 def test_results_and_errors_are_in_the_order_of_the_files(tmp_path):

@@ -88,6 +88,7 @@ def test_the_devkit_without_its_table_of_classes_is_named(tmp_path, write):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
+        ("LOC_val_solution.csv", "ImageId,PredictionString\n" + "a" * 200_000 + ",n01 1\n"),
         ("LOC_val_solution.csv", "ImageId\nILSVRC2012_val_00048981\n"),
         ("LOC_val_solution.csv", "ImageId,PredictionString\nILSVRC2012_val_00048981,\n"),
         ("LOC_val_solution.csv", "ImageId,PredictionString\nILSVRC2012_val_00048981\n"),
@@ -106,9 +107,10 @@ def test_a_damaged_ground_truth_is_named(tmp_path, write, name, content):
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_table_of_classes_is_refused(tmp_path, write):
+@pytest.mark.parametrize("content", [b"MATLAB 5.0 MAT-file, cut off", b"", b"\1" * 4, b"\0" * 99])
+def test_a_damaged_table_of_classes_is_refused(tmp_path, write, content):
     write("ILSVRC2012_validation_ground_truth.txt", "1\n")
-    write("meta.mat", b"MATLAB 5.0 MAT-file, cut off")
+    write("meta.mat", content)
 
     with pytest.raises(UserError, match="is damaged"):
         load_ground_truth(tmp_path, "val")

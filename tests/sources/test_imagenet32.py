@@ -126,6 +126,7 @@ def test_class_names_come_from_the_publishers_list(folder):
         ({"labels": np.array([[1], [2], [3], [1], [2]])}, "labels is not"),
         ({"labels": np.array([1.0, 2, 3, 1, 2])}, "labels is not"),
         ({"labels": np.array([], dtype=int)}, "labels is not"),
+        ({"labels": np.array([1, 2, 3, 1, 2 * 10**9])}, "label 2000000000, of 20 images"),
         ({"labels": np.array([1, 2, 3, 1])}, r"shape \(4, 3072\)"),
         ({"data": np.zeros((5, 12288), np.uint8)}, r"shape \(5, 3072\)"),
         ({"data": np.zeros((5, 3072), np.int64)}, "uint8"),
@@ -165,6 +166,24 @@ def test_missing_parts_are_named(folder):
 
     with pytest.raises(UserError, match=r"lacks train_data_batch_2(\.npz)?, train_data_batch_9"):
         ImageNet32(folder)
+
+
+def test_a_part_of_a_huge_number_is_missing_parts_too(folder):
+    path = next(folder.glob("train_data_batch_2*"))
+    path.rename(path.with_stem("train_data_batch_2000000000"))
+
+    with pytest.raises(UserError, match=r"lacks train_data_batch_2(\.npz)?, train_data_batch_11"):
+        ImageNet32(folder)
+
+
+def test_a_damaged_header_of_an_array_is_named(tmp_path):
+    for name, part in PARTS.items():
+        write_stored(tmp_path, name, part)
+    path = tmp_path / "val_data.npz"
+    path.write_bytes(path.read_bytes().replace(b"'shape': (4,)", b"'shape': (4,{"))
+
+    with pytest.raises(UserError, match=r"val_data\.npz is damaged"):
+        ImageNet32(tmp_path)
 
 
 def test_a_missing_test_part_is_named(folder):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from selfie_pipeline.config import UserError
+from selfie_pipeline.printable import shorten
 
 CHUNK_BYTES = 2 * 2**20
 """Maximum bytes of pixels per chunk, which fit into a CPU cache."""
@@ -86,7 +87,7 @@ def stale_error(subject: str = "the raw files have") -> UserError:
 
 def damaged_error(path: Path, reason: object) -> UserError:
     """Build the error for a damaged file, in one line."""
-    reason = " ".join(str(reason).split())
+    reason = shorten(" ".join(str(reason).split()))
     return UserError(f"{path} is damaged: {reason}; replace it with an intact copy")
 
 

@@ -50,6 +50,8 @@ if not features.check("avif"):
     )
 
 NOT_AN_IMAGE = "not an image"
+_MOST_PIXELS = 89_478_485
+"""Largest number of pixels, Pillow's `MAX_IMAGE_PIXELS`; decoding takes up to 16 bytes for each."""
 _QUEUED_PER_CORE = 16
 
 _Item = TypeVar("_Item")
@@ -87,6 +89,8 @@ def _decode(file: Path | BinaryIO, canvas_size: int) -> tuple[NDArray[np.uint8],
     try:
         with Image.open(file, formats=_FORMATS) as image:
             image.draft(None, (2 * canvas_size, 2 * canvas_size))  # ignored by all but JPEG
+            if image.width * image.height > _MOST_PIXELS:
+                raise Image.DecompressionBombError  # Pillow only warns up to twice as many
             image.load()
             has_more = _has_more_frames(image)
             with suppress(Exception):  # damaged EXIF with intact pixels
@@ -97,7 +101,7 @@ def _decode(file: Path | BinaryIO, canvas_size: int) -> tuple[NDArray[np.uint8],
     except UnidentifiedImageError:
         raise UnreadableImageError(_explain_unidentified(file)) from None
     except Image.DecompressionBombError:
-        raise UnreadableImageError("more pixels than Pillow accepts") from None
+        raise UnreadableImageError(f"more than {_MOST_PIXELS:,} pixels") from None
     except Exception as error:  # damaged files can raise any exception
         if isinstance(error, OSError) and error.strerror:
             raise UnreadableImageError(f"can't be read: {error.strerror}") from error
@@ -202,8 +206,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise UnreadableImageError("floating-point pixels of unknown range")
     if image.mode.startswith("I"):  # 16 bits, sometimes stored in 32
-        values = np.asarray(image)  # (H, W)
-        image = Image.fromarray((values.clip(0, 2**16 - 1) >> 8).astype(np.uint8))
+        values = np.array(image)  # (H, W)
+        values.clip(0, 2**16 - 1, out=values)
+        values >>= 8  # in place, because large images have little room
+        image = Image.fromarray(values.astype(np.uint8))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))

@@ -49,7 +49,9 @@ def load_ground_truth(folder: Path, split: str) -> dict[str, str] | None:
             if path.is_file():
                 try:
                     return read(path)
-                except (OSError, ValueError, LookupError, AttributeError) as error:
+                except UserError:
+                    raise
+                except Exception as error:  # scipy and csv have errors of their own
                     raise damaged_error(path, error) from error
     return None
 

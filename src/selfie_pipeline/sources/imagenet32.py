@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,20 @@ class ImageNet32:
         self._labels = [_read_labels(path) for path in self._parts]
         names = folder / _CLASS_NAMES
         self._names = names if names.is_file() else None
-        self.classes = _read_class_names(int(max(map(np.max, self._labels))) + 1, self._names)
+        self.classes = _read_class_names(self._count_classes(), self._names)
+
+    def _count_classes(self) -> int:
+        """Return the largest label.
+
+        Raises:
+            UserError: It is larger than the number of images, so some classes have none.
+        """
+        images = sum(map(len, self._labels))
+        largest = [int(labels.max()) + 1 for labels in self._labels]
+        if max(largest) > images:
+            part = list(self._parts)[largest.index(max(largest))]
+            raise damaged_error(part, f"it has the label {max(largest)}, of {images} images")
+        return max(largest)
 
     def samples(self) -> pd.DataFrame:
         """Return the table of samples: the training parts in order, then the test part."""
@@ -94,7 +106,8 @@ def _find_training_parts(folder: Path) -> list[Path]:
         if match := _PART.fullmatch(path.name):
             by_suffix[match["suffix"] or ""][int(match["number"])] = path
     parts = by_suffix[".npz"] or by_suffix[""]
-    missing = sorted(set(range(1, max(parts, default=1) + 1)) - parts.keys())
+    numbers = range(1, max(parts, default=1) + 1)
+    missing = list(islice((number for number in numbers if number not in parts), 10))
     if missing:
         suffix = "" if by_suffix[""] else ".npz"
         names = ", ".join(f"train_data_batch_{number}{suffix}" for number in missing)
@@ -114,7 +127,7 @@ def _read(path: Path, key: str) -> Any:
             return arrays[key]
     except KeyError:
         return None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # damaged archives can raise any exception
         raise damaged_error(path, error) from error
 
 
