@@ -123,7 +123,8 @@ def test_params_that_cannot_be_read_are_a_usage_error(value: str, project: Path)
 
 
 @pytest.mark.parametrize(
-    "value", ["a=" + "[" * 2000, "seed=" + "9" * 5000, "data.name=\x1b[31m", "a=\udcff", "a==", "\x1b"]
+    "value",
+    ["a=" + "[" * 2000, "seed=" + "9" * 5000, "data.name=\x1b[31m", "a=\udcff", "a==", "\x1b"],
 )
 def test_any_other_params_are_a_usage_error_of_one_line(value: str, project: Path) -> None:
     result = run_kedro("--params", value)

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from kedro.io.core import Version
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from selfie_pipeline.datasets.atomic import CatalogError
@@ -152,3 +153,26 @@ def test_a_failure_while_writing_leaves_the_version_before(weights, tmp_path, mo
 
     assert dataset(tmp_path).load().digest() == weights.digest()
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["encoder.safetensors"]
+
+
+def change_origin(path, **changes):
+    with safe_open(path, framework="pt") as file:
+        origin = json.loads(file.metadata()["origin"])
+    save_file(load_file(path), path, {"origin": json.dumps({**origin, **changes})})
+
+
+def test_a_changed_provenance_is_refused(weights, tmp_path):
+    data = WeightsDataset(filepath=str(tmp_path / "encoder.safetensors"))
+    data.save(weights)
+    change_origin(tmp_path / "encoder.safetensors", provenance={**PROVENANCE, "seed": 4})
+
+    with pytest.raises(CatalogError, match="damaged: its tensors or their provenance"):
+        data.load()
+
+
+def test_weights_without_a_digest_of_the_provenance_are_loaded(weights, tmp_path):
+    path = tmp_path / "encoder.safetensors"
+    origin = {"provenance": PROVENANCE, "digest": weights.digest()}
+    save_file(weights.tensors, path, {"origin": json.dumps(origin)})
+
+    assert WeightsDataset(filepath=str(path)).load().provenance == PROVENANCE

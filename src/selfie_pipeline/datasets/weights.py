@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from selfie_pipeline.datasets.atomic import AtomicDataset, CatalogError
+from selfie_pipeline.printable import shorten
 from selfie_pipeline.weights import Weights
 
 
@@ -26,7 +28,11 @@ class WeightsDataset(AtomicDataset[Weights, Weights]):
             name: tensor.detach().cpu().contiguous().clone()
             for name, tensor in data.tensors.items()
         }
-        origin = {"provenance": data.provenance, "digest": data.digest()}
+        origin = {
+            "provenance": data.provenance,
+            "provenance_digest": _digest(data.provenance),
+            "digest": data.digest(),
+        }
         # One entry, because safetensors writes several in an order that varies between saves.
         save_file(tensors, path, {"origin": json.dumps(origin)})
 
@@ -36,13 +42,15 @@ class WeightsDataset(AtomicDataset[Weights, Weights]):
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise CatalogError(f"{path} can't be read as safetensors: {error}") from error
+            reason = shorten(str(error))
+            raise CatalogError(f"{path} can't be read as safetensors: {reason}") from error
         origin = _parse_origin(path, metadata)
         weights = Weights(tensors, origin.provenance)
-        if weights.digest() != origin.digest:
+        known = origin.provenance_digest  # None in weights of earlier commits
+        if weights.digest() != origin.digest or known not in {None, _digest(origin.provenance)}:
             raise CatalogError(
-                f"{path} is damaged: its tensors are not the ones that were saved; load an "
-                "earlier version (--load-versions) or train again"
+                f"{path} is damaged: its tensors or their provenance are not what was saved; load "
+                "an earlier version (--load-versions) or train again"
             )
         return weights
 
@@ -57,6 +65,7 @@ class WeightsDataset(AtomicDataset[Weights, Weights]):
 
 class _Origin(BaseModel):
     provenance: dict[str, Any]
+    provenance_digest: str | None = None
     digest: str
 
 
@@ -67,3 +76,8 @@ def _parse_origin(path: Path, metadata: dict[str, str]) -> _Origin:
         raise CatalogError(
             f"{path} has no provenance; allowed: weights that this project has saved"
         ) from error
+
+
+def _digest(provenance: dict[str, Any]) -> str:
+    """Return SHA-256 of a provenance as JSON, in hex digits."""
+    return hashlib.sha256(json.dumps(provenance).encode()).hexdigest()
