@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from selfie_pipeline.evaluation.scores import build_predictions_table
 from selfie_pipeline.report.misclassified import (
@@ -61,6 +62,22 @@ def test_confusion_by_hand() -> None:
     assert figure.get_label().startswith(
         "Confusion of 3 classes: 3 of 6 correct. cat is predicted as dog 2 times"
     )
+
+
+@pytest.mark.parametrize("classes", [2, 5, 12])
+def test_the_title_and_long_names_fit_the_matrix(classes: int) -> None:
+    names = [f"{'a name of a class, number':<30}{n}" for n in range(classes)]
+    figure = draw_confusion_matrix(predictions([(0, 0), (1, 0)], classes), names)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    (axes,) = figure.axes
+    assert len({tick.get_text() for tick in axes.get_yticklabels()}) == classes
+    texts = figure.texts + axes.get_xticklabels() + axes.get_yticklabels()
+    for text in [*texts, axes.xaxis.label, axes.yaxis.label]:
+        box = text.get_window_extent(renderer)
+        assert (np.array([box.x0, box.y0]) >= 0).all(), text
+        assert (np.array([box.x1, box.y1]) <= figure.bbox.max).all(), text
+    assert figure.texts[0].get_text() == "Test images (bold: correct)"
 
 
 def test_up_to_thirty_classes_give_a_matrix_and_more_give_a_table() -> None:

@@ -16,6 +16,7 @@ from selfie_pipeline.report.style import LIGHT, join_sentences, shorten, styled
 _MAX_MATRIX_CLASSES = 30
 """Maximum number of classes whose matrix entries are large enough to read."""
 _MAX_PAIRS = 20
+_MAX_NAME = 22
 _MAX_OPACITY = 0.55
 """Opacity at which the number in a matrix entry is still legible."""
 _DESCRIBED = 5
@@ -121,8 +122,9 @@ def _find_confused_pairs(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
 
 def _draw_matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     """Draw the matrix with rectangles, because their colours, unlike pixels, follow a dark page."""
-    side = max(4.5, 0.42 * len(classes) + 1.8)
-    figure = Figure(figsize=(side, side))
+    names = [_keep_ends(name) for name in classes]
+    side = max(2.8, 0.42 * len(classes)) + 0.08 * max(map(len, names)) + 0.6
+    figure = Figure(figsize=(side, side + 0.3))
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (K, K)
     wrong = shares - np.diag(np.diag(shares))  # (K, K)
@@ -152,15 +154,22 @@ def _draw_matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Figure:
             weight="bold" if correct else "normal",
         )
     axes.set(xlim=(0, len(classes)), ylim=(len(classes), 0), aspect="equal")
-    ticks, names = np.arange(len(classes)) + 0.5, [shorten(name, 18) for name in classes]
+    ticks = np.arange(len(classes)) + 0.5
     horizontal = max(map(len, names)) <= 2  # noqa: PLR2004
     axes.set_xticks(ticks, names, rotation=0 if horizontal else 90)
     axes.set_yticks(ticks, names)
     axes.tick_params(length=0)
     axes.grid(visible=False)
     axes.set(xlabel="predicted class", ylabel="true class")
-    axes.set_title("Test images (bold: correct)")
+    # Over the names, too, so that it fits above few and narrow entries.
+    figure.suptitle("Test images (bold: correct)", x=0.02, ha="left", size=11, weight="bold")
     return figure
+
+
+def _keep_ends(name: str) -> str:
+    """Cut a long name in its middle: names of many classes often differ at their ends."""
+    half = _MAX_NAME // 2
+    return name if len(name) <= _MAX_NAME else f"{name[:half]}…{name[1 - half :]}"
 
 
 def _draw_pairs(
