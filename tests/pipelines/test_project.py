@@ -24,6 +24,7 @@ from selfie_pipeline.training.state import TrainingState
 STAGES = ["ingest", "patch", "pretrain", "finetune", "baseline", "report"]
 IN_MEMORY = {
     "mistakes",
+    "twins",
     "puzzles",
     "selection",
     "selfie.initial_classifier",
@@ -31,7 +32,7 @@ IN_MEMORY = {
 }
 FIGURES = {
     *("training_curves", "accuracy_over_labels", "puzzle_picture", "variance_over_labels"),
-    *("gain_over_ratio", "confusion_matrix", "sample_errors"),
+    *("gain_over_ratio", "confusion_matrix", "sample_errors", "duplicate_pairs"),
 }
 
 
