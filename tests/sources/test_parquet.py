@@ -121,6 +121,16 @@ def test_labels_without_metadata_are_names_or_numbers(folder, opened, labels, cl
     assert source.samples()["label"].tolist() == [1, 0, 1, 1, 0, -1, 1]  # test, then train
 
 
+@pytest.mark.parametrize(
+    "metadata", [b"", b"[]", b'{"info": {"features": []}}', b'{"info": {"features": {"label": 1}}}']
+)
+def test_metadata_of_another_layout_is_ignored(folder, opened, metadata):
+    table = images_table(4, label=[7, 8, 7, 8])
+    write(folder / "train.parquet", table.replace_schema_metadata({"huggingface": metadata}))
+
+    assert opened().classes == ("7", "8")
+
+
 def test_a_column_is_named_where_several_have_images_or_classes(folder, opened):
     class_label = datasets.ClassLabel(names=["a", "b"])
     features = datasets.Features(

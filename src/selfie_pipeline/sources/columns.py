@@ -68,14 +68,14 @@ def find_column(path: Path, columns: Collection[str], kind: str, named: str | No
 def read_class_labels(schema: pa.Schema) -> dict[str, list[str]]:
     """Return the class names of each column of numbered classes, as Hugging Face stores them."""
     try:
-        info = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, ValueError, TypeError):
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {
+            column: [str(name) for name in feature["names"]]
+            for column, feature in features.items()
+            if feature.get("_type") == "ClassLabel"
+        }
+    except (KeyError, ValueError, TypeError, AttributeError):  # absent, or of another layout
         return {}
-    return {
-        column: [str(name) for name in feature["names"]]
-        for column, feature in info.items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-    }
 
 
 def to_texts(

@@ -18,6 +18,7 @@ from selfie_pipeline.sources.decoding import has_image_extension
 logger = logging.getLogger(__name__)
 
 _LARGEST_CLASS_BYTES = 1000
+_DAMAGE = (OSError, tarfile.TarError, ValueError, OverflowError)  # the last two by wrong sizes
 
 
 class _Member(NamedTuple):
@@ -33,7 +34,7 @@ def has_classes(path: Path) -> bool:
     """Return True if the first sample of a tar file is an image with a class."""
     try:
         first = next(_read_samples(path), {})
-    except (OSError, tarfile.TarError):
+    except _DAMAGE:
         return False
     return "cls" in first and _find_image(first) is not None
 
@@ -57,7 +58,7 @@ class WebDatasetReader:
                     if cls := members.get("cls"):
                         class_name = _read_class(path, file, cls)
                     yield f"/{image.sample}.{image.extension}", class_name
-        except (OSError, tarfile.TarError) as error:
+        except _DAMAGE as error:
             raise damaged_error(path, error) from error
         if skipped:
             logger.warning("%s: %d samples without an image are skipped", path, skipped)
@@ -75,7 +76,7 @@ class WebDatasetReader:
                         position += 1
                         file.seek(image.offset)
                         yield file.read(image.size)
-        except (OSError, tarfile.TarError) as error:
+        except _DAMAGE as error:
             raise damaged_error(path, error) from error
 
 
