@@ -127,6 +127,7 @@ def test_class_names_come_from_the_publishers_list(folder):
         ({"labels": np.array([1.0, 2, 3, 1, 2])}, "labels is not"),
         ({"labels": np.array([], dtype=int)}, "labels is not"),
         ({"labels": np.array([1, 2, 3, 1, 2 * 10**9])}, "label 2000000000, of 20 images"),
+        ({"labels": np.array([1, 2, 3, 1, 2**64 - 1], np.uint64)}, "label"),
         ({"labels": np.array([1, 2, 3, 1])}, r"shape \(4, 3072\)"),
         ({"data": np.zeros((5, 12288), np.uint8)}, r"shape \(5, 3072\)"),
         ({"data": np.zeros((5, 3072), np.int64)}, "uint8"),

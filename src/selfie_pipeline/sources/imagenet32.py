@@ -136,9 +136,10 @@ def _read_labels(path: Path) -> NDArray[np.int64]:
     labels = np.asarray(_read(path, "labels"))
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
         raise damaged_error(path, "labels is not a list of integers, one per image")
+    labels = labels.astype(np.int64)  # of larger ones, negative numbers
     if labels.min() < 1:
         raise damaged_error(path, f"it has the label {labels.min()}, but labels start at 1")
-    return labels.astype(np.int64) - 1
+    return labels - 1
 
 
 def _read_images(path: Path, count: int) -> NDArray[np.uint8]:
