@@ -75,8 +75,8 @@ def parse_params(ctx: click.Context, option: click.Parameter, value: str) -> dic
         match = _KEY_AND_VALUE.fullmatch(item.strip())
         if match is None:
             raise click.BadParameter(
-                f"'{_one_line(item)}' is not a parameter; allowed: key=value or key:value, "
-                "separated by commas, as in labeled_frac=0.1,pretrain.steps=200",
+                f"'{_one_line(shorten(item))}' is not a parameter; allowed: key=value or "
+                "key:value, separated by commas, as in labeled_frac=0.1,pretrain.steps=200",
                 ctx,
                 option,
             )

@@ -479,7 +479,8 @@ def test_the_progress_file_keeps_the_keys_of_earlier_releases(tmp_path, save_pro
 
     progress = json.loads((tmp_path / "grids/.partial-f2/progress.json").read_text())
 
-    assert progress.keys() == {"fingerprint", "written", "sums", "unreadable", "checksums"}
+    known = {"fingerprint", "written", "sums", "unreadable", "checksums"}
+    assert progress.keys() == known | {"crc32"}
 
 
 def test_progress_without_checksums_is_resumed(tmp_path, save_progress_often):
@@ -487,11 +488,31 @@ def test_progress_without_checksums_is_resumed(tmp_path, save_progress_often):
     interrupt(tmp_path, 12)
     path = tmp_path / "grids/.partial-f2/progress.json"
     progress = json.loads(path.read_text())
-    del progress["checksums"]
+    del progress["checksums"], progress["crc32"]
     path.write_text(json.dumps(progress))
 
     assert finish(tmp_path) > 0
     assert_same_as_uninterrupted(tmp_path)
+
+
+def test_changed_progress_is_not_resumed(tmp_path, save_progress_often):
+    interrupt(tmp_path, 12)
+    path = tmp_path / "grids/.partial-f2/progress.json"
+    progress = json.loads(path.read_text())
+    progress["sums"][0][1] += 1
+    path.write_text(json.dumps(progress))
+
+    assert finish(tmp_path) == 0
+    assert_same_as_uninterrupted(tmp_path)
+
+
+def test_a_shard_whose_header_can_not_be_parsed_is_named(tmp_path):
+    dataset(tmp_path, save="v1").save(pending())
+    path = next((tmp_path / "grids/v1/grids").glob("shard-*"))
+    path.write_bytes(path.read_bytes().replace(b"'shape': (", b"'shape': {"))
+
+    with pytest.raises(CatalogError, match=rf"{path.name} can't be read"):
+        dataset(tmp_path).load()
 
 
 def test_unfinished_versions_of_other_pixels_are_removed(tmp_path, save_progress_often, caplog):

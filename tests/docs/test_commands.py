@@ -49,6 +49,7 @@ NOT_RUN = {
     r".*compute\.engine=ray": "starts a Ray cluster, as the tests marked `ray` do",
     r"ray |export ": "is about a cluster of several machines",
     r"python benchmarks/duplicates\.py": "needs a list that others published",
+    r"python -m tests\.hostile": "is what tests/hostile runs, with fewer inputs",
     r"git |cd ": "is about the checkout",
 }
 """Why a command that matches is not run."""

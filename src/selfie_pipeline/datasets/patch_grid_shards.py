@@ -130,6 +130,18 @@ class _Progress(_Strict):
     unreadable: dict[int, str] = {}
     checksums: list[int] = []
     """CRC-32 of each shard so far."""
+    crc32: int | None = None
+    """CRC-32 of the other fields as JSON; None in the progress of earlier commits."""
+
+    def content_crc32(self) -> int:
+        """Compute the CRC-32 of the other fields."""
+        return zlib.crc32(self.model_dump_json(exclude={"crc32"}).encode())
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.crc32 not in {None, self.content_crc32()}:
+            raise ValueError("its content is not what was written")
+        return self
 
 
 def write_version(new: PendingPatchGrids, folder: Path) -> Manifest:
@@ -386,7 +398,8 @@ def _write_progress(folder: Path, progress: _Progress, files: set[Path]) -> None
     for path in files:
         fsync(path)
     with atomic_write(folder / _PROGRESS) as path:
-        path.write_text(progress.model_dump_json(), encoding="utf-8")
+        sealed = progress.model_copy(update={"crc32": progress.content_crc32()})
+        path.write_text(sealed.model_dump_json(), encoding="utf-8")
 
 
 def _read_progress(folder: Path, fingerprint: str) -> _Progress:

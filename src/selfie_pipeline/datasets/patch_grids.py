@@ -29,6 +29,7 @@ from selfie_pipeline.datasets.patch_grid_shards import (
     file_crc32,
     write_version,
 )
+from selfie_pipeline.printable import shorten
 
 logger = logging.getLogger(__name__)
 
@@ -286,8 +287,9 @@ def _open_shard(folder: Path, shard: Shard, manifest: Manifest) -> NDArray[np.ui
     path = folder / shard.file
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise CatalogError(f"{path} can't be read ({error}); run the patch stage again") from error
+    except Exception as error:  # of a damaged header, of any type
+        reason = shorten(" ".join(str(error).split()))
+        raise CatalogError(f"{path} can't be read ({reason}); run the patch stage again") from error
     if (
         rows.dtype != np.uint8
         or rows.shape != (shard.rows, *manifest.shape[1:])

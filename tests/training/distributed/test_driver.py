@@ -310,7 +310,12 @@ def test_a_cluster_that_is_not_there(arrange: Arrange, monkeypatch: pytest.Monke
     import ray  # noqa: PLC0415
 
     ray.shutdown()
-    for address in ("127.0.0.1:1", "nowhere.invalid:6379", "ray://127.0.0.1:10001"):
+    for address in (
+        "127.0.0.1:1",
+        "127.0.0.1:65536",
+        "nowhere.invalid:6379",
+        "ray://127.0.0.1:10001",
+    ):
         monkeypatch.setenv("RAY_ADDRESS", address)
         started = time.monotonic()
         with pytest.raises(UserError, match=f"RAY_ADDRESS = {address}") as caught:

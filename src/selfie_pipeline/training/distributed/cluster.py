@@ -83,7 +83,7 @@ def _check_reachable(address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), _CONNECT_TIMEOUT_S).close()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:  # the last of a port of 65536 or more
         raise UserError(
             f"RAY_ADDRESS = {address}, but no Ray cluster answers there ({error}); start one with "
             "`ray start --head`, or unset RAY_ADDRESS for one on this machine alone"

@@ -1,0 +1,20 @@
+"""All kinds of bad inputs, a module for each subject."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+from tests.hostile.inputs import Kind
+
+MODULES = ("addresses", "archives", "folders", "images", "parameters", "stored")
+
+
+def load_kinds(names: Sequence[str] = MODULES) -> list[Kind]:
+    """Return kinds by their full names, such as `images/bombs`, or those of modules."""
+    return [
+        kind
+        for module in dict.fromkeys(name.split("/")[0] for name in names)
+        for kind in importlib.import_module(f"{__name__}.{module}").KINDS
+        if kind.name in names or module in names
+    ]

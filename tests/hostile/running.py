@@ -1,0 +1,141 @@
+"""Tries batches of inputs in processes of their own, which may hang or die."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+
+from tests.hostile.inputs import BATCH_SIZE, Kind, generate_batch
+from tests.hostile.trials import (
+    TIME_LIMIT_S,
+    FaultType,
+    Outcome,
+    limit_address_space,
+    try_input,
+)
+
+_START_LIMIT_S = 600.0
+"""Time for the generation of a batch."""
+
+Work = Callable[[Connection, Kind, int, range], None]
+
+
+def try_all(total: int, kinds: Sequence[Kind], base_seed: int = 0) -> Iterator[Outcome]:
+    """Try about `total` inputs, of each kind its share.
+
+    Args:
+        total: Number of inputs of all kinds together.
+        kinds: The kinds to try.
+        base_seed: The inputs follow from it and their numbers.
+
+    Yields:
+        The outcomes, kind by kind.
+    """
+    shares = sum(kind.share for kind in kinds)
+    for kind in kinds:
+        count = math.ceil(total * kind.share / shares)
+        for first in range(0, count, BATCH_SIZE):
+            yield from try_batch(kind, base_seed, range(first, min(first + BATCH_SIZE, count)))
+
+
+def try_batch(
+    kind: Kind,
+    base_seed: int,
+    numbers: range,
+    work: Work | None = None,
+    time_limit: float = TIME_LIMIT_S,
+) -> Iterator[Outcome]:
+    """Try inputs of one batch in a process, and in another one after each that it did not survive.
+
+    Args:
+        kind: The kind of the inputs.
+        base_seed: The inputs follow from it and their numbers.
+        numbers: Numbers of the inputs, all of one batch.
+        work: What the process does; by default `work_batch`.
+        time_limit: Seconds for each input, on a machine that does nothing else.
+
+    Yields:
+        The outcomes, in the order of the numbers.
+
+    Raises:
+        RuntimeError: The batch can't be generated.
+    """
+    while numbers:
+        for outcome in _try_in_process(kind, base_seed, numbers, work or work_batch, time_limit):
+            yield outcome
+            numbers = range(outcome.number + 1, numbers.stop)
+            if outcome.fault in {"hang", "crash"}:
+                break
+        else:
+            return
+
+
+def _try_in_process(
+    kind: Kind, base_seed: int, numbers: range, work: Work, time_limit: float
+) -> Iterator[Outcome]:
+    # By fork, because the imports take longer than a batch.
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=work, args=(theirs, kind, base_seed, numbers))
+    process.start()
+    theirs.close()
+    try:
+        while (message := _receive(ours, _START_LIMIT_S)) != "done":
+            if not isinstance(message, tuple):
+                raise RuntimeError(f"{kind.name}: the batch of {numbers} could not be generated")
+            number, what = message
+            started = time.monotonic()
+            answer = _receive(ours, time_limit * _load())
+            if isinstance(answer, Outcome):
+                yield answer
+                continue
+            process.join(1)
+            fault: FaultType = "hang" if answer is None else "crash"
+            detail = "no end" if answer is None else f"exit code {process.exitcode}"
+            seconds = round(time.monotonic() - started, 1)
+            yield Outcome(kind.name, number, what, None, fault, detail, seconds, 0)
+            return
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        process.join()
+        ours.close()
+
+
+def _load() -> float:
+    """Return how many processes wait for each core of this machine; at least 1."""
+    return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
+
+
+def _receive(connection: Connection, limit: float) -> object:
+    """Return the next message; None if there is none in time, "lost" if the process died."""
+    try:
+        return connection.recv() if connection.poll(limit) else None
+    except (EOFError, OSError):
+        return "lost"
+
+
+def work_batch(connection: Connection, kind: Kind, base_seed: int, numbers: range) -> None:
+    """Generate a batch and try some of its inputs; send each one's number, then its outcome."""
+    os.setsid()  # so that what it starts can be ended with it
+    sys.dont_write_bytecode = True
+    warnings.simplefilter("ignore")
+    batch = generate_batch(kind, base_seed, numbers.start // BATCH_SIZE)
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(quiet, descriptor)
+    limit_address_space()
+    for number in numbers:
+        index = number % BATCH_SIZE
+        if index < len(batch):
+            connection.send((number, batch[index].what))
+            connection.send(try_input(kind, number, batch[index]))
+    connection.send("done")

@@ -1,0 +1,133 @@
+"""Tries generated bad inputs, and tests that what is wrong is noticed.
+
+$SELFIE_HOSTILE_INPUTS sets their number; `python -m tests.hostile` has more options.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from tests.hostile.inputs import Input, Kind, WrongResultError, generate_batch
+from tests.hostile.running import try_batch
+from tests.hostile.trials import CANARY, Outcome
+
+from selfie_pipeline.config import UserError
+
+REPOSITORY = Path(__file__).parents[2]
+INPUTS = os.environ.get("SELFIE_HOSTILE_INPUTS", "1000")
+
+
+@pytest.mark.slow
+def test_no_bad_input_does_harm() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.hostile", "--inputs", INPUTS],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def kind(door: Callable[[Input, Path], None], expected: str = "either") -> Kind:
+    numbers = st.integers(0, 10**6)
+    inputs = numbers.map(lambda n: Input("a number", {"n": b"%d" % n}, n, expected))
+    return Kind("a kind", inputs, door)
+
+
+def judge(
+    door: Callable[[Input, Path], None], expected: str = "either", time_limit: float = 30
+) -> Outcome:
+    (outcome,) = try_batch(kind(door, expected), 0, range(1), time_limit=time_limit)
+    return outcome
+
+
+def refuse(item: Input, folder: Path) -> None:
+    raise UserError("no")
+
+
+def accept(item: Input, folder: Path) -> None:
+    assert (folder / "input/n").read_bytes() == b"%d" % item.value
+    (folder / "data/result").write_text("fine")
+
+
+def test_refused_and_accepted_inputs_are_no_faults() -> None:
+    assert (judge(refuse).answer, judge(refuse).fault) == ("refused", None)
+    assert (judge(accept).answer, judge(accept).fault) == ("accepted", None)
+
+
+def test_an_answer_that_can_not_be_right_is_noticed() -> None:
+    assert judge(refuse, "accepted").fault == "wrong result"
+    assert judge(accept, "refused").fault == "wrong result"
+
+
+def say(message: str) -> None:
+    raise UserError(message)
+
+
+def wrong() -> None:
+    raise WrongResultError("other pixels")
+
+
+@pytest.mark.parametrize(
+    ("action", "fault"),
+    [
+        (lambda: 1 / 0, "traceback"),
+        (lambda: sys.exit("no"), "traceback"),
+        (wrong, "wrong result"),
+        (lambda: say(""), "message"),
+        (lambda: say("a" * 5000), "message"),
+        (lambda: Path("beside").write_text("data/"), "write"),
+        (lambda: Path("data/../beside").mkdir(), "write"),
+        (lambda: sys.audit(CANARY), "code"),
+        (lambda: os.system("true"), "code"),
+        (lambda: subprocess.run(["true"], check=True), "code"),
+        (lambda: np.ones(7 * 2**28, np.uint8), "memory"),
+        (lambda: time.sleep(600), "hang"),
+        (lambda: os._exit(3), "crash"),
+        (os.abort, "crash"),
+    ],
+)
+def test_faults_are_noticed(
+    action: Callable[[], object], fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.hostile.running._load", lambda: 1.0)
+
+    def door(item: Input, folder: Path) -> None:
+        action()
+
+    assert judge(door, time_limit=1 if fault == "hang" else 30).fault == fault
+
+
+def test_the_inputs_after_a_hang_and_a_crash_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.hostile.running._load", lambda: 1.0)
+    batch = generate_batch(kind(accept), 0, 0)
+
+    def door(item: Input, folder: Path) -> None:
+        if item.value == batch[1].value:
+            os._exit(1)
+        if item.value == batch[3].value:
+            time.sleep(600)
+
+    outcomes = list(try_batch(kind(door), 0, range(6), time_limit=1))
+
+    faults = {outcome.number: outcome.fault for outcome in outcomes if outcome.fault}
+    assert [outcome.number for outcome in outcomes] == list(range(6))
+    assert faults == {1: "crash", 3: "hang"}
+
+
+def test_an_input_follows_from_its_seed_and_number() -> None:
+    first, again = generate_batch(kind(accept), 0, 3), generate_batch(kind(accept), 0, 3)
+
+    assert [item.value for item in first] == [item.value for item in again]
+    assert [item.value for item in generate_batch(kind(accept), 1, 3)] != [
+        item.value for item in first
+    ]
