@@ -203,14 +203,6 @@ def test_of_a_tiny_or_long_image_the_centre_fills_the_canvas(tmp_path, size):
     assert abs(decoded(save(tmp_path, image, "a.png")) - fitted(image)).max() == 0
 
 
-def test_an_image_of_too_many_pixels_is_unreadable(tmp_path, monkeypatch):
-    path = save(tmp_path, PICTURE, "a.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", PICTURE.width * PICTURE.height // 2 - 1)
-
-    with pytest.raises(UnreadableImageError, match="more pixels than Pillow accepts"):
-        decode_file(path, SIDE)
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
