@@ -24,6 +24,7 @@ from selfie_pipeline.datasets import patch_grid_shards
 from selfie_pipeline.datasets.atomic import CatalogError
 from selfie_pipeline.datasets.patch_grid_shards import PendingPatchGrids
 from selfie_pipeline.datasets.patch_grids import PatchGridDataset
+from selfie_pipeline.models.patch_grid import patchify
 
 SAMPLES, GRID, SIDE = 23, (2, 3), 4
 PIXELS = np.random.default_rng(0).integers(0, 256, (SAMPLES, 6, 3, SIDE, SIDE), dtype=np.uint8)
@@ -93,6 +94,17 @@ def test_loaded_grids_have_their_attributes(grids):
     assert grids.shape == PIXELS.shape
     assert grids.grid == GRID
     assert grids.fingerprint == "f1"
+
+
+def test_entire_images_are_put_together_from_their_patches(grids):
+    rows = np.array([22, 0, 7, 7])
+
+    canvases = grids.read_canvases(rows)
+
+    assert canvases.shape == (4, GRID[0] * SIDE, GRID[1] * SIDE, 3)
+    patches = patchify(torch.from_numpy(canvases).permute(0, 3, 1, 2), SIDE)
+    assert np.array_equal(patches, PIXELS[rows])
+    assert grids.read_canvases(rows[:0]).shape == (0, GRID[0] * SIDE, GRID[1] * SIDE, 3)
 
 
 def test_statistics_are_computed_over_the_statistics_rows(grids):

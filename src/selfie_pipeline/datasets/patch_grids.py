@@ -113,10 +113,16 @@ class PatchGrids:
         Raises:
             IndexError: A row is negative or beyond the last sample.
         """
-        _, _, c, p, _ = self.shape
-        grids = self.gather(rows).numpy().reshape(-1, *self.grid, c, p, p)  # (B, R, S, C, P, P)
-        images = grids.transpose(0, 1, 4, 2, 5, 3)  # (B, R, P, S, P, C)
-        return images.reshape(len(rows), self.grid[0] * p, self.grid[1] * p, c)  # (B, H, W, C)
+        (rows_of_patches, columns), (_, _, c, p, _) = self.grid, self.shape
+        # A row of a patch is moved as one item, several times faster than pixel by pixel.
+        items = self.gather(rows).numpy().view(f"V{p}")  # (B, N, C, P, 1)
+        items = items.reshape(-1, rows_of_patches, columns, c, p)  # (B, R, S, C, P)
+        items = np.ascontiguousarray(items.transpose(0, 3, 1, 4, 2))  # (B, C, R, P, S)
+        planes = items.view(np.uint8).reshape(len(rows), c, rows_of_patches * p, columns * p)
+        images = np.empty((len(rows), *planes.shape[2:], c), dtype=np.uint8)  # (B, H, W, C)
+        for channel in range(c):
+            images[..., channel] = planes[:, channel]
+        return images
 
 
 def _prefetch_row(shard: NDArray[np.uint8], row: int) -> None:
