@@ -495,3 +495,12 @@ def test_a_lock_that_cannot_be_created_is_named(tmp_path: Path) -> None:
         open_training(tmp_path).reserved("pretrain"),
     ):
         pass
+
+
+@pytest.mark.parametrize("step", [1, 3, "2", 2.5, None])
+def test_a_record_of_another_step_is_not_used(store: Checkpoints, step: object) -> None:
+    store.save(state(2))
+    record = store.folder / "step-000000002.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "step": step}))
+
+    assert store.latest() is None

@@ -168,6 +168,8 @@ class Checkpoints:
         file = path.with_suffix(".safetensors")
         try:
             record = _Record.model_validate_json(path.read_bytes())
+            if path.stem != f"step-{record.step:09d}":
+                raise ValueError(f"step {record.step} is not that of its name")
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise _UnusableCheckpointError(f"its record is damaged ({reason})") from None
