@@ -29,10 +29,10 @@ from selfie_pipeline.models.classifier import Classifier
 from selfie_pipeline.models.export import OnnxClassifier, export_onnx
 from selfie_pipeline.pipelines.predict.nodes import classify_files
 from selfie_pipeline.provenance import dump_configuration
-from selfie_pipeline.sources.image_files import list_files, read_windows
-from selfie_pipeline.training.device import Device, find_device
+from selfie_pipeline.sources.image_files import find_files, read_windows
+from selfie_pipeline.training.device import Device, find_device, torch_threads
 from selfie_pipeline.training.finetuning import initialise_classifier
-from selfie_pipeline.training.inference import Inference, single_threaded_torch
+from selfie_pipeline.training.inference import Inference
 from selfie_pipeline.weights import Weights
 
 BATCH = 64
@@ -79,7 +79,7 @@ def main() -> None:
         for number, pixels in enumerate(drawn_digits()):
             for copy in range(COPIES):
                 Image.fromarray(pixels).save(Path(folder, f"{number:05d}-{copy}.png"))
-        files = list_files(Path(folder))
+        _, files = find_files(Path(folder))
         some = files[:BATCH]
         windows = torch.from_numpy(read_windows(some, config.patch)[0]).permute(0, 3, 1, 2)
         with FlopCounterMode(display=False) as counter:
@@ -95,7 +95,7 @@ def main() -> None:
                     )
                 )
                 found[f"files a second, {runtime}"].append(len(files) / whole)
-                with single_threaded_torch():
+                with torch_threads(1):
                     alone = seconds(lambda infer=infer: infer(windows), repeat=4)
                 found[f"classified a second, one core, {runtime}"].append(BATCH / alone)
             converting = seconds(lambda: export_onnx(network, config.patch.image_size))
@@ -103,7 +103,7 @@ def main() -> None:
             found["files a second, onnxruntime, converted"].append(
                 len(files) / (whole - converting)  # the last that was measured is ONNX Runtime's
             )
-            with single_threaded_torch():
+            with torch_threads(1):
                 decoding = seconds(lambda: read_windows(some, config.patch), repeat=4)
                 found["decoded a second, one core"].append(BATCH / decoding)
                 found["limit of torch a second, one core"].append(best_rate(device) / operations)

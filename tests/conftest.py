@@ -100,6 +100,7 @@ _PARAMETERS: dict[str, Any] = {
         "workers": 1,
         "cpus_per_worker": 1,
         "batch_norm": "synchronised",
+        "cells_at_once": 1,
         "cpus_per_cell": 1,
         "gpus_per_cell": 1.0,
         "max_failures": 1,

@@ -72,6 +72,8 @@ REFUSED = [  # key, value, part of the message after "KEY = VALUE"
     ("compute.workers", 0, "allowed: a whole number, 1 or more"),
     ("compute.batch_norm", "global", "allowed: 'synchronised' or 'local'"),
     ("compute.cpus_per_cell", 0, "allowed: a number above 0"),
+    ("compute.cells_at_once", 0, "allowed: auto, or a whole number, 1 or more"),
+    ("compute.cells_at_once", "all", "allowed: auto, or a whole number, 1 or more"),
     ("compute.gpus_per_cell", 2, "allowed: a number in (0, 1]"),
     ("compute.max_failures", -1, "allowed: a whole number, 0 or more"),
     ("resume", "always", "allowed: 'auto' or 'never'"),

@@ -52,9 +52,15 @@ def catalog(tmp_path: Path) -> DataCatalog:
 
 
 @pytest.fixture
-def hooks(tmp_path: Path, make_parameters: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
+def hooks(
+    tmp_path: Path,
+    make_parameters: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., Any]:
     """Return a factory of hooks in an empty project, with changes to its parameters."""
     pytest.importorskip("mlflow")
+    monkeypatch.setenv(tracking._OUTER_RUN, "")  # restored after the test
+    monkeypatch.delenv(tracking._OUTER_RUN)
     (tmp_path / "data").mkdir()
 
     def make(hooks: MlflowHooks | None = None, **changes: Any) -> MlflowHooks:

@@ -12,9 +12,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from selfie_pipeline.printable import shorten
+
+
+def _check_cells_at_once(value: object) -> object:
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise PydanticCustomError("not_allowed", "auto, or a whole number, 1 or more")
+
 
 PositiveFraction = Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")]
 Fraction = Annotated[float, Field(ge=0, le=1, description="a number in [0, 1]")]
@@ -31,6 +38,11 @@ FilesOrNone = Annotated[
     list[str] | None,
     BeforeValidator(lambda files: [files] if isinstance(files, str) else files),
     Field(description="a file, a list of files, or null"),
+]
+CellsAtOnce = Annotated[
+    Literal["auto"] | int,
+    BeforeValidator(_check_cells_at_once),  # or pydantic reports one error per member of the union
+    Field(description="auto, or a whole number, 1 or more"),
 ]
 Flag = Annotated[bool, Field(description="true or false")]
 
@@ -372,8 +384,12 @@ class ComputeConfig(_StrictModel):
     batch_norm: Literal["synchronised", "local"]
     """BatchNorm statistics with several workers. `synchronised`: over the images of all workers,
     as a single worker would compute them. `local`: over the images of each worker."""
+    cells_at_once: CellsAtOnce
+    """With `local`: number of cells of the experiment, or searches of the tuning, that run side by
+    side, each in a process of its own. `auto`: as many as cores and memory allow; on a GPU, one."""
     cpus_per_cell: PositiveFloat
-    """With `ray`: number of CPU cores per cell of the experiment or trial of the tuning."""
+    """Number of CPU cores, and of threads, per cell of the experiment or trial of the tuning. With
+    another number, a CPU rounds differently."""
     gpus_per_cell: PositiveFraction
     """With `ray`: fraction of a GPU per cell or trial, if the cluster has GPUs."""
     max_failures: NonNegativeInt

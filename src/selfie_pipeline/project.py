@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kedro.framework import project as kedro_project
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from kedro.runner import SequentialRunner
@@ -84,9 +85,10 @@ class Project:
             return entry.load()
 
     def bootstrap(self) -> None:
-        """Prepare this process for runs of the project, as `kedro run` does."""
-        os.chdir(self.path)
-        bootstrap_project(self.path)
+        """Prepare this process for runs of the project, as `kedro run` does, if it isn't yet."""
+        if kedro_project.PACKAGE_NAME is None:
+            os.chdir(self.path)
+            bootstrap_project(self.path)
 
     @contextmanager
     def _create_session(self, params: Mapping[str, Any]) -> Iterator[KedroSession]:

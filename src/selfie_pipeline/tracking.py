@@ -41,6 +41,11 @@ _CLIENT_DEFAULTS = {
 """MLflow's environment variables, unless the user has set them; the first is read by the import."""
 
 
+_OUTER_RUN = "SELFIE_MLFLOW_RUN"
+"""Environment variable: the innermost run, for runs that it starts, also in other processes; empty
+if it is not tracked."""
+
+
 def tracking_hooks() -> tuple[MlflowHooks, ...]:
     """Return the hooks of this module, or none if MLflow is not installed."""
     return (MlflowHooks(),) if find_spec("mlflow") else ()
@@ -64,6 +69,7 @@ class MlflowHooks:
 
     def __init__(self) -> None:
         self._runs: list[_Run | None] = []  # innermost last; None for a run that is not tracked
+        self._outer: list[str | None] = []  # the value of _OUTER_RUN before each of them
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -75,10 +81,12 @@ class MlflowHooks:
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], catalog: DataCatalog) -> None:
         """Start a run and log its parameters, unless it is part of a run that is not tracked."""
-        parent_is_tracked = not self._runs or self._runs[-1] is not None
+        parent = os.environ.get(_OUTER_RUN)
         self._runs.append(None)
-        if parent_is_tracked and self._parameters["tracking"]["mlflow"] != "never":
-            self._try(lambda: self._start(run_params, catalog))
+        self._outer.append(parent)
+        os.environ[_OUTER_RUN] = ""
+        if parent != "" and self._parameters["tracking"]["mlflow"] != "never":
+            self._try(lambda: self._start(run_params, catalog, parent))
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
@@ -97,17 +105,18 @@ class MlflowHooks:
         """End the failed run."""
         self._end("FAILED")
 
-    def _start(self, run_params: Mapping[str, Any], catalog: DataCatalog) -> None:
+    def _start(
+        self, run_params: Mapping[str, Any], catalog: DataCatalog, parent: str | None
+    ) -> None:
         client = _create_client(self._parameters["tracking"]["mlflow_uri"], self._project)
         from mlflow.entities import Param  # noqa: PLC0415  # an extra, and slow
 
         environment = describe_environment()
-        parent = self._runs[-2] if len(self._runs) > 1 else None
         tags = {
             "pipelines": ", ".join(run_params["pipeline_names"] or ["__default__"]),
             "mlflow.source.git.commit": environment["commit"],
             **{f"version.{name}": number for name, number in environment["versions"].items()},
-            **({"mlflow.parentRunId": parent.id} if parent else {}),
+            **({"mlflow.parentRunId": parent} if parent else {}),
         }
         experiment = self._ensure_experiment(client)
         created = client.create_run(experiment, run_name=run_params["run_id"], tags=tags)
@@ -117,6 +126,7 @@ class MlflowHooks:
             for key, value in flatten(self._parameters)
         ]
         client.log_batch(run.id, params=values)
+        os.environ[_OUTER_RUN] = run.id
         _LOG.info("mlflow: run %s in %s", run.id, client.tracking_uri)
 
     def _ensure_experiment(self, client: Any) -> str:
@@ -132,6 +142,10 @@ class MlflowHooks:
         run = self._runs.pop() if self._runs else None
         if run is not None:
             self._try(lambda: run.client.set_terminated(run.id, status))
+        outer = self._outer.pop() if self._outer else None
+        os.environ.pop(_OUTER_RUN, None)
+        if outer is not None:
+            os.environ[_OUTER_RUN] = outer
 
     def _try(self, action: Callable[[], Any]) -> None:
         """Run an action; if it fails, log a warning and stop tracking the runs in progress."""
@@ -146,6 +160,9 @@ class MlflowHooks:
                 " ".join(str(error).split()),
             )
             self._runs = [None] * len(self._runs)
+            # Runs that these start are not tracked either, nor others in a process for cells.
+            self._outer = [None if outer is None else "" for outer in self._outer]
+            os.environ[_OUTER_RUN] = ""
 
 
 def _create_client(uri: str | None, project: Path) -> Any:

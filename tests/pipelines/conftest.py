@@ -33,6 +33,7 @@ TINY = {
         "tune: {trials: 3}\n"
         "ratio: {images: [100]}\n"
         "tracking: {mlflow: never}\n"
+        "compute: {cells_at_once: 1}\n"
     ),
 }
 

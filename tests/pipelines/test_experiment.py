@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import itertools
 import logging
+import shutil
 import signal
+import subprocess
+import sys
+import time
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from selfie_pipeline.config import UserError
@@ -59,6 +64,60 @@ def test_a_complete_experiment(finished: Any, capsys: pytest.CaptureFixture[str]
         params = f"labeled_frac={fraction},seed={seed}"
         assert finished.load(f"{arm}_metrics", params)["seed"] == seed
         assert len(finished.load(f"{arm}_predictions", params)) == 540
+
+
+def start(project: Any, params: str) -> subprocess.Popen[str]:
+    """Start `kedro run --pipeline=cells`."""
+    command = [sys.executable, "-m", "kedro", "run", "--env=tiny", "--pipelines=cells"]
+    return subprocess.Popen(
+        [*command, "--params", params], cwd=project.path, stderr=subprocess.PIPE, text=True
+    )
+
+
+def load_predictions(project: Any) -> list[pd.DataFrame]:
+    """Return the predictions of the four cells with 10 % of the labels."""
+    return [
+        project.load(f"{arm}_predictions", f"labeled_frac=0.1,seed={seed}")
+        for arm, seed in itertools.product(["supervised", "selfie"], [0, 1])
+    ]
+
+
+def test_cells_side_by_side_have_the_numbers_of_cells_in_turn(finished: Any) -> None:
+    params = "experiment.labeled_fracs=[0.1]"
+    finished.run("cells", params=params)
+    in_turn = load_predictions(finished)
+    for folder in list((finished.path / "data/08_reporting").rglob("labeled_10pct")):
+        shutil.rmtree(folder)
+
+    done = start(finished, f"{params},compute.cells_at_once=2")
+    _, told = done.communicate(timeout=600)
+
+    assert done.returncode == 0, told
+    assert set(load_statuses(finished).values()) == {"done"}
+    assert "2 at once, each with threads: 1" in told
+    assert "finetune, 126 labels, seed 1: 4 steps done" in told
+    for before, after in zip(in_turn, load_predictions(finished), strict=True):
+        pd.testing.assert_frame_equal(before, after)
+
+
+def test_cells_side_by_side_resume(finished: Any) -> None:
+    """The command is stopped when the trainings of two cells have begun."""
+    params = "experiment.labeled_fracs=[0.1],finetune.steps=200,compute.cells_at_once=2"
+    first = start(finished, params)
+    checkpoints = finished.path / "data/06_models"
+    while len({path.parent for path in checkpoints.rglob("step-*.json")}) < 2:
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.05)
+    first.send_signal(signal.SIGTERM)
+    _, told = first.communicate(timeout=120)
+    assert "stopped by SIGTERM, with 0 of 4 done; run the same command to resume" in told
+    assert "Traceback" not in told
+
+    second = start(finished, params)
+    _, told = second.communicate(timeout=600)
+
+    assert told.count(": resumes after step") == 2
+    assert set(load_statuses(finished).values()) == {"done"}
 
 
 def test_only_changed_cells_are_run_again(finished: Any) -> None:
@@ -121,7 +180,7 @@ def test_an_interrupted_experiment_keeps_finished_cells(
 
     finished.run("cells")
 
-    assert "finetune: resumes after step 2 of 4" in caplog.messages
+    assert "finetune, 63 labels, seed 0: resumes after step 2 of 4" in caplog.messages
     assert load_cell_keys(finished) == sorted(GRID)
     assert sorted(load_statuses(finished).values()) == ["done"] * 5 + ["kept"] * 3
 

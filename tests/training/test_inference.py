@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from selfie_pipeline.training.device import Device
-from selfie_pipeline.training.inference import Inference, single_threaded_torch
+from selfie_pipeline.training.inference import Inference
 
 MEAN, STD = (np.array(values, dtype=np.float32) for values in ([0.5, 0.4, 0.3], [0.2, 0.25, 0.3]))
 
@@ -39,14 +39,3 @@ def test_outputs_are_float32_in_every_precision():
     assert bf16.dtype == np.float32
     assert not np.array_equal(fp32, bf16)
     np.testing.assert_allclose(fp32, bf16, atol=0.05)
-
-
-def test_single_threaded_torch_restores_the_number_of_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with single_threaded_torch():
-            assert torch.get_num_threads() == 1
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)

@@ -1,5 +1,6 @@
 """Tests of the reuse of memory and of the error if it does not suffice."""
 
+import os
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.training.memory import out_of_memory_error
+from selfie_pipeline.training.memory import available_memory, out_of_memory_error, training_bytes
 
 # In a separate process, because the setting lasts until the process ends.
 COUNT_PAGE_FAULTS = """
@@ -66,3 +67,18 @@ def test_an_out_of_memory_error_is_one_line(allocate, size):
 def test_other_errors_are_not_replaced():
     with pytest.raises(RuntimeError, match="shapes"), out_of_memory_error("pretrain", 32):
         torch.ones(2, 3) @ torch.ones(2, 3)
+
+
+def test_a_training_takes_what_its_forward_pass_keeps() -> None:
+    with torch.device("meta"):
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1, bias=False), torch.nn.Sigmoid())
+        one, two = (training_bytes(network, torch.empty(n, 3, 100, 100)) for n in (1, 2))
+
+    # The convolution keeps its input and the sigmoid its output: 4 bytes a number.
+    assert two - one == 2 * 4 * (3 + 8) * 100 * 100
+
+
+def test_available_memory_is_that_of_the_machine_or_less() -> None:
+    page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
+
+    assert 2**20 < available_memory() <= page * pages

@@ -1,26 +1,14 @@
-"""Runs trainings and other jobs locally or on a Ray cluster."""
+"""The means to run trainings: this process, or workers of a Ray cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
-from selfie_pipeline.config import ComputeConfig, UserError
+from selfie_pipeline.config import ComputeConfig
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.loop import Fit, fit
-
-R = TypeVar("R")
-Job = Generator[Callable[[], Any], Any, R]
-"""A generator that yields calls, receives their results, and returns its own result.
-
-`run_jobs` makes the calls, possibly in other processes. A call may depend on earlier results.
-"""
-
-
-class WorkerDiedError(UserError):
-    """The process that ran a call of a job died, at every attempt."""
 
 
 @dataclass(frozen=True)
@@ -60,35 +48,3 @@ def open_engine(compute: ComputeConfig) -> Iterator[Engine]:
 
     with open_workers(compute) as workers:
         yield Engine(workers.fit, here, workers.name, workers.identity)
-
-
-def run_jobs(jobs: Sequence[Job[R]], compute: ComputeConfig) -> list[R]:
-    """Run jobs to completion: one after another, or in parallel on a cluster.
-
-    Args:
-        jobs: Generators that have not been started. On a cluster, the calls they yield are pickled.
-        compute: Compute parameters.
-
-    Returns:
-        Their results, in their order.
-
-    Raises:
-        TrainingInterrupted: The user stopped them.
-        UserError: A job raised it, or no cluster is large enough. A `WorkerDiedError` is thrown
-            into the job, which may handle it.
-    """
-    if compute.engine == "local":
-        return [_run_locally(job) for job in jobs]
-    from selfie_pipeline.training.distributed.ray_jobs import run_ray_jobs  # noqa: PLC0415  # extra
-
-    return run_ray_jobs(jobs, compute)
-
-
-def _run_locally(job: Job[R]) -> R:
-    try:
-        call = next(job)
-        while True:
-            call = job.send(call())
-    except StopIteration as end:
-        result: R = end.value
-        return result

@@ -36,6 +36,7 @@ from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.inference import Inference
 from selfie_pipeline.training.loop import Fit, StepCallback, fit
+from selfie_pipeline.training.memory import training_bytes
 from selfie_pipeline.training.state import TrainingResult, TrainingState
 from selfie_pipeline.training.tasks import FinetuningTask
 from selfie_pipeline.weights import Weights
@@ -166,6 +167,15 @@ class HeldOutScore:
             logits = classify(state.network, self.images, self.rows, self.device)  # (M, classes)
             state.network.train()
             state.measured[name] = float((logits.argmax(axis=1) == self.labels).mean())
+
+
+def finetuning_bytes(model: ModelConfig, recipe: FinetuneConfig, patch: PatchConfig) -> int:
+    """Estimate the memory of a finetuning, with up to 1,000 classes, on a CPU."""
+    batch = recipe.batch_size // recipe.accumulate
+    with torch.device("meta"):
+        network = build_classifier(model, recipe.architecture, patch, classes=1000)
+        images = torch.empty(batch, 3, patch.image_size, patch.image_size)  # (B, C, H, W)
+    return training_bytes(network, images)
 
 
 def reestimate_statistics(

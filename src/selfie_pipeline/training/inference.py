@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -55,17 +52,3 @@ class Inference:
             # Not by calling it: that would compile a network that was trained compiled once more.
             outputs: Tensor = self._network.forward(images)  # (B, K)
         return outputs.float().cpu().numpy()
-
-
-@contextmanager
-def single_threaded_torch() -> Iterator[None]:
-    """Compute each torch operation in one thread, for callers that run batches in several threads.
-
-    Threads that share a batch of small images wait for each other at every layer.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

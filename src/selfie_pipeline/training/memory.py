@@ -1,16 +1,24 @@
-"""Memory of this process: reuse between batches, and errors if it does not suffice."""
+"""Memory: reuse between batches, what a training takes, and errors if it does not suffice."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
 
 from selfie_pipeline.config import UserError
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
 _NEVER = 2**31 - 1
+_PROCESS_BYTES = 2**30
+"""Memory of a process that has imported torch and this project, with some room."""
+_CGROUP = Path("/sys/fs/cgroup")
 _OUT_OF_MEMORY = re.compile(
     r"(?:out of|can't allocate) memory.*?tried to allocate ([\d.]+ \w+)", re.I | re.S
 )
@@ -29,6 +37,42 @@ def retain_freed_memory() -> None:
     if hasattr(library, "gnu_get_libc_version"):
         library.mallopt(_MMAP_MAX, 0)
         library.mallopt(_TRIM_THRESHOLD, _NEVER)
+
+
+def training_bytes(network: nn.Module, images: Tensor) -> int:
+    """Estimate the memory of a process that trains a network on a CPU in fp32.
+
+    Args:
+        network: The network, on the device `meta`, so that nothing is computed.
+        images: (B, C, H, W): a batch, on the device `meta`.
+
+    Returns:
+        Bytes: of the process itself, the weights with gradients, momentum and a checkpoint, and the
+        tensors that the forward pass keeps, with as much again for the backward pass.
+    """
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(images)
+    activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    weights = sum(parameter.nbytes for parameter in network.parameters())
+    return _PROCESS_BYTES + 4 * weights + 2 * activations
+
+
+def available_memory() -> int:
+    """Return the memory that new processes can take, bytes: of the machine, or of its container."""
+    if not Path("/proc/meminfo").exists():
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    available = int(fields["MemAvailable"].split()[0]) * 2**10
+    with suppress(OSError, ValueError):  # no container of version 2, or without a limit
+        limit = int((_CGROUP / "memory.max").read_text())
+        available = min(available, limit - int((_CGROUP / "memory.current").read_text()))
+    return available
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from multiprocessing import parent_process
 from typing import Any, Self
 
 from tqdm import tqdm
@@ -33,7 +34,8 @@ class ProgressBar:
             initial=first_step,
             unit="step",
             delay=_BAR_DELAY_S,
-            disable=not sys.stderr.isatty(),
+            # The terminal belongs to the process that started this one.
+            disable=not sys.stderr.isatty() or parent_process() is not None,
             dynamic_ncols=True,
         )
 

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from selfie_pipeline.config import Arm, TuneConfig
 from selfie_pipeline.provenance import hash_json
-from selfie_pipeline.training.engine import Job
+from selfie_pipeline.training.jobs import Job
 
 Objective = Callable[[optuna.Trial], float]
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from selfie_pipeline.config import ComputeConfig, Config, UserError
-from selfie_pipeline.training.engine import Job, WorkerDiedError, run_jobs
+from selfie_pipeline.training.jobs import Job, WorkerDiedError, run_jobs
 from selfie_pipeline.training.signals import StopRequest, TrainingInterrupted
 
 pytestmark = [
@@ -93,7 +93,7 @@ def try_to_survive(times: int, folder: Path) -> Job[str]:
 def test_results_are_in_order_and_parts_follow_from_one_another(
     cluster: Any, compute: ComputeConfig
 ) -> None:
-    assert run_jobs([follow(number) for number in range(5)], compute) == [0, 4, 8, 12, 16]
+    assert run_jobs([follow(number) for number in range(5)], compute, 0) == [0, 4, 8, 12, 16]
 
 
 def test_what_dies_is_tried_again_so_many_times(
@@ -103,7 +103,7 @@ def test_what_dies_is_tried_again_so_many_times(
         (tmp_path / name).mkdir()
 
     survived, lost = run_jobs(
-        [try_to_survive(2, tmp_path / "twice"), try_to_survive(3, tmp_path / "thrice")], compute
+        [try_to_survive(2, tmp_path / "twice"), try_to_survive(3, tmp_path / "thrice")], compute, 0
     )
 
     assert survived == "after 2"
@@ -133,7 +133,7 @@ def test_work_of_a_node_that_leaves_is_done_on_another(
     remover = threading.Thread(target=leave, daemon=True)
     remover.start()
 
-    assert run_jobs([chain(number) for number in range(3)], compute) == [0, 1, 2]
+    assert run_jobs([chain(number) for number in range(3)], compute, 0) == [0, 1, 2]
     remover.join(60)
     assert len(list(tmp_path.iterdir())) > 3  # one of them was begun twice
 
@@ -143,7 +143,7 @@ def test_what_the_work_refuses_is_told(cluster: Any, compute: ComputeConfig) -> 
         yield refuse
 
     with pytest.raises(UserError, match=r"^the disk is full$"):
-        run_jobs([chain()], compute)
+        run_jobs([chain()], compute, 0)
 
 
 def test_ctrl_c_lets_the_work_end_its_step(
@@ -161,7 +161,7 @@ def test_ctrl_c_lets_the_work_end_its_step(
     interrupter.start()
 
     with pytest.raises(TrainingInterrupted, match="stopped by SIGINT, with 0 of 3 done"):
-        run_jobs([chain() for _ in range(3)], compute)
+        run_jobs([chain() for _ in range(3)], compute, 0)
     interrupter.join(60)
     assert len(list(tmp_path.glob("ended-*"))) == len(list(tmp_path.glob("begun-*"))) == 2
 
@@ -173,5 +173,5 @@ def test_too_much_for_any_machine_is_one_line(
 
     started = time.monotonic()
     with pytest.raises(UserError, match=r"a cell, with 3 CPU each, does not fit .* it holds 0"):
-        run_jobs([follow(1)], compute)
+        run_jobs([follow(1)], compute, 0)
     assert time.monotonic() - started < 30

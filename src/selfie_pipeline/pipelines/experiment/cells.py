@@ -15,7 +15,7 @@ from tqdm import tqdm
 from selfie_pipeline.config import Arm, ComputeConfig, ExperimentConfig, UserError
 from selfie_pipeline.evaluation.tables import Cell
 from selfie_pipeline.project import Project
-from selfie_pipeline.training.engine import Job, WorkerDiedError, run_jobs
+from selfie_pipeline.training.jobs import Job, WorkerDiedError, run_jobs
 from selfie_pipeline.training.lineage import comparison_key
 from selfie_pipeline.training.signals import TrainingInterrupted
 
@@ -119,17 +119,20 @@ def run_cells(
     results: Sequence[Cell],
     project: Project,
     compute: ComputeConfig,
+    cell_bytes: int,
 ) -> list[CellOutcome]:
     """Run the cells that have no result yet; the failure of one does not stop the others.
 
-    On a cluster they run in parallel, and each reads and writes its own files of the catalog. A
-    cell whose process dies is run again, unless it had already saved its result.
+    They run in parallel, as far as there is room for them, and each reads and writes its own files
+    of the catalog. On a cluster, a cell whose process dies is run again, unless it had already
+    saved its result.
 
     Args:
         planned: All cells.
         results: Existing results of these and other cells.
         project: Project that runs a cell, which saves its own result.
         compute: Compute parameters.
+        cell_bytes: Memory that a cell takes on a CPU, an estimate.
 
     Returns:
         One outcome per cell, in the planned order.
@@ -159,7 +162,8 @@ def run_cells(
         _log_progress(outcomes, kept, len(planned), time.monotonic() - started)
 
     missing = [cell for cell in planned if cell.key not in outcomes]
-    run_jobs([run_as_job(cell, number) for number, cell in enumerate(missing, kept + 1)], compute)
+    jobs = [run_as_job(cell, number) for number, cell in enumerate(missing, kept + 1)]
+    run_jobs(jobs, compute, cell_bytes)
     return [outcomes[cell.key] for cell in planned]
 
 
@@ -192,6 +196,7 @@ def _run_on_cluster(project: Project, cell: PlannedCell) -> CellOutcome:
 
 def _run_cell(project: Project, cell: PlannedCell, **params: Any) -> CellOutcome:
     """Run the pipeline of a cell's arm with the values that the tuning found."""
+    project.bootstrap()
     key, tuned = cell.key, cell.lineage["tuned"]
     recipe = {name.removeprefix("finetune."): value for name, value in tuned.items()}
     started = time.monotonic()

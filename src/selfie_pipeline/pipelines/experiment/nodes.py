@@ -32,6 +32,7 @@ from selfie_pipeline.pipelines.experiment.cells import (
     run_cells,
 )
 from selfie_pipeline.project import Project
+from selfie_pipeline.training.finetuning import finetuning_bytes
 from selfie_pipeline.training.lineage import (
     FROM_SCRATCH,
     classifier_lineage,
@@ -86,7 +87,8 @@ def run_experiment(
 
     planned = [plan_cell(key) for key in cell_keys(experiment)]
     _log_tuned_values(planned)
-    return outcomes_to_table(run_cells(planned, results, project, compute))
+    cell_bytes = finetuning_bytes(model, recipe, patch)
+    return outcomes_to_table(run_cells(planned, results, project, compute, cell_bytes))
 
 
 def _log_tuned_values(planned: list[PlannedCell]) -> None:

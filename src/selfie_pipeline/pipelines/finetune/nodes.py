@@ -130,9 +130,10 @@ def finetune_classifier(
         "seed": seed,
         "labels": len(labeled_samples),
     }
-    title = "finetune" if pretraining["encoder"] else "baseline"
+    title = f"{'finetune' if pretraining['encoder'] else 'baseline'}, "
+    title += f"{len(labeled_samples):,} labels, seed {seed}"  # others may train at the same time
     epochs = recipe.steps * recipe.batch_size / len(labeled_samples)
-    _LOG.info("%s: %s labeled images, %.3g epochs", title, f"{len(labeled_samples):,}", epochs)
+    _LOG.info("%s: %.3g epochs", title, epochs)
     classes = num_classes(initial_classifier.tensors)
     network = build_classifier(model, recipe.architecture, patch, classes)
     network.load_state_dict(initial_classifier.tensors, strict=True)

@@ -26,8 +26,8 @@ from selfie_pipeline.project import resolve_path
 from selfie_pipeline.report.contact_sheet import draw_predictions
 from selfie_pipeline.sources.decoding import map_ordered
 from selfie_pipeline.sources.image_files import find_files, read_windows
-from selfie_pipeline.training.device import Device, find_device
-from selfie_pipeline.training.inference import Inference, single_threaded_torch
+from selfie_pipeline.training.device import Device, find_device, torch_threads
+from selfie_pipeline.training.inference import Inference
 from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def _infer_files(
     reasons: list[str | None] = []
     batches = [files[first : first + _BATCH_SIZE] for first in range(0, len(files), _BATCH_SIZE)]
     with (
-        single_threaded_torch(),
+        torch_threads(1),  # threads that share a batch of small images wait for each other
         tqdm(total=len(files), desc="predict", unit=" files", delay=5, disable=None) as progress,
     ):
         for batch_logits, batch_reasons in map_ordered(infer_batch, batches):

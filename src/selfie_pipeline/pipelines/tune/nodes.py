@@ -29,13 +29,14 @@ from selfie_pipeline.training.checkpoints import Checkpoints, remove_checkpoints
 from selfie_pipeline.training.data.batches import Images, open_images
 from selfie_pipeline.training.data.subset import hold_out, labeled_subset
 from selfie_pipeline.training.device import Device, find_device
-from selfie_pipeline.training.engine import Job, run_jobs
 from selfie_pipeline.training.finetuning import (
     classify,
     finetune,
+    finetuning_bytes,
     initialise_classifier,
     load_encoder_into,
 )
+from selfie_pipeline.training.jobs import Job, run_jobs
 from selfie_pipeline.training.lineage import (
     FROM_SCRATCH,
     classifier_lineage,
@@ -68,8 +69,8 @@ def tune_finetuning(
     """Search the best parameters for each arm and fraction of the experiment.
 
     A trial is finetuned on a labeled subset of the samples that are not held out, and scored on
-    those that are. On a cluster the searches run in parallel. The trials of a search follow from
-    one another, so it finds the same there.
+    those that are. The searches run in parallel. The trials of a search follow from one another,
+    so it finds the same as alone.
 
     Returns:
         The results, with the fields of `SearchResult`; and one row a trial.
@@ -107,7 +108,8 @@ def tune_finetuning(
         for arm in experiment.arms
         for fraction in experiment.labeled_fracs
     ]
-    found, tables = zip(*run_jobs(jobs, compute), strict=True)
+    trial_bytes = finetuning_bytes(model, recipe, patch)
+    found, tables = zip(*run_jobs(jobs, compute, trial_bytes), strict=True)
     return [asdict(best) for best in found], pd.concat(tables, ignore_index=True)
 
 

@@ -19,7 +19,7 @@ from selfie_pipeline.training.distributed.cluster import (
     job_request,
     wait_for_capacity,
 )
-from selfie_pipeline.training.engine import Job, WorkerDiedError
+from selfie_pipeline.training.jobs import Job, WorkerDiedError
 from selfie_pipeline.training.signals import StopRequest, TrainingInterrupted
 
 _LOG = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class _Failure:
 
 
 def run_ray_jobs(jobs: Sequence[Job[R]], compute: ComputeConfig) -> list[R]:
-    """Run as many jobs at once as the cluster has resources for; see `engine.run_jobs`.
+    """Run as many jobs at once as the cluster has resources for; see `jobs.run_jobs`.
 
     A call whose process dies is repeated up to `max_failures` times, on any machine. So calls must
     be idempotent.

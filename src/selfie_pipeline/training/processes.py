@@ -1,0 +1,185 @@
+"""Runs jobs in parallel on this machine, in a few processes with a call at a time."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from selfie_pipeline.config import UserError
+from selfie_pipeline.training.jobs import Job, WorkerDiedError
+from selfie_pipeline.training.signals import StopRequest, TrainingInterrupted
+
+_LOG = logging.getLogger(__name__)
+_POLL_INTERVAL_S = 0.5
+_STOP_TIMEOUT_S = 60
+"""Time for running calls to end their step and write a checkpoint."""
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A `UserError` that a call raised, in place of its result."""
+
+    message: str
+    interrupted: bool
+
+
+def run_in_processes(jobs: Sequence[Job[R]], count: int, threads: int) -> list[R]:
+    """Run jobs in this number of processes; see `jobs.run_jobs`.
+
+    Args:
+        jobs: Generators that have not been started; the calls they yield are pickled.
+        count: Number of processes.
+        threads: Number of threads that torch computes with in each.
+    """
+    schedule = _Schedule(deque(enumerate(jobs)), threads)
+    with StopRequest() as stop, schedule.stopped_on_error():
+        for _ in range(min(count, len(jobs))):
+            schedule.start_next(_create_process(threads))
+        while schedule.running and not stop.received:
+            done, _ = wait(schedule.running, _POLL_INTERVAL_S, FIRST_COMPLETED)
+            for future in done:
+                schedule.continue_job(future)
+        if stop.received:
+            raise TrainingInterrupted(
+                f"stopped by {stop.received.name}, with {len(schedule.results)} of {len(jobs)} "
+                "done; run the same command to resume"
+            )
+    return [schedule.results[number] for number in range(len(jobs))]
+
+
+@dataclass
+class _Schedule(Generic[R]):
+    """The jobs that wait, run and are done.
+
+    Each process is a pool of one, so that the death of one does not break the others.
+    """
+
+    waiting: deque[tuple[int, Job[R]]]
+    threads: int
+    running: dict[Future[Any], tuple[ProcessPoolExecutor, int, Job[R]]] = field(
+        default_factory=dict
+    )
+    results: dict[int, R] = field(default_factory=dict)
+
+    def start_next(self, process: ProcessPoolExecutor) -> None:
+        """Start the next waiting job in a process, or end the process."""
+        if self.waiting:
+            number, job = self.waiting.popleft()
+            self._advance(process, number, job, job.__next__)
+        else:
+            process.shutdown(wait=False)
+
+    def continue_job(self, future: Future[Any]) -> None:
+        """Send a job the result of its call, and make its next one."""
+        process, number, job = self.running.pop(future)
+        if isinstance(future.exception(), BrokenProcessPool):
+            died = WorkerDiedError(
+                "its process was killed, perhaps for lack of memory; run the same command to "
+                "resume, with a smaller compute.cells_at_once if memory is short"
+            )
+            self._advance(_create_process(self.threads), number, job, lambda: job.throw(died))
+        else:
+            self._advance(process, number, job, lambda: job.send(_result(future)))
+
+    def _advance(
+        self,
+        process: ProcessPoolExecutor,
+        number: int,
+        job: Job[R],
+        step: Callable[[], Callable[[], Any]],
+    ) -> None:
+        try:
+            call = step()
+        except StopIteration as end:
+            self.results[number] = end.value
+            self.start_next(process)
+            return
+        # Pickled here, because the pool's own pickling moves tensors into shared memory, of which
+        # containers have little.
+        with _blocked(signal.SIGINT):
+            self.running[process.submit(_execute, pickle.dumps(call))] = (process, number, job)
+
+    @contextmanager
+    def stopped_on_error(self) -> Iterator[None]:
+        """If an error ends the context, let running calls save their state, then end them."""
+        before = set(multiprocessing.active_children())
+        try:
+            yield
+        except BaseException:
+            children = set(multiprocessing.active_children()) - before
+            for child in children:
+                child.terminate()
+            try:
+                _, late = wait(self.running, _STOP_TIMEOUT_S)
+                if late:
+                    _LOG.warning(
+                        "%d did not stop; they resume from their last checkpoint", len(late)
+                    )
+            finally:
+                for child in children:
+                    child.kill()
+            raise
+
+
+def _create_process(threads: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, context, _prepare_process, (threads,))
+
+
+@contextmanager
+def _blocked(number: signal.Signals) -> Iterator[None]:
+    """Block a signal; a process that starts in this context never receives it.
+
+    Ctrl-C reaches all processes of a terminal. The first one stops the others, with SIGTERM.
+    """
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def _prepare_process(threads: int) -> None:
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process if the one that started it was killed: nobody would read its results."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _execute(call: bytes) -> Any:
+    try:
+        return pickle.loads(call)()  # noqa: S301  # of the process that started this one
+    except UserError as error:  # not all of its subclasses can be pickled
+        return _Failure(str(error), isinstance(error, TrainingInterrupted))
+
+
+def _result(future: Future[Any]) -> Any:
+    """Return the result of a call.
+
+    Raises:
+        UserError: The call raised it.
+    """
+    result = future.result()
+    if isinstance(result, _Failure):
+        raise (TrainingInterrupted if result.interrupted else UserError)(result.message)
+    return result
