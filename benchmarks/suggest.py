@@ -26,7 +26,7 @@ from selfie_pipeline.evaluation.statistics import paired_t_p, summarise
 from selfie_pipeline.evaluation.suggestions import compute_margins, select_diverse
 from selfie_pipeline.models.classifier import Classifier
 from selfie_pipeline.models.embedding import ImageEmbedding
-from selfie_pipeline.models.selfie import Selfie
+from selfie_pipeline.models.selfie import restore_encoder
 from selfie_pipeline.sources.cifar10 import Cifar10
 from selfie_pipeline.training.data.batches import Images
 from selfie_pipeline.training.data.subset import labeled_subset
@@ -89,8 +89,7 @@ class Cifar:
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray:
         """Return the encoder's vectors: (M, D)."""
-        network = Selfie(self.config.model, self.config.patch)
-        network.load_state_dict(self.encoder.tensors)
+        network = restore_encoder(self.encoder.tensors, self.encoder.provenance)
         return self.infer(ImageEmbedding(network, "stage3", self.config.patch.patch_size), rows)
 
 

@@ -90,6 +90,7 @@ _PARAMETERS: dict[str, Any] = {
     "predict": {"arm": "selfie", "runtime": "torch"},
     "embed": {"layer": "stage3", "map": "pca", "points": 50},
     "export": {"licence": "unknown"},
+    "suggest": {"count": 10, "candidates": 5},
     "tracking": {"mlflow": "never", "mlflow_uri": None, "tensorboard": False},
     "compute": {
         "accelerator": "cpu",

@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore:'BaseCommand' is deprecated")  # Kedro-Viz
 STAGES = ["ingest", "patch", "pretrain", "finetune", "baseline", "report"]
 STUDIES = ["tune", "cells", "experiment", "ratio"]
-USES = ["predict", "embed", "export"]
+USES = ["predict", "embed", "export", "suggest"]
 
 
 @pytest.fixture

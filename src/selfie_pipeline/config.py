@@ -354,6 +354,16 @@ class EmbedConfig(_StrictModel):
     """Largest number of images on the map; if there are more, they are drawn at random."""
 
 
+class SuggestConfig(_StrictModel):
+    """Choice of the images most worth labeling."""
+
+    count: PositiveInt
+    """Number of images to suggest."""
+    candidates: PositiveInt
+    """Number of the least certain images, for each one to suggest, among which different ones are
+    chosen; 1 for the least certain ones alone."""
+
+
 class ExportConfig(_StrictModel):
     """Export of the classifier for use outside this project."""
 
@@ -435,6 +445,7 @@ class Config(_StrictModel):
     predict: PredictConfig
     embed: EmbedConfig
     export: ExportConfig
+    suggest: SuggestConfig
     compute: ComputeConfig
     tracking: TrackingConfig
 

@@ -14,6 +14,7 @@ from selfie_pipeline.pipelines.predict import pipeline as predict
 from selfie_pipeline.pipelines.pretrain import pipeline as pretrain
 from selfie_pipeline.pipelines.ratio import pipeline as ratio
 from selfie_pipeline.pipelines.report import pipeline as report
+from selfie_pipeline.pipelines.suggest import pipeline as suggest
 from selfie_pipeline.pipelines.tune import pipeline as tune
 
 
@@ -37,4 +38,5 @@ def register_pipelines() -> dict[str, Pipeline]:
         "predict": predict.create_pipeline(),
         "embed": embed.create_pipeline(),
         "export": export.create_pipeline(),
+        "suggest": suggest.create_pipeline(),
     }

@@ -17,6 +17,7 @@ _NETWORK_OUTPUTS = {
     "tuning_trials",
     "image_predictions",
     "embeddings",
+    "suggestions",
 }
 """Catalog entries that a network computes."""
 

@@ -1,8 +1,10 @@
 """Tests of the export to timm and ONNX."""
 
+import json
 import runpy
 from collections import Counter
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -14,10 +16,14 @@ from selfie_pipeline.models import export
 from selfie_pipeline.models.backbone import PatchNetwork, build_resnet
 from selfie_pipeline.models.export import (
     OnnxClassifier,
+    export_image_classifier,
     export_onnx,
+    open_session,
     render_loader,
     select_patch_network,
 )
+from selfie_pipeline.models.image_classifier import ImageClassifier
+from selfie_pipeline.models.preprocessing import Preprocessing
 from selfie_pipeline.models.selfie import Selfie
 
 CLASSES = ["cat", 'it\'s a "dog"', "owl"]
@@ -98,3 +104,28 @@ def test_an_export_whose_logits_differ_is_an_error(make_config, monkeypatch):
 
     with pytest.raises(UserError, match=r"^ONNX Runtime's logits differ from PyTorch's by .*; no"):
         export_onnx(build_resnet(make_config().model, 3), 16)
+
+
+def test_onnx_takes_images_of_any_size(make_config):
+    config = make_config({"patch.canvas_size": 40})
+    torch.manual_seed(0)
+    network = randomise_batch_norm(build_resnet(config.model, 3))
+    preprocessing = Preprocessing(
+        config.patch, np.float32([0.5] * 3), np.float32([0.2] * 3), CLASSES
+    )
+
+    session = open_session(export_image_classifier(network, preprocessing, {"seed": 7}))
+
+    reference = ImageClassifier(network, preprocessing).eval()
+    rng = torch.Generator().manual_seed(0)
+    for size in [(1, 1), (20, 90), (40, 40), (333, 250)]:
+        image = torch.randint(256, (*size, 3), generator=rng, dtype=torch.uint8)  # (H, W, 3)
+        (found,) = session.run(["probabilities"], {"image": image.numpy()})
+        with torch.inference_mode():
+            expected = reference(image)
+        torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=2e-3)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert {name: json.loads(text) for name, text in metadata.items()} == {
+        "classes": CLASSES,
+        "provenance": {"seed": 7},
+    }

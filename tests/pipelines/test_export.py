@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import onnxruntime
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch import nn
 
 from selfie_pipeline.config import ModelConfig, PatchConfig
@@ -31,10 +35,31 @@ def run_export(project: Any, *stages: str, params: str = "seed=0") -> Path:
     return folder
 
 
-def run_onnx(folder: Path, images: torch.Tensor) -> np.ndarray:
+def draw_photograph(height: int, width: int) -> Image.Image:
+    """Return an image that fits no canvas: smooth colours, and some noise."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(60, 200, (4, 5, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height)), dtype=np.int64)
+    noise = rng.integers(-8, 8, smooth.shape)
+    return Image.fromarray((smooth + noise).clip(0, 255).astype(np.uint8))
+
+
+def check_onnx(project: Any, folder: Path) -> None:
+    """Assert that ONNX Runtime alone gives the probabilities that `predict` gives for files."""
     session = onnxruntime.InferenceSession(folder / "classifier.onnx")
-    (logits,) = session.run(None, {"images": images.numpy()})
-    return np.asarray(logits)
+    photographs = project.path / "photographs"
+    photographs.mkdir()
+    sizes = [(32, 32), (20, 50), (90, 91), (480, 640), (700, 260)]
+    for height, width in sizes:
+        draw_photograph(height, width).save(photographs / f"{height}x{width}.png")
+    project.succeed("--pipeline=predict", f"--params=images={photographs}")
+    predictions = project.load("image_predictions")
+    assert len(predictions) == len(sizes)
+    for row in predictions.to_dict("records"):
+        image = np.asarray(Image.open(photographs / row["file"]))
+        (found,) = session.run(None, {"image": image})
+        assert str(found.argmax()) == row["class"]
+        assert found.max() == pytest.approx(row["probability"], abs=1e-3)
 
 
 @torch.inference_mode()
@@ -64,7 +89,7 @@ def test_a_resnet_runs_in_plain_timm_and_in_onnx_runtime(finished: Any) -> None:
     loader = runpy.run_path(str(folder / "load.py"))
     found = infer(loader["load_classifier"](), images)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
-    np.testing.assert_allclose(run_onnx(folder, images), expected, rtol=0, atol=1e-4)
+    check_onnx(finished, folder)
     assert loader["CLASSES"] == [str(digit) for digit in range(10)]
     assert loader["MEAN"] == pytest.approx(finished.load("patch_grids").mean.tolist())
     encoder = finished.load("encoder")
@@ -87,10 +112,39 @@ def test_a_hybrid_runs_in_onnx_runtime(finished: Any) -> None:
     folder = run_export(finished, "finetune", params=HYBRID)
 
     assert list_file_names(folder) == {"README.md", "classifier.onnx"}
-    images = torch.randn(3, 3, 32, 32)
-    expected = infer(restore(finished), images)
-    np.testing.assert_allclose(run_onnx(folder, images), expected, rtol=0, atol=1e-4)
+    check_onnx(finished, folder)
     assert "timm has no network like this one" in (folder / "README.md").read_text("utf-8")
+
+
+def test_the_example_of_the_card_runs_without_this_project(finished: Any) -> None:
+    folder = run_export(finished)
+    draw_photograph(300, 200).save(folder / "photograph.jpg")
+    card = (folder / "README.md").read_text("utf-8")
+    examples = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    (example,) = [code for code in examples if "onnxruntime" in code]
+    assert len(example.splitlines()) <= 12
+
+    printed = subprocess.run(
+        [sys.executable, "-c", f"{example}\nimport sys; assert 'torch' not in sys.modules"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    assert re.fullmatch(r"\d: \d+\.\d%\n", printed)
+
+
+def test_onnx_has_the_classes_and_the_provenance(finished: Any) -> None:
+    folder = run_export(finished)
+
+    session = onnxruntime.InferenceSession(folder / "classifier.onnx")
+    metadata = session.get_modelmeta().custom_metadata_map
+
+    assert json.loads(metadata["classes"]) == [str(digit) for digit in range(10)]
+    weights = finished.load("selfie_classifier")
+    provenance = json.loads(metadata["provenance"])
+    assert provenance == {**weights.provenance, "classifier": weights.digest()}
 
 
 def refuse_export(project: Any) -> str:
@@ -117,7 +171,7 @@ def test_a_deviating_onnx_file_is_not_written(
 ) -> None:
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
 
-    assert "ONNX Runtime's logits differ from PyTorch's by" in refuse_export(finished)
+    assert "ONNX Runtime's probabilities differ from PyTorch's by" in refuse_export(finished)
 
 
 def test_a_classifier_of_another_encoder_is_not_exported(finished: Any) -> None:

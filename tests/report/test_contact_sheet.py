@@ -17,7 +17,7 @@ def predictions(count: int):
 def test_each_image_is_captioned_with_its_file_and_two_classes() -> None:
     images = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3), dtype=np.uint8)
 
-    figure = draw_predictions(images, predictions(8))
+    figure = draw_predictions(images, predictions(8), title="Some images")
 
     shown = [axes for axes in figure.axes if axes.images]
     assert len(figure.axes) == 12
@@ -34,7 +34,9 @@ def test_each_image_is_captioned_with_its_file_and_two_classes() -> None:
 
 
 def test_no_images_show_a_placeholder() -> None:
-    figure = draw_predictions(np.empty((0, 4, 4, 3), dtype=np.uint8), predictions(0))
+    figure = draw_predictions(
+        np.empty((0, 4, 4, 3), dtype=np.uint8), predictions(0), title="Some images"
+    )
 
     assert figure.axes[0].texts[0].get_text() == "no images"
     assert figure.get_label().endswith("There are none.")
@@ -42,4 +44,6 @@ def test_no_images_show_a_placeholder() -> None:
 
 def test_more_images_than_predictions_raise() -> None:
     with pytest.raises(ValueError, match="2 images do not match 1 predictions"):
-        draw_predictions(np.zeros((2, 4, 4, 3), dtype=np.uint8), predictions(1))
+        draw_predictions(
+            np.zeros((2, 4, 4, 3), dtype=np.uint8), predictions(1), title="Some images"
+        )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +12,17 @@ from torch import Tensor, nn
 from selfie_pipeline.config import ModelConfig, UserError
 from selfie_pipeline.models.backbone import PRETRAINED_STAGES
 from selfie_pipeline.models.classifier import Classifier
+from selfie_pipeline.models.image_classifier import ImageClassifier
+from selfie_pipeline.models.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 TOLERANCE = 1e-4
-"""Largest difference between a logit of PyTorch's and ONNX Runtime's."""
+"""Largest difference between an output of PyTorch's and ONNX Runtime's."""
 
-_BATCH_SIZES = (1, 5)
-"""Batch sizes for which the two are compared, which differ from that of the export."""
+_BATCH_SIZES = (2, 1, 5)
+"""Batch sizes for which the two are compared; the first is that of the export."""
 
 _LOADER = '''\
 """Loads the networks of this folder as plain timm models: `pip install timm`."""
@@ -125,20 +132,92 @@ def export_onnx(network: Classifier, image_size: int) -> bytes:
     Raises:
         UserError: The libraries are not installed, or the logits differ by more than `TOLERANCE`.
     """
+    rng = torch.Generator().manual_seed(0)
+    batches = [torch.randn(n, 3, image_size, image_size, generator=rng) for n in _BATCH_SIZES]
+    return _export(network, "images", "logits", {0: "batch"}, batches, {})
+
+
+def export_image_classifier(
+    network: Classifier, preprocessing: Preprocessing, provenance: Mapping[str, Any]
+) -> bytes:
+    """Export a classifier with its preprocessing to ONNX, and check ONNX Runtime's results.
+
+    Args:
+        network: The classifier, on the CPU, float32; it stays in evaluation mode.
+        preprocessing: The preprocessing of its images.
+        provenance: Plain data to store in the file.
+
+    Returns:
+        The content of the file: from `image`, (height, width, 3), uint8, RGB, of any size, to
+        `probabilities`, (classes,), float32. Its metadata has, as JSON, `classes`, the names of the
+        classes in order, and `provenance`.
+
+    Raises:
+        UserError: The libraries are not installed, or the probabilities differ by more than
+            `TOLERANCE`.
+    """
+    rng = torch.Generator().manual_seed(0)
+    canvas = preprocessing.patch.canvas_size
+    # Sizes that need no resizing: its rounding may go either way where a pixel is a tie.
+    sizes = [(canvas, canvas + 8), (canvas, canvas), (canvas + 16, canvas)]
+    images = [
+        torch.randint(256, (*size, 3), generator=rng, dtype=torch.uint8) for size in sizes
+    ]  # (H, W, 3)
+    metadata = {"classes": preprocessing.classes, "provenance": provenance}
+    classifier = ImageClassifier(network, preprocessing)
+    axes = {0: "height", 1: "width"}
+    return _export(classifier, "image", "probabilities", axes, images, metadata)
+
+
+def _export(
+    network: nn.Module,
+    input_name: str,
+    output_name: str,
+    axes: dict[int, str],
+    inputs: Sequence[Tensor],
+    metadata: Mapping[str, Any],
+) -> bytes:
+    """Export a network of one input, and compare ONNX Runtime's outputs with PyTorch's.
+
+    Args:
+        network: Any network; it stays in evaluation mode.
+        input_name: Name of its input.
+        output_name: Name of its output.
+        axes: Names of the input's axes that may have any size.
+        inputs: Inputs to compare the outputs for.
+        metadata: Plain data to store as JSON.
+    """
     _check_installed()
+    import onnx  # noqa: PLC0415  # optional
+
     network.eval()
     program = torch.onnx.export(
         network,
-        (torch.zeros(2, 3, image_size, image_size),),
+        (inputs[0],),
         dynamo=True,
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes=({0: "batch"},),
+        input_names=[input_name],
+        output_names=[output_name],
+        dynamic_shapes=(axes,),
         verbose=False,
     )
     assert program is not None  # noqa: S101  # always so with dynamo
-    content: bytes = program.model_proto.SerializeToString()
-    _check_agreement(content, network, image_size)
+    model = program.model_proto
+    onnx.helper.set_model_props(
+        model, {name: json.dumps(value) for name, value in metadata.items()}
+    )
+    content: bytes = model.SerializeToString()
+    session = open_session(content)
+    for example in inputs:
+        with torch.inference_mode():
+            expected = network(example)
+        (found,) = session.run(None, {input_name: example.numpy()})
+        difference = float((expected - torch.from_numpy(found)).abs().max())
+        if not difference <= TOLERANCE:  # also if it is NaN
+            raise UserError(
+                f"ONNX Runtime's {output_name} differ from PyTorch's by {difference:.2g}, allowed: "
+                f"{TOLERANCE:g}; nothing was written: try other versions of onnxscript and "
+                "onnxruntime, such as those in constraints.txt"
+            )
     return content
 
 
@@ -154,19 +233,13 @@ def _check_installed() -> None:
         ) from None
 
 
-def _check_agreement(content: bytes, network: Classifier, image_size: int) -> None:
-    exported = OnnxClassifier(content)
-    rng = torch.Generator().manual_seed(0)
-    for batch_size in _BATCH_SIZES:
-        images = torch.randn(batch_size, 3, image_size, image_size, generator=rng)  # (B, 3, H, W)
-        with torch.inference_mode():
-            difference = float((network(images) - exported(images)).abs().max())
-        if not difference <= TOLERANCE:  # also if it is NaN
-            raise UserError(
-                f"ONNX Runtime's logits differ from PyTorch's by {difference:.2g}, allowed: "
-                f"{TOLERANCE:g}; nothing was written: try other versions of onnxscript and "
-                "onnxruntime, such as those in constraints.txt"
-            )
+def open_session(content: bytes) -> onnxruntime.InferenceSession:
+    """Open an ONNX file's content on the CPU, computing in the calling thread."""
+    import onnxruntime  # noqa: PLC0415  # optional
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 class OnnxClassifier(nn.Module):
@@ -181,14 +254,8 @@ class OnnxClassifier(nn.Module):
         Args:
             content: Content of the file, as `export_onnx` returns it.
         """
-        import onnxruntime  # noqa: PLC0415  # optional
-
         super().__init__()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            content, options, providers=["CPUExecutionProvider"]
-        )
+        self._session = open_session(content)
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify normalised images, (B, 3, H, W), float32: logits, (B, classes), float32."""

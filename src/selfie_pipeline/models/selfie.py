@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from selfie_pipeline.config import ModelConfig, PatchConfig
+from selfie_pipeline.config import ModelConfig, PatchConfig, UserError
 from selfie_pipeline.models.attention import AttentionPooling
 from selfie_pipeline.models.backbone import PatchNetwork
 from selfie_pipeline.models.dropout import DropoutRng
@@ -90,6 +91,33 @@ class _Reorder(torch.autograd.Function):
         (grad,) = gradients  # (B, N, D)
         (order,) = ctx.saved_tensors
         return grad.gather(1, order.argsort(dim=1)[..., None].expand_as(grad)), None
+
+
+def restore_encoder(tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> Selfie:
+    """Build the network of an encoder's tensors, with the configuration it was pretrained with.
+
+    Args:
+        tensors: The tensors, as the network's `state_dict` names them.
+        provenance: The provenance stored with them.
+
+    Raises:
+        UserError: The provenance does not describe the tensors, because another version of this
+            project made it.
+    """
+    try:
+        settings = provenance["configuration"]
+        network = Selfie(
+            ModelConfig.model_validate(settings["model"]),
+            PatchConfig.model_validate(settings["patch"]),
+        )
+        network.load_state_dict(tensors, strict=True)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()[:20])
+        raise UserError(
+            f"the encoder's provenance does not describe its network ({reason}): another version "
+            "of this project made it; run `kedro run --pipeline=pretrain` again"
+        ) from None
+    return network
 
 
 def reorder(vectors: Tensor, order: Tensor) -> Tensor:

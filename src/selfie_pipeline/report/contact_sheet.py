@@ -17,12 +17,13 @@ _DESCRIBED = 5
 
 
 @styled
-def draw_predictions(images: NDArray[np.uint8], predictions: pd.DataFrame) -> Figure:
+def draw_predictions(images: NDArray[np.uint8], predictions: pd.DataFrame, *, title: str) -> Figure:
     """Draw images with their two most likely classes, six per row.
 
     Args:
         images: (N, H, W, 3), uint8, RGB; N may be 0.
-        predictions: Their rows in the same order, from `predictions.select_least_certain`.
+        predictions: Their rows in the same order, from `predictions.name_predictions`.
+        title: The beginning of the alt text.
 
     Raises:
         ValueError: The numbers of images and predictions differ.
@@ -48,7 +49,6 @@ def draw_predictions(images: NDArray[np.uint8], predictions: pd.DataFrame) -> Fi
     described = descriptions[:_DESCRIBED] or ["There are none"]
     if len(descriptions) > _DESCRIBED:
         described.append(f"And {len(descriptions) - _DESCRIBED} more")
-    title = "Images with the least certain predictions, the least certain first"
     figure.set_label(join_sentences(title, *described))
     return figure
 

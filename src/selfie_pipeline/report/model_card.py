@@ -31,7 +31,7 @@ def render_model_card(
         provenance: The classifier's provenance.
         licence: Licence of the weights, in the Hub's notation.
         loader: Code that loads the weights into timm; None if timm has no such network.
-        tolerance: Maximum difference between the logits of the ONNX file and of PyTorch.
+        tolerance: Maximum difference between the probabilities of the ONNX file and of PyTorch.
     """
     comparable = select_cells(cells, {cell["configuration"]}).used
     same = ("arm", "labeled_frac", "labels", "network")

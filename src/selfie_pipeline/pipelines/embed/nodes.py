@@ -14,14 +14,13 @@ from selfie_pipeline.config import (
     AugmentationConfig,
     ComputeConfig,
     EmbedConfig,
-    ModelConfig,
     PatchConfig,
     UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.evaluation.embedding import score_vectors
 from selfie_pipeline.models.embedding import ImageEmbedding
-from selfie_pipeline.models.selfie import Selfie
+from selfie_pipeline.models.selfie import Selfie, restore_encoder
 from selfie_pipeline.provenance import describe_environment, dump_configuration
 from selfie_pipeline.report.embedding_map import draw_embedding_map
 from selfie_pipeline.training.data.batches import open_images
@@ -70,17 +69,8 @@ def load_encoder(encoder: Weights, patch: PatchConfig, embed: EmbedConfig) -> Se
         UserError: The layer is u, and the encoder was pretrained with another patch grid; or its
             provenance does not describe it, because another version of this project made it.
     """
-    try:
-        settings = encoder.provenance["configuration"]
-        pretrained = PatchConfig.model_validate(settings["patch"])
-        network = Selfie(ModelConfig.model_validate(settings["model"]), pretrained)
-        network.load_state_dict(encoder.tensors, strict=True)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split()[:20])
-        raise UserError(
-            f"the encoder's provenance does not describe its network ({reason}): another version "
-            "of this project made it; run `kedro run --pipeline=pretrain` again"
-        ) from None
+    network = restore_encoder(encoder.tensors, encoder.provenance)
+    pretrained = PatchConfig.model_validate(encoder.provenance["configuration"]["patch"])
     if embed.layer == "u" and pretrained.grid_size != patch.grid_size:
         raise UserError(
             f"embed.layer = u, but the encoder was pretrained with {pretrained.grid_size} × "

@@ -10,7 +10,7 @@ from selfie_pipeline.config import ExportConfig, ModelConfig, UserError
 from selfie_pipeline.models.classifier import restore_classifier
 from selfie_pipeline.models.export import (
     TOLERANCE,
-    export_onnx,
+    export_image_classifier,
     render_loader,
     select_patch_network,
 )
@@ -49,7 +49,8 @@ def export_classifier(
     preprocessing = load_preprocessing(classifier.provenance)
     configuration = classifier.provenance["configuration"]
     network = restore_classifier(classifier.tensors, classifier.provenance)
-    files = {"classifier.onnx": export_onnx(network, preprocessing.patch.image_size)}
+    provenance = {**classifier.provenance, "classifier": classifier.digest()}
+    files = {"classifier.onnx": export_image_classifier(network, preprocessing, provenance)}
     loader = None
     if configuration["finetune"]["architecture"] == "resnet":
         loader = render_loader(

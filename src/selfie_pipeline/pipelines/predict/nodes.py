@@ -126,7 +126,8 @@ def _build_inference(
 
 def draw_contact_sheet(uncertain: UncertainImages) -> Figure:
     """Draw the images that the classifier is least certain of."""
-    return draw_predictions(**uncertain)
+    title = "Images with the least certain predictions, the least certain first"
+    return draw_predictions(**uncertain, title=title)
 
 
 def _format_path(file: Path, folder: Path) -> str:

@@ -1,0 +1,1 @@
+"""Pipeline from a finetuned classifier to the images most worth labeling."""

@@ -1,0 +1,132 @@
+"""Nodes of the pipeline `suggest`."""
+
+from __future__ import annotations
+
+import logging
+from typing import TypedDict
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from selfie_pipeline.config import (
+    AugmentationConfig,
+    ComputeConfig,
+    PatchConfig,
+    SuggestConfig,
+    UserError,
+)
+from selfie_pipeline.datasets.patch_grids import PatchGrids
+from selfie_pipeline.evaluation.predictions import name_predictions
+from selfie_pipeline.evaluation.suggestions import compute_margins, select_diverse
+from selfie_pipeline.models.classifier import restore_classifier
+from selfie_pipeline.models.embedding import ImageEmbedding
+from selfie_pipeline.models.selfie import restore_encoder
+from selfie_pipeline.report.contact_sheet import draw_predictions
+from selfie_pipeline.training.data.batches import open_images
+from selfie_pipeline.training.device import find_device
+from selfie_pipeline.training.finetuning import classify
+from selfie_pipeline.weights import Weights
+
+_LOG = logging.getLogger(__name__)
+_CHUNK = 65_536  # images whose logits are in memory at once
+_CONTACT_SHEET_IMAGES = 24
+
+
+class SuggestedImages(TypedDict):
+    """The images on the contact sheet and their predictions."""
+
+    images: NDArray[np.uint8]
+    predictions: pd.DataFrame
+
+
+def suggest_images(
+    classifier: Weights,
+    encoder: Weights,
+    samples: pd.DataFrame,
+    labeled_samples: pd.DataFrame,
+    patch_grids: PatchGrids,
+    patch: PatchConfig,
+    augmentation: AugmentationConfig,
+    suggest: SuggestConfig,
+    compute: ComputeConfig,
+    seed: int,
+) -> tuple[pd.DataFrame, SuggestedImages]:
+    """Choose the images most worth labeling, outside the test split and the labeled subset.
+
+    Returns:
+        A label table, the least certain image first: file, class (empty, to be filled in),
+        prediction and probability; and the first images, for the contact sheet.
+
+    Raises:
+        UserError: There is no such image, or the classifier is of other data or another subset.
+    """
+    pool = _find_pool(classifier, samples, labeled_samples, patch_grids)
+    network = restore_classifier(classifier.tensors, classifier.provenance)
+    images, device = open_images(patch_grids, patch, augmentation), find_device(compute)
+    rows = pool["sample"].to_numpy()  # (N,)
+    chunks = np.split(rows, range(_CHUNK, len(rows), _CHUNK))
+    margins = np.concatenate(
+        [compute_margins(classify(network, images, chunk, device)) for chunk in chunks]
+    )  # (N,)
+    unsure = np.argsort(margins, kind="stable")[: suggest.count * suggest.candidates]  # (M,)
+    embedding = ImageEmbedding(
+        restore_encoder(encoder.tensors, encoder.provenance), "stage3", patch.patch_size
+    )
+    vectors = classify(embedding, images, rows[unsure], device)  # (M, D)
+    chosen = unsure[select_diverse(vectors, margins[unsure], suggest.count, seed)]
+    logits = classify(network, images, rows[chosen], device)  # (count, classes)
+    predictions = name_predictions(
+        pool["place"].iloc[chosen].tolist(), logits, classifier.provenance["classes"]
+    )
+    shown = rows[chosen[:_CONTACT_SHEET_IMAGES]]
+    windows = images.central_windows(shown).permute(0, 2, 3, 1).numpy()  # (n, H, W, C)
+    _LOG.info(
+        "suggest: %s of %s unlabeled images; fill in the column class of suggestions",
+        f"{len(chosen):,}",
+        f"{len(pool):,}",
+    )
+    table = pd.DataFrame(
+        {
+            "file": predictions["file"],
+            "class": "",
+            "prediction": predictions["class"],
+            "probability": predictions["probability"],
+        }
+    )
+    return table, SuggestedImages(images=windows, predictions=predictions[: len(shown)])
+
+
+def _find_pool(
+    classifier: Weights,
+    samples: pd.DataFrame,
+    labeled_samples: pd.DataFrame,
+    patch_grids: PatchGrids,
+) -> pd.DataFrame:
+    """Return the samples whose label the finetuning did not use and the test does not either."""
+    provenance = classifier.provenance
+    if (provenance["data"], provenance["labels"]) != (
+        patch_grids.fingerprint,
+        len(labeled_samples),
+    ):
+        raise UserError(
+            "the classifier was finetuned on other data or labels than those in the catalog: run "
+            "`kedro run --pipeline=finetune` again, or load a matching version with "
+            "--load-versions=selfie_classifier:VERSION"
+        )
+    used = samples["sample"].isin(labeled_samples["sample"])
+    pool = samples[~used & (samples["split"] != "test")]
+    if pool.empty:
+        raise UserError(
+            f"there is nothing to label: the finetuning used the labels of all "
+            f"{len(labeled_samples):,} images outside the test split; add images without labels"
+        )
+    return pool
+
+
+def draw_suggestions(suggested: SuggestedImages) -> Figure:
+    """Draw the images most worth labeling with their two most likely classes."""
+    return draw_predictions(
+        **suggested, title="Images most worth labeling, the least certain first"
+    )
