@@ -27,6 +27,7 @@ from selfie_pipeline.report.contact_sheet import draw_predictions
 from selfie_pipeline.training.data.batches import open_images
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.finetuning import classify
+from selfie_pipeline.training.lineage import fingerprint_data
 from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ def _find_pool(
     """Return the samples whose label the finetuning did not use and the test does not either."""
     provenance = classifier.provenance
     if (provenance["data"], provenance["labels"]) != (
-        patch_grids.fingerprint,
+        fingerprint_data(patch_grids, samples),
         len(labeled_samples),
     ):
         raise UserError(
