@@ -58,6 +58,13 @@ def test_the_unlabeled_files_of_a_folder_are_suggested(
     assert sorted(table["file"]) == [f"unlabeled/{number}.png" for number in range(24, 29)]
     assert set(table["prediction"]) <= {"cat", "owl"}
     assert table["probability"].between(0.5, 1).all()
+    table.loc[:2, "class"] = ["cat", "owl", "cat"]  # the others are not labeled yet
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    fresh.succeed("--pipeline=ingest", f"--params={params},data.labels={tmp_path}/labels.csv")
+    samples = fresh.load("samples", params)
+    added = samples.set_index("place").loc[table["file"]]
+    assert added["class_name"].tolist() == ["cat", "owl", "cat", "", ""]
+    assert added["split"].tolist() == ["train"] * 3 + ["unlabeled"] * 2
 
 
 def test_a_classifier_of_another_subset_is_refused(finished: Any) -> None:
