@@ -52,6 +52,13 @@ STUDIES = [
         'kedro run --pipeline=experiment --params "experiment.labeled_fracs=[0.05,0.1]"',
     ),
     Study(
+        "cifar10/long",
+        "CIFAR-10, narrow, 6,000 × 64",
+        f'{_GRID}"pretrain.steps=12500,finetune.steps=6000,finetune.batch_size=64,'
+        "finetune.warmup_steps=100,finetune.weight_decay=0.0005,"
+        'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2]"',
+    ),
+    Study(
         "cifar10/cells",
         "CIFAR-10, narrow, short: 800 × 32",
         f'{_GRID}"pretrain.steps=12500,finetune.steps=800,finetune.batch_size=32,'
