@@ -1,4 +1,4 @@
-"""What checking the stored pixels costs, beside the stage that stores them.
+"""Measures what checking the stored pixels costs, beside the stage that stores them.
 
     python benchmarks/checksums.py
 
