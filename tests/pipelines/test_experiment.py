@@ -180,7 +180,7 @@ def test_an_interrupted_experiment_keeps_finished_cells(
 
     finished.run("cells")
 
-    assert "finetune, 63 labels, seed 0: resumes after step 2 of 4" in caplog.messages
+    assert "finetune, 126 labels, seed 0: resumes after step 2 of 4" in caplog.messages
     assert load_cell_keys(finished) == sorted(GRID)
     assert sorted(load_statuses(finished).values()) == ["done"] * 5 + ["kept"] * 3
 
