@@ -57,7 +57,7 @@ STANDS_FOR = {
     "/home/me/photographs": "photographs",
     "/home/me/labels.csv": "labels.csv",
     "path/to/folder": "photographs/train",
-    "path/to/image.jpg": "photographs/train/cat/0.jpg",
+    "path/to/image.jpg": "photographs/train/cat/1.jpg",
 }
 SHORTER = {
     "benchmarks/throughput.py": "--recipe base --batch 8 --steps 1",
@@ -116,13 +116,13 @@ def _one_thread():
 def _raw_data(project: Path) -> None:
     """Photographs of noise, and files as CIFAR-10's, of noise, too."""
     random = np.random.default_rng(0)
-    for number in range(60):
-        split = "test" if number % 3 == 0 else "train"
-        file = project / "photographs" / split / ("cat", "dog")[number % 2] / f"{number // 6}.jpg"
+    for number in range(72):
+        split = ("test", "train", "train", "unlabeled")[number % 4]
+        file = project / "photographs" / split / ("cat", "dog")[number // 4 % 2] / f"{number}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         pixels = random.integers(0, 256, (15, 20, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((200, 150)).save(file)
-    (project / "labels.csv").write_text("file,class\ntrain/dog/0.jpg,cat\n")
+    (project / "labels.csv").write_text("file,class\ntrain/dog/5.jpg,cat\n")
     folder = project / "cifar"
     folder.mkdir()
     for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
