@@ -86,7 +86,27 @@ class Shard(_Strict):
     """CRC-32 of the file; None in versions of earlier commits."""
 
 
-class Manifest(_Strict):
+class _Sealed(_Strict):
+    """A file with a checksum of its own."""
+
+    crc32: int | None = None
+    """CRC-32 of the other fields as JSON; None in files of earlier commits."""
+
+    def sealed(self) -> Self:
+        """Return a copy with the checksum."""
+        return self.model_copy(update={"crc32": self._content_crc32()})
+
+    def _content_crc32(self) -> int:
+        return zlib.crc32(self.model_dump_json(exclude={"crc32"}).encode())
+
+    @model_validator(mode="after")
+    def _check_content(self) -> Self:
+        if self.crc32 not in {None, self._content_crc32()}:
+            raise ValueError("its content is not what was written")
+        return self
+
+
+class Manifest(_Sealed):
     """The description of a version, stored as manifest.json."""
 
     format: Literal[1]
@@ -119,7 +139,7 @@ class Manifest(_Strict):
         return (self.samples, patches, self.channels, self.patch_size, self.patch_size)
 
 
-class _Progress(_Strict):
+class _Progress(_Sealed):
     """The state from which an interrupted write resumes, stored as progress.json."""
 
     fingerprint: str
@@ -130,18 +150,6 @@ class _Progress(_Strict):
     unreadable: dict[int, str] = {}
     checksums: list[int] = []
     """CRC-32 of each shard so far."""
-    crc32: int | None = None
-    """CRC-32 of the other fields as JSON; None in the progress of earlier commits."""
-
-    def content_crc32(self) -> int:
-        """Compute the CRC-32 of the other fields."""
-        return zlib.crc32(self.model_dump_json(exclude={"crc32"}).encode())
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.crc32 not in {None, self.content_crc32()}:
-            raise ValueError("its content is not what was written")
-        return self
 
 
 def write_version(new: PendingPatchGrids, folder: Path) -> Manifest:
@@ -189,7 +197,7 @@ def write_version(new: PendingPatchGrids, folder: Path) -> Manifest:
         std=std,
         shards=writer.shards(),
         unreadable=writer.unreadable,
-    )
+    ).sealed()
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
     (folder / _PROGRESS).unlink()
     return manifest
@@ -398,8 +406,7 @@ def _write_progress(folder: Path, progress: _Progress, files: set[Path]) -> None
     for path in files:
         fsync(path)
     with atomic_write(folder / _PROGRESS) as path:
-        sealed = progress.model_copy(update={"crc32": progress.content_crc32()})
-        path.write_text(sealed.model_dump_json(), encoding="utf-8")
+        path.write_text(progress.sealed().model_dump_json(), encoding="utf-8")
 
 
 def _read_progress(folder: Path, fingerprint: str) -> _Progress:
