@@ -1,7 +1,8 @@
-"""The command `kedro run` of this project: Kedro's own, with two differences.
+"""The commands `kedro run` and `kedro registry` of this project: Kedro's own, with differences.
 
 `--params` takes `key:value` as well as `key=value`, and lists in brackets. Errors that the user can
 fix, including an unknown runner, end the run with one line instead of a traceback.
+`registry list` imports no pipeline.
 
 This module imports nothing but Kedro's own dependencies and pydantic: if an import fails here,
 Kedro silently assumes that the project defines no commands.
@@ -17,13 +18,14 @@ from typing import Any, cast
 import click
 from kedro import KedroDeprecationWarning
 from kedro.framework.cli.project import run as kedro_run
-from kedro.framework.project import pipelines
+from kedro.framework.cli.registry import registry as kedro_registry
 from kedro.io import DatasetError
 from kedro.runner import ParallelRunner
 from kedro.utils import load_obj
 from omegaconf import OmegaConf
 
 from selfie_pipeline.config import UserError
+from selfie_pipeline.pipeline_registry import PIPELINE_NAMES
 from selfie_pipeline.printable import escape_controls, shorten
 
 _COMMA_OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
@@ -50,7 +52,7 @@ class _RunCommand(click.Command):
         except (UserError, DatasetError, ValueError) as error:
             message = _one_line(error)
             if message.startswith("Failed to find the pipeline"):
-                message = f"{message.split('. ')[0]}; allowed: {', '.join(sorted(pipelines))}"
+                message = f"{message.split('. ')[0]}; allowed: {', '.join(sorted(PIPELINE_NAMES))}"
             elif isinstance(error, ValueError) and not message.startswith(_NOTHING_TO_RUN):
                 raise
             raise click.ClickException(message) from None
@@ -133,4 +135,19 @@ run = _RunCommand(
     params=[_replace_callback(option) for option in kedro_run.params],
     help=kedro_run.help,
 )
+
+
+@click.command("list")
+def list_pipelines() -> None:
+    """List all pipelines, without importing what they need as Kedro's own command does."""
+    click.echo("".join(f"- {name}\n" for name in sorted(PIPELINE_NAMES)), nl=False)
+
+
 cli.add_command(run)
+cli.add_command(
+    click.Group(
+        "registry",
+        {**kedro_registry.commands, "list": list_pipelines},
+        help=kedro_registry.help,
+    )
+)

@@ -16,11 +16,11 @@ from typing import Any
 from kedro.config import AbstractConfigLoader, MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.framework.project import pipelines
 from kedro.io import AbstractVersionedDataset, DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline
 
 from selfie_pipeline.config import Config, UserError, load_config
+from selfie_pipeline.pipeline_registry import PIPELINE_NAMES, create_pipeline
 from selfie_pipeline.project import Project
 from selfie_pipeline.provenance import flatten
 from selfie_pipeline.run_summary import summarise_run
@@ -192,8 +192,8 @@ def _find_producer(name: str, catalog: DataCatalog) -> str | None:
     """Return the pipeline that produces an entry, or None for parameters and external data."""
     if name == "chosen_classifier":  # another name of one arm's classifier
         name = f"{catalog.load('params:predict.arm')}_classifier"
-    stages = (key for key in pipelines if key != "__default__")
-    return next((key for key in stages if name in pipelines[key].all_outputs()), None)
+    names = (key for key in PIPELINE_NAMES if key != "__default__")
+    return next((key for key in names if name in create_pipeline(key).all_outputs()), None)
 
 
 def _format_command(stage: str, run_params: dict[str, Any]) -> str:

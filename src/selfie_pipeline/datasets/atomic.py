@@ -11,24 +11,14 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 from kedro.io.core import AbstractVersionedDataset, DatasetError, Version
-from kedro_datasets._typing import JSONPreview, TablePreview
-from kedro_datasets.json.json_dataset import JSONDataset
-from kedro_datasets.matplotlib.matplotlib_dataset import MatplotlibDataset
-from kedro_datasets.pandas.csv_dataset import CSVDataset
-from kedro_datasets.pandas.parquet_dataset import ParquetDataset
-from kedro_datasets.text.text_dataset import TextDataset
+from kedro_datasets._typing import JSONPreview
 
 from selfie_pipeline.atomic_write import atomic_write
 from selfie_pipeline.config import UserError
-
-_HIDDEN_ELEMENTS = {"head", "style", "script", "svg"}
-"""HTML elements whose text is not part of the visible page."""
 
 _Saved = TypeVar("_Saved")
 _Loaded = TypeVar("_Loaded")
@@ -145,7 +135,7 @@ class AtomicDataset(
         return {"filepath": self._filepath, "version": self._version}
 
 
-class _AtomicSaveMixin(_OwnVersionMixin):
+class AtomicSaveMixin(_OwnVersionMixin):
     """Mixin that makes `save` of a kedro-datasets type atomic; precedes that type in the bases."""
 
     def save(self: Any, data: Any) -> None:
@@ -163,88 +153,3 @@ class _AtomicSaveMixin(_OwnVersionMixin):
         write = super().save.__wrapped__  # type: ignore[misc]
         with atomic_save(Path(self._get_save_path())) as partial:
             write(self._copy(_filepath=PurePosixPath(partial), _version=None), data)
-
-
-class AtomicCSVDataset(_AtomicSaveMixin, CSVDataset):
-    """A pandas table as a CSV file in UTF-8."""
-
-    # pandas reads UTF-8 regardless of the locale, so it must be written as such.
-    DEFAULT_FS_ARGS = {"open_args_save": {"mode": "w", "encoding": "utf-8", "newline": ""}}  # noqa: RUF012
-
-
-class AtomicParquetDataset(_AtomicSaveMixin, ParquetDataset):
-    """A pandas table as a Parquet file."""
-
-    def preview(self, nrows: int = 5) -> TablePreview:
-        """Return the first rows, with vectors abbreviated to text, which Kedro-Viz can display."""
-        preview = super().preview(nrows)
-        preview["data"] = [[_abbreviate(value) for value in row] for row in preview["data"]]
-        return preview
-
-
-def _abbreviate(value: Any) -> Any:
-    if not isinstance(value, np.ndarray):
-        return value
-    first = ", ".join(f"{number:.3g}" for number in value[:3])
-    return f"{first} … ({len(value)} numbers)"
-
-
-class AtomicJSONDataset(_AtomicSaveMixin, JSONDataset):
-    """Numbers, strings, lists and dictionaries as a JSON file."""
-
-
-class OptionalJSONDataset(AtomicJSONDataset):
-    """An `AtomicJSONDataset` that loads an empty list if nothing has been saved."""
-
-    def load(self) -> Any:
-        """Load the requested version, by default the latest; an empty list if there is none."""
-        return super().load() if super()._exists() else []
-
-    def _exists(self) -> bool:
-        return True
-
-
-class AtomicTextDataset(_AtomicSaveMixin, TextDataset):
-    """A string as a text file in UTF-8."""
-
-    DEFAULT_FS_ARGS = {  # noqa: RUF012
-        "open_args_save": {"mode": "w", "encoding": "utf-8"},
-        "open_args_load": {"mode": "r", "encoding": "utf-8"},
-    }
-
-    def preview(self, nrows: int = 20) -> TablePreview:
-        """Return the first lines as a table, the only form in which Kedro-Viz displays text.
-
-        Args:
-            nrows: Number of lines; of an HTML page, lines of its visible text.
-        """
-        text: str = self.load()
-        if self._filepath.suffix == ".html":
-            parser = _VisibleTextParser()
-            parser.feed(text)
-            text = "\n".join(parser.lines)
-        lines = [[line] for line in text.splitlines() if line.strip()][:nrows]
-        return TablePreview({"index": list(range(len(lines))), "columns": ["text"], "data": lines})
-
-
-class _VisibleTextParser(HTMLParser):
-    """An HTML parser that collects the visible text, one line per text node."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-        self._hidden_depth = 0
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:  # noqa: ARG002
-        self._hidden_depth += tag in _HIDDEN_ELEMENTS
-
-    def handle_endtag(self, tag: str) -> None:
-        self._hidden_depth -= tag in _HIDDEN_ELEMENTS
-
-    def handle_data(self, data: str) -> None:
-        if not self._hidden_depth and data.strip():
-            self.lines.append(" ".join(data.split()))
-
-
-class AtomicFigureDataset(_AtomicSaveMixin, MatplotlibDataset):
-    """A matplotlib figure as an image file; saving closes all pyplot figures."""

@@ -34,13 +34,9 @@ from selfie_pipeline.config import (
     Seed,
     TunedName,
 )
-from selfie_pipeline.datasets.atomic import (
-    AtomicCSVDataset,
-    AtomicJSONDataset,
-    AtomicParquetDataset,
-    CatalogError,
-    OptionalJSONDataset,
-)
+from selfie_pipeline.datasets.atomic import CatalogError
+from selfie_pipeline.datasets.tables import AtomicCSVDataset, AtomicParquetDataset
+from selfie_pipeline.datasets.text import AtomicJSONDataset, OptionalJSONDataset
 from selfie_pipeline.printable import is_printable
 
 _LOG = logging.getLogger(__name__)
@@ -187,7 +183,7 @@ class _DataCheck(_Stored):
 
 
 class _CheckedLoadMixin:
-    """Mixin that checks what `load` returns; precedes a type of `atomic` in the bases.
+    """Mixin that checks what `load` returns; precedes one of this package's types in the bases.
 
     Not a Kedro class itself, because Kedro would replace the `__init__` of the mixed-in type.
     """

@@ -7,7 +7,6 @@ from collections.abc import Collection
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 
 from selfie_pipeline.config import Config, TuneConfig, UserError
 from selfie_pipeline.training.data.randomness import RandomStream, fold_in
@@ -89,6 +88,8 @@ def hold_out(samples: pd.DataFrame, tune: TuneConfig) -> pd.DataFrame:
     Raises:
         UserError: There are too few samples of a class to hold one out.
     """
+    from sklearn.model_selection import train_test_split  # noqa: PLC0415  # a second to import
+
     train = samples[samples["split"] == "train"].copy()
     try:
         _, held_out = train_test_split(
