@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import joblib
@@ -12,8 +14,12 @@ import joblib
 from selfie_pipeline.config import ComputeConfig, UserError
 from selfie_pipeline.training.device import find_device, torch_threads
 from selfie_pipeline.training.memory import available_memory
+from selfie_pipeline.training.signals import TrainingInterrupted
 
 _LOG = logging.getLogger(__name__)
+POLL_INTERVAL_S = 0.5
+STOP_TIMEOUT_S = 60
+"""Time for running calls to end their step and write a checkpoint."""
 R = TypeVar("R")
 Job = Generator[Callable[[], Any], Any, R]
 """A generator that yields calls, receives their results, and returns its own result.
@@ -24,6 +30,43 @@ Job = Generator[Callable[[], Any], Any, R]
 
 class WorkerDiedError(UserError):
     """The process that ran a call of a job died, at every attempt."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A `UserError` that a call raised, in place of its result.
+
+    Only its message is sent to another process: not all of its subclasses can be pickled.
+    """
+
+    message: str
+    interrupted: bool
+
+
+def call_or_failure(call: Callable[[], Any]) -> Any:
+    """Return the result of a call, or a `UserError` that it raised, for `result_or_raise`."""
+    try:
+        return call()
+    except UserError as error:
+        return _Failure(str(error), isinstance(error, TrainingInterrupted))
+
+
+def result_or_raise(answer: Any) -> Any:
+    """Return what `call_or_failure` returned in another process.
+
+    Raises:
+        UserError: The call raised it.
+    """
+    if isinstance(answer, _Failure):
+        raise (TrainingInterrupted if answer.interrupted else UserError)(answer.message)
+    return answer
+
+
+def interruption(received: signal.Signals, done: int, total: int) -> TrainingInterrupted:
+    """Return the error for a signal that stopped jobs."""
+    return TrainingInterrupted(
+        f"stopped by {received.name}, with {done} of {total} done; run the same command to resume"
+    )
 
 
 def run_jobs(jobs: Sequence[Job[R]], compute: ComputeConfig, job_bytes: int) -> list[R]:

@@ -18,23 +18,19 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from selfie_pipeline.config import UserError
-from selfie_pipeline.training.jobs import Job, WorkerDiedError
-from selfie_pipeline.training.signals import StopRequest, TrainingInterrupted
+from selfie_pipeline.training.jobs import (
+    POLL_INTERVAL_S,
+    STOP_TIMEOUT_S,
+    Job,
+    WorkerDiedError,
+    call_or_failure,
+    interruption,
+    result_or_raise,
+)
+from selfie_pipeline.training.signals import StopRequest
 
 _LOG = logging.getLogger(__name__)
-_POLL_INTERVAL_S = 0.5
-_STOP_TIMEOUT_S = 60
-"""Time for running calls to end their step and write a checkpoint."""
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """A `UserError` that a call raised, in place of its result."""
-
-    message: str
-    interrupted: bool
 
 
 def run_in_processes(jobs: Sequence[Job[R]], count: int, threads: int) -> list[R]:
@@ -50,14 +46,11 @@ def run_in_processes(jobs: Sequence[Job[R]], count: int, threads: int) -> list[R
         for _ in range(min(count, len(jobs))):
             schedule.start_next(_create_process(threads))
         while schedule.running and not stop.received:
-            done, _ = wait(schedule.running, _POLL_INTERVAL_S, FIRST_COMPLETED)
+            done, _ = wait(schedule.running, POLL_INTERVAL_S, FIRST_COMPLETED)
             for future in done:
                 schedule.continue_job(future)
         if stop.received:
-            raise TrainingInterrupted(
-                f"stopped by {stop.received.name}, with {len(schedule.results)} of {len(jobs)} "
-                "done; run the same command to resume"
-            )
+            raise interruption(stop.received, len(schedule.results), len(jobs))
     return [schedule.results[number] for number in range(len(jobs))]
 
 
@@ -93,7 +86,7 @@ class _Schedule(Generic[R]):
             )
             self._advance(_create_process(self.threads), number, job, lambda: job.throw(died))
         else:
-            self._advance(process, number, job, lambda: job.send(_result(future)))
+            self._advance(process, number, job, lambda: job.send(result_or_raise(future.result())))
 
     def _advance(
         self,
@@ -124,7 +117,7 @@ class _Schedule(Generic[R]):
             for child in children:
                 child.terminate()
             try:
-                _, late = wait(self.running, _STOP_TIMEOUT_S)
+                _, late = wait(self.running, STOP_TIMEOUT_S)
                 if late:
                     _LOG.warning(
                         "%d did not stop; they resume from their last checkpoint", len(late)
@@ -167,19 +160,4 @@ def _end_with_parent() -> None:
 
 
 def _execute(call: bytes) -> Any:
-    try:
-        return pickle.loads(call)()  # noqa: S301  # of the process that started this one
-    except UserError as error:  # not all of its subclasses can be pickled
-        return _Failure(str(error), isinstance(error, TrainingInterrupted))
-
-
-def _result(future: Future[Any]) -> Any:
-    """Return the result of a call.
-
-    Raises:
-        UserError: The call raised it.
-    """
-    result = future.result()
-    if isinstance(result, _Failure):
-        raise (TrainingInterrupted if result.interrupted else UserError)(result.message)
-    return result
+    return call_or_failure(pickle.loads(call))  # noqa: S301  # of the process that started this one

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
 import torch
 from ray.exceptions import RayTaskError, TaskCancelledError
 
-from selfie_pipeline.config import ComputeConfig, UserError
+from selfie_pipeline.config import ComputeConfig
 from selfie_pipeline.training.distributed.cluster import (
     capacity,
     connect,
@@ -19,21 +18,19 @@ from selfie_pipeline.training.distributed.cluster import (
     job_request,
     wait_for_capacity,
 )
-from selfie_pipeline.training.jobs import Job, WorkerDiedError
-from selfie_pipeline.training.signals import StopRequest, TrainingInterrupted
+from selfie_pipeline.training.jobs import (
+    POLL_INTERVAL_S,
+    STOP_TIMEOUT_S,
+    Job,
+    WorkerDiedError,
+    call_or_failure,
+    interruption,
+    result_or_raise,
+)
+from selfie_pipeline.training.signals import StopRequest
 
 _LOG = logging.getLogger(__name__)
-_POLL_INTERVAL_S = 0.5
-_STOP_TIMEOUT_S = 60
-"""Time for running calls to end their step and write a checkpoint."""
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """A `UserError` that a call raised, in place of its result."""
-
-    error: UserError
 
 
 def run_ray_jobs(jobs: Sequence[Job[R]], compute: ComputeConfig) -> list[R]:
@@ -66,25 +63,19 @@ def run_ray_jobs(jobs: Sequence[Job[R]], compute: ComputeConfig) -> list[R]:
                 advance(number, job, job.__next__)
             if not running:
                 break
-            ready, _ = ray.wait(list(running), timeout=_POLL_INTERVAL_S)
+            ready, _ = ray.wait(list(running), timeout=POLL_INTERVAL_S)
             for answer in ready:
                 number, job = running.pop(answer)
                 advance(number, job, lambda: _send_result(answer, job))  # noqa: B023  # at once
             if stop.received:
                 _cancel(list(running))
-                raise TrainingInterrupted(
-                    f"stopped by {stop.received.name}, with {len(results)} of {len(jobs)} done; "
-                    "run the same command to resume"
-                )
+                raise interruption(stop.received, len(results), len(jobs))
         return [results[number] for number in range(len(jobs))]
 
 
 def _execute(call: Callable[[], Any], threads: int) -> Any:
     torch.set_num_threads(threads)
-    try:
-        return call()
-    except UserError as error:
-        return _Failure(UserError(str(error)))  # not all of its subclasses can be pickled
+    return call_or_failure(call)
 
 
 def _send_result(answer: ray.ObjectRef[Any], job: Job[R]) -> Callable[[], Any]:
@@ -101,16 +92,14 @@ def _send_result(answer: ray.ObjectRef[Any], job: Job[R]) -> Callable[[], Any]:
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[0]
         return job.throw(WorkerDiedError(f"its process died at every attempt: {reason}"))
-    if isinstance(value, _Failure):
-        raise value.error
-    return job.send(value)
+    return job.send(result_or_raise(value))
 
 
 def _cancel(running: list[ray.ObjectRef[Any]]) -> None:
     """Interrupt calls, as Ctrl-C does, and wait until they have ended."""
     for answer in running:
         ray.cancel(answer, force=False)
-    ended, late = ray.wait(running, num_returns=len(running), timeout=_STOP_TIMEOUT_S)
+    ended, late = ray.wait(running, num_returns=len(running), timeout=STOP_TIMEOUT_S)
     for answer in ended:
         try:
             ray.get(answer)
