@@ -1,5 +1,6 @@
 """Tests of the ResNet and the patch network."""
 
+import math
 from collections import OrderedDict
 
 import pytest
@@ -72,6 +73,14 @@ def test_a_patch_is_mapped_to_2_by_2(make_config, stem, side, preactivation):
 def test_the_small_stem_keeps_the_resolution(make_config):
     network = PatchNetwork(make_config({"model.stem": "small"}).model)
     assert network.stem(torch.rand(1, 3, 8, 8)).shape == (1, 8, 8, 8)
+
+
+def test_the_small_stem_is_initialised_as_timms_convolutions(paper_config):
+    torch.manual_seed(0)
+    weight = build_resnet(paper_config.model, classes=10).stem.conv.weight
+    fan_out = 9 * 64  # He et al. (2015), https://arxiv.org/abs/1502.01852, equation 14
+    assert weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=0.05)
+    assert weight.mean().item() == pytest.approx(0, abs=0.005)
 
 
 def test_a_complete_image_is_mapped_to_2_by_2_per_patch(make_config):

@@ -41,6 +41,14 @@ def test_positions_are_numbered_row_by_row_like_patches():
             assert torch.equal(positions()[row * 5 + column], expected)
 
 
+@pytest.mark.parametrize("kind", [TablePositions, RowColumnPositions])
+def test_all_vectors_begin_with_the_spread_of_berts_embeddings(kind):
+    torch.manual_seed(0)
+    for parameter in kind(16, 512).parameters():
+        assert parameter.std().item() == pytest.approx(0.02, rel=0.05)
+        assert parameter.mean().item() == pytest.approx(0, abs=0.001)
+
+
 @pytest.mark.parametrize(
     ("name", "kind"), [("table", TablePositions), ("row_column", RowColumnPositions)]
 )

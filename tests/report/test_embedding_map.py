@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.manifold import TSNE
 
 from selfie_pipeline.report.embedding_map import draw_embedding_map
 
@@ -53,6 +54,52 @@ def test_up_to_thirty_classes_have_their_names_on_the_map() -> None:
     assert [text.get_text() for text in axes.texts] == [f"class {label}" for label in range(12)]
     (axes,) = draw_embedding_map(make_vectors(40, each=4), "pca", 1000).axes
     assert not axes.texts
+    (axes,) = draw_embedding_map(make_vectors(30, each=2), "pca", 1000).axes
+    assert len(axes.texts) == 30
+
+
+def test_tsne_looks_at_thirty_neighbours_or_at_a_third_of_few_images() -> None:
+    for each, perplexity in ((8, 23 / 3), (31, 30)):
+        table = make_vectors(3, each)
+        (axes,) = draw_embedding_map(table, "tsne", 1000).axes
+        drawn = np.concatenate([line.get_xydata() for line in axes.get_lines()])
+        expected = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(
+            np.stack(table["vector"])
+        )
+        np.testing.assert_allclose(drawn, expected, rtol=1e-4)
+
+
+def test_the_map_has_equal_scales_and_neither_ticks_nor_grid() -> None:
+    for classes in (3, 12):
+        figure = draw_embedding_map(make_vectors(classes, each=4), "pca", 1000)
+        (axes,) = figure.axes
+        assert axes.get_aspect() == 1
+        assert axes.get_xticks().size == axes.get_yticks().size == 0
+        assert not any(line.get_visible() for line in axes.get_xgridlines())
+        assert axes.get_title(loc="left") == f"Image embeddings, PCA; all {4 * classes} images"
+        assert (axes.get_legend() is None) == (classes == 12)
+
+
+def test_names_of_many_classes_are_amid_their_points() -> None:
+    table = make_vectors(11, each=5)
+    (axes,) = draw_embedding_map(table, "pca", 1000).axes
+    (points,) = axes.collections
+    places = np.asarray(points.get_offsets())
+    assert len(places) == 55
+    assert points.get_array().tolist() == table["label"].tolist()  # what colours follow
+    for label, text in enumerate(axes.texts):
+        assert text.get_position() == pytest.approx(np.median(places[table["label"] == label], 0))
+
+
+def test_without_a_label_there_are_only_grey_points() -> None:
+    figure = draw_embedding_map(make_vectors(2).assign(label=-1, class_name=""), "pca", 1000)
+    (axes,) = figure.axes
+    (line,) = axes.get_lines()
+    assert len(line.get_xdata()) == 40
+    assert axes.get_legend() is None
+    assert str(figure.get_label()) == (
+        "A map (PCA) of the embeddings of all 40 images, by class. No image has a label."
+    )
 
 
 def test_title_has_the_number_of_images() -> None:

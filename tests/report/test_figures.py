@@ -37,6 +37,67 @@ def test_error_bars_are_the_standard_deviations(four_seeds) -> None:
     assert (low, high) == pytest.approx((79.5 - math.sqrt(5 / 3), 79.5 + math.sqrt(5 / 3)))
 
 
+def titles_of(figure) -> list[str]:
+    return [axes.get_title("left") for axes in figure.axes]
+
+
+def legend_of(axes) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def reference_of(axes) -> float:
+    """Return the height of the reference line."""
+    return next(line.get_ydata()[0] for line in axes.get_lines() if line.get_linestyle() == ":")
+
+
+def test_accuracy_panels_say_what_they_show(four_seeds, make_cells) -> None:
+    other = make_cells("selfie", {0: 0.58}, network="ResNet 2-2-2-2, width 8")
+    figure = draw_accuracy_over_labels(build_results_table([*four_seeds, *other]))
+    assert titles_of(figure) == [
+        "digits, ResNet 1-1-1-1, width 16",
+        "digits, ResNet 2-2-2-2, width 8",
+    ]
+    assert figure.get_size_inches().tolist() == pytest.approx([7, 2 * 4.6])
+    for axes in figure.axes:
+        assert axes.get_ylabel() == "test accuracy (%)"
+        assert axes.get_xlabel() == "labeled training images (share and number)"
+    assert legend_of(figure.axes[0]) == ["supervised (n = 4)", "Selfie (n = 4)"]
+    assert figure.get_label() == (
+        "Chart of test accuracy over the labeled fraction. digits, 5 %, supervised: 79.5 %. "
+        "digits, 5 %, Selfie: 85.5 %. digits, 5 %, Selfie: 58.0 %."
+    )
+
+
+def test_marks_of_a_fraction_are_side_by_side_around_its_tick(four_seeds) -> None:
+    cells = [cell | {"data": "cifar10"} for cell in four_seeds]
+    (axes,) = draw_accuracy_over_labels(build_results_table(cells)).axes
+    places = {name: container.lines[0].get_xdata()[0] for name, container in bars(axes).items()}
+    paper_left, left, right, paper_right = (
+        places[name]
+        for name in (
+            *("supervised, paper (n = 5)", "supervised (n = 4)"),
+            *("Selfie (n = 4)", "Selfie, paper (n = 5)"),
+        )
+    )
+    low, high = axes.get_xlim()
+    assert low < paper_left < left < 5 < right < paper_right < high
+
+
+def test_arms_can_be_told_apart_without_colour_and_in_either_chart(four_seeds) -> None:
+    table = build_results_table(four_seeds)
+    (accuracy,) = draw_accuracy_over_labels(table).axes
+    deviations = draw_variance_over_labels(table).axes[0]
+    styles = [
+        [(line.get_color(), line.get_marker(), str(line.get_linestyle())) for line in lines]
+        for lines in (
+            [container.lines[0] for container in bars(accuracy).values()],
+            deviations.get_lines(),
+        )
+    ]
+    assert styles[0] == styles[1]
+    assert all(len(set(values)) == 2 for values in zip(*styles[0], strict=True))
+
+
 def test_one_seed_has_no_error_bar(one_seed) -> None:
     (axes,) = draw_accuracy_over_labels(build_results_table(one_seed)).axes
     found = bars(axes)
@@ -108,6 +169,42 @@ def test_standard_deviations_and_their_ratio(four_seeds) -> None:
     assert (low, high) == pytest.approx((selfie["std_ratio_low"], selfie["std_ratio_high"]))
 
 
+def test_deviation_panels_say_what_they_show(four_seeds) -> None:
+    table = build_results_table(four_seeds)
+    figure = draw_variance_over_labels(table)
+    left, right = figure.axes
+    assert titles_of(figure) == [
+        "digits, ResNet 1-1-1-1, width 16\nStandard deviation over seeds",
+        "Ratio: supervised / Selfie",
+    ]
+    assert left.get_ylabel() == "test accuracy (points)"
+    assert right.get_ylabel() == "ratio (above 1: Selfie varies less)"
+    assert left.get_ylim()[0] == 0
+    assert right.get_yscale() == "log"
+    assert reference_of(right) == 1
+    assert right.yaxis.get_major_formatter()(0.5) == "0.5"
+    assert legend_of(left) == ["supervised (n = 4)", "Selfie (n = 4)"]
+    assert legend_of(right) == ["ratio, 95 % interval"]
+    for axes in (left, right):
+        assert axes.get_xscale() == "log"
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == ["5 %\n63"]
+    assert not left.texts
+    selfie = table.iloc[1]
+    assert figure.get_label() == (
+        "Chart of the standard deviation over the labeled fraction. digits, 5 %, supervised: "
+        f"1.29 points. digits, 5 %, Selfie: {selfie['std']:.2f} points. digits, 5 %: supervised's "
+        f"is {selfie['std_ratio']:.2g} times Selfie's, 95 % interval "
+        f"{selfie['std_ratio_low']:.2g} to {selfie['std_ratio_high']:.2g}."
+    )
+
+
+def test_each_data_set_has_a_row_of_deviations(four_seeds) -> None:
+    cells = [*four_seeds, *(cell | {"data": "cifar10"} for cell in four_seeds)]
+    figure = draw_variance_over_labels(build_results_table(cells))
+    assert [title.split(",")[0] for title in titles_of(figure)[::2]] == ["cifar10", "digits"]
+    assert figure.get_size_inches().tolist() == pytest.approx([10, 2 * 4.2])
+
+
 def test_the_papers_deviations_have_hollow_markers(four_seeds) -> None:
     table = build_results_table([cell | {"data": "cifar10"} for cell in four_seeds])
     left, right = draw_variance_over_labels(table).axes
@@ -166,6 +263,41 @@ def test_gain_over_the_ratio(gain_cells) -> None:
     assert axes.get_xlim()[0] < 5
     assert axes.get_xlim()[1] > 20
     assert "20 pretraining images per label: +11.0 points" in figure.get_label()
+
+
+def test_the_gain_chart_says_what_it_shows(gain_cells) -> None:
+    figure = draw_gain_over_ratio(compute_gains(select_cells(gain_cells, {"present"})))
+    (axes,) = figure.axes
+    assert titles_of(figure) == ["Selfie minus supervised"]
+    assert axes.get_xlabel() == "pretraining images per labeled image"
+    assert axes.get_ylabel() == "gain in test accuracy (points)"
+    assert axes.get_xscale() == "log"
+    assert axes.xaxis.get_major_formatter()(20.0) == "20"
+    assert {1, 2, 5, 10, 20, 50} <= set(axes.xaxis.get_major_locator().tick_values(1, 50).round(9))
+    assert axes.get_xticks(minor=True).size == 0
+    assert reference_of(axes) == 0  # no gain
+    assert legend_of(axes) == [
+        "paper: larger gains from a ratio of about 10",
+        "digits, 5 % (60 labels; n = 1 to 2)",
+    ]
+    assert not axes.texts
+
+
+def test_many_gain_lines_can_be_told_apart(make_cells) -> None:
+    cells = [
+        cell | {"labeled_frac": part / 100, "labels": 10 * part}
+        for part in range(1, 20)
+        for arm in ("supervised", "selfie")
+        for cell in make_cells(
+            arm,
+            {0: 0.7},
+            provenance={"configuration": {"pretrain": {}}, "pretraining_images": 1200},
+        )
+    ]
+    (axes,) = draw_gain_over_ratio(compute_gains(select_cells(cells, {"present"}))).axes
+    styles = [(c.lines[0].get_marker(), c.lines[0].get_linestyle()) for c in bars(axes).values()]
+    assert len(styles) == 19
+    assert len(set(styles)) == 8
 
 
 def test_gain_of_one_seed_has_no_error_bar(gain_cells) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
 from selfie_pipeline.report.puzzle import CORRECT, WRONG, draw_puzzles
+from selfie_pipeline.report.style import LIGHT
 
 TARGETS = np.array([[1, 4, 11, 14], [15, 0, 5, 9]])
 # First image: the choices for 1 and 3 are correct, those for 2 and 4 are both the patch of 1.
@@ -73,6 +75,50 @@ def test_completed_image_contains_the_choices(images) -> None:
     assert [style == "-" for style in styles] == [True, False, True, False]
 
 
+def test_panels_are_titled_and_each_image_has_a_row(images) -> None:
+    figure = draw_puzzles(images, (4, 4), TARGETS, PROBABILITIES)
+    titles = [axes.get_title("left") for axes in figure.axes]
+    assert titles == ["Masked image", "Candidates", "Choices", "Completed image", *[""] * 4]
+    width, height = figure.get_size_inches()
+    assert height == pytest.approx(2 * width / 4 + 0.5)  # square panels below their titles
+    assert not any(axes.axison for axes in figure.axes)
+
+
+def test_patches_are_framed_in_slots_with_captions_below(images) -> None:
+    _, candidates, choices, completed = draw_puzzles(images, (4, 4), TARGETS, PROBABILITIES).axes[
+        :4
+    ]
+    for axes in (candidates, choices):
+        assert (axes.get_xlim(), axes.get_ylim()) == ((0, 2), (2, 0))
+        slots = [(0, 0), (1, 0), (0, 1), (1, 1)]
+        for (column, row), image, frame, text in zip(
+            slots, axes.images, axes.patches, axes.texts, strict=True
+        ):
+            left, right, bottom, top = image.get_extent()
+            assert (left + right) / 2 == pytest.approx(column + 0.5)
+            assert (top, right - left) == (row, pytest.approx(bottom - top))
+            assert frame.get_xy() == (left, top)
+            assert (frame.get_width(), frame.get_height()) == pytest.approx(
+                (right - left, bottom - top)
+            )
+            x, y = text.get_position()
+            assert x == column + 0.5
+            assert bottom < y < row + 1
+            assert text.get_va() == "top"
+    frames = [patch.get_xy() for patch in completed.patches]
+    assert frames == [(8, 0), (0, 8), (24, 16), (16, 24)]
+    assert [text.get_position() for text in completed.texts] == [(4, 12), (20, 28)]
+
+
+def test_marks_of_right_and_wrong_choices_differ_in_colour(images) -> None:
+    axes = draw_puzzles(images, (4, 4), TARGETS, PROBABILITIES).axes
+    right, wrong = LIGHT["correct"], LIGHT["wrong"]
+    assert [text.get_color() for text in axes[2].texts] == [right, wrong, right, wrong]
+    frames = [to_hex(patch.get_edgecolor()) for patch in axes[3].patches]
+    assert frames == [right, wrong, right, wrong]
+    assert not any(patch.get_fill() for patch in axes[3].patches)
+
+
 def test_order_of_the_candidates_depends_on_the_seed(images) -> None:
     orders = {
         tuple(patch_values(draw_puzzles(images, (4, 4), TARGETS, PROBABILITIES, seed).axes[1]))
@@ -102,7 +148,8 @@ def test_many_targets_on_a_rectangular_grid() -> None:
     [
         ({"grid": (3, 4)}, "does not divide"),
         ({"targets": TARGETS[:1]}, "RGB images"),
-        ({"targets": TARGETS + 10}, "outside the grid"),
+        ({"targets": TARGETS + 1}, "outside the grid"),  # up to 16
+        ({"targets": TARGETS - 1}, "outside the grid"),  # from -1
         ({"targets": np.zeros_like(TARGETS)}, "target occurs twice"),
         ({"targets": TARGETS[0]}, "expected images"),
         ({"probabilities": PROBABILITIES[:, :3]}, "expected probabilities"),

@@ -4,7 +4,6 @@ import io
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from functools import partial
 
@@ -266,21 +265,19 @@ def test_results_and_errors_are_in_the_order_of_the_files(tmp_path):
         assert np.array_equal(results[number], decode_file(paths[number], SIDE))
 
 
-def test_items_are_consumed_only_as_needed():
+def test_items_are_consumed_only_as_needed(monkeypatch):
+    monkeypatch.setattr(decoding.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     consumed = []
+    items = (consumed.append(number) or number for number in range(10_000))
 
-    def items():
-        for number in range(10_000):
-            consumed.append(number)
-            yield number
+    results = map_ordered(lambda number: number, items)
 
-    results = map_ordered(lambda number: number, items())
-
-    assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
-    assert len(consumed) < 10_000 // 2
+    assert next(results) == 0
+    assert len(consumed) == 2 * 16 + 1  # 16 wait for each core
+    assert [next(results) for _ in range(4)] == [1, 2, 3, 4]
+    assert len(consumed) == 2 * 16 + 5
     results.close()
-    time.sleep(0.01)
-    assert len(consumed) < 10_000 // 2
+    assert len(consumed) == 2 * 16 + 5
 
 
 def test_all_cores_are_used(monkeypatch):

@@ -1,0 +1,150 @@
+"""Tests of the search for parameters, over made-up objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from selfie_pipeline.training.jobs import run_jobs
+from selfie_pipeline.training.search import Objective, Search, finished_trials, run_trial
+
+RECIPE = {"peak_learning_rate": 0.05, "weight_decay": 0.0001}
+
+
+@pytest.fixture
+def make_search(make_config) -> Callable[..., Search]:
+    """Return a factory of searches of Selfie's learning rate with 10 % of the labels."""
+
+    def make(lineage: dict[str, Any] | None = None, **changes: Any) -> Search:
+        tune = make_config({f"tune.{name}": value for name, value in changes.items()}).tune
+        return Search("selfie", 0.1, lineage or {"configuration": {"finetune": RECIPE}}, tune)
+
+    return make
+
+
+@pytest.fixture
+def make_trials(make_config) -> Callable[..., list[FrozenTrial]]:
+    """Return a function that runs a search to its end and returns its trials."""
+
+    def run(search: Search, objective: Objective, storage: Any = None) -> list[FrozenTrial]:
+        study = search.open_study(storage or optuna.storages.InMemoryStorage())
+        run_jobs([search.run(study, objective)], make_config().compute, job_bytes=1)
+        return study.get_trials()
+
+    return run
+
+
+def peak(trial: optuna.Trial) -> float:
+    """Return an accuracy that is best at a learning rate of 0.2."""
+    return 1 - abs(trial.suggest_float("peak_learning_rate", 0.01, 0.4, log=True) - 0.2)
+
+
+def rates(trials: list[FrozenTrial]) -> list[float]:
+    return [trial.params["peak_learning_rate"] for trial in trials]
+
+
+def test_the_recipes_own_value_comes_first_and_all_are_in_the_range(
+    make_search, make_trials
+) -> None:
+    trials = make_trials(make_search(trials=8), peak)
+
+    assert rates(trials)[0] == 0.05
+    assert len(set(rates(trials))) == 8
+    assert all(0.01 <= rate <= 0.4 for rate in rates(trials))
+    assert [trial.value for trial in trials] == [1 - abs(rate - 0.2) for rate in rates(trials)]
+
+
+def test_after_five_trials_values_are_drawn_near_the_best(make_search, make_trials) -> None:
+    trials = make_trials(make_search(trials=25), peak)
+
+    drawn_at_random, informed = rates(trials)[1:5], rates(trials)[10:]
+    mean = [sum(abs(x - 0.2) for x in part) / len(part) for part in (drawn_at_random, informed)]
+    assert mean[1] < mean[0]
+    assert any(abs(rate - 0.2) < 0.02 for rate in informed)
+
+
+def test_trials_follow_from_the_seed_and_a_search_goes_on_where_it_ended(
+    make_search, make_trials
+) -> None:
+    straight = make_trials(make_search(trials=8), peak)
+    storage = optuna.storages.InMemoryStorage()
+    make_trials(make_search(trials=3), peak, storage)
+
+    assert rates(make_trials(make_search(trials=8), peak, storage)) == rates(straight)
+    assert rates(make_trials(make_search(trials=8, seed=1), peak)) != rates(straight)
+
+
+def test_interrupted_trials_are_the_next_ones(make_search, make_trials) -> None:
+    straight = rates(make_trials(make_search(trials=4), peak))
+    storage = optuna.storages.InMemoryStorage()
+    search = make_search(trials=4)
+    job = search.run(search.open_study(storage), peak)
+    call = next(job)
+    job.send(call())  # the second trial is asked for, and not told
+
+    trials = make_trials(search, peak, storage)
+
+    assert [trial.state for trial in trials[:2]] == [TrialState.COMPLETE, TrialState.FAIL]
+    finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    assert rates(finished) == straight
+
+
+def test_the_result_is_the_best_of_the_trials(make_search, make_trials) -> None:
+    search, storage = make_search(trials=6), optuna.storages.InMemoryStorage()
+    trials = make_trials(search, peak, storage)
+
+    result = search.result(search.open_study(storage))
+
+    assert result.validation_accuracy == max(trial.value for trial in trials)
+    assert result.settings == max(trials, key=lambda trial: trial.value).params
+    assert (result.arm, result.labeled_frac, result.trials) == ("selfie", 0.1, 6)
+    assert search.find_settings([result]) == result.settings
+    assert make_search(seed=1).find_settings([result]) == {}
+
+
+def test_a_study_is_that_of_all_its_trials_depend_on_but_their_number(make_search) -> None:
+    study = make_search().study
+
+    assert study.startswith("selfie, 10 %, ")
+    assert make_search(trials=50).study == study
+    assert make_search(seed=1).study != study
+    assert make_search(lineage={"configuration": {"finetune": RECIPE, "seed": 3}}).study != study
+
+
+@pytest.mark.parametrize(("others", "pruned"), [([0.5, 0.6], False), ([0.5, 0.6, 0.7], True)])
+def test_the_worst_quarter_is_pruned_once_there_are_three_others(
+    others: list[float], pruned: bool
+) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        score = trial.suggest_float("score", 0, 1)
+        trial.report(score, step=1)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+        return score
+
+    before: list[FrozenTrial] = []
+    for score in others:
+        before.append(run_trial(objective, {"score": score}, before))
+    worst = run_trial(objective, {"score": 0.1}, before)
+    middle = run_trial(objective, {"score": 0.58}, before)
+
+    assert worst.params == {"score": 0.1}
+    assert worst.intermediate_values == {1: 0.1}
+    assert (worst.state == TrialState.PRUNED) == pruned
+    assert middle.state == TrialState.COMPLETE
+
+
+def test_pruned_trials_count_and_interrupted_ones_do_not() -> None:
+    study = optuna.create_study(direction="maximize")
+    for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
+        study.tell(study.ask(), 0.5 if state == TrialState.COMPLETE else None, state)
+    study.ask()
+
+    assert [trial.state for trial in finished_trials(study)] == [
+        TrialState.COMPLETE,
+        TrialState.PRUNED,
+    ]
