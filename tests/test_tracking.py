@@ -17,8 +17,8 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.io.core import Version
 
 from selfie_pipeline import tracking
-from selfie_pipeline.datasets.atomic import AtomicTextDataset
 from selfie_pipeline.datasets.folder import FolderDataset
+from selfie_pipeline.datasets.text import AtomicTextDataset
 from selfie_pipeline.tracking import MlflowHooks, tracking_hooks
 
 # MLflow keeps SQLAlchemy's connections open.

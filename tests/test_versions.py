@@ -25,7 +25,7 @@ def make_catalog(folder: Path, run: str, **load_versions: str) -> DataCatalog:
     types = {"numbers": "AtomicJSONDataset", "text": "AtomicTextDataset"}
     entries = {
         name: {
-            "type": f"selfie_pipeline.datasets.atomic.{kind}",
+            "type": f"selfie_pipeline.datasets.text.{kind}",
             "filepath": str(folder / name),
             "versioned": True,
         }

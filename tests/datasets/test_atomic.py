@@ -14,15 +14,10 @@ from kedro.io.core import DatasetError, Version
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.datasets.atomic import (
-    AtomicCSVDataset,
-    AtomicFigureDataset,
-    AtomicJSONDataset,
-    AtomicParquetDataset,
-    AtomicTextDataset,
-    CatalogError,
-    atomic_save,
-)
+from selfie_pipeline.datasets.atomic import CatalogError, atomic_save
+from selfie_pipeline.datasets.figures import AtomicFigureDataset
+from selfie_pipeline.datasets.tables import AtomicCSVDataset, AtomicParquetDataset
+from selfie_pipeline.datasets.text import AtomicJSONDataset, AtomicTextDataset
 
 TABLE = pd.DataFrame({"name": ["é", "±"], "value": [1.5, 2.5]})
 LARGER_TABLE = pd.DataFrame({"value": np.random.default_rng(0).random(10_000)})
@@ -131,7 +126,7 @@ def die(*_, **__):
 
 folder, moment = Path(sys.argv[1]), sys.argv[2]
 from kedro.io.core import Version
-from selfie_pipeline.datasets.atomic import AtomicJSONDataset
+from selfie_pipeline.datasets.text import AtomicJSONDataset
 
 class Bomb(dict):
     def items(self):
@@ -180,7 +175,7 @@ def test_an_unversioned_file_at_the_path_of_the_versions_is_explained(tmp_path):
 
 
 def test_the_catalog_finds_the_types_and_versions(tmp_path):
-    type_name = "selfie_pipeline.datasets.atomic.AtomicCSVDataset"
+    type_name = "selfie_pipeline.datasets.tables.AtomicCSVDataset"
     entry = {"type": type_name, "filepath": str(tmp_path / "thing"), "versioned": True}
     old = DataCatalog.from_config({"table": entry}, save_version="v1")
     new = DataCatalog.from_config({"table": entry}, save_version="v2")
@@ -211,32 +206,3 @@ def test_kedro_viz_can_preview(dataset_type, name, tmp_path):
 
     assert getattr(annotation, "__name__", annotation) == name
     assert dataset.preview()
-
-
-def test_the_preview_of_a_page_is_its_visible_text(tmp_path):
-    dataset = AtomicTextDataset(filepath=str(tmp_path / "report.html"))
-    dataset.save(
-        "<!doctype html><html><head><title>no</title><style>p {}</style></head><body>"
-        "<h1>Did it\n help?</h1><svg><text>no</text></svg><p>Yes &amp; no</p></body></html>"
-    )
-
-    assert dataset.preview()["data"] == [["Did it help?"], ["Yes & no"]]
-    assert dataset.preview(nrows=1)["data"] == [["Did it help?"]]
-
-
-def test_the_preview_of_a_text_is_its_first_lines(tmp_path):
-    dataset = AtomicTextDataset(filepath=str(tmp_path / "results.md"))
-    dataset.save("| a |\n\n| 1 |\n| 2 |\n")
-
-    assert dataset.preview(nrows=2) == {
-        "index": [0, 1],
-        "columns": ["text"],
-        "data": [["| a |"], ["| 1 |"]],
-    }
-
-
-def test_the_preview_of_vectors_is_text(tmp_path):
-    dataset = AtomicParquetDataset(filepath=str(tmp_path / "vectors.parquet"))
-    dataset.save(pd.DataFrame({"sample": [7], "vector": [np.arange(64) / 4]}))
-
-    assert dataset.preview()["data"] == [[7, "0, 0.25, 0.5 … (64 numbers)"]]

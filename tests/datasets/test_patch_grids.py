@@ -154,11 +154,32 @@ def test_pixels_that_are_all_equal_are_refused(tmp_path):
     assert files_of(tmp_path) == []
 
 
+def test_a_changed_manifest_is_named_and_not_shared(grids, tmp_path):
+    path = tmp_path / "grids/v1/grids/manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mean": [0.5, 0.5, 0.5]}))
+
+    with pytest.raises(CatalogError, match="content is not what was written"):
+        dataset(tmp_path).load()
+
+    dataset(tmp_path, save="v2").save(pending())
+    assert np.array_equal(dataset(tmp_path).load().mean, grids.mean)
+
+
+def test_a_manifest_without_a_checksum_is_read(grids, tmp_path):
+    """Earlier releases did not save one."""
+    path = tmp_path / "grids/v1/grids/manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["crc32"]
+    path.write_text(json.dumps(manifest))
+
+    assert np.array_equal(dataset(tmp_path).load().mean, grids.mean)
+
+
 @pytest.mark.parametrize("std", [[-0.1, 0.2, 0.2], [0.0, 0.2, 0.2], [0.2], [float("nan")] * 3])
 def test_impossible_statistics_are_named(tmp_path, std):
     dataset(tmp_path, save="v1").save(pending())
     path = tmp_path / "grids/v1/grids/manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"std": std}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"std": std, "crc32": None}))
 
     with pytest.raises(CatalogError, match=r"manifest\.json can't be read \(.*std = \["):
         dataset(tmp_path).load()
