@@ -2,22 +2,23 @@
 PYTHON ?= python3
 VENV ?= .venv
 INSTALLED := $(VENV)/.installed
+WITH_DEV := $(VENV)/.installed-dev
 
 .PHONY: demo test check reference clean
 
 demo: $(INSTALLED) ## Everything on scikit-learn's handwritten digits, in a few minutes
 	$(VENV)/bin/kedro run
 
-test: $(INSTALLED) ## The tests, a process a core
+test: $(WITH_DEV) ## The tests, a process a core
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses auto
 
-check: $(INSTALLED) ## Format, lint, types and dependencies
+check: $(WITH_DEV) ## Format, lint, types and dependencies
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/deptry src
 
-reference: $(INSTALLED) ## docs/parameters.md, README's results: after a change of conf/ or cells
+reference: $(WITH_DEV) ## docs/parameters.md, README's results: after a change of conf/ or cells
 	$(VENV)/bin/python docs/parameters.py
 	$(VENV)/bin/python docs/results/summary.py
 
@@ -27,5 +28,9 @@ clean: ## Remove the virtual environment
 # torch and torchvision come in one go, so that they match.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(WITH_DEV): $(INSTALLED)
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	touch $(INSTALLED)
+	touch $@

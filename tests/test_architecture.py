@@ -16,7 +16,7 @@ PARTS = {
 LOWER = {
     *("config", "models", "training", "evaluation", "report", "sources", "datasets"),
     "duplicates",
-    *("project", "printable", "provenance", "weights"),
+    *("project", "printable", "provenance", "weights", "extras"),
 }
 ALLOWED_IMPORTS = {
     "config": {"printable"},
@@ -24,11 +24,12 @@ ALLOWED_IMPORTS = {
     "weights": set(),
     "atomic_write": set(),
     "printable": set(),
+    "extras": set(),
     "duplicates": set(),
-    "models": {"config", "printable"},
-    "sources": {"config", "atomic_write", "printable"},
+    "models": {"config", "printable", "extras"},
+    "sources": {"config", "atomic_write", "printable", "extras"},
     "datasets": {"config", "weights", "atomic_write", "printable"},
-    "training": {"models", "config", "provenance", "weights", "atomic_write"},
+    "training": {"models", "config", "provenance", "weights", "atomic_write", "extras"},
     "evaluation": {"config"},
     "report": {"evaluation", "config", "printable", "provenance"},
     "pipelines": LOWER,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -328,43 +329,64 @@ def test_a_refusal_in_the_shell_is_one_line(project: Path, command: list[str]) -
     assert not list((project / "data").rglob("*"))
 
 
-WITHOUT_RAY = """
+WITHOUT_EXTRAS = """
 import importlib, pkgutil, sys
 from importlib.machinery import PathFinder
 
+extras = {
+    *("IPython", "alembic", "ipykernel", "kedro_viz", "mlflow", "onnx", "onnxruntime"),
+    *("onnxscript", "optuna", "pillow_heif", "ray", "sqlalchemy", "tensorboard"),
+}
 find = PathFinder.find_spec
 PathFinder.find_spec = staticmethod(
-    lambda name, *rest: None if name.partition(".")[0] == "ray" else find(name, *rest)
+    lambda name, *rest: None if name.partition(".")[0] in extras else find(name, *rest)
 )
+import pluggy
 import selfie_pipeline
 
-with_ray = {"cluster", "driver", "ray_jobs", "worker"}  # of training.distributed
+pluggy.PluginManager.load_setuptools_entrypoints = lambda *arguments: 0  # Kedro-Viz's hooks
+with_extras = {"cluster", "driver", "ray_jobs", "trials", "worker"}  # of training
 for module in pkgutil.walk_packages(selfie_pipeline.__path__, "selfie_pipeline."):
-    if module.name.rpartition(".")[2] not in {*with_ray, "__main__"}:
+    if module.name.rpartition(".")[2] not in {*with_extras, "__main__"}:
         importlib.import_module(module.name)
-assert "ray" not in sys.modules
-from selfie_pipeline.__main__ import main
-sys.argv = ["selfie-pipeline", *sys.argv[1:]]
-main()
+assert not extras & sys.modules.keys()
+from kedro.framework.project import configure_project
+configure_project("selfie_pipeline")
+from selfie_pipeline.cli import cli
+cli(prog_name="kedro")
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("params", "code"), [("compute.engine=ray", 1), ("compute.engine=local", 0)]
+    ("command", "refusals"),
+    [
+        ("run --pipelines=ingest", []),
+        (
+            "run --pipelines=ingest --params=compute.engine=ray",
+            ["compute.engine = ray, but Ray is not installed; install it with [ray]"],
+        ),
+        (
+            "run --pipelines=ingest,patch,pretrain,tune",
+            ["the tuning needs Optuna, which is not installed; install it with [tune]"],
+        ),
+        ("viz", ["Kedro-Viz is not installed; install it with [viz]"]),
+        ("viz build --include-previews", ["Kedro-Viz is not installed; install it with [viz]"]),
+    ],
 )
-def test_without_ray_everything_but_its_engine_works(project: Path, params: str, code: int) -> None:
+def test_without_the_extras_a_message_names_the_one_that_is_needed(
+    project: Path, command: str, refusals: list[str]
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_RAY, "--pipelines=ingest", "--params", params],
+        [sys.executable, "-c", WITHOUT_EXTRAS, *command.split()],
         capture_output=True,
         text=True,
         check=False,
     )
 
-    assert done.returncode == code, done.stderr
+    assert done.returncode == len(refusals), done.stderr
     assert "Traceback" not in done.stderr
-    refusals = [line for line in done.stderr.splitlines() if "pip install" in line]
-    assert refusals == code * [
-        "Error: compute.engine = ray, but Ray is not installed; install it with `pip install "
-        '--constraint constraints.txt --editable ".[ray]"`'
+    install = r'`pip install --constraint constraints.txt --editable ".\1"`'
+    assert [line for line in done.stderr.splitlines() if "pip install" in line] == [
+        "Error: " + re.sub(r"(\[\w+\])", install, refusal) for refusal in refusals
     ]

@@ -215,7 +215,7 @@ def test_checkpoints_are_deleted_after_their_training(
 def test_help_and_refusals_do_not_wait_for_slow_imports(command: list[str]) -> None:
     slow = {
         *("torch", "torchvision", "timm", "onnx", "mlflow", "optuna"),
-        *("sklearn", "scipy", "statsmodels", "matplotlib", "pandas"),
+        *("sklearn", "scipy", "matplotlib", "pandas"),
     }
 
     done = subprocess.run(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import re
 import warnings
+from importlib.util import find_spec
 from typing import Any, cast
 
 import click
@@ -25,6 +26,7 @@ from kedro.utils import load_obj
 from omegaconf import OmegaConf
 
 from selfie_pipeline.config import UserError
+from selfie_pipeline.extras import install_extra
 from selfie_pipeline.pipeline_registry import PIPELINE_NAMES
 from selfie_pipeline.printable import escape_controls, shorten
 
@@ -151,3 +153,13 @@ cli.add_command(
         help=kedro_registry.help,
     )
 )
+
+if find_spec("kedro_viz") is None:
+
+    @cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+    @click.argument("arguments", nargs=-1)
+    def viz(arguments: tuple[str, ...]) -> None:  # noqa: ARG001  # those of the absent command
+        """Show the pipelines in a browser; needs the extra viz."""
+        raise click.ClickException(
+            f"Kedro-Viz is not installed; install it with {install_extra('viz')}"
+        )

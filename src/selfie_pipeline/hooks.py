@@ -20,6 +20,7 @@ from kedro.io import AbstractVersionedDataset, DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline
 
 from selfie_pipeline.config import Config, UserError, load_config
+from selfie_pipeline.extras import install_extra
 from selfie_pipeline.pipeline_registry import PIPELINE_NAMES, create_pipeline
 from selfie_pipeline.project import Project
 from selfie_pipeline.provenance import flatten
@@ -54,8 +55,10 @@ class ProjectHooks:
         Raises:
             UserError: An input does not exist; the message names it and the command that creates
                 it. Or the run would load another version of what it saves, replace another
-                recipe's encoder, have too few labels, or requires a device that this machine lacks.
+                recipe's encoder, have too few labels, or requires a device or an extra that is
+                missing here.
         """
+        _check_optuna_is_installed(pipeline)
         _check_encoder_is_not_replaced(run_params, pipeline)
         _check_saved_is_loaded(run_params, pipeline, catalog)
         for name in sorted(pipeline.inputs()):
@@ -137,7 +140,15 @@ def _check_engine_is_installed(config: Config) -> None:
     if config.compute.engine == "ray" and importlib.util.find_spec("ray") is None:
         raise UserError(
             "compute.engine = ray, but Ray is not installed; install it with "
-            '`pip install --constraint constraints.txt --editable ".[ray]"`'
+            f"{install_extra('ray')}"
+        )
+
+
+def _check_optuna_is_installed(pipeline: Pipeline) -> None:
+    if "best_settings" in pipeline.all_outputs() and importlib.util.find_spec("optuna") is None:
+        raise UserError(
+            "the tuning needs Optuna, which is not installed; install it with "
+            f"{install_extra('tune')}"
         )
 
 

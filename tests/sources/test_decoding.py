@@ -139,7 +139,9 @@ def test_heic_without_its_extra_names_the_extra(tmp_path):
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
 
-    assert done.stdout == 'is HEIC; install the extra: pip install --editable ".[heif]"\n'
+    assert done.stdout == (
+        'is HEIC; to read it: `pip install --constraint constraints.txt --editable ".[heif]"`\n'
+    )
 
 
 def test_a_damaged_heic_file_does_not_blame_the_extra(tmp_path):

@@ -124,5 +124,5 @@ def test_tensorboard_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(builtins, "__import__", without)
 
-    with pytest.raises(UserError, match=r"install the extra: .*\[tensorboard\]"):
+    with pytest.raises(UserError, match=r"install it with .*\[tensorboard\]"):
         TensorBoardWriter(tmp_path)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from selfie_pipeline.config import ModelConfig, UserError
+from selfie_pipeline.extras import install_extra
 from selfie_pipeline.models.backbone import PRETRAINED_STAGES
 from selfie_pipeline.models.classifier import Classifier
 from selfie_pipeline.models.image_classifier import ImageClassifier
@@ -228,8 +229,8 @@ def _check_installed() -> None:
         import onnxscript  # noqa: F401, PLC0415
     except ImportError as error:
         raise UserError(
-            f"{error.name} is not installed, and the export to ONNX needs it: `pip install "
-            '--constraint constraints.txt --editable ".[export]"`'
+            f"{error.name} is not installed, and the export to ONNX needs it: "
+            f"{install_extra('export')}"
         ) from None
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from selfie_pipeline.extras import install_extra
 from selfie_pipeline.sources.base import CHUNK_BYTES, Chunk, fit_image
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ try:
 except ImportError:
     _REMEDIES |= dict.fromkeys(
         (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
-        'is HEIC; install the extra: pip install --editable ".[heif]"',
+        f"is HEIC; to read it: {install_extra('heif')}",
     )
 else:
     register_heif_opener()

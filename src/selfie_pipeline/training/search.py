@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
-
-import optuna
-from optuna.trial import FrozenTrial, TrialState
+from typing import TYPE_CHECKING, Any
 
 from selfie_pipeline.config import Arm, TuneConfig
 from selfie_pipeline.provenance import hash_json
-from selfie_pipeline.training.jobs import Job
 
-Objective = Callable[[optuna.Trial], float]
+if TYPE_CHECKING:
+    import optuna  # an extra
 
 
 @dataclass(frozen=True)
@@ -68,97 +64,9 @@ class Search:
         """Return the best values among the results of searches; none if this one was not made."""
         return next((result.settings for result in results if result.study == self.study), {})
 
-    def open_study(self, storage: optuna.storages.BaseStorage) -> optuna.Study:
-        """Load the study, or create it with the recipe's own values as the first trial.
-
-        Trials that an interrupted run had started are the next ones.
-        """
-        study = optuna.create_study(
-            study_name=self.study,
-            storage=storage,
-            direction="maximize",
-            load_if_exists=True,
-        )
-        finished = [trial.params for trial in finished_trials(study)]
-        interrupted = [
-            trial.params
-            for trial in study.get_trials(states=(TrialState.RUNNING, TrialState.FAIL))
-            if trial.params and trial.params not in finished
-        ]
-        for trial in study.get_trials(states=(TrialState.RUNNING,)):
-            study.tell(trial.number, state=TrialState.FAIL)
-        waiting: list[dict[str, Any]] = interrupted
-        if not finished and not interrupted:
-            recipe = self.lineage["configuration"]["finetune"]
-            waiting = [{name: recipe[name] for name in self.tune.space}]
-        for params in waiting:
-            study.enqueue_trial(params, skip_if_exists=True)
-        return study
-
-    def run(self, study: optuna.Study, objective: Objective) -> Job[None]:
-        """Run the remaining trials; the values of each depend on those before.
-
-        Only this process reads and writes the study's storage. The yielded calls receive the
-        trials before them and need nothing else, so they may run on other machines, with the same
-        results.
-        """
-        while (finished := len(finished_trials(study))) < self.tune.trials:
-            study.sampler = optuna.samplers.TPESampler(
-                n_startup_trials=5, seed=self.tune.seed + finished
-            )
-            trial = study.ask()
-            settings = self.suggest(trial)
-            tried: FrozenTrial = yield partial(
-                run_trial, objective, settings, finished_trials(study)
-            )
-            for step, score in tried.intermediate_values.items():
-                trial.report(score, step)
-            pruned = tried.state == TrialState.PRUNED
-            study.tell(trial, None if pruned else tried.value, tried.state)
-
     def suggest(self, trial: optuna.Trial) -> dict[str, float]:
         """Suggest the values of a trial."""
         return {
             name: trial.suggest_float(name, interval.low, interval.high, log=interval.log)
             for name, interval in self.tune.space.items()
         }
-
-    def result(self, study: optuna.Study) -> SearchResult:
-        """Return the best values that the study has found so far."""
-        return SearchResult(
-            study=self.study,
-            arm=self.arm,
-            labeled_frac=self.labeled_frac,
-            settings=study.best_params,
-            validation_accuracy=study.best_value,
-            trials=len(finished_trials(study)),
-        )
-
-
-def run_trial(
-    objective: Objective, settings: dict[str, float], before: list[FrozenTrial]
-) -> FrozenTrial:
-    """Run one trial.
-
-    Args:
-        objective: The function to maximise.
-        settings: Values of the trial.
-        before: The search's trials so far, which determine if this one is pruned.
-
-    Returns:
-        The trial, completed or pruned.
-    """
-    study = optuna.create_study(
-        direction="maximize",
-        # Under a cosine schedule high rates catch up late, so only the worst quarter is pruned.
-        pruner=optuna.pruners.PercentilePruner(75, n_startup_trials=3),
-    )
-    study.add_trials(before)
-    study.enqueue_trial(settings)
-    study.optimize(objective, n_trials=1)
-    return study.trials[-1]
-
-
-def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that were completed or pruned, without those that were interrupted."""
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfie_pipeline.config import UserError
+from selfie_pipeline.extras import install_extra
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.state import TrainingState
 
@@ -45,8 +46,7 @@ class TensorBoardWriter:
         except ImportError:
             raise UserError(
                 "tracking.tensorboard = true, but TensorBoard is not installed; use "
-                "tracking.tensorboard=false, or install the extra: pip install --constraint "
-                "constraints.txt --editable '.[tensorboard]'"
+                f"tracking.tensorboard=false, or install it with {install_extra('tensorboard')}"
             ) from None
         self.folder = folder
         self._open = SummaryWriter

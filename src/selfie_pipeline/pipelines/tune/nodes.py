@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import optuna
 import pandas as pd
 from torch import nn
 
@@ -43,9 +43,13 @@ from selfie_pipeline.training.lineage import (
     fingerprint_data,
     pretraining_lineage,
 )
-from selfie_pipeline.training.search import Search, SearchResult, finished_trials
+from selfie_pipeline.training.search import Search, SearchResult
 from selfie_pipeline.training.state import NonFiniteLossError, TrainingState
 from selfie_pipeline.weights import Weights
+
+if TYPE_CHECKING:
+    import optuna  # an extra
+    from optuna.trial import FrozenTrial
 
 _LOG = logging.getLogger(__name__)
 _EVALUATIONS = 4
@@ -75,6 +79,15 @@ def tune_finetuning(
     Returns:
         The results, with the fields of `SearchResult`; and one row a trial.
     """
+    import optuna  # noqa: PLC0415  # an extra
+
+    from selfie_pipeline.training.trials import (  # noqa: PLC0415
+        best_result,
+        finished_trials,
+        open_study,
+        run_search,
+    )
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'studies.db'}")
@@ -83,16 +96,16 @@ def tune_finetuning(
     images = open_images(patch_grids, patch, augmentation)
     within = compute.model_copy(update={"engine": "local"})  # of a trial, wherever it runs
 
-    def run_search(arm: Arm, fraction: float) -> Job[tuple[SearchResult, pd.DataFrame]]:
+    def search_one(arm: Arm, fraction: float) -> Job[tuple[SearchResult, pd.DataFrame]]:
         pretraining = pretraining_lineage(encoder) if arm == "selfie" else FROM_SCRATCH
         lineage = classifier_lineage(pretraining, data, patch, augmentation, model, recipe)
 
         search = Search(arm, fraction, lineage, tune)
-        study = search.open_study(storage)
+        study = open_study(search, storage)
         source = encoder if arm == "selfie" else None
         trial = _Trial(search, split, images, model, recipe, within, folder, resume, source)
-        yield from search.run(study, trial)
-        best = search.result(study)
+        yield from run_search(search, study, trial)
+        best = best_result(search, study)
         _LOG.info(
             "tune: %s, %g %%: %s, validation accuracy %.1f %% (%d trials)",
             arm,
@@ -101,10 +114,10 @@ def tune_finetuning(
             100 * best.validation_accuracy,
             best.trials,
         )
-        return best, _trials_table(search, study)
+        return best, _trials_table(search, finished_trials(study))
 
     jobs = [
-        run_search(arm, fraction)
+        search_one(arm, fraction)
         for arm in experiment.arms
         for fraction in experiment.labeled_fracs
     ]
@@ -128,6 +141,8 @@ class _Trial:
     encoder: Weights | None
 
     def __call__(self, trial: optuna.Trial) -> float:
+        from optuna import TrialPruned  # noqa: PLC0415  # an extra
+
         settings = self.search.suggest(trial)
         device = find_device(self.compute)
         recipe = self.recipe.model_copy(update=settings)
@@ -145,7 +160,7 @@ class _Trial:
                 trial.report(self.score(state.network, device), state.step)
                 state.network.train()
                 if trial.should_prune():
-                    raise optuna.TrialPruned
+                    raise TrialPruned
 
         title = f"tune, {self.search.arm}, {100 * self.search.labeled_frac:g} %"
         network, pretrained = self._initialise(recipe)
@@ -166,7 +181,7 @@ class _Trial:
             )
         except NonFiniteLossError as error:
             _LOG.warning("%s: pruned: %s", title, error)
-            raise optuna.TrialPruned from None
+            raise TrialPruned from None
         value = self.score(network, device)
         remove_checkpoints(checkpoints.folder)
         return value
@@ -193,7 +208,7 @@ class _Trial:
         return accuracy(held_out["label"].to_numpy(), logits)
 
 
-def _trials_table(search: Search, study: optuna.Study) -> pd.DataFrame:
+def _trials_table(search: Search, trials: Iterable[FrozenTrial]) -> pd.DataFrame:
     """Tabulate the trials that ended: settings, score, and whether each was pruned."""
     return pd.DataFrame(
         [
@@ -206,6 +221,6 @@ def _trials_table(search: Search, study: optuna.Study) -> pd.DataFrame:
                 "validation_accuracy": trial.value,
                 "study": search.study,
             }
-            for trial in finished_trials(study)
+            for trial in trials
         ]
     )

@@ -10,7 +10,15 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from selfie_pipeline.training.jobs import run_jobs
-from selfie_pipeline.training.search import Objective, Search, finished_trials, run_trial
+from selfie_pipeline.training.search import Search
+from selfie_pipeline.training.trials import (
+    Objective,
+    best_result,
+    finished_trials,
+    open_study,
+    run_search,
+    run_trial,
+)
 
 RECIPE = {"peak_learning_rate": 0.05, "weight_decay": 0.0001}
 
@@ -31,8 +39,8 @@ def make_trials(make_config) -> Callable[..., list[FrozenTrial]]:
     """Return a function that runs a search to its end and returns its trials."""
 
     def run(search: Search, objective: Objective, storage: Any = None) -> list[FrozenTrial]:
-        study = search.open_study(storage or optuna.storages.InMemoryStorage())
-        run_jobs([search.run(study, objective)], make_config().compute, job_bytes=1)
+        study = open_study(search, storage or optuna.storages.InMemoryStorage())
+        run_jobs([run_search(search, study, objective)], make_config().compute, job_bytes=1)
         return study.get_trials()
 
     return run
@@ -82,7 +90,7 @@ def test_interrupted_trials_are_the_next_ones(make_search, make_trials) -> None:
     straight = rates(make_trials(make_search(trials=4), peak))
     storage = optuna.storages.InMemoryStorage()
     search = make_search(trials=4)
-    job = search.run(search.open_study(storage), peak)
+    job = run_search(search, open_study(search, storage), peak)
     call = next(job)
     job.send(call())  # the second trial is asked for, and not told
 
@@ -97,7 +105,7 @@ def test_the_result_is_the_best_of_the_trials(make_search, make_trials) -> None:
     search, storage = make_search(trials=6), optuna.storages.InMemoryStorage()
     trials = make_trials(search, peak, storage)
 
-    result = search.result(search.open_study(storage))
+    result = best_result(search, open_study(search, storage))
 
     assert result.validation_accuracy == max(trial.value for trial in trials)
     assert result.settings == max(trials, key=lambda trial: trial.value).params

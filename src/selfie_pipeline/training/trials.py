@@ -1,0 +1,107 @@
+"""The trials of a search, which Optuna chooses, keeps and prunes.
+
+Nothing imports this module before a search begins: Optuna is an extra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from selfie_pipeline.training.jobs import Job
+from selfie_pipeline.training.search import Search, SearchResult
+
+Objective = Callable[[optuna.Trial], float]
+
+
+def open_study(search: Search, storage: optuna.storages.BaseStorage) -> optuna.Study:
+    """Load the study, or create it with the recipe's own values as the first trial.
+
+    Trials that an interrupted run had started are the next ones.
+    """
+    study = optuna.create_study(
+        study_name=search.study,
+        storage=storage,
+        direction="maximize",
+        load_if_exists=True,
+    )
+    finished = [trial.params for trial in finished_trials(study)]
+    interrupted = [
+        trial.params
+        for trial in study.get_trials(states=(TrialState.RUNNING, TrialState.FAIL))
+        if trial.params and trial.params not in finished
+    ]
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+    waiting: list[dict[str, Any]] = interrupted
+    if not finished and not interrupted:
+        recipe = search.lineage["configuration"]["finetune"]
+        waiting = [{name: recipe[name] for name in search.tune.space}]
+    for params in waiting:
+        study.enqueue_trial(params, skip_if_exists=True)
+    return study
+
+
+def run_search(search: Search, study: optuna.Study, objective: Objective) -> Job[None]:
+    """Run the remaining trials; the values of each depend on those before.
+
+    Only this process reads and writes the study's storage. The yielded calls receive the
+    trials before them and need nothing else, so they may run on other machines, with the same
+    results.
+    """
+    while (finished := len(finished_trials(study))) < search.tune.trials:
+        study.sampler = optuna.samplers.TPESampler(
+            n_startup_trials=5, seed=search.tune.seed + finished
+        )
+        trial = study.ask()
+        settings = search.suggest(trial)
+        tried: FrozenTrial = yield partial(run_trial, objective, settings, finished_trials(study))
+        for step, score in tried.intermediate_values.items():
+            trial.report(score, step)
+        pruned = tried.state == TrialState.PRUNED
+        study.tell(trial, None if pruned else tried.value, tried.state)
+
+
+def best_result(search: Search, study: optuna.Study) -> SearchResult:
+    """Return the best values that the study has found so far."""
+    return SearchResult(
+        study=search.study,
+        arm=search.arm,
+        labeled_frac=search.labeled_frac,
+        settings=study.best_params,
+        validation_accuracy=study.best_value,
+        trials=len(finished_trials(study)),
+    )
+
+
+def run_trial(
+    objective: Objective, settings: dict[str, float], before: list[FrozenTrial]
+) -> FrozenTrial:
+    """Run one trial.
+
+    Args:
+        objective: The function to maximise.
+        settings: Values of the trial.
+        before: The search's trials so far, which determine if this one is pruned.
+
+    Returns:
+        The trial, completed or pruned.
+    """
+    study = optuna.create_study(
+        direction="maximize",
+        # Under a cosine schedule high rates catch up late, so only the worst quarter is pruned.
+        pruner=optuna.pruners.PercentilePruner(75, n_startup_trials=3),
+    )
+    study.add_trials(before)
+    study.enqueue_trial(settings)
+    study.optimize(objective, n_trials=1)
+    return study.trials[-1]
+
+
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that were completed or pruned, without those that were interrupted."""
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
