@@ -1,10 +1,12 @@
 """Tests of decoding image files, and of the ordered threaded map."""
 
 import io
+import struct
 import subprocess
 import sys
 import threading
 import warnings
+import zlib
 from functools import partial
 
 import numpy as np
@@ -244,10 +246,25 @@ def test_the_other_reasons_are_named(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:Image size")  # of Pillow, about both
 def test_images_that_would_fill_the_memory_are_refused_but_not_large_photographs(tmp_path):
-    large = Image.new("L", (12_000, 8_000))
-    with pytest.raises(UnreadableImageError, match="more than 89,478,485 pixels"):
-        decode_file(save(tmp_path, large, "a.png"), SIDE)
+    large = Image.new("L", (12_000, 9_000))
     assert decode_file(save(tmp_path, large, "a.jpg"), SIDE).shape == (SIDE, SIDE, 3)
+    path = save(tmp_path, large, "a.png", compress_level=1)
+    assert decode_file(path, SIDE).shape == (SIDE, SIDE, 3)
+    content, end = path.read_bytes(), 12  # bytes of the chunk IEND
+    transparent = _chunk(b"tRNS", bytes(2))
+    for late in (content[:33] + transparent + content[33:], content[:-end] + transparent):
+        path.write_bytes(late + content[-end:])
+        with pytest.raises(UnreadableImageError, match="more than 89,478,485 pixels"):
+            decode_file(path, SIDE)
+    with pytest.raises(UnreadableImageError, match="more than 89,478,485 pixels"):
+        decode_file(save(tmp_path, large, "a.tif"), SIDE)
+    with pytest.raises(UnreadableImageError, match="more than 150,000,000 pixels"):
+        decode_file(save(tmp_path, Image.new("L", (15_001, 10_000)), "a.png"), SIDE)
+
+
+def _chunk(name, content):
+    checksum = zlib.crc32(name + content)
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
 
 
 def test_results_and_errors_are_in_the_order_of_the_files(tmp_path):

@@ -53,6 +53,8 @@ if not features.check("avif"):
 NOT_AN_IMAGE = "not an image"
 _MOST_PIXELS = 89_478_485
 """Largest number of pixels, Pillow's `MAX_IMAGE_PIXELS`; decoding takes up to 16 bytes for each."""
+_MOST_OPAQUE_PIXELS = 150_000_000
+"""That of grey and RGB PNGs without transparency; decoding takes up to 8 bytes for each."""
 _QUEUED_PER_CORE = 16
 
 _Item = TypeVar("_Item")
@@ -90,9 +92,9 @@ def _decode(file: Path | BinaryIO, canvas_size: int) -> tuple[NDArray[np.uint8],
     try:
         with Image.open(file, formats=_FORMATS) as image:
             image.draft(None, (2 * canvas_size, 2 * canvas_size))  # ignored by all but JPEG
-            if image.width * image.height > _MOST_PIXELS:
-                raise Image.DecompressionBombError  # Pillow only warns up to twice as many
+            _check_size(image)
             image.load()
+            _check_size(image)  # transparency may be declared behind the pixels
             has_more = _has_more_frames(image)
             with suppress(Exception):  # damaged EXIF with intact pixels
                 ImageOps.exif_transpose(image, in_place=True)
@@ -199,6 +201,14 @@ def has_image_extension(place: str) -> bool:
     """Return True for a path with the extension of an image, unless the file is hidden."""
     path = PurePath(place)
     return bool(_EXTENSIONS.fullmatch(path.suffix)) and not path.name.startswith(".")
+
+
+def _check_size(image: Image.Image) -> None:
+    """Refuse an image that might fill the memory; Pillow only warns up to twice as many pixels."""
+    opaque = image.mode in {"L", "RGB"} and not image.has_transparency_data
+    most = _MOST_OPAQUE_PIXELS if image.format == "PNG" and opaque else _MOST_PIXELS
+    if image.width * image.height > most:
+        raise UnreadableImageError(f"more than {most:,} pixels")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
