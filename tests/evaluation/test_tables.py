@@ -237,6 +237,48 @@ def test_no_gain_without_the_number_of_pretraining_images(four_seeds, make_cells
         assert gains["ratio"].dtype == "float64"
 
 
+def with_training(cells: list[dict], *trainings: dict | None) -> list[dict]:
+    """Return the cells with how their trainings ended."""
+    return [
+        cell | {"provenance": cell["provenance"] | {"training": training}}
+        for cell, training in zip(cells, trainings, strict=True)
+    ]
+
+
+LEARNED = {"loss": 0.1, "loss_before": 0.2, "accuracy": 0.99}
+FALLING = {"loss": 0.1, "loss_before": 0.2, "accuracy": 0.9}
+
+
+def test_an_arm_has_converged_if_all_its_trainings_have(make_cells) -> None:
+    supervised = make_cells("supervised", {0: 0.7, 1: 0.7})
+    selfie = make_cells("selfie", {0: 0.8, 1: 0.8})
+    table = build_results_table(
+        [*with_training(supervised, LEARNED, LEARNED), *with_training(selfie, LEARNED, FALLING)]
+    )
+    assert table["converged"].tolist() == [True, False]
+    table = build_results_table([*with_training(supervised, LEARNED, None), *selfie])
+    assert table["converged"].isna().all()  # not known of every one
+
+
+def test_held_out_scores_are_compared_over_the_paired_seeds(make_cells) -> None:
+    def scores(half: float, end: float) -> dict:
+        return LEARNED | {"held_out_half": half, "held_out": end}
+
+    cells = [
+        *with_training(
+            make_cells("supervised", {0: 0.7, 1: 0.7}), scores(0.5, 0.6), scores(0.3, 0.5)
+        ),
+        *with_training(make_cells("supervised", {2: 0.7}), scores(0.9, 0.9)),  # without a pair
+        *with_training(make_cells("selfie", {1: 0.8, 0: 0.8}), scores(0.6, 0.6), scores(0.7, 0.7)),
+    ]
+    found = row(build_results_table(cells), "selfie")
+    assert found["held_out_half_difference"] == pytest.approx(25)
+    assert found["held_out_difference"] == pytest.approx(10)
+    cells[0] = make_cells("supervised", {0: 0.7})[0]
+    found = row(build_results_table(cells), "selfie")
+    assert math.isnan(found["held_out_difference"])
+
+
 def test_no_cells_give_a_table_without_rows() -> None:
     table = build_results_table([])
     assert table.empty

@@ -313,7 +313,7 @@ def _compare_held_out(group: pd.DataFrame) -> dict[str, float]:
     differences = {}
     for column, name in _HELD_OUT.items():
         ours, theirs = (paired.loc[paired["arm"] == arm, name] for arm in ("selfie", "supervised"))
-        differences[column] = float(np.mean(ours)) - float(np.mean(theirs))
+        differences[column] = float(ours.mean(skipna=False) - theirs.mean(skipna=False))
     return differences
 
 
