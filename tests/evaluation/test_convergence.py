@@ -90,3 +90,12 @@ def test_noise_does_not_decide(seed: int) -> None:
     flat = make_history(lambda p: rng.normal(1 + 0 * p, 0.05), constant(0.6))
     assert not has_converged(measure_convergence(falling))
     assert has_converged(measure_convergence(flat))
+
+
+def test_the_limits_themselves_have_converged() -> None:
+    ending = {"loss": 1.0, "loss_before": 2.0, "accuracy": 0.5}
+    assert not has_converged(ending)
+    assert has_converged(ending | {"accuracy": 0.98})
+    assert not has_converged(ending | {"accuracy": 0.9799})
+    assert has_converged(ending | {"loss": 0.95 * 2.0})
+    assert not has_converged(ending | {"loss": 0.9499 * 2.0})

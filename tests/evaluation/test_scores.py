@@ -71,6 +71,11 @@ def test_invalid_labels_and_logits_raise(
         scores.mean_loss(labels, logits)
 
 
+def test_two_classes_are_enough_for_a_runner_up() -> None:
+    table = scores.build_predictions_table(np.array([4]), np.array([1]), np.array([[0.0, 1.0]]))
+    assert table[["predicted", "runner_up", "correct"]].iloc[0].tolist() == [1, 0, True]
+
+
 def test_predictions_table_needs_one_id_per_label_and_two_classes() -> None:
     with pytest.raises(ValueError, match="one id per label"):
         scores.build_predictions_table(np.array([1]), LABELS, PROBABILITIES)

@@ -73,6 +73,11 @@ def test_equal_values_have_no_interval() -> None:
     assert math.isnan(paired_t_p([0.82, 0.84], [0.78, 0.80]))
 
 
+def test_rounding_errors_of_large_values_are_no_difference() -> None:
+    assert summarise([1e6, 1e6 + 1e-6]).std == 0
+    assert summarise([1e6, 1e6 + 1e-2]).std > 0
+
+
 @pytest.mark.parametrize("values", [[1.0, math.nan], [math.inf], [[1.0, 2.0]]])
 def test_values_without_a_mean_raise(values: list[float]) -> None:
     with pytest.raises(ValueError, match="finite numbers"):
@@ -111,6 +116,11 @@ def test_paired_tests_need_two_pairs(test) -> None:
             test(ours, theirs)
 
 
+def test_two_pairs_are_enough_for_a_test() -> None:
+    # t = 2 / (sqrt(2) / sqrt(2)) = 2 with one degree of freedom: Cauchy's distribution
+    assert paired_t_p([2.0, 4.0], [1.0, 1.0]) == pytest.approx(1 - 2 * math.atan(2) / math.pi)
+
+
 def test_ratio_by_hand() -> None:
     found = ratio_of_stds([2, 4, 6, 8, 10], [1, 2, 3, 4, 5])
     assert found.value == pytest.approx(2)
@@ -135,7 +145,8 @@ def test_interval_of_the_ratio_covers_the_true_ratio_in_95_percent_of_samples() 
 
 
 @pytest.mark.parametrize(
-    ("numerator", "denominator"), [([1], [1, 2]), ([1, 2], []), ([1, 2], [3, 3])]
+    ("numerator", "denominator"),
+    [([1], [1, 2]), ([1, 2], []), ([1, 2], [3, 3]), ([3, 3], [1, 2]), ([3, 3], [3, 3])],
 )
 def test_no_ratio_without_two_standard_deviations(
     numerator: list[float], denominator: list[float]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfie_pipeline.models.convolution import create_conv2d
 
@@ -38,6 +39,37 @@ def test_bf16_is_as_close_to_float32_as_torch_is(kernel_size: int) -> None:
         theirs = nn.functional.conv2d(images, convolution.weight, padding=kernel_size // 2)
     assert ours.dtype == theirs.dtype == torch.bfloat16
     assert (ours - exact).abs().mean() < 1.2 * (theirs - exact).abs().mean()
+
+
+class Operations(TorchDispatchMode):
+    """Notes the operations that torch carries out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "side", "products"),
+    [
+        *((1, 1, 8, True), (1, 2, 8, True), (3, 1, 2, True), (3, 2, 4, True), (3, 2, 3, True)),
+        *((3, 1, 3, False), (3, 2, 5, False), (7, 2, 2, False)),
+    ],
+)
+def test_small_maps_on_a_cpu_are_computed_as_matrix_products(
+    kernel_size: int, stride: int, side: int, products: bool
+) -> None:
+    convolution = create_conv2d(4, 4, kernel_size, stride)
+    with Operations() as operations:
+        convolution(torch.randn(2, 4, side, side))
+    assert ("aten::convolution" not in operations.names) == products
+    with Operations() as operations:
+        convolution.to("meta")(torch.empty(2, 4, side, side, device="meta"))
+    assert "aten::convolution" in operations.names
 
 
 def test_the_result_is_channels_last() -> None:

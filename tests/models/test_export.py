@@ -2,7 +2,9 @@
 
 import json
 import runpy
+import sys
 from collections import Counter
+from contextlib import nullcontext
 
 import numpy as np
 import onnx
@@ -103,6 +105,32 @@ def test_an_export_whose_logits_differ_is_an_error(make_config, monkeypatch):
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
 
     with pytest.raises(UserError, match=r"^ONNX Runtime's logits differ from PyTorch's by .*; no"):
+        export_onnx(build_resnet(make_config().model, 3), 16)
+
+
+@pytest.mark.parametrize(("error", "allowed"), [(5e-5, True), (2e-4, False), (np.nan, False)])
+def test_logits_may_differ_by_a_ten_thousandth(make_config, monkeypatch, error, allowed):
+    class Shifted:
+        """ONNX Runtime with an error."""
+
+        def __init__(self, content):
+            self.session = open_session(content)
+
+        def run(self, *args):
+            return [self.session.run(*args)[0] + np.float32(error)]
+
+    monkeypatch.setattr(export, "open_session", Shifted)
+    network = build_resnet(make_config().model, 3)
+
+    with nullcontext() if allowed else pytest.raises(UserError, match=r"allowed: 0\.0001; nothing"):
+        export_onnx(network, 16)
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnxruntime", "onnxscript"])
+def test_a_library_that_is_not_installed_is_named(make_config, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+
+    with pytest.raises(UserError, match=rf"^{name} is not installed, and the export to ONNX needs"):
         export_onnx(build_resnet(make_config().model, 3), 16)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from selfie_pipeline.config import UserError
+from selfie_pipeline.training import memory
 from selfie_pipeline.training.memory import available_memory, out_of_memory_error, training_bytes
 
 # In a separate process, because the setting lasts until the process ends.
@@ -75,10 +76,26 @@ def test_a_training_takes_what_its_forward_pass_keeps() -> None:
         one, two = (training_bytes(network, torch.empty(n, 3, 100, 100)) for n in (1, 2))
 
     # The convolution keeps its input and the sigmoid its output: 4 bytes a number.
-    assert two - one == 2 * 4 * (3 + 8) * 100 * 100
+    kept = 4 * (3 + 8) * 100 * 100
+    assert two - one == 2 * kept
+    weights = 4 * 3 * 8  # which are kept, too
+    # 1 GiB for the process, and the weights with gradients, momentum and a checkpoint
+    assert one == 2**30 + 4 * weights + 2 * (kept + weights)
 
 
 def test_available_memory_is_that_of_the_machine_or_less() -> None:
     page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
 
     assert 2**20 < available_memory() <= page * pages
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/meminfo")
+def test_available_memory_is_what_a_container_leaves(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    of_machine = available_memory()
+    assert of_machine > os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory() > of_machine / 2
+    (tmp_path / "memory.max").write_text(f"{3 * 2**20}\n")
+    (tmp_path / "memory.current").write_text(f"{2**20}\n")
+    assert available_memory() == 2 * 2**20
