@@ -25,12 +25,13 @@ reference: $(WITH_DEV) ## docs/parameters.md, README's results: after a change o
 clean: ## Remove the virtual environment
 	rm -rf $(VENV)
 
-# torch and torchvision come in one go, so that they match.
+# torch and torchvision come in one go, so that they match. Python compiles what it imports, at its first
+# import; pip would compile everything, most of which nobody imports.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable .
+	$(VENV)/bin/pip install --quiet --no-compile --constraint constraints.txt --editable .
 	touch $@
 
 $(WITH_DEV): $(INSTALLED)
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(VENV)/bin/pip install --quiet --no-compile --constraint constraints.txt --editable ".[dev]"
 	touch $@

@@ -150,6 +150,22 @@ def test_versions_are_chosen_before_the_first_node_and_logged(
     assert list(versions.chosen.values()) == ["2026-01-01T00.00.00.000Z"]
 
 
+def test_a_second_start_says_what_is_kept(
+    tmp_path: Path, hooks: ProjectHooks, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "selfie_pipeline")
+    for day in (1, 2):
+        save_encoder(tmp_path, f"2026-01-0{day}T00.00.00.000Z")
+    catalog = make_catalog("pretrain", encoder=make_encoder(tmp_path))
+
+    hooks.before_pipeline_run(RUN, pipelines["pretrain"], catalog)
+
+    assert (
+        "versions: saves 2026-01-03T00.00.00.000Z; loads none; "
+        "keeps 2 earlier, the latest 2026-01-02T00.00.00.000Z"
+    ) in caplog.messages
+
+
 def test_another_version_of_what_the_run_makes_is_refused(
     tmp_path: Path, hooks: ProjectHooks
 ) -> None:

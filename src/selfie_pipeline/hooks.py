@@ -9,6 +9,7 @@ import importlib.util
 import json
 import logging
 import shlex
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,12 @@ class ProjectHooks:
             for name, entry in versioned_entries(pipeline.inputs(), catalog).items()
             if str(entry._filepath) in versions.chosen
         ]
-        _LOG.info("versions: saves %s; loads %s", versions.saved[0], ", ".join(loads) or "none")
+        _LOG.info(
+            "versions: saves %s; loads %s%s",
+            versions.saved[0],
+            ", ".join(loads) or "none",
+            _describe_kept(versioned_entries(pipeline.all_outputs(), catalog).values()),
+        )
         # For nodes that run other pipelines.
         project = replace(self._project, versions=versions)
         catalog["project"] = MemoryDataset(project, copy_mode="assign")
@@ -122,6 +128,12 @@ class ProjectHooks:
 
         print(f"\n{terminal_table(catalog.load('results_table'))}\n")  # noqa: T201
         print(f"Report: {report._get_load_path()}")  # noqa: T201
+
+
+def _describe_kept(outputs: Iterable[AbstractVersionedDataset[Any, Any]]) -> str:
+    """Describe the earlier versions of what a run saves."""
+    kept = {version for entry in outputs for version in entry.list_versions(full_path=False)}
+    return f"; keeps {len(kept):,} earlier, the latest {max(kept)}" if kept else ""
 
 
 def _load_parameters(loader: AbstractConfigLoader) -> dict[str, Any]:

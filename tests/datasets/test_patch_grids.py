@@ -297,8 +297,10 @@ def test_pickling_stores_the_path_not_the_pixels(grids):
     assert np.array_equal(pickle.loads(pickled).gather(np.array([7]))[0].numpy(), PIXELS[7])
 
 
-def test_the_same_fingerprint_shares_the_pixels(grids, tmp_path):
+def test_the_same_fingerprint_shares_the_pixels(grids, tmp_path, caplog):
+    caplog.set_level("INFO", "selfie_pipeline")
     dataset(tmp_path, save="v2").save(pending(chunks=never_called))
+    assert caplog.messages == ["Patch grids: the pixels of v1 are used again"]
 
     loaded = dataset(tmp_path, load="v2").load()
 

@@ -213,6 +213,7 @@ class PatchGridDataset(AtomicDataset[PendingPatchGrids, PatchGrids]):
             folder.mkdir()
             for file in (MANIFEST, *(shard.file for shard in manifest.shards)):
                 _link(version / file, folder / file)
+            logger.info("Patch grids: the pixels of %s are used again", version.parent.name)
             return True
         return False
 

@@ -44,7 +44,7 @@ class ImageHashes(NamedTuple):
 
 def hash_images(images: NDArray[np.uint8]) -> ImageHashes:
     """Compute the hashes of images, (n, H, W, 3) uint8, RGB; n is at least 1."""
-    digests = [hashlib.blake2b(image, digest_size=8).digest() for image in images]
+    digests = [hashlib.sha256(image).digest()[:8] for image in images]
     frequencies = _transform(images)  # (n, 32, 32)
     coarse = frequencies[:, :_COARSE, :_COARSE] * np.outer(_FIRST, _FIRST)  # (n, 8, 8)
     coarse = coarse.reshape(len(images), -1)  # (n, 64)
@@ -94,10 +94,9 @@ def compare_details(
 
 def _transform(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the orthonormal cosine transforms of images in 32×32 grey pixels, (n, 32, 32)."""
+    size, filter_ = (_SIDE, _SIDE), Image.Resampling.LANCZOS
     greys = [
-        np.asarray(
-            Image.fromarray(image).convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-        )
+        np.asarray(Image.fromarray(image).convert("L").resize(size, filter_, reducing_gap=2))
         for image in images
     ]
     frequencies: NDArray[np.float32] = dctn(
