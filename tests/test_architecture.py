@@ -155,3 +155,9 @@ def test_pipelines_do_not_import_each_other():
         and name.split(".")[2] != module.split("/")[1]
     }
     assert crossing == set()
+
+
+def test_one_module_alone_calls_cuda():
+    """So that one module alone has branches that need a GPU to be tried."""
+    callers = {name for name in MODULES if "torch.cuda" in (SOURCE / name).read_text("utf-8")}
+    assert callers == {"training/cuda.py"}

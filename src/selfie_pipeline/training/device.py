@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from selfie_pipeline.config import ComputeConfig, UserError
+from selfie_pipeline.training import cuda
 from selfie_pipeline.training.memory import retain_freed_memory
 
 
@@ -36,7 +37,7 @@ class Device:
     def name(self) -> str:
         """The name of the processor or GPU."""
         if self.type == "cuda":
-            return torch.cuda.get_device_name()
+            return cuda.gpu_name()
         cores = torch.get_num_threads()
         return f"{platform.processor() or platform.machine()}, {cores} threads"
 
@@ -93,7 +94,7 @@ def find_device(config: ComputeConfig) -> Device:
     Raises:
         UserError: A GPU or bf16 is requested and this machine does not have it.
     """
-    has_gpu = torch.cuda.is_available()
+    has_gpu = cuda.is_available()
     if config.accelerator == "gpu" and not has_gpu:
         raise UserError(
             "compute.accelerator = gpu, but torch sees no GPU; use compute.accelerator=cpu, or "
@@ -119,6 +120,6 @@ def find_device(config: ComputeConfig) -> Device:
 def _has_bf16(kind: str) -> bool:
     """Return whether the hardware computes in bfloat16; emulation would be slower than fp32."""
     if kind == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return cuda.has_bf16()
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

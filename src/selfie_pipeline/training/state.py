@@ -11,7 +11,7 @@ from torch import Tensor
 
 from selfie_pipeline.config import UserError
 from selfie_pipeline.training.checkpoints import Checkpoint
-from selfie_pipeline.training.data.transfer import AsyncCopy
+from selfie_pipeline.training.cuda import AsyncCopy
 from selfie_pipeline.training.distributed.process_group import all_gather, all_reduce_mean
 from selfie_pipeline.training.optimizer import build_optimizer, learning_rate_factor
 from selfie_pipeline.training.tasks import Task

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from selfie_pipeline.training.cuda import CopyStream, free_bytes, to_device
 from selfie_pipeline.training.data.batches import Batch, Batches, PatchGridStore
-from selfie_pipeline.training.data.transfer import to_device
 
 GPU_MEMORY_SHARE = 1 / 3
 """Largest share of a GPU's free memory that pixels may take; the training needs the rest."""
@@ -75,16 +75,13 @@ def prefetch(batches: Batches, device: str) -> Generator[Batch, None, None]:
         batches: The batches of a training.
         device: `cpu` or `cuda`.
     """
-    stream: torch.cuda.Stream | None = None
     if device == "cuda":
-        torch.cuda.empty_cache()
-        free_bytes, _ = torch.cuda.mem_get_info()
-        batches = cache_on_device(batches, device, int(free_bytes * GPU_MEMORY_SHARE))
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        batches = cache_on_device(batches, device, int(free_bytes() * GPU_MEMORY_SHARE))
+    stream = CopyStream(device)
     micro_batches = iter(batches)
 
     def read_next() -> Batch | None:
-        with torch.cuda.stream(stream):  # None changes nothing
+        with stream.queue():
             batch = next(micro_batches, None)
             if batch is None:
                 return None
@@ -96,15 +93,6 @@ def prefetch(batches: Batches, device: str) -> Generator[Batch, None, None]:
     with ThreadPoolExecutor(max_workers=1) as reader:
         pending = reader.submit(read_next)
         while (batch := pending.result()) is not None:
-            if stream is not None:
-                _wait_for(stream, batch)
+            stream.hand_over(filter(torch.is_tensor, batch[2:]))
             pending = reader.submit(read_next)
             yield batch
-
-
-def _wait_for(stream: torch.cuda.Stream, batch: Batch) -> None:
-    """Make the step's stream wait until the copies of a batch on `stream` are complete."""
-    current = torch.cuda.current_stream()
-    current.wait_stream(stream)
-    for tensor in filter(torch.is_tensor, batch[2:]):
-        tensor.record_stream(current)  # or `stream` would reuse its memory too early

@@ -21,6 +21,7 @@ from torch import distributed
 
 from selfie_pipeline.config import ComputeConfig, TrainingConfig, UserError
 from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training.cuda import use_gpu
 from selfie_pipeline.training.data.batches import Batches
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.distributed.batch_norm import synchronise_batch_norm
@@ -93,7 +94,7 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
 def _train(spec: TrainingSpec, status: Any, first: bool) -> None:
     torch.set_num_threads(spec.compute.cpus_per_worker)
     if spec.device.type == "cuda":
-        torch.cuda.set_device(ray.train.torch.get_device())
+        use_gpu(ray.train.torch.get_device())
     _check_machine(spec)
     context = ray.train.get_context()
     workers = context.get_world_size()

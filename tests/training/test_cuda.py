@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from selfie_pipeline.training.data.transfer import AsyncCopy, to_device
+from selfie_pipeline.training.cuda import AsyncCopy, to_device
 
 DEVICES = [
     "cpu",
