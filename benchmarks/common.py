@@ -8,7 +8,8 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def pretraining_task(config: Config, images: Images) -> PretrainingTask:
 
 def bare_step(task: PretrainingTask, device: Device) -> Callable[[Any], None]:
     """Return a step of a bare PyTorch loop: the same task, optimiser and device settings."""
-    device.prepare(task.network)
+    device.prepare(task.network, cuda_graphs=True)
     recipe = task.recipe
     optimizer = build_optimizer(task.parameter_groups(), recipe)
 
@@ -113,6 +114,28 @@ def now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def forget_peak_memory() -> None:
+    """Release the GPU's memory that is not in use, and begin to measure its peak anew."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> int:
+    """Bytes of the GPU's memory that were in use at once at most; 0 without a GPU."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+
+
+@contextmanager
+def forbid_waiting() -> Iterator[None]:
+    """Let torch raise RuntimeError for every call within that waits for the GPU."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def seconds(action: Callable[[], Any], repeat: int = 1) -> float:

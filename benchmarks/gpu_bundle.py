@@ -5,13 +5,15 @@
 The machine has torch and most of the field's libraries, of its own versions; the wheels are those
 of `WHEELS`, for its Python. The images are lossless WebP, 500 below each other in a file: 1,670
 bytes an image, a third less than PNG. All do not fit into one parcel, so there are several,
-`part-1`, `part-2` and so on, none above the limit; the first has the wheels.
+`part-1`, `part-2` and so on, none above the limit; the first has the wheels, and with `--selfie`
+the code of a peer that `peers.py` runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import pickle
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -44,14 +46,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cifar10", type=Path, required=True, help="folder of the python version")
     parser.add_argument("--out", type=Path, required=True, help="folder for the parcels")
+    parser.add_argument("--selfie", type=Path, help="checkout of wuhoward/SELFIE, to take along")
     parser.add_argument("--limit-mib", type=float, default=64, help="of a parcel with the project")
     parser.add_argument("--python", default="3.12", help="version of the machine's Python")
     options = parser.parse_args()
 
     limit = int(options.limit_mib * 2**20) - project_bytes()
+    if limit <= 0:
+        raise SystemExit(f"the project alone has {project_bytes() / 2**20:.1f} MiB")
     parcel = options.out / "part-1"
     parcel.mkdir(parents=True)
     collect_wheels(parcel / "wheels", options.python)
+    if options.selfie:
+        (parcel / "selfie").mkdir()
+        for code in options.selfie.glob("*.py"):
+            shutil.copy(code, parcel / "selfie")
     images, labels = read_cifar10(options.cifar10)
     np.save(parcel / "labels.npy", labels.astype(np.uint8))
     with ThreadPoolExecutor() as pool:
@@ -66,10 +75,13 @@ def main() -> None:
         left -= strip.stat().st_size
         strip.rename(parcel / strip.name)
     restored, _ = load_cifar10(options.out)
-    assert np.array_equal(restored, images), "the images do not come back as they were"
+    if not np.array_equal(restored, images):
+        raise SystemExit("the images do not come back as they were")
     for parcel in sorted(options.out.iterdir()):
-        size = folder_bytes(parcel) + project_bytes()
-        print(f"{parcel}: {size / 2**20:.1f} MiB with the project, {limit / 2**20:.0f} allowed")
+        size = (folder_bytes(parcel) + project_bytes()) / 2**20
+        print(f"{parcel}: {size:.1f} MiB with the project, {options.limit_mib:g} allowed")
+        if size > options.limit_mib:
+            raise SystemExit("that does not fit")
 
 
 def project_bytes() -> int:

@@ -1,26 +1,32 @@
-"""Images a second beside a plain Selfie and lightly's SimCLR: same images, batch, network, threads.
+"""Images a second beside other Selfies and lightly's SimCLR: same images, batch, network, threads.
 
     pip install -e .[bench]
-    python benchmarks/peers.py --batch 64
+    python benchmarks/peers.py --batch 64 [--selfie CHECKOUT]
 
 - *plain*: Selfie as one would first write it: fp32, images augmented one by one in a DataLoader,
   context and target patches through the network one after the other, torch's own Transformer.
 - *SimCLR*: lightly's transform, projection head and loss on the same ResNet-50 with the same small
   stem, whole images, two views of each; left out where lightly is not installed.
+- *wuhoward's SELFIE*: the published code as it is written, loader and loop included, run from
+  CHECKOUT; only the pixels are those of the others. Left out where there is no checkout.
 
-One training step of each is timed in turn, from the data set to the updated weights. Each has a
+Training steps of each are timed in turn, from the data set to the updated weights. Each has a
 process of its own, which is frozen, DataLoader and all, while another has its turn.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import timm
@@ -31,6 +37,7 @@ from common import (
     digit_images,
     drawn_digits,
     median,
+    now,
     pretraining_task,
     recipe,
     report,
@@ -174,6 +181,70 @@ def simclr(config: Config, device: Device, workers: int) -> Callable[[], None]:
     return stepper([*backbone.parameters(), *head.parameters()], loss)
 
 
+class LabeledPictures(Pictures):
+    """As many pictures as CIFAR-10 has, with a class each."""
+
+    def __init__(self, transform: Callable[[Image.Image], Any], **_: Any) -> None:
+        super().__init__(transform)
+
+    def __len__(self) -> int:
+        return 50_000
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return super().__getitem__(index % len(self.images)), 0
+
+
+class TimedLoader:
+    """A loader that yields when its process has the turn, and prints the seconds of its steps."""
+
+    def __init__(self, loader: Any, steps: int) -> None:
+        self.loader = loader
+        self.dataset = loader.dataset
+        self.steps = steps
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield full batches, epoch after epoch, until nobody asks for more."""
+        batches = self.full_batches()
+        for _ in sys.stdin:
+            started = now()
+            for _ in range(self.steps):
+                yield next(batches)
+            print((now() - started) / self.steps, file=sys.__stdout__, flush=True)
+        raise SystemExit
+
+    def full_batches(self) -> Iterator[Any]:
+        """Yield batches without the smaller one at the end of an epoch."""
+        while True:
+            for batch in self.loader:
+                if len(batch[0]) == self.loader.batch_size:
+                    yield batch
+
+
+def train_wuhoward(config: Config, checkout: Path, steps: int) -> None:
+    """As a contender's process: train by the published code, timed by the loader it is given."""
+    sys.path.insert(0, str(checkout))
+    theirs: Any = importlib.import_module("train_selfie")
+    theirs.datasets = SimpleNamespace(
+        CIFAR10=lambda root, train, download, transform: LabeledPictures(transform)  # noqa: ARG005
+    )
+    batch = config.pretrain.batch_size
+    loader = theirs.get_dataloader(batch)["train"]
+    network = theirs.PreActResNet50()
+    network.layer4, network.linear = nn.Identity(), nn.Identity()
+    network = network.to(theirs.device)
+    encoder = theirs.Encoder(theirs.FEATURE_SIZE, 3, 16).to(theirs.device)
+    weights = [*network.parameters(), *encoder.parameters()]
+    optimizer = torch.optim.SGD(weights, 0.01, momentum=0.9, weight_decay=1e-4, nesterov=True)
+    settings = argparse.Namespace(
+        batch_size=batch, lr=0.01, warm_up=1000, total_epoch=1, val_cycle=2, resume=None
+    )
+    settings.all_patch = False
+    with redirect_stdout(sys.stderr):
+        loaders = {"train": TimedLoader(loader, steps)}
+        theirs.train_model(network, encoder, optimizer, loaders, settings)
+
+
+WUHOWARD = "wuhoward's SELFIE"
 CONTENDERS = {"ours": ours, "plain Selfie": plain, "lightly SimCLR": simclr}
 
 
@@ -191,10 +262,9 @@ class Contender:
         assert self.process.stdin
         assert self.process.stdout
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
-        self.turn()  # builds and warms up
 
     def turn(self) -> float:
-        """Seconds that a step takes."""
+        """Seconds that a step takes; of the first turn, with what only the first steps take."""
         os.killpg(self.process.pid, signal.SIGCONT)
         self.stdin.write("step\n")
         self.stdin.flush()
@@ -208,38 +278,48 @@ class Contender:
         self.process.wait()
 
 
-def train_in_turns(step: Callable[[], None]) -> None:
-    """As a contender's process: a step for every line that comes; its seconds go out."""
+def train_in_turns(step: Callable[[], None], steps: int) -> None:
+    """As a contender's process: some steps for every line that comes; the seconds of one go out."""
     for _ in sys.stdin:
-        print(seconds(step), flush=True)
+        print(seconds(step, repeat=steps), flush=True)
 
 
 def main() -> None:
     """Measure and report."""
     parser = arguments(__doc__)
     parser.add_argument("--batch", type=int, default=64, help="images of a step")
-    parser.add_argument("--rounds", type=int, default=10, help="steps of each that are timed")
+    parser.add_argument("--rounds", type=int, default=10, help="turns of each that are timed")
+    parser.add_argument("--steps", type=int, default=1, help="steps of a turn")
+    parser.add_argument("--seconds", type=float, default=10**6, help="after which no round begins")
     parser.add_argument("--workers", type=int, default=2, help="of the peers' DataLoaders")
-    parser.add_argument("--child", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--selfie", type=Path, help="checkout of wuhoward/SELFIE")
+    parser.add_argument("--child", choices=[*CONTENDERS, WUHOWARD], help=argparse.SUPPRESS)
     options = parser.parse_args()
 
     config = recipe("cifar10", batch_size=options.batch)
     device = find_device(config.compute)
+    if options.child == WUHOWARD:
+        train_wuhoward(config, options.selfie, options.steps)
+        return
     if options.child:
-        train_in_turns(CONTENDERS[options.child](config, device, options.workers))
+        train_in_turns(CONTENDERS[options.child](config, device, options.workers), options.steps)
         return
 
     there = [name for name in CONTENDERS if "lightly" not in name or find_spec("lightly")]
-    contenders = {name: Contender(name) for name in there}
+    there += [WUHOWARD] if options.selfie else []
+    started = now()
+    contenders = {name: Contender(name) for name in there}  # which build while others do
     times: dict[str, list[float]] = {name: [] for name in there}
-    for round_number in range(options.rounds + 1):
+    for round_number in range(options.rounds + 2):
+        if times["ours"] and now() - started > options.seconds:
+            break
         for name, contender in contenders.items():
             taken = contender.turn()
-            if round_number:  # in the first the DataLoaders are still ahead
+            if round_number > 1:  # in the first they warm up, in the second loaders are still ahead
                 times[name].append(taken)
     for contender in contenders.values():
         contender.end()
-    result: dict[str, Any] = {"batch": options.batch}
+    result: dict[str, Any] = {"batch": options.batch, "steps of a turn": options.steps}
     for name, taken in times.items():
         result[f"{name}: images a second"] = options.batch / median(taken)
         if name != "ours":

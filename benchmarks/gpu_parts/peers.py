@@ -1,0 +1,19 @@
+"""The step beside those of others."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from common import PROJECT
+
+from gpu_parts.run import Run
+
+
+def peers(run: Run) -> None:
+    """Time the step beside others', each with its own batches, by `benchmarks/peers.py`."""
+    command = [sys.executable, str(PROJECT / "benchmarks" / "peers.py"), *run.size.peers.split()]
+    command += ["--seconds", str(0.7 * run.left_s)]
+    if run.selfie:
+        command += ["--selfie", str(run.selfie)]
+    subprocess.run([*command, "--json", str(run.out / "peers.json")], check=True)

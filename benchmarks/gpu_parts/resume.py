@@ -1,0 +1,61 @@
+"""A pretraining that is killed with SIGKILL and resumed, beside an undisturbed one."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from common import digit_images
+
+from gpu_parts.run import Record, Run
+from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training.pretraining import pretrain
+
+CHECKPOINTS = 8
+"""Checkpoints of the training."""
+
+
+def resume(run: Run) -> None:
+    """Kill a deterministic pretraining, resume it, and compare it with an undisturbed one."""
+    record = Record(run.out, "resume", steps=run.size.resume_steps)
+    with tempfile.TemporaryDirectory() as name:
+        whole, killed = (start_training(Path(name) / folder) for folder in ("whole", "killed"))
+        checkpoints = Path(name) / "killed"
+        while killed.poll() is None and not list(checkpoints.glob("step-*.json")):
+            time.sleep(0.01)
+        time.sleep(random.random() * 0.1)
+        killed.kill()
+        was_killed = killed.wait() == -signal.SIGKILL
+        saved = sorted(path.stem for path in checkpoints.glob("step-*.json"))
+        record.add(was_killed=was_killed, last_checkpoint=saved[-1] if saved else "none")
+        again = start_training(checkpoints)
+        digests = [process.communicate()[0].split()[-1] for process in (whole, again)]
+        undisturbed, resumed = digests
+        record.add(undisturbed=undisturbed, resumed=resumed, same_bits=undisturbed == resumed)
+
+
+def start_training(folder: Path) -> subprocess.Popen[str]:
+    """Start a process that trains with checkpoints in the folder and prints the digest."""
+    command = [sys.executable, *sys.argv, "--piece", str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def compute_piece(run: Run, folder: str) -> None:
+    """As that process: pretrain deterministically, resuming where possible."""
+    steps = run.size.resume_steps
+    config = run.config(batch_size=run.size.check_batch, steps=steps, warmup_steps=4, log_every=5)
+    device = run.device(config, deterministic=True)
+    images, rows = digit_images(config)
+    checkpoints = Checkpoints(Path(folder), {"benchmark": "gpu"}, steps // CHECKPOINTS, "auto")
+    result = pretrain(config.model, config.pretrain, images, rows, device, checkpoints)
+    digest = hashlib.sha256()
+    for name, tensor in sorted(result.tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    print(digest.hexdigest())
