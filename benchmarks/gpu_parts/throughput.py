@@ -180,7 +180,7 @@ def start_variant(
     if not variant.channels_last:
         put_channels_first(task.network)
     if variant.compile is not None:
-        task.network.compile(dynamic=False, **variant.compile)
+        task.network.compile(dynamic=False, **compiler_for(device, variant.compile))
     batches: Iterator[Any] = prefetch(Batches(images, rows, 0, config.pretrain), device.type)
 
     def step() -> None:
@@ -190,6 +190,14 @@ def start_variant(
     for _ in range(steps):
         step()
     return step, now() - started
+
+
+def compiler_for(device: Device, asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `torch.compile`: for a CPU, to capture the graphs and no more.
+
+    To compile them to C++ takes minutes, and says nothing of a GPU.
+    """
+    return asked if device.type == "cuda" else {"backend": "aot_eager"}
 
 
 def put_channels_first(network: Selfie) -> None:

@@ -19,7 +19,6 @@ from scipy import stats
 from torch import nn
 
 from selfie_pipeline.models.selfie import Selfie
-from selfie_pipeline.training.data.batches import patch_order
 
 COMMAND = [sys.executable, str(Path(gpu.__file__))]
 
@@ -154,20 +153,21 @@ def test_the_autotuning_is_that_of_the_mode():
 
 @pytest.mark.parametrize("first", [False, True])
 def test_channels_are_where_the_variant_has_them(make_config, first):
-    """On a CPU our convolutions put channels last; other devices use torch's."""
+    """Of the stem, that is; on a CPU, the products that follow it put channels last."""
     config = make_config()
-    network = Selfie(config.model, config.patch).to("meta", memory_format=torch.channels_last)
+    network = Selfie(config.model, config.patch).to(memory_format=torch.channels_last)
     if first:
         put_channels_first(network)
     seen = []
-    convolution = network.patch_network.stages[0].blocks[0].conv2
-    convolution.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    stem = network.patch_network.stem.conv
+    stem.register_forward_hook(lambda _, inputs, maps: seen.extend([inputs[0], maps, stem.weight]))
 
-    network(torch.empty(2, 16, 3, 8, 8, device="meta"), patch_order(0, 0, 2, 16).to("meta"))
+    network.embed(torch.randn(2, 16, 3, 8, 8))
 
-    (maps,) = seen
-    assert maps.is_contiguous() == first
-    assert maps.is_contiguous(memory_format=torch.channels_last) == (not first)
+    assert len(seen) == 3
+    for tensor in seen:
+        assert tensor.is_contiguous() == first
+        assert tensor.is_contiguous(memory_format=torch.channels_last) == (not first)
 
 
 def test_the_summary_has_the_paired_interval():

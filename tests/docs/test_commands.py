@@ -49,6 +49,8 @@ NOT_RUN = {
     r".*compute\.engine=ray": "starts a Ray cluster, as the tests marked `ray` do",
     r"ray |export ": "is about a cluster of several machines",
     r"python benchmarks/duplicates\.py": "needs a list that others published",
+    r"python benchmarks/gpu\.py": "takes minutes; tests/benchmarks has a rehearsal",
+    r"python benchmarks/gpu_bundle\.py": "needs CIFAR-10 and a network; see tests/benchmarks",
     r"python -m tests\.hostile": "is what tests/hostile runs, with fewer inputs",
     r"git |cd ": "is about the checkout",
 }
