@@ -12,6 +12,7 @@ from selfie_pipeline.config import UserError
 from selfie_pipeline.datasets.results import (
     AllVersionsDataset,
     BestSettingsDataset,
+    DataCheckDataset,
     HistoryDataset,
     PredictionsDataset,
     ResultDataset,
@@ -71,6 +72,22 @@ TRIALS = pd.DataFrame(
         "study": ["a", "a"],
     }
 )
+CHECK = {
+    "splits": [
+        {
+            "split": "train",
+            "images": 9,
+            "unreadable": 0,
+            "classes": 2,
+            "smallest_class": 4,
+            "largest_class": 5,
+            "copies": 0,
+        }
+    ],
+    "overlaps": [],
+    "dropped": 0,
+    "examples": [],
+}
 VERSION = "2026-01-01T00.00.00.000Z"
 
 
@@ -105,6 +122,7 @@ KINDS = [
     (PredictionsDataset, {}, PREDICTIONS),
     (BestSettingsDataset, {}, [SETTINGS, SETTINGS]),
     (TuningTrialsDataset, CSV, TRIALS),
+    (DataCheckDataset, {}, CHECK),
 ]
 
 
@@ -166,6 +184,9 @@ def assert_refused(dataset, *parts):
         (BestSettingsDataset, {}, [SETTINGS | {"more": 1}], "0.more = 1"),
         (BestSettingsDataset, {}, [SETTINGS | {"settings": {"steps": 1.0}}], "settings.steps"),
         (TuningTrialsDataset, CSV, TRIALS.assign(state="running"), "state = 'running'"),
+        (ResultDataset, {}, change_result(configuration=""), "configuration: '' is not a line"),
+        (DataCheckDataset, {}, CHECK | {"splits": []}, "splits = []"),
+        (DataCheckDataset, {}, CHECK | {"dropped": -1}, "dropped = -1"),
     ],
 )
 def test_a_wrong_value_is_named(make_dataset, kind, options, content, reason):
@@ -179,6 +200,7 @@ def test_a_missing_result_is_not_called_damaged(make_dataset):
     with pytest.raises(DatasetError, match="Did not find any versions"):
         make_dataset(ResultDataset).load()
     assert make_dataset(BestSettingsDataset).load() == []
+    assert make_dataset(DataCheckDataset).load() == []
 
 
 def test_all_versions_at_any_depth_are_read_in_the_order_of_paths(tmp_path, results):
@@ -225,6 +247,12 @@ def test_a_damaged_result_is_named_and_the_others_are_read(tmp_path, results, ca
     assert intact["seed"] == 1
     assert message.startswith(f"{damaged} can't be used: ")
     assert "\n" not in message
+
+
+def test_the_preview_lists_the_files(tmp_path, results):
+    files = [save(tmp_path, "selfie/seed-0", version) for version in ("2026-01-01", "2026-01-02")]
+
+    assert json.loads(results.preview()) == [str(file) for file in files]
 
 
 def test_it_is_read_only(results):

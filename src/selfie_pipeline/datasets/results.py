@@ -315,7 +315,7 @@ def _explain(error: Exception) -> str:
     """Return the reason of an error in one line: of a `ValidationError`, that of its first."""
     if not isinstance(error, ValidationError):
         return " ".join(str(error.__cause__ or error).split())
-    first = error.errors(include_url=False)[0]
+    first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
     reason = " ".join(first["msg"].removeprefix("Value error, ").split())
     if first["type"] in {"value_error", "missing", "json_invalid"}:

@@ -34,7 +34,7 @@ def find_files(images: Path) -> tuple[Path, list[Path]]:
         return images.parent, [images]
     if images.is_dir():
         return images, _list_files(images)
-    matches = sorted(map(Path, glob(str(images), recursive=True)))
+    matches = list(map(Path, glob(str(images), recursive=True)))
     if not matches:
         raise UserError(f"images = {images} does not exist; {_ALLOWED}")
     listed = [_list_files(match) if match.is_dir() else [match] for match in matches]
