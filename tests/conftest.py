@@ -40,6 +40,7 @@ _PARAMETERS: dict[str, Any] = {
     "labeled_frac": 0.1,
     "seed": 0,
     "resume": "auto",
+    "budget": None,
     "pretrained_on": "digits",
     "data": {
         "name": "digits",

@@ -37,9 +37,10 @@ ALLOWED_IMPORTS = {
     "project": {"versions"},
     "versions": {"config"},
     "paths": set(),
+    "run_budget": {"config", "training"},
     "run_summary": {"config", "training"},
     "tracking": {"provenance"},
-    "hooks": LOWER | {"pipeline_registry", "run_summary", "versions"},
+    "hooks": LOWER | {"pipeline_registry", "run_budget", "run_summary", "versions"},
     "settings": LOWER | {"hooks", "paths", "tracking"},
     "cli": LOWER | {"hooks", "pipeline_registry"},
     "__main__": {"cli"},
@@ -48,6 +49,7 @@ ALLOWED_IMPORTS = {
 KEDRO = {
     *("pipelines", "datasets", "hooks", "settings", "cli", "__main__", "pipeline_registry"),
     "project",
+    "run_budget",
     "tracking",
     "versions",
 }

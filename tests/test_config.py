@@ -4,7 +4,7 @@ import pytest
 from kedro.config import OmegaConfigLoader
 from pydantic import BaseModel
 
-from selfie_pipeline.config import Config, ConfigError, UserError, load_config
+from selfie_pipeline.config import Config, ConfigError, UserError, load_config, parse_duration
 from selfie_pipeline.settings import CONFIG_LOADER_ARGS
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -44,6 +44,11 @@ REFUSED = [  # key, value, part of the message after "KEY = VALUE"
     ("model.layers", 3, "allowed: a list of four whole numbers"),
     ("model.attention", 3, "allowed:"),
     ("patch", None, "allowed:"),
+    # Times
+    ("budget", 90, "allowed: a time above 0 such as 90s, 30min or 8h, or null"),
+    ("budget", "an hour", "allowed: a time above 0 such as 90s, 30min or 8h, or null"),
+    ("budget", "0s", "allowed: a time above 0 such as 90s, 30min or 8h, or null"),
+    ("budget", "-5min", "allowed: a time above 0 such as 90s, 30min or 8h, or null"),
     # Out of range, or not one of the choices
     ("pretrain.steps", 0, "allowed: a whole number, 1 or more"),
     ("finetune.batch_size", 1, "allowed: a whole number, 2 or more"),
@@ -312,3 +317,10 @@ def test_additions_to_the_papers_finetuning_are_off(environment):
     finetune = load_config(load_conf(environment)).finetune
     assert finetune.architecture == "resnet"
     assert (finetune.reestimate_statistics, finetune.pretrained_rate) == (False, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30min", 1800), ("8h", 28800), ("1.5h", 5400), ("8 h", 0)]
+)
+def test_times(text, seconds):
+    assert parse_duration(text) == seconds

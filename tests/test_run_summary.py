@@ -26,6 +26,15 @@ def test_pretraining(make_config: MakeConfig) -> None:
     )
 
 
+def test_steps_that_a_budget_will_set_are_not_said(make_config: MakeConfig) -> None:
+    config = make_config({"pretrain.batch_size": 64})
+
+    lines = summarise_run(config, {"encoder", "selfie_classifier"}, "8h")
+
+    assert lines[-2].startswith("pretrain: by the budget of 8h, steps of 64 images, peak ")
+    assert lines[-1].startswith("finetune from the encoder: by the budget of 8h, steps of ")
+
+
 @pytest.mark.parametrize(
     ("outputs", "arms"),
     [

@@ -7,6 +7,7 @@ checked here, so that an impossible configuration ends the run with one line bef
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -21,6 +22,22 @@ def _check_cells_at_once(value: object) -> object:
     if value == "auto" or (type(value) is int and value >= 1):
         return value
     raise PydanticCustomError("not_allowed", "auto, or a whole number, 1 or more")
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|min|h)")
+_UNIT_S = {"s": 1, "min": 60, "h": 3600}
+
+
+def _check_duration(value: object) -> object:
+    if value is None or (isinstance(value, str) and parse_duration(value) > 0):
+        return value
+    raise PydanticCustomError("not_allowed", "a time above 0 such as 90s, 30min or 8h, or null")
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a time such as 90s, 30min or 8h; 0 if it is none."""
+    match = _DURATION.fullmatch(text)
+    return float(match[1]) * _UNIT_S[match[2]] if match else 0.0
 
 
 PositiveFraction = Annotated[float, Field(gt=0, le=1, description="a number in (0, 1]")]
@@ -43,6 +60,11 @@ CellsAtOnce = Annotated[
     Literal["auto"] | int,
     BeforeValidator(_check_cells_at_once),  # or pydantic reports one error per member of the union
     Field(description="auto, or a whole number, 1 or more"),
+]
+DurationOrNone = Annotated[
+    str | None,
+    BeforeValidator(_check_duration),
+    Field(description="a time above 0 such as 90s, 30min or 8h, or null"),
 ]
 Flag = Annotated[bool, Field(description="true or false")]
 
@@ -427,6 +449,10 @@ class Config(_StrictModel):
     """Seed of the finetuning: its labeled subset, initial weights and batches."""
     resume: Literal["auto", "never"]
     """`auto`: an interrupted training resumes from its latest checkpoint. `never`: it restarts."""
+    budget: DurationOrNone
+    """Time that the whole run may take. The steps of pretraining and finetuning, and their warm-up,
+    then follow from the speed of this machine; see [A time budget](budget.md). null: the steps are
+    those of the recipe. Steps given with --params go over the budget of a recipe."""
     pretrained_on: str
     """Recipe of the encoder to finetune; a recipe other than the run's makes the run a transfer.
     Set it only with --params: paths in the catalog depend on it."""

@@ -9,7 +9,7 @@ import importlib.util
 import json
 import logging
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from selfie_pipeline.extras import install_extra
 from selfie_pipeline.pipeline_registry import PIPELINE_NAMES, create_pipeline
 from selfie_pipeline.project import Project
 from selfie_pipeline.provenance import flatten
+from selfie_pipeline.run_budget import find_budget, plan_run
 from selfie_pipeline.run_summary import summarise_run
 from selfie_pipeline.versions import pin_versions, release_claims, versioned_entries
 
@@ -60,6 +61,8 @@ class ProjectHooks:
                 missing here.
         """
         _check_optuna_is_installed(pipeline)
+        self._budget = find_budget(self._config, self._project.params)
+        self._run, self._pipeline, self._catalog = run_params, pipeline, catalog
         _check_encoder_is_not_replaced(run_params, pipeline)
         _check_saved_is_loaded(run_params, pipeline, catalog)
         for name in sorted(pipeline.inputs()):
@@ -68,10 +71,9 @@ class ProjectHooks:
                 _check_recipe_has_encoder(name, run_params)
                 command = _format_command(producer, run_params)
                 raise UserError(f"{name} does not exist yet; create it with `{command}`")
-        self._entries = pipeline.inputs() | pipeline.all_outputs()
         if "usable_samples" not in pipeline.all_outputs() and catalog.exists("usable_samples"):
-            self._check_labels(catalog.load("usable_samples"))
-        for line in summarise_run(self._config, pipeline.all_outputs()):
+            self._check_samples(catalog.load("usable_samples"))
+        for line in summarise_run(self._config, pipeline.all_outputs(), self._budget):
             _LOG.info("%s", line)
         versions = pin_versions(catalog, pipeline.all_outputs(), run_params["run_id"])
         loads = [
@@ -91,18 +93,33 @@ class ProjectHooks:
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
-        """Check the labels as soon as the samples are known, before anything is trained.
+        """Check the labels as soon as the samples are known, and set the steps to a time budget.
 
         Raises:
-            UserError: There are too few for a training of the run.
+            UserError: There are too few labels for a training of the run, or the budget is too
+                short.
         """
         if dataset_name == "usable_samples":
-            self._check_labels(data)
+            self._check_samples(data)
 
-    def _check_labels(self, samples: Any) -> None:
+    def _check_samples(self, samples: Any) -> None:
         from selfie_pipeline.training.data.subset import check_labels  # noqa: PLC0415  # pandas
 
-        check_labels(samples, self._config, self._entries)
+        pipeline, catalog = self._pipeline, self._catalog
+        check_labels(samples, self._config, pipeline.inputs() | pipeline.all_outputs())
+        if self._budget:
+            self._set_steps(plan_run(self._config, self._run, pipeline, catalog, samples))
+
+    def _set_steps(self, plan: Mapping[str, Mapping[str, int]]) -> None:
+        """Replace parameters of trainings, in this run and in those that its nodes start."""
+        self._budget = None
+        recipes = {kind: getattr(self._config, kind).model_copy(update=plan[kind]) for kind in plan}
+        self._config = self._config.model_copy(update=recipes)
+        for kind, recipe in recipes.items():
+            self._catalog[f"params:{kind}"].save(recipe)
+        self._project = self._project.with_params(plan)
+        if "project" in self._catalog:  # or it is added later
+            self._catalog["project"].save(self._catalog.load("project").with_params(plan))
 
     @hook_impl
     def on_pipeline_error(self, pipeline: Pipeline, catalog: DataCatalog) -> None:

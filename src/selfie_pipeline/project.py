@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class Project:
             UserError: A pipeline raised it.
         """
         token = outer_versions.set(self.versions)
+        params = {"budget": None, **params}  # it is that of the entire run
         try:
             with _suppress_info(), self._create_session(params) as session:
                 session.run(
@@ -67,6 +68,10 @@ class Project:
                 )
         finally:
             outer_versions.reset(token)
+
+    def with_params(self, params: Mapping[str, Any]) -> Project:
+        """Return the project with more parameters, nested, which override those of this one."""
+        return replace(self, params=_merge(self.params, params))
 
     def load(self, name: str, **params: Any) -> Any:
         """Load the latest version of a catalog entry of the runs with these parameters.

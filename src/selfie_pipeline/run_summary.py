@@ -22,12 +22,13 @@ _NETWORK_OUTPUTS = {
 """Catalog entries that a network computes."""
 
 
-def summarise_run(config: Config, outputs: Collection[str]) -> list[str]:
+def summarise_run(config: Config, outputs: Collection[str], budget: str | None = None) -> list[str]:
     """Return what a run will do: data and sizes, device and precision, steps and batches, labels.
 
     Args:
         config: Parameters of the run.
         outputs: Names of the catalog entries that its nodes produce.
+        budget: The time budget from which the steps will follow; None if they are known.
 
     Returns:
         Lines without a newline, one per subject that is part of the run.
@@ -47,11 +48,13 @@ def summarise_run(config: Config, outputs: Collection[str]) -> list[str]:
         lines.append(f"device: {_format_device(config)}")
     if "encoder" in outputs:
         images = "all" if recipe.images is None else recipe.images
-        lines.append(f"pretrain: {_format_recipe(recipe)}, on {images} images, seed {recipe.seed}")
+        lines.append(
+            f"pretrain: {_format_recipe(recipe, budget)}, on {images} images, seed {recipe.seed}"
+        )
     arms = [words for name, words in _INITIAL_WEIGHTS.items() if name in outputs]
     if arms:
         lines.append(
-            f"finetune {' and '.join(arms)}: {_format_recipe(config.finetune)}, on "
+            f"finetune {' and '.join(arms)}: {_format_recipe(config.finetune, budget)}, on "
             f"{100 * config.labeled_frac:g} % of the labels, seed {config.seed}"
         )
     return lines + _summarise_studies(config, outputs)
@@ -75,10 +78,10 @@ def _summarise_studies(config: Config, outputs: Collection[str]) -> list[str]:
     return lines
 
 
-def _format_recipe(recipe: TrainingConfig) -> str:
+def _format_recipe(recipe: TrainingConfig, budget: str | None = None) -> str:
+    steps = f"{recipe.steps:,} steps" if budget is None else f"by the budget of {budget}, steps"
     return (
-        f"{recipe.steps:,} steps of {recipe.batch_size:,} images, peak learning rate "
-        f"{recipe.peak_learning_rate:g}"
+        f"{steps} of {recipe.batch_size:,} images, peak learning rate {recipe.peak_learning_rate:g}"
     )
 
 

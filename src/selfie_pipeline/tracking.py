@@ -124,6 +124,8 @@ class MlflowHooks:
         values = [
             Param(key, str(value)[:_MAX_VALUE_CHARACTERS])
             for key, value in flatten(self._parameters)
+            # Not known yet; the curves and the artifacts' provenance have them.
+            if not (self._parameters["budget"] and key.endswith("steps"))
         ]
         client.log_batch(run.id, params=values)
         os.environ[_OUTER_RUN] = run.id

@@ -43,6 +43,8 @@ from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
 _INFERENCE_BATCH_SIZE = 256
+HELD_OUT_SAMPLES = 1000
+"""Largest number of images that `HeldOutScore` measures on."""
 _STATISTICS_SAMPLES = 10_000
 """Largest number of images that BatchNorm's statistics are re-estimated on."""
 

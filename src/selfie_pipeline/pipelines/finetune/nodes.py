@@ -36,6 +36,7 @@ from selfie_pipeline.training.data.subset import labeled_subset
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.engine import open_engine
 from selfie_pipeline.training.finetuning import (
+    HELD_OUT_SAMPLES,
     HeldOutScore,
     classify,
     finetune,
@@ -55,7 +56,6 @@ from selfie_pipeline.training.tensorboard import tensorboard_writer
 from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
-_HELD_OUT_SAMPLES = 1000
 
 
 def draw_labeled_subset(samples: pd.DataFrame, labeled_frac: float, seed: int) -> pd.DataFrame:
@@ -180,7 +180,7 @@ def _held_out_score(
     others = train[~train["sample"].isin(labeled["sample"])]
     if len(others):
         rng = np.random.default_rng(fold_in(seed, RandomStream.HELD_OUT))
-        drawn = others.iloc[np.sort(rng.permutation(len(others))[:_HELD_OUT_SAMPLES])]
+        drawn = others.iloc[np.sort(rng.permutation(len(others))[:HELD_OUT_SAMPLES])]
         rows, labels = drawn["sample"].to_numpy(), drawn["label"].to_numpy()
         yield HeldOutScore(images, rows, labels, device)
 

@@ -1,0 +1,109 @@
+"""The time budget of a Kedro run: which runs have one, and from where their steps come."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from kedro.io import DataCatalog
+from kedro.io.core import VERSION_FORMAT
+from kedro.pipeline import Pipeline
+
+from selfie_pipeline.config import Config, UserError
+
+_LOG = logging.getLogger(__name__)
+_KINDS = ("pretrain", "finetune")
+_CLASSIFIERS = {"selfie_classifier", "supervised_classifier"}
+_INPUTS_OF_STUDIES = {"project", "tuning"}
+"""Catalog entries of the pipelines that train many times: experiment, tune and ratio."""
+
+
+def find_budget(config: Config, params: Mapping[str, Any]) -> str | None:
+    """Return the time budget that the run's steps are to follow from, or None.
+
+    Args:
+        config: Parameters of the run.
+        params: Those that were given with `--params`, nested. Steps among them go over the budget
+            of a recipe.
+
+    Raises:
+        UserError: Both steps and a budget are among them.
+    """
+    steps = [kind for kind in _KINDS if "steps" in params.get(kind, {})]
+    if steps and params.get("budget"):
+        raise UserError(
+            f"budget = {config.budget} sets the steps, but {steps[0]}.steps = "
+            f"{getattr(config, steps[0]).steps} is given, too; leave one of them out"
+        )
+    return None if steps else config.budget
+
+
+def plan_run(
+    config: Config,
+    run_params: Mapping[str, Any],
+    pipeline: Pipeline,
+    catalog: DataCatalog,
+    samples: Any,
+) -> dict[str, dict[str, int]]:
+    """Return the steps of a run with a budget: those of an earlier run of the same, or new ones.
+
+    An experiment, a tuning and a ratio train many times, and on a Ray cluster nothing is measured:
+    they take the steps that an earlier run on this machine has got from the same budget.
+
+    Args:
+        config: Parameters of the run.
+        run_params: Kedro's description of the run.
+        pipeline: The run's pipeline.
+        catalog: The run's catalog, with the patch grids.
+        samples: The usable samples, a DataFrame.
+
+    Returns:
+        Parameters to have in place of the recipe's, by `pretrain` and `finetune`; none if the run
+        trains nothing, or if the recipe's stay.
+
+    Raises:
+        UserError: The budget is too short, or it was given with `--params` and there is no earlier
+            run.
+    """
+    outputs = pipeline.all_outputs()
+    counts = {"pretrain": int("encoder" in outputs), "finetune": len(_CLASSIFIERS & outputs)}
+    trainings = {kind: count for kind, count in counts.items() if count}
+    is_study = bool(_INPUTS_OF_STUDIES & pipeline.inputs())
+    if not (trainings or is_study):
+        return {}
+    borrows = is_study or config.compute.engine == "ray"
+    from selfie_pipeline.training import budget  # noqa: PLC0415  # torch
+    from selfie_pipeline.training.lineage import fingerprint_data  # noqa: PLC0415  # pandas
+
+    grids = catalog.load("patch_grids")
+    data = fingerprint_data(grids, samples)
+    file = budget.plan_file(catalog.load("budget_plans"), config, data)
+    plan = budget.load_plan(file)
+    if plan and (borrows or (trainings.keys() <= plan.keys() and config.resume == "auto")):
+        steps = budget.format_plan(plan)
+        _LOG.info("budget of %s: %s, as in an earlier run", config.budget, steps)
+    elif borrows:
+        problem = f"budget = {config.budget}, but no run of one training each on this machine"
+        problem += " has set its steps"
+        if (run_params["runtime_params"] or {}).get("budget"):
+            raise UserError(f"{problem}; run `kedro run` with it first, or give the steps instead")
+        _LOG.info("%s: those of the recipe are taken", problem)
+    else:
+        plan = budget.make_plan(
+            config,
+            trainings,
+            samples,
+            grids,
+            lambda: _elapsed_s(run_params["run_id"]),
+            report="report" in outputs,
+        )
+        budget.save_plan(file, plan)
+    return plan
+
+
+def _elapsed_s(run_id: str) -> float:
+    """Return the time since the run's start, which its ID is, in seconds."""
+    started = datetime.strptime(run_id, VERSION_FORMAT).replace(tzinfo=UTC)
+    return (datetime.now(UTC) - started).total_seconds()

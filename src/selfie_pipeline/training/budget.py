@@ -1,0 +1,162 @@
+"""A time budget: the steps of pretraining and finetuning that fit into it on this machine.
+
+A few real steps are timed, and the steps are chosen from that. The provenance of a result has the
+steps and not the budget: the same steps, given by hand, give the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from selfie_pipeline.atomic_write import atomic_write
+from selfie_pipeline.config import Config, TrainingConfig, UserError, parse_duration
+from selfie_pipeline.provenance import dump_configuration, flatten, hash_json
+from selfie_pipeline.training.data.batches import PatchGridStore, open_images
+from selfie_pipeline.training.device import find_device
+from selfie_pipeline.training.finetuning import HELD_OUT_SAMPLES
+from selfie_pipeline.training.speed import measure_speed
+
+_LOG = logging.getLogger(__name__)
+Plan = dict[str, dict[str, int]]
+"""The parameters that a budget sets: `steps` and `warmup_steps` of `pretrain` and `finetune`."""
+
+EPOCHS = 150
+"""Passes over its labels in which a finetuning learns them; docs/results has 61 and 122 for the
+digits, 154 for CIFAR-10."""
+_REPORT_S = 8.0
+"""Time for Python's start and the report, seconds (docs/budget.md)."""
+_MEASURED_SHARE, _LONGEST_MEASURED_S = 0.02, 30.0
+"""Time that steps of one kind are timed for: a fraction of the budget, at most so many seconds."""
+
+
+def plan_file(folder: Path, config: Config, data: str) -> Path:
+    """Return the file of the plan for these parameters, which may not exist yet.
+
+    Args:
+        folder: Folder of the plans.
+        config: Parameters of the run. Its seed has no influence: all seeds get the same steps.
+        data: Fingerprint of the data.
+    """
+    names = ("patch", "augmentation", "model", "pretrain", "finetune")
+    settings = dump_configuration(**{name: getattr(config, name) for name in names})
+    device = find_device(config.compute)
+    others = {"budget": config.budget, "labeled_frac": config.labeled_frac, "data": data}
+    key = hash_json(settings | others | {"device": device.type, "precision": device.precision})
+    return folder / f"{key[:16]}.json"
+
+
+def load_plan(file: Path) -> Plan:
+    """Return the plan of an earlier run; an empty one if there is none."""
+    plan: Plan = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    return plan
+
+
+def make_plan(
+    config: Config,
+    trainings: Mapping[str, int],
+    samples: pd.DataFrame,
+    grids: PatchGridStore,
+    elapsed_s: Callable[[], float],
+    *,
+    report: bool,
+) -> Plan:
+    """Measure the speed of this machine, and choose the steps so that the run ends in time.
+
+    Args:
+        config: Parameters of the run, with a budget.
+        trainings: Number of the run's trainings by kind: `pretrain`, `finetune` or both.
+        samples: The usable samples.
+        grids: Their patch grids.
+        elapsed_s: Returns the time since the run's start, seconds.
+        report: True if the run makes the report as well.
+
+    Raises:
+        UserError: The budget is too short.
+    """
+    budget_s = parse_duration(str(config.budget))
+    images = open_images(grids, config.patch, config.augmentation)
+    limit_s = min(_MEASURED_SHARE * budget_s, _LONGEST_MEASURED_S)
+    speed = measure_speed(config, trainings, samples, images, limit_s)
+    train, test = (int((samples["split"] == split).sum()) for split in ("train", "test"))
+    labels = round(config.labeled_frac * train)
+    scored = test + 2 * min(HELD_OUT_SAMPLES, train - labels)
+    other_s = report * _REPORT_S + sum(n * speed.first_s[kind] for kind, n in trainings.items())
+    other_s += trainings.get("finetune", 0) * scored * speed.score_s
+    left_s = budget_s - elapsed_s() - other_s
+    return choose_steps(config, trainings, labels, speed.step_s, left_s)
+
+
+def choose_steps(
+    config: Config,
+    trainings: Mapping[str, int],
+    labels: int,
+    step_s: Mapping[str, float],
+    left_s: float,
+) -> Plan:
+    """Share the time: finetuning until it converges, at most half of it; the rest pretraining.
+
+    A finetuning converges in the recipe's steps, or in `EPOCHS` passes over its labels if these are
+    more. Without a pretraining it may have all the time, but needs no more steps than that.
+
+    Args:
+        config: Parameters of the run, with a budget.
+        trainings: Number of the run's trainings by kind.
+        labels: Number of labels that a finetuning uses.
+        step_s: Time of a step by kind, seconds.
+        left_s: Time for all steps, seconds.
+
+    Raises:
+        UserError: The budget is too short for one row of a training's history.
+    """
+    recipes: dict[str, TrainingConfig] = {kind: getattr(config, kind) for kind in trainings}
+    cost_s = {kind: n * step_s[kind] for kind, n in trainings.items()}  # of a step of all of them
+    other_s = parse_duration(str(config.budget)) - left_s
+    least_s = len(recipes) * max(cost_s[kind] * recipes[kind].log_every for kind in recipes)
+    if left_s < least_s:
+        raise UserError(
+            f"budget = {config.budget} is too short: {max(0, left_s):.0f} s of it are left for "
+            f"training; allowed on this machine: about {math.ceil(other_s + least_s)}s or more"
+        )
+    steps, shortage = {}, ""
+    if "finetune" in recipes:
+        enough = max(config.finetune.steps, EPOCHS * labels // config.finetune.batch_size)
+        steps["finetune"] = min(enough, int(left_s / len(recipes) / cost_s["finetune"]))
+        if steps["finetune"] < enough:
+            minutes = math.ceil((other_s + len(recipes) * enough * cost_s["finetune"]) / 60)
+            shortage = f"; finetuning may need {enough:,} steps to converge: budget={minutes}min"
+        left_s -= steps["finetune"] * cost_s["finetune"]
+    if "pretrain" in recipes:
+        steps["pretrain"] = int(left_s / cost_s["pretrain"])
+    plan = {kind: _set_steps(recipes[kind], steps[kind]) for kind in recipes}
+    _LOG.info(
+        "budget of %s: %s (%s; %.0f s for all else)%s",
+        config.budget,
+        format_plan(plan),
+        ", ".join(f"{kind} {step_s[kind]:.3g} s a step" for kind in recipes),
+        other_s,
+        shortage,
+    )
+    return plan
+
+
+def _set_steps(recipe: TrainingConfig, steps: int) -> dict[str, int]:
+    """Return the parameters of a training; if it is short, its warm-up is in proportion."""
+    warmup = min(recipe.warmup_steps, recipe.warmup_steps * steps // recipe.steps)
+    return {"steps": steps, "warmup_steps": warmup}
+
+
+def format_plan(plan: Plan) -> str:
+    """Return a plan as `--params` takes it."""
+    return ",".join(f"{key}={value}" for key, value in flatten(plan))
+
+
+def save_plan(file: Path, plan: Plan) -> None:
+    """Save a plan for runs that are resumed or repeated."""
+    with atomic_write(file) as partial:
+        partial.write_text(json.dumps(plan), "utf-8")

@@ -1,0 +1,134 @@
+"""The speed of this machine: real steps and scores, timed on a run's data and then thrown away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Self
+
+import pandas as pd
+
+from selfie_pipeline.config import Config
+from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training.data.batches import Images
+from selfie_pipeline.training.device import find_device
+from selfie_pipeline.training.finetuning import classify, finetune, initialise_classifier
+from selfie_pipeline.training.loop import Fit, fit
+from selfie_pipeline.training.pretraining import pretrain
+
+_FEWEST_STEPS = 4
+_SCORED_SAMPLES = 256
+_ENDLESS = {"steps": 10**9}
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The time that parts of a run take, seconds.
+
+    Attributes:
+        step_s: A step of `pretrain`, and of `finetune`.
+        first_s: What their first step takes longer: compilation on a GPU.
+        score_s: An image that is classified.
+    """
+
+    step_s: dict[str, float]
+    first_s: dict[str, float]
+    score_s: float
+
+
+def measure_speed(
+    config: Config, kinds: Collection[str], samples: pd.DataFrame, images: Images, limit_s: float
+) -> Speed:
+    """Time real steps of each kind, and the scoring.
+
+    Args:
+        config: Parameters of the run.
+        kinds: `pretrain`, `finetune` or both.
+        samples: The usable samples.
+        images: Their images.
+        limit_s: Time for the steps of one kind, seconds; at least a few are timed.
+    """
+    device, times, score_s = find_device(config.compute), {}, 0.0
+    if "pretrain" in kinds:
+        rows = samples.loc[samples["split"] != "test", "sample"].to_numpy()
+        times["pretrain"] = _time_steps(
+            lambda checkpoints, timed_fit: pretrain(
+                config.model,
+                config.pretrain.model_copy(update=_ENDLESS),
+                images,
+                rows,
+                device,
+                checkpoints,
+                fit=timed_fit,
+            ),
+            limit_s,
+        )
+    if "finetune" in kinds:
+        train = samples[samples["split"] == "train"]
+        labeled, labels = train["sample"].to_numpy(copy=True), train["label"].to_numpy()
+        network = initialise_classifier(
+            config.model, config.finetune.architecture, config.patch, int(labels.max()) + 1, seed=0
+        )
+        times["finetune"] = _time_steps(
+            lambda checkpoints, timed_fit: finetune(
+                network,
+                pretrained=(),
+                recipe=config.finetune.model_copy(update=_ENDLESS),
+                seed=0,
+                images=images,
+                rows=labeled,
+                labels=labels,
+                device=device,
+                checkpoints=checkpoints,
+                title="finetune",
+                fit=timed_fit,
+            ),
+            limit_s,
+        )
+        started = time.monotonic()
+        scored = classify(network, images, labeled[:_SCORED_SAMPLES], device)
+        score_s = (time.monotonic() - started) / len(scored)
+    steps_s = {kind: time_s[0] for kind, time_s in times.items()}
+    return Speed(steps_s, {kind: time_s[1] for kind, time_s in times.items()}, score_s)
+
+
+def _time_steps(train: Callable[[Checkpoints, Fit], object], limit_s: float) -> tuple[float, float]:
+    """Return the time of a step, and that which the first takes in addition, both in seconds."""
+    watch = _Stopwatch(limit_s)
+    with TemporaryDirectory() as folder, suppress(_MeasuredError):
+        checkpoints = Checkpoints(Path(folder, "checkpoints"), {}, every=10**9, resume="never")
+        train(checkpoints, partial(fit, progress=lambda *_: watch))
+    return watch.read()
+
+
+class _MeasuredError(Exception):
+    """Ends a training whose steps have been timed."""
+
+
+class _Stopwatch:
+    """A `ProgressReporter` that reports nothing, and ends the training when it has measured."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self.times: list[float] = []
+
+    def __enter__(self) -> Self:
+        self.times.append(time.monotonic())
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def update(self, step: int, _latest: object) -> None:
+        self.times.append(time.monotonic())
+        if step >= _FEWEST_STEPS and self.times[-1] >= self.times[1] + self.limit_s:
+            raise _MeasuredError
+
+    def read(self) -> tuple[float, float]:
+        start, first, *_, last = self.times
+        step_s = (last - first) / (len(self.times) - 2)
+        return step_s, max(0.0, first - start - step_s)
