@@ -1,32 +1,133 @@
-"""Kill trainings at random moments, resume them, and compare with an undisturbed run.
+"""Kill each stage at random moments, resume it, and compare with an undisturbed run.
 
-    python benchmarks/kill_resume.py --kills 30
+    python benchmarks/kill_resume.py --kills 500 --json docs/results/benchmarks/kill_resume.json
 
-Pretraining and finetuning run as processes of `kedro run`, on the digits, in a copy of the project.
-Each is killed with SIGKILL some random time after its first checkpoint is there, started again,
-killed again, and so on. The weights, histories, predictions and metrics must be the same files,
-byte for byte, as those of a run that nobody disturbed.
+The data are the digits, as image files in class folders, in a copy of the project. Each stage runs
+in a process of its own, which is killed with SIGKILL, with all processes that it has started, at a
+random moment of the processor time that the undisturbed run took; then the same run is started
+again, killed again, and so on, until one ends before its moment. All files of all versions must
+then have the bytes of the undisturbed run's, and the stage is begun anew. The processes are forked
+from this one, which has imported everything, so that the kills fall into the work and not into the
+imports.
+
+Of a training on two Ray workers, one worker is killed at a time, on a cluster that stays up, at a
+random moment after both have begun.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
+import math
+import multiprocessing
 import os
+import pkgutil
 import random
+import re
+import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
+import ray
 from common import PROJECT, arguments, recipe, report
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from kedro.runner import SequentialRunner
+from PIL import Image
 
+import selfie_pipeline
+from selfie_pipeline.datasets import patch_grid_shards
+from selfie_pipeline.sources import decoding
+from selfie_pipeline.sources.digits import Digits
 from selfie_pipeline.training.device import find_device
+from selfie_pipeline.training.distributed.cluster import RAY_ENVIRONMENT
 
-RESULTS = ("encoder.safetensors", "classifier.safetensors", "history.csv", "metrics.json")
-STAGES = ("pretrain", "finetune")
+FORK = multiprocessing.get_context("fork")
+CLUSTER = uuid.uuid4().hex
+"""What tells the processes of this benchmark's Ray cluster from others."""
+RAY_WORKERS = 2
+VERSION = re.compile(r"/\d{4}-\d\d-\d\dT[\d.]+Z")
+UNCOMPARED = {"studies.db"}
+"""Optuna's own record of the trials, with their times; `tuning_trials.csv` is compared."""
+
+_TRAINING = {"steps": 20, "batch_size": 8, "warmup_steps": 2, "checkpoint_every": 2}
+PARAMETERS: dict[str, Any] = {
+    "labeled_frac": 0.2,
+    "model": {"stem": "small", "width": 8, "attention": {"blocks": 1, "heads": 2}},
+    "patch": {"canvas_size": 16, "image_size": 16, "patch_size": 4},
+    "pretrain": {**_TRAINING, "log_every": 2},
+    "finetune": {**_TRAINING, "log_every": 2},
+    "experiment": {"labeled_fracs": [0.2, 0.5], "seeds": [0]},
+    "tune": {"trials": 3},
+    "compute": {"accelerator": "cpu", "cells_at_once": 1},
+    "tracking": {"mlflow": "never"},
+}
+"""Small networks and images, for the kills to be many, with a checkpoint every other step."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run to kill.
+
+    Attributes:
+        name: Name in the results.
+        pipeline: The pipeline.
+        after: The stage whose data it starts from.
+        kills: Its kills of each 500.
+        params: Parameters of its own.
+    """
+
+    name: str
+    pipeline: str
+    after: str | None
+    kills: int
+    params: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_ray(self) -> bool:
+        """Whether it trains on a Ray cluster."""
+        return "compute" in self.params
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run that nobody disturbed.
+
+    Attributes:
+        seconds: Its processor time; on Ray the time from the start of both workers to the end.
+        digests: As the function `digests` returns them.
+    """
+
+    seconds: float
+    digests: dict[str, set[str]]
+
+
+_RAY = {"accelerator": "cpu", "engine": "ray", "workers": RAY_WORKERS, "max_failures": 1000}
+_ONE_SEARCH = {"labeled_fracs": [0.2], "seeds": [0], "arms": ["selfie"]}
+STAGES = (
+    Stage("ingest", "ingest", None, 50),
+    Stage("patch", "patch", "ingest", 90),
+    Stage("pretrain", "pretrain", "patch", 100),
+    Stage("finetune", "finetune", "pretrain", 90),
+    Stage("predict", "predict", "finetune", 40),
+    Stage("export", "export", "finetune", 20),
+    Stage("tune", "tune", "pretrain", 40, {"experiment": _ONE_SEARCH}),
+    Stage("cells", "cells", "pretrain", 40),
+    Stage("experiment", "experiment", "cells", 10),
+    Stage("two Ray workers", "pretrain", "patch", 20, {"compute": _RAY}),
+)
 
 
 def copy_project(folder: Path) -> Path:
@@ -39,90 +140,235 @@ def copy_project(folder: Path) -> Path:
     return project
 
 
-def command(stage: str, steps: int) -> list[str]:
-    """A stage with a checkpoint every few steps."""
-    params = ",".join(
-        f"{name}.{setting}"
-        for name in ("pretrain", "finetune")
-        for setting in (f"steps={steps}", "warmup_steps=10", "checkpoint_every=7", "batch_size=48")
-    )
-    return [sys.executable, "-m", "kedro", "run", f"--pipelines={stage}", "--params", params]
+def write_images(folder: Path, count: int = 300) -> None:
+    """Write digits as image files, train/CLASS/ and test/CLASS/."""
+    source = Digits()
+    samples = source.samples()
+    pixels = [image for chunk in source.images(samples, 48) for image in chunk.images]
+    for row in samples.iloc[:: len(samples) // count].itertuples():
+        split = "test" if row.split == "test" else "train"
+        path = folder / split / str(row.class_name) / f"{row.Index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[row.Index]).save(path)
 
 
-def run(project: Path, stage: str, steps: int) -> None:
-    """Run a stage to its end."""
-    subprocess.run(command(stage, steps), cwd=project, check=True, capture_output=True)
+class Trial:
+    """The project's copy, in which one stage at a time is run, killed and compared."""
+
+    def __init__(self, folder: Path, moment: random.Random) -> None:
+        """Make the copy and the image files; import everything that a run needs."""
+        self.folder, self.moment = folder, moment
+        self.project = copy_project(folder)
+        write_images(folder / "images")
+        bootstrap_project(self.project)
+        for module in pkgutil.walk_packages(selfie_pipeline.__path__, "selfie_pipeline."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+        # Blocks as small as the images are few.
+        decoding.CHUNK_BYTES = 2**14
+        patch_grid_shards.SHARD_BYTES = 2**16
+        patch_grid_shards.PROGRESS_INTERVAL_S = 0.0
+
+    def begin(self, stage: Stage) -> None:
+        """Put back the data that the stage starts from."""
+        shutil.rmtree(self.project / "data", ignore_errors=True)
+        if stage.after:
+            shutil.copytree(self.folder / stage.after, self.project / "data")
+
+    def start(self, stage: Stage) -> BaseProcess:
+        """Start the stage, in a process group of its own."""
+        process = FORK.Process(target=self._run, args=(stage,))
+        process.start()
+        os.setpgid(process.pid or 0, process.pid or 0)
+        return process
+
+    def _run(self, stage: Stage) -> None:
+        """Run the stage as `kedro run` does; in a process."""
+        with (self.folder / "log").open("w") as log:
+            os.dup2(log.fileno(), sys.stdout.fileno())
+            os.dup2(log.fileno(), sys.stderr.fileno())
+        os.chdir(self.project)
+        images = {"data": {"folder": str(self.folder / "images"), "name": "digits"}}
+        images |= {"images": str(self.folder / "images" / "test")}
+        params = PARAMETERS | images | stage.params
+        with KedroSession.create(self.project, env="image_folder", runtime_params=params) as run:
+            run.run(pipeline_names=[stage.pipeline], runner=SequentialRunner())
+
+    def ended(self, process: BaseProcess, stage: Stage) -> bool:
+        """Whether the stage has ended; not as it should is an error."""
+        if process.exitcode:
+            log = (self.folder / "log").read_text(errors="replace")
+            raise SystemExit(f"{stage.name} failed with {process.exitcode}: {log[-5000:]}")
+        return process.exitcode == 0
+
+    def undisturbed(self, stage: Stage) -> Undisturbed:
+        """Run the stage to its end, and keep its data for the stages after it."""
+        self.begin(stage)
+        before = processor_time_of_children()
+        process = self.start(stage)
+        if stage.is_ray:
+            while not process.exitcode and len(train_workers()) < RAY_WORKERS:
+                time.sleep(0.02)
+        started = time.monotonic()
+        process.join()
+        seconds = time.monotonic() - started
+        if not stage.is_ray:
+            seconds = processor_time_of_children() - before
+        self.ended(process, stage)
+        shutil.copytree(self.project / "data", self.folder / stage.name)
+        return Undisturbed(seconds, digests(self.project))
+
+    def killed(self, stage: Stage, seconds: float, kills: int) -> int:
+        """Run the stage to its end through some kills at most; return how many there were."""
+        self.begin(stage)
+        done = 0
+        while done < kills:
+            process = self.start(stage)
+            moment = self.moment.uniform(0, seconds)
+            while process.exitcode is None and processor_time(process) < moment:
+                process.join(0.002)
+            if self.ended(process, stage):
+                return done
+            os.killpg(process.pid or 0, signal.SIGKILL)
+            process.join()
+            done += 1
+        process = self.start(stage)
+        process.join()
+        self.ended(process, stage)
+        return done
+
+    def workers_killed(self, stage: Stage, seconds: float, kills: int) -> int:
+        """Do the same, but kill one of the workers, of a run that goes on."""
+        self.begin(stage)
+        done, before = 0, set(train_workers())
+        process = self.start(stage)
+        while done < kills:
+            while process.exitcode is None and len(set(train_workers()) - before) < RAY_WORKERS:
+                process.join(0.02)
+            process.join(self.moment.uniform(0, seconds))
+            workers = sorted(set(train_workers()) - before)
+            if process.exitcode is not None or not workers:
+                break
+            os.kill(self.moment.choice(workers), signal.SIGKILL)
+            before |= set(workers)
+            done += 1
+        process.join()
+        self.ended(process, stage)
+        return done
 
 
-def checkpoints(project: Path) -> set[Path]:
-    """All checkpoints that are there."""
-    return set(project.glob("data/06_models/**/checkpoints/step-*.json"))
+def processor_time(process: BaseProcess) -> float:
+    """Seconds that a process has computed; the clock is worth little where others compute too."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def run_killed(project: Path, stage: str, steps: int, kills: int, moment: random.Random) -> int:
-    """Run a stage to its end through a number of kills; return how many there were."""
-    done = 0
-    while True:
-        before = checkpoints(project)
-        process = subprocess.Popen(
-            command(stage, steps),
-            cwd=project,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        while process.poll() is None and not checkpoints(project) - before:
-            time.sleep(0.01)
-        if done < kills:
-            time.sleep(moment.uniform(0, 0.5))
-        if done == kills or process.poll() is not None:
-            if process.wait():
-                raise SystemExit(f"{stage} failed after {done} kills")
-            return done
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        done += 1
+def processor_time_of_children() -> float:
+    """Seconds that all processes that have ended have computed."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
-def digests(project: Path) -> dict[str, str]:
-    """SHA-256 of the newest version of every result, by the data set's path."""
-    found = {}
-    for name in RESULTS:
-        for version in sorted(project.glob(f"data/**/*{name}/*/*{name}")):
-            key = str(version.parent.parent.relative_to(project))
-            found[key] = hashlib.sha256(version.read_bytes()).hexdigest()
+def train_workers() -> list[int]:
+    """The processes of this benchmark's cluster that train."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            trains = b"RayTrainWorker" in (folder / "cmdline").read_bytes()
+            if trains and CLUSTER.encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue  # it has ended meanwhile, or is another's
     return found
+
+
+def _keep_cluster(connection: Connection) -> None:
+    """Keep a cluster up until it is told not to; in a process."""
+    os.environ |= {**RAY_ENVIRONMENT, "RAY_AUTH_MODE": "disabled", "SELFIE_KILL_RESUME": CLUSTER}
+    options = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
+    ray.init(address="local", num_cpus=2 * RAY_WORKERS, **options)
+    connection.send(ray.get_runtime_context().gcs_address)
+    connection.recv()
+    ray.shutdown()
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """A Ray cluster of this machine."""
+    here, there = FORK.Pipe()
+    keeper = FORK.Process(target=_keep_cluster, args=(there,))
+    keeper.start()
+    os.environ["RAY_ADDRESS"] = here.recv()
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+    try:
+        yield
+    finally:
+        here.send(None)
+        keeper.join()
+
+
+def digests(project: Path) -> dict[str, set[str]]:
+    """SHA-256 of each file in all its versions, by its path without the version."""
+    found: dict[str, set[str]] = {}
+    for path in sorted((project / "data").rglob("*")):
+        inside = path.relative_to(project / "data")
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if path.is_file() and not hidden and path.name not in UNCOMPARED:
+            key = VERSION.sub("", inside.as_posix())
+            found.setdefault(key, set()).add(hashlib.sha256(content(path)).hexdigest())
+    return found
+
+
+def content(path: Path) -> bytes:
+    """What is compared of a file: all of it but times, and whether a cell was there before."""
+    if path.name == "experiment_cells.csv":
+        return pd.read_csv(path).drop(columns=["seconds", "status"]).to_csv().encode()
+    return path.read_bytes()
+
+
+def try_stage(trial: Trial, stage: Stage, kills: int) -> dict[str, Any]:
+    """Kill a stage so many times; return a row of figures."""
+    expected = trial.undisturbed(stage)
+    row = {"kills": 0, "runs": 0, "files": len(expected.digests), "different": set()}
+    run_killed = trial.workers_killed if stage.is_ray else trial.killed
+    while row["kills"] < kills:
+        row["kills"] += run_killed(stage, expected.seconds, kills - row["kills"])
+        row["runs"] += 1
+        found = digests(trial.project)
+        names = found.keys() | expected.digests.keys()
+        row["different"] |= {
+            name for name in names if found.get(name) != expected.digests.get(name)
+        }
+    row |= {"different": sorted(row["different"]), "seconds": round(expected.seconds, 2)}
+    print(f"{stage.name:16}", row, flush=True)
+    return row
 
 
 def main() -> None:
     """Kill, resume, compare and report."""
     parser = arguments(__doc__)
-    parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--steps", type=int, default=150, help="steps of each training")
+    parser.add_argument("--kills", type=int, default=500)
+    parser.add_argument("--stages", nargs="+", default=[stage.name for stage in STAGES])
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
-
-    moment = random.Random(options.seed)
+    rows = {}
     with tempfile.TemporaryDirectory() as folder:
-        project = copy_project(Path(folder))
-        run(project, "ingest,patch", options.steps)
+        trial = Trial(Path(folder), random.Random(options.seed))
         for stage in STAGES:
-            run(project, stage, options.steps)
-        undisturbed = digests(project)
-        kills = {
-            stage: run_killed(project, stage, options.steps, share, moment)
-            for stage, share in zip(
-                STAGES, (options.kills - options.kills // 2, options.kills // 2), strict=True
-            )
-        }
-        killed = digests(project)
-    same = [name for name in undisturbed if killed.get(name) == undisturbed[name]]
-    device = find_device(recipe("base").compute)
-    result = {f"kills of {stage}": count for stage, count in kills.items()}
-    result |= {"results compared": len(undisturbed), "equal byte for byte": len(same)}
-    report(result, device, options.json)
-    if len(same) < len(undisturbed):
-        raise SystemExit("different: " + ", ".join(sorted(set(undisturbed) - set(same))))
+            if stage.name in options.stages:
+                kills = math.ceil(options.kills * stage.kills / 500)
+                with cluster() if stage.is_ray else nullcontext():
+                    rows[stage.name] = try_stage(trial, stage, kills)
+    print(pd.DataFrame(rows).T.to_string())
+    result = {
+        "kills": sum(row["kills"] for row in rows.values()),
+        "runs compared": sum(row["runs"] for row in rows.values()),
+        "different": sum(len(row["different"]) for row in rows.values()),
+        "stages": rows,
+    }
+    report(result, find_device(recipe("base").compute), options.json)
+    if result["different"]:
+        raise SystemExit("not the bytes of the undisturbed run")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -326,6 +327,23 @@ def test_a_refusal_in_the_shell_is_one_line(project: Path, command: list[str]) -
     assert "Traceback" not in done.stderr
     errors = [line for line in done.stderr.splitlines() if " INFO " not in line]
     assert errors == ["Error: labeled_frac = 1.5 is not allowed; allowed: a number in (0, 1]"]
+    assert not list((project / "data").rglob("*"))
+
+
+def test_file_names_in_another_encoding_than_utf8_are_refused(project: Path) -> None:
+    """Python takes UTF-8 in the locale C, unless it is told not to."""
+    done = subprocess.run(
+        [sys.executable, "-m", "kedro", "run", "--pipeline=ingest"],
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    errors = [line for line in done.stderr.splitlines() if " INFO " not in line]
+    assert errors == [
+        "Error: file names are in ascii in this environment; allowed: utf-8; set PYTHONUTF8=1"
+    ]
     assert not list((project / "data").rglob("*"))
 
 

@@ -11,7 +11,9 @@ Kedro silently assumes that the project defines no commands.
 from __future__ import annotations
 
 import copy
+import errno
 import re
+import sys
 import warnings
 from importlib.util import find_spec
 from typing import Any, cast
@@ -33,6 +35,7 @@ from selfie_pipeline.printable import escape_controls, shorten
 _COMMA_OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
 _KEY_AND_VALUE = re.compile(r"(?P<key>[^=:\s]+)\s*[=:]\s*(?P<value>.*)", re.DOTALL)
 _LONGEST_MESSAGE = 4_000
+_REFUSED_WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _NOTHING_TO_RUN = ("Pipeline does not contain", "Pipeline contains no nodes")
 
 
@@ -49,6 +52,7 @@ class _RunCommand(click.Command):
         warnings.filterwarnings(
             "ignore", message="Option '--pipeline' is deprecated", category=KedroDeprecationWarning
         )
+        _check_encoding()
         try:
             return super().invoke(ctx)
         except (UserError, DatasetError, ValueError) as error:
@@ -58,6 +62,11 @@ class _RunCommand(click.Command):
             elif isinstance(error, ValueError) and not message.startswith(_NOTHING_TO_RUN):
                 raise
             raise click.ClickException(message) from None
+        except OSError as error:
+            if error.errno not in _REFUSED_WRITES:
+                raise
+            hint = "; make room or allow writing there, and run again"
+            raise click.ClickException(_one_line(error) + hint) from None
 
 
 def parse_params(ctx: click.Context, option: click.Parameter, value: str) -> dict[str, Any]:
@@ -114,6 +123,18 @@ def check_runner(ctx: click.Context, option: click.Parameter, value: str | None)
     raise click.BadParameter(
         f"'{value}' {problem}; {allowed}package.module.Runner", ctx, option
     ) from None
+
+
+def _check_encoding() -> None:
+    """Check that file names are in UTF-8, as PyArrow and safetensors take them to be.
+
+    Raises:
+        click.ClickException: They are not.
+    """
+    if (encoding := sys.getfilesystemencoding()) != "utf-8":
+        raise click.ClickException(
+            f"file names are in {encoding} in this environment; allowed: utf-8; set PYTHONUTF8=1"
+        )
 
 
 def _one_line(message: object) -> str:

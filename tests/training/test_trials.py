@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from selfie_pipeline.config import UserError
 from selfie_pipeline.training.jobs import run_jobs
 from selfie_pipeline.training.search import Search
 from selfie_pipeline.training.trials import (
     Objective,
     best_result,
     finished_trials,
+    open_studies,
     open_study,
     run_search,
     run_trial,
@@ -156,3 +160,36 @@ def test_pruned_trials_count_and_interrupted_ones_do_not() -> None:
         TrialState.COMPLETE,
         TrialState.PRUNED,
     ]
+
+
+@pytest.mark.parametrize("size", [0, 8192, 30_000, 60_000])
+def test_a_disk_that_fills_up_leaves_no_half_made_file_of_the_studies(
+    tmp_path: Path, size: int
+) -> None:
+    """Without its indices, Optuna would make two studies of a name, and load neither."""
+    path = tmp_path / "tuning" / "studies.db"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        with pytest.raises(UserError) as caught, open_studies(path):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert "studies.db can't be used: " in str(caught.value)
+    assert list(path.parent.iterdir()) == []
+    with open_studies(path) as storage:
+        optuna.create_study(storage=storage, study_name="one")
+    with open_studies(path) as storage, pytest.raises(optuna.exceptions.DuplicatedStudyError):
+        optuna.create_study(storage=storage, study_name="one")
+
+
+def test_a_damaged_file_of_the_studies_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "studies.db"
+    path.write_bytes(b"not a database" * 100)
+
+    with (
+        pytest.raises(UserError, match=r"studies\.db can't be used: .*delete it"),
+        open_studies(path),
+    ):
+        pass

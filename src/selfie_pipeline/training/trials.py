@@ -5,17 +5,46 @@ Nothing imports this module before a search begins: Optuna is an extra.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from selfie_pipeline.atomic_write import atomic_write
+from selfie_pipeline.config import UserError
 from selfie_pipeline.training.jobs import Job
 from selfie_pipeline.training.search import Search, SearchResult
 
 Objective = Callable[[optuna.Trial], float]
+
+
+@contextmanager
+def open_studies(path: Path) -> Iterator[optuna.storages.RDBStorage]:
+    """Open the file of the studies, an SQLite database, and create it if there is none.
+
+    Raises:
+        UserError: It can't be created, read or written, also within the context.
+    """
+    try:
+        if not path.exists():
+            with atomic_write(path) as partial:  # for its tables are made one by one
+                optuna.storages.RDBStorage(f"sqlite:///{partial}").engine.dispose()
+        yield optuna.storages.RDBStorage(f"sqlite:///{path}")
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, sqlite3.Error):
+            cause = cause.__cause__  # SQLAlchemy and Optuna wrap it
+        if cause is None:
+            raise
+        raise UserError(
+            f"{path} can't be used: {cause}; fix the cause (free space, permissions), or delete it "
+            "if it is damaged, and run again"
+        ) from error
 
 
 def open_study(search: Search, storage: optuna.storages.BaseStorage) -> optuna.Study:

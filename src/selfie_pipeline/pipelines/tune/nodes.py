@@ -78,19 +78,21 @@ def tune_finetuning(
 
     Returns:
         The results, with the fields of `SearchResult`; and one row a trial.
+
+    Raises:
+        UserError: The file of the studies can't be read or written; or see `run_jobs`.
     """
     import optuna  # noqa: PLC0415  # an extra
 
     from selfie_pipeline.training.trials import (  # noqa: PLC0415
         best_result,
         finished_trials,
+        open_studies,
         open_study,
         run_search,
     )
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'studies.db'}")
     data = fingerprint_data(patch_grids, samples)
     split = hold_out(samples, tune)
     images = open_images(patch_grids, patch, augmentation)
@@ -122,7 +124,8 @@ def tune_finetuning(
         for fraction in experiment.labeled_fracs
     ]
     trial_bytes = finetuning_bytes(model, recipe, patch)
-    found, tables = zip(*run_jobs(jobs, compute, trial_bytes), strict=True)
+    with open_studies(folder / "studies.db") as storage:
+        found, tables = zip(*run_jobs(jobs, compute, trial_bytes), strict=True)
     return [asdict(best) for best in found], pd.concat(tables, ignore_index=True)
 
 
