@@ -255,6 +255,7 @@ def test_the_page_says_whether_to_trust_the_verdict_before_what_is_wrong(
         "Statistical tests",
         "What does it get wrong?",
         "What to do next",
+        "Give each command the --env and --params of the run that made this page.",
         "Provenance",
     ]
     places = [text.index(part) for part in parts]

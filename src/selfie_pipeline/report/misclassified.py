@@ -88,7 +88,8 @@ def draw_sample_errors(
     for label, predicted, probability in rows:
         true, wrong, percent = classes[label], classes[predicted], f"{100 * probability:.0f} %"
         captions.append(
-            f"true: {shorten(true, 20)}\n✗ predicted: {shorten(wrong, 14)}\nprobability: {percent}"
+            f"true: {_keep_ends(true, 20)}\n✗ predicted: {_keep_ends(wrong, 14)}\n"
+            f"probability: {percent}"
         )
         descriptions.append(f"{true}, predicted as {wrong}, probability {percent}")
     figure = draw_image_grid(
@@ -166,10 +167,10 @@ def _draw_matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     return figure
 
 
-def _keep_ends(name: str) -> str:
+def _keep_ends(name: str, limit: int = _MAX_NAME) -> str:
     """Cut a long name in its middle: names of many classes often differ at their ends."""
-    half = _MAX_NAME // 2
-    return name if len(name) <= _MAX_NAME else f"{name[:half]}…{name[1 - half :]}"
+    half = limit // 2
+    return name if len(name) <= limit else f"{name[:half]}…{name[1 - half :]}"
 
 
 def _draw_pairs(

@@ -237,8 +237,8 @@ def write_report(
             "convergence": {f"Training ({run})": drawn["training"]},
             "seeds": seeds,
             "errors": {
-                f"Confusion matrix of Selfie ({run})": drawn["confusion"],
-                f"Sample errors of Selfie ({run})": drawn["errors"],
+                f"Confused classes, Selfie ({run})": drawn["confusion"],
+                f"Sample errors, Selfie ({run})": drawn["errors"],
             },
             "more": more,
         },
