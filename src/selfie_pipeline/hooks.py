@@ -9,6 +9,7 @@ import importlib.util
 import json
 import logging
 import shlex
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -143,7 +144,8 @@ class ProjectHooks:
         assert isinstance(report, AbstractVersionedDataset)  # noqa: S101
         from selfie_pipeline.report.text import terminal_table  # noqa: PLC0415  # pandas, scipy
 
-        print(f"\n{terminal_table(catalog.load('results_table'))}\n")  # noqa: T201
+        width = shutil.get_terminal_size((100, 24)).columns
+        print(f"\n{terminal_table(catalog.load('results_table'), width)}\n")  # noqa: T201
         print(f"Report: {report._get_load_path()}")  # noqa: T201
 
 

@@ -216,6 +216,21 @@ def test_terminal_table(four_seeds) -> None:
     )
 
 
+def test_in_a_narrow_terminal_each_value_has_its_line(four_seeds) -> None:
+    assert terminal_table(build_results_table(four_seeds), width=60) == (
+        "digits, ResNet 1-1-1-1, width 16: test accuracy\n"
+        "\n"
+        "Labeled: 5 % (63)\n"
+        "Arm: supervised\n"
+        "Accuracy, %: 79.5 +/- 1.3 (n = 4)\n"
+        "\n"
+        "Labeled: 5 % (63)\n"
+        "Arm: Selfie\n"
+        "Accuracy, %: 85.5 +/- 2.4 (n = 4)\n"
+        "Difference, points (95 %): +6.0 (+3.4 to +8.6; n = 4)\n"
+    )
+
+
 def test_terminal_table_is_ascii_and_fits_the_terminal(make_cells) -> None:
     common = {"data": "imagenet224", "labeled_frac": 1.0, "labels": 1_281_167}
     cells = [

@@ -124,7 +124,8 @@ def _find_confused_pairs(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
 def _draw_matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     """Draw the matrix with rectangles, because their colours, unlike pixels, follow a dark page."""
     names = [_keep_ends(name) for name in classes]
-    side = max(2.8, 0.42 * len(classes)) + 0.08 * max(map(len, names)) + 0.6
+    entry, longest = max(2.8 / len(classes), 0.42), max(map(len, names))  # inches, characters
+    side = entry * len(classes) + 0.08 * longest + 0.6
     figure = Figure(figsize=(side, side + 0.3))
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (K, K)
@@ -156,8 +157,7 @@ def _draw_matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Figure:
         )
     axes.set(xlim=(0, len(classes)), ylim=(len(classes), 0), aspect="equal")
     ticks = np.arange(len(classes)) + 0.5
-    horizontal = max(map(len, names)) <= 2  # noqa: PLR2004
-    axes.set_xticks(ticks, names, rotation=0 if horizontal else 90)
+    axes.set_xticks(ticks, names, rotation=0 if 0.1 * longest < entry else 90)
     axes.set_yticks(ticks, names)
     axes.tick_params(length=0)
     axes.grid(visible=False)

@@ -116,11 +116,12 @@ def to_markdown(table: pd.DataFrame) -> str:
     )
 
 
-def terminal_table(table: pd.DataFrame) -> str:
+def terminal_table(table: pd.DataFrame, width: int = _TERMINAL_COLUMNS) -> str:
     """Format the results for the terminal.
 
     Args:
         table: From `tables.build_results_table`.
+        width: Columns of the terminal. Where the table is wider, each value has its line.
 
     Returns:
         Lines of at most 100 columns, in ASCII except for the names of data sets and networks.
@@ -128,7 +129,7 @@ def terminal_table(table: pd.DataFrame) -> str:
     if table.empty:
         return "no results with this configuration\n"
     return "\n".join(
-        f"{title}: test accuracy"[:_TERMINAL_COLUMNS] + f"\n{_align_columns(rows)}"
+        f"{title}: test accuracy"[:_TERMINAL_COLUMNS] + f"\n{_align_columns(rows, width)}"
         for title, rows in split_by_network(display_table(table))
     )
 
@@ -290,15 +291,19 @@ def _escape_markdown(text: object) -> str:
     return " ".join(str(text).replace("\\", "\\\\").replace("|", "\\|").split())
 
 
-def _align_columns(text: pd.DataFrame) -> str:
-    """Format a table in ASCII with columns of equal width."""
+def _align_columns(text: pd.DataFrame, width: int) -> str:
+    """Format a table in ASCII with columns of equal width, or as a list if it is too wide."""
     to_ascii = str.maketrans({"±": "+/-", MISSING: "-", "−": "-"})
     lines = [list(text.columns), *text.to_numpy().tolist()]
     ascii_lines = [[str(cell).translate(to_ascii) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*ascii_lines, strict=True)]
     rule = ["-" * width for width in widths]
-    padded = (
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in (ascii_lines[0], rule, *ascii_lines[1:])
-    )
+    header, *rows = ascii_lines
+    padded = [
+        "  ".join(cell.ljust(size) for cell, size in zip(line, widths, strict=True)).rstrip()
+        for line in (header, rule, *rows)
+    ]
+    if max(map(len, padded)) > width:
+        named = (zip(header, row, strict=True) for row in rows)
+        padded = ["".join(f"\n{name}: {cell}" for name, cell in row if cell) for row in named]
     return "".join(f"{line}\n" for line in padded)
