@@ -129,10 +129,21 @@ def test_a_photograph_with_a_preview_beside_it_has_one_frame(caplog):
     assert caplog.messages == []
 
 
-def test_heic_without_its_extra_names_the_extra(tmp_path):
-    path = save(tmp_path, PICTURE, "a.heic")
+@pytest.mark.parametrize(
+    ("name", "missing", "reason"),
+    [
+        (
+            "a.heic",
+            "pillow_heif",
+            'is HEIC; to read it: `pip install --constraint constraints.txt --editable ".[heif]"`',
+        ),
+        ("a.avif", "PIL._avif", "is AVIF; install a Pillow that decodes it: pip install -U pillow"),
+    ],
+)
+def test_an_image_that_needs_something_else_names_it(tmp_path, name, missing, reason):
+    path = save(tmp_path, PICTURE, name)
     script = (
-        "import sys; sys.modules['pillow_heif'] = None\n"
+        f"import sys; sys.modules[{missing!r}] = None\n"
         "from selfie_pipeline.sources.decoding import try_decode\n"
         f"print(try_decode(open({str(path)!r}, 'rb'), 16))"
     )
@@ -141,9 +152,7 @@ def test_heic_without_its_extra_names_the_extra(tmp_path):
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
 
-    assert done.stdout == (
-        'is HEIC; to read it: `pip install --constraint constraints.txt --editable ".[heif]"`\n'
-    )
+    assert done.stdout == f"{reason}\n"
 
 
 def test_a_damaged_heic_file_does_not_blame_the_extra(tmp_path):
