@@ -42,6 +42,7 @@ _PARAMETERS: dict[str, Any] = {
     "resume": "auto",
     "budget": None,
     "pretrained_on": "digits",
+    "weights": None,
     "data": {
         "name": "digits",
         "source": "digits",
@@ -71,7 +72,7 @@ _PARAMETERS: dict[str, Any] = {
             "attention_dropout": 0.1,
         },
     },
-    "pretrain": {"seed": 0, "images": None, **_RECIPE},
+    "pretrain": {"seed": 0, "images": None, "weights": None, **_RECIPE},
     "finetune": {
         **_RECIPE,
         "architecture": "resnet",

@@ -17,7 +17,7 @@ PARTS = {
 LOWER = {
     *("config", "models", "training", "evaluation", "report", "sources", "datasets"),
     "duplicates",
-    *("project", "printable", "provenance", "weights", "extras"),
+    *("project", "printable", "provenance", "starts", "weights", "extras"),
 }
 ALLOWED_IMPORTS = {
     "config": {"printable"},
@@ -36,6 +36,7 @@ ALLOWED_IMPORTS = {
     "pipelines": LOWER,
     "pipeline_registry": set(),
     "project": {"versions"},
+    "starts": {"config", "datasets", "project", "training", "weights"},
     "versions": {"config"},
     "paths": set(),
     "run_budget": {"config", "training"},

@@ -21,7 +21,7 @@ from selfie_pipeline.printable import is_printable
 REPOSITORY = Path(__file__).parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore:'BaseCommand' is deprecated")  # Kedro-Viz
 STAGES = ["ingest", "patch", "pretrain", "finetune", "baseline", "report"]
-STUDIES = ["tune", "cells", "experiment", "ratio"]
+STUDIES = ["finetune_weights", "tune", "cells", "experiment", "ratio"]
 USES = ["predict", "embed", "export", "suggest"]
 
 

@@ -61,7 +61,7 @@ REFUSED = [  # key, value, part of the message after "KEY = VALUE"
     ("finetune.pretrained_rate", -1.0, "allowed: a number above 0"),
     ("finetune.reestimate_statistics", 1, "allowed: true or false"),
     ("finetune.architecture", "vit", "allowed: 'resnet' or 'resnet36_attention'"),
-    ("predict.arm", "both", "allowed: 'supervised' or 'selfie'"),
+    ("predict.arm", "both", "allowed: 'supervised', 'selfie' or 'weights'"),
     ("embed.layer", "stage4", "allowed: 'stage3' or 'u'"),
     ("embed.map", "umap", "allowed: 'pca' or 'tsne'"),
     ("embed.points", 0, "allowed: a whole number, 1 or more"),

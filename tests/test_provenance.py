@@ -38,7 +38,8 @@ def test_logging_and_checkpoint_intervals_are_not_part_of_it(
 
 
 def test_every_other_parameter_is_part_of_it(make_config: Callable[..., Config]) -> None:
-    recipe = make_config({"pretrain.smallest_crop": 0.3, "pretrain.colour_jitter": 0.5}).pretrain
+    changes = {"smallest_crop": 0.3, "colour_jitter": 0.5, "weights": "a digest"}
+    recipe = make_config({f"pretrain.{key}": value for key, value in changes.items()}).pretrain
 
     found = dump_configuration(pretrain=recipe)["pretrain"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -273,10 +273,13 @@ class PretrainConfig(TrainingConfig):
     """Seed of the pretraining. The top-level `seed` is that of the finetuning."""
     images: PositiveInt | None
     """Number of training images to pretrain on, drawn at random; null for all."""
+    weights: str | None
+    """A safetensors file that P begins from, like the top-level `weights`; null for a random start.
+    Set it only with --params: paths in the catalog depend on it."""
 
 
 Architecture = Literal["resnet", "resnet36_attention"]
-Arm = Literal["supervised", "selfie"]
+Arm = Literal["supervised", "selfie", "weights", "weights_selfie"]
 TunedName = Literal["peak_learning_rate", "weight_decay", "momentum", "pretrained_rate"]
 
 
@@ -305,9 +308,10 @@ class ExperimentConfig(_StrictModel):
     seeds: Annotated[list[Seed], Field(min_length=1, description="a list of whole numbers")]
     """Values of `seed` in the grid."""
     arms: Annotated[
-        list[Arm], Field(min_length=1, description="a list of supervised, selfie or both")
+        list[Arm], Field(min_length=1, description=f"a list of {', '.join(get_args(Arm))}")
     ]
-    """`supervised`: trained from scratch. `selfie`: finetuned from the encoder."""
+    """`supervised`: trained from scratch. `selfie`: finetuned from the encoder. `weights`: from the
+    file `weights`. `weights_selfie`: from an encoder whose pretraining began from that file."""
 
 
 class RangeConfig(_StrictModel):
@@ -358,7 +362,7 @@ class RatioConfig(_StrictModel):
 class PredictConfig(_StrictModel):
     """Classification of image files."""
 
-    arm: Arm
+    arm: Literal["supervised", "selfie", "weights"]
     """Arm of the classifier. Set it only with --params: paths in the catalog depend on it."""
     runtime: Literal["torch", "onnxruntime"]
     """`torch`: on the device of `compute`. `onnxruntime`: on the CPU in fp32, faster there after
@@ -456,6 +460,9 @@ class Config(_StrictModel):
     pretrained_on: str
     """Recipe of the encoder to finetune; a recipe other than the run's makes the run a transfer.
     Set it only with --params: paths in the catalog depend on it."""
+    weights: str | None
+    """A safetensors file, absolute or relative to the project, that the arm `weights` starts from:
+    a ResNet by timm's names, or an encoder or a classifier of this project. null for none."""
     data: DataConfig
     patch: PatchConfig
     augmentation: AugmentationConfig
@@ -497,6 +504,11 @@ class Config(_StrictModel):
                     f"{name}.warmup_steps = {recipe.warmup_steps} leaves no step after the "
                     f"warm-up; allowed: less than {name}.steps = {recipe.steps}"
                 )
+        if self.weights is None and {"weights", "weights_selfie"} & set(self.experiment.arms):
+            raise ValueError(
+                f"experiment.arms = {self.experiment.arms} needs a file, but weights = null; "
+                "set weights=FILE, or leave out weights and weights_selfie"
+            )
         hybrid = self.finetune.architecture == "resnet36_attention"
         if hybrid and self.patch.patch_size % self.model.stride:
             raise ValueError(

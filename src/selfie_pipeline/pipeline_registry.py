@@ -20,6 +20,7 @@ _FACTORIES = {
     "finetune": ("finetune", "create_selfie_pipeline"),
     "baseline": ("finetune", "create_supervised_pipeline"),
     "report": ("report", "create_pipeline"),
+    "finetune_weights": ("finetune", "create_weights_pipeline"),
     "tune": ("tune", "create_pipeline"),
     "cells": ("experiment", "create_cells_pipeline"),
     "experiment": ("experiment", "create_pipeline"),

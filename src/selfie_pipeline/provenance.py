@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel
 
 _WITHOUT_INFLUENCE = {"log_every", "checkpoint_every"}
-_ADDED = {"smallest_crop": None, "colour_jitter": 0.0}
+_ADDED = {"smallest_crop": None, "colour_jitter": 0.0, "weights": None}
 """Later parameters, with the values that change nothing. Left out where they have these, so that
 versions and checkpoints of earlier releases keep their identity."""
 _LIBRARIES = ("torch", "torchvision", "timm", "kedro", "numpy", "scikit-learn")

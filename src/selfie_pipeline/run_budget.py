@@ -15,7 +15,7 @@ from selfie_pipeline.config import Config, UserError
 
 _LOG = logging.getLogger(__name__)
 _KINDS = ("pretrain", "finetune")
-_CLASSIFIERS = {"selfie_classifier", "supervised_classifier"}
+_CLASSIFIERS = {"selfie_classifier", "supervised_classifier", "weights_classifier"}
 _INPUTS_OF_STUDIES = {"project", "tuning"}
 """Catalog entries of the pipelines that train many times: experiment, tune and ratio."""
 

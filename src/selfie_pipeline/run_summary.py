@@ -9,6 +9,7 @@ from selfie_pipeline.config import Config, TrainingConfig
 _INITIAL_WEIGHTS = {
     "selfie_classifier": "from the encoder",
     "supervised_classifier": "from scratch",
+    "weights_classifier": "from the given weights",
 }
 _NETWORK_OUTPUTS = {
     *_INITIAL_WEIGHTS,

@@ -1,7 +1,7 @@
 """Kedro's settings for this project."""
 
 from selfie_pipeline.hooks import ProjectHooks
-from selfie_pipeline.paths import images_folder, percent, variant_folder
+from selfie_pipeline.paths import percent, pretraining_folder, variant_folder
 from selfie_pipeline.tracking import tracking_hooks
 
 # Kedro calls the last hook first, so a run that is refused is not tracked.
@@ -14,7 +14,7 @@ CONFIG_LOADER_ARGS = {
     "merge_strategy": {"parameters": "soft", "globals": "soft"},
     "custom_resolvers": {
         "percent": percent,
-        "images_folder": images_folder,
+        "pretraining_folder": pretraining_folder,
         "variant_folder": variant_folder,
     },
 }

@@ -340,3 +340,16 @@ def test_paper_results_match_the_method_text() -> None:
     paper = load_paper_results().set_index(["data", "labeled_frac", "arm"])
     assert {key: tuple(values) for key, values in paper.T.items()} == expected
     assert len(expected) == 24
+
+
+def test_each_arm_is_paired_with_the_baseline(four_seeds, make_cells) -> None:
+    given = make_cells("weights", {0: 0.80, 1: 0.84, 7: 0.99})
+    begun = make_cells("weights_selfie", {2: 0.69, 3: 0.71})
+
+    table = build_results_table([*begun, *given, *four_seeds])
+
+    assert table["arm"].tolist() == ["supervised", "selfie", "weights", "weights_selfie"]
+    assert table["pairs"].tolist()[1:] == [4, 2, 2]
+    assert table["difference"].tolist()[1:] == pytest.approx([6, 3, -10])
+    alone = build_results_table(four_seeds)
+    pd.testing.assert_frame_equal(table.iloc[:2], alone)

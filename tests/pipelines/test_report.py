@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from selfie_pipeline.config import UserError
 from selfie_pipeline.pipelines.report.nodes import (
@@ -78,12 +82,37 @@ def test_arms_of_different_data_are_not_comparable() -> None:
         check_comparable(cell("selfie"), other)
 
 
-def test_comparable_cells_are_tabulated() -> None:
+def test_comparable_cells_are_tabulated(make_config: Any) -> None:
     cells = [cell("selfie"), cell("supervised"), cell("selfie") | {"configuration": "other"}]
-    selection, table, markdown = tabulate_results(cells, *cells[:2])
+    selection, table, markdown = tabulate_results(cells, *cells[:2], make_config().experiment, None)
     assert selection.other_configuration == cells[2:]
     assert table["seeds"].tolist() == [1, 1]
     assert markdown.count("\n") == 4
+
+
+def test_arms_from_the_given_weights_are_shown(make_config: Any, tmp_path: Path) -> None:
+    file = tmp_path / "given.safetensors"
+    save_file({"a": torch.ones(1)}, file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    begun = {"steps": 6, "weights": digest}
+    cells = [
+        cell("selfie", pretrain={"steps": 6}),
+        cell("supervised"),
+        cell("weights", weights=digest) | {"configuration": "a"},
+        cell("weights_selfie", pretrain=begun) | {"configuration": "b"},
+        cell("weights", weights="another file") | {"configuration": "c"},
+        cell("weights_selfie", pretrain=begun | {"steps": 7}) | {"configuration": "d"},
+        cell("weights", weights=digest, model={"width": 16}) | {"configuration": "e"},
+    ]
+    arms = ["supervised", "selfie", "weights", "weights_selfie"]
+    config = make_config({"experiment.arms": arms, "weights": str(file)})
+
+    selection, table, _ = tabulate_results(cells, *cells[:2], config.experiment, config.weights)
+
+    assert table["arm"].tolist() == arms
+    assert selection.other_configuration == cells[4:]
+    plain, _, _ = tabulate_results(cells, *cells[:2], make_config().experiment, config.weights)
+    assert plain.other_configuration == cells[2:]
 
 
 def test_class_names_are_indexed_by_label() -> None:

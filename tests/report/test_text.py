@@ -129,6 +129,28 @@ def test_without_all_pairs_held_out_scores_are_not_compared(four_seeds) -> None:
     assert "held-out" not in verdict(build_results_table(four_seeds))
 
 
+def test_each_arm_has_a_sentence_and_its_tests(four_seeds, make_cells) -> None:
+    given = make_cells("weights", {0: 0.70, 1: 0.75, 2: 0.70, 3: 0.75})
+    table = build_results_table([*four_seeds, *given])
+    assert verdict(table) == (
+        "Pretraining helped: +6.0 points with 5 % of the labels (n = 4). "
+        "A start from the given weights hurt: −7.0 points with 5 % of the labels (n = 4)."
+    )
+    tests = significance_table(table)
+    assert tests["Arm"].tolist() == ["Selfie", "weights"]
+    assert "Right alone, the arm : supervised" in tests
+    assert "Arm" not in significance_table(build_results_table(four_seeds))
+
+
+def test_the_convergence_of_an_arm_is_that_of_its_pair(four_seeds, make_cells) -> None:
+    cells = [*four_seeds, *make_cells("weights", {0: 0.9, 1: 0.95})]
+    for arm, training in (("supervised", CONVERGED), ("selfie", CONVERGED), ("weights", SHORT)):
+        with_training(cells, arm, **training)
+    first, second = verdict(build_results_table(cells)).split(". ")
+    assert first.startswith("At convergence, pretraining helped")
+    assert second.startswith("After a short finetuning, a start from")
+
+
 def test_verdict_without_a_comparison(make_cells) -> None:
     unpaired = [*make_cells("supervised", {0: 0.7}), *make_cells("selfie", {1: 0.8})]
     assert "no seed in common" in verdict(build_results_table(unpaired))

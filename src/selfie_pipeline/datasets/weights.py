@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 
+from selfie_pipeline.config import UserError
 from selfie_pipeline.datasets.atomic import AtomicDataset, CatalogError
 from selfie_pipeline.printable import shorten
 from selfie_pipeline.weights import Weights
@@ -61,6 +62,23 @@ class WeightsDataset(AtomicDataset[Weights, Weights]):
             sizes = [math.prod(file.get_slice(name).get_shape()) for name in names]
             origin = _parse_origin(path, file.metadata() or {})
         return {"tensors": len(names), "numbers": sum(sizes), **origin.provenance}
+
+
+def read_given_weights(path: Path) -> Weights:
+    """Read a safetensors file of any origin; `weights` in the provenance is the file's SHA-256.
+
+    Raises:
+        UserError: It can't be read, or is no safetensors file.
+    """
+    try:
+        content = path.read_bytes()
+        tensors = load(content)
+    except (SafetensorError, OSError) as error:
+        reason = shorten(error.strerror or "" if isinstance(error, OSError) else str(error))
+        raise UserError(
+            f"weights = {shorten(str(path))} can't be read: {reason}; allowed: a safetensors file"
+        ) from None
+    return Weights(tensors, {"weights": hashlib.sha256(content).hexdigest()})
 
 
 class _Origin(BaseModel):

@@ -1,4 +1,4 @@
-"""Tables of results: means and standard deviations over seeds, and comparisons of the two arms.
+"""Tables of results: means and standard deviations over seeds, and comparisons of the arms.
 
 A *cell* is the result of one finetuning, a plain dictionary with the keys `CELL_KEYS`. Cells that
 also have "correct" (from `scores.pack_correct`) and "test_samples" (the number of test samples) are
@@ -29,7 +29,12 @@ from selfie_pipeline.evaluation.statistics import (
 
 Cell = Mapping[str, Any]
 
-ARMS = {"supervised": "supervised", "selfie": "Selfie"}
+ARMS = {
+    "supervised": "supervised",
+    "selfie": "Selfie",
+    "weights": "weights",
+    "weights_selfie": "weights, Selfie",
+}
 """Display names of the arms in display order, the baseline first."""
 
 CELL_KEYS = (
@@ -137,19 +142,19 @@ def build_results_table(cells: Sequence[Cell]) -> pd.DataFrame:
         cells: Comparable cells, `Selection.used`.
 
     Returns:
-        One row per data set, network, labeled fraction and arm, the baseline above Selfie:
+        One row per data set, network, labeled fraction and arm, the baseline above the others:
 
         - ``data``, ``network``, ``labeled_percent``, ``labels`` (number of labels), ``arm``
         - ``seeds`` (their number), ``mean``, ``std`` (sample standard deviation): test accuracy, %
-        - ``pairs`` (number of seeds that both arms have), ``difference`` (mean of Selfie minus
+        - ``pairs`` (number of seeds that supervised has too), ``difference`` (mean of the arm minus
           supervised over these seeds), ``difference_std``, and ``difference_low`` and
           ``difference_high`` (its 95 % interval, Student's t): percentage points. Like every
-          comparison of the arms, they are in Selfie's row.
+          comparison with the baseline, they are missing in its own row.
         - ``t_p`` and ``permutation_p``: p values of the paired tests of that difference
-        - ``std_ratio``, ``std_ratio_low``, ``std_ratio_high``: supervised's ``std`` over Selfie's,
-          with its 95 % interval (F test); above 1 if Selfie varies less between seeds
+        - ``std_ratio``, ``std_ratio_low``, ``std_ratio_high``: supervised's ``std`` over the arm's,
+          with its 95 % interval (F test); above 1 if the arm varies less between seeds
         - ``gained`` and ``lost``: number of predictions, pooled over the paired seeds, that only
-          Selfie and only supervised gets right; ``mcnemar_p``: McNemar's test of them (see
+          the arm and only supervised gets right; ``mcnemar_p``: McNemar's test of them (see
           `statistics.mcnemar_test` for the effect of pooling)
         - ``converged``: whether all trainings of the row have (`convergence.has_converged`)
         - ``held_out_half_difference`` and ``held_out_difference``: mean differences of the paired
@@ -176,8 +181,8 @@ def build_results_table(cells: Sequence[Cell]) -> pd.DataFrame:
             row = {"arm": arm, "seeds": accuracy.n, "mean": accuracy.mean, "std": accuracy.std}
             row["converged"] = group.loc[group["arm"] == arm, "converged"].all(skipna=False)
             comparison = {}
-            if arm == "selfie":
-                comparison = _compare_arms(percent, correct) | _compare_held_out(group)
+            if arm != "supervised":
+                comparison = _compare_arms(percent, correct, arm) | _compare_held_out(group, arm)
             rows.append(_describe_group(key) | row | comparison)
     table = pd.DataFrame(rows, columns=list(_RESULT_COLUMNS)).astype(_RESULT_COLUMNS)
     return _add_paper_results(table)
@@ -272,15 +277,16 @@ def _describe_group(key: Sequence[Any]) -> dict[str, Any]:
     return {"data": data, "network": network, "labeled_percent": percent, "labels": labels}
 
 
-def _compare_arms(percent: pd.DataFrame, correct: pd.DataFrame) -> dict[str, Any]:
-    """Return the columns that compare the arms, from tables of seeds (rows) and arms (columns)."""
-    percent, correct = (frame.reindex(columns=list(ARMS)) for frame in (percent, correct))
+def _compare_arms(percent: pd.DataFrame, correct: pd.DataFrame, arm: str) -> dict[str, Any]:
+    """Return the columns that compare an arm, from tables of seeds (rows) and arms (columns)."""
+    pair = [arm, "supervised"]
+    percent, correct = (frame.reindex(columns=pair) for frame in (percent, correct))
     pairs = percent.dropna()
-    ratio = ratio_of_stds(percent["supervised"].dropna(), percent["selfie"].dropna())
+    ratio = ratio_of_stds(percent["supervised"].dropna(), percent[arm].dropna())
     return {
-        **_describe_difference(summarise(pairs["selfie"] - pairs["supervised"])),
-        "t_p": paired_t_p(pairs["selfie"], pairs["supervised"]),
-        "permutation_p": paired_permutation_p(pairs["selfie"], pairs["supervised"]),
+        **_describe_difference(summarise(pairs[arm] - pairs["supervised"])),
+        "t_p": paired_t_p(pairs[arm], pairs["supervised"]),
+        "permutation_p": paired_permutation_p(pairs[arm], pairs["supervised"]),
         "std_ratio": ratio.value,
         "std_ratio_low": ratio.low,
         "std_ratio_high": ratio.high,
@@ -302,17 +308,19 @@ def _compare_predictions(correct: pd.DataFrame) -> dict[str, Any]:
     """Run McNemar's test on the paired seeds' predictions, if they are known for every cell."""
     if len(correct) < 2 or correct.isna().any(axis=None):  # noqa: PLR2004
         return {}
-    ours, theirs = (np.concatenate(correct[arm].tolist()) for arm in ("selfie", "supervised"))
+    ours, theirs = (np.concatenate(correct[arm].tolist()) for arm in correct)
     result = mcnemar_test(ours, theirs)
     return {"gained": result.gained, "lost": result.lost, "mcnemar_p": result.p}
 
 
-def _compare_held_out(group: pd.DataFrame) -> dict[str, float]:
-    """Return the arms' mean differences on held-out samples, if they are known for every pair."""
-    paired = group[group.groupby("seed")["arm"].transform("nunique") == len(ARMS)]
+def _compare_held_out(group: pd.DataFrame, arm: str) -> dict[str, float]:
+    """Return an arm's mean differences on held-out samples, if they are known for every pair."""
+    pair = [arm, "supervised"]
+    group = group[group["arm"].isin(pair)]
+    paired = group[group.groupby("seed")["arm"].transform("nunique") == len(pair)]
     differences = {}
     for column, name in _HELD_OUT.items():
-        ours, theirs = (paired.loc[paired["arm"] == arm, name] for arm in ("selfie", "supervised"))
+        ours, theirs = (paired.loc[paired["arm"] == one, name] for one in pair)
         differences[column] = float(ours.mean(skipna=False) - theirs.mean(skipna=False))
     return differences
 

@@ -17,7 +17,7 @@ from selfie_pipeline.report.text import PAPER_SEEDS
 
 # Factors on the logarithmic axis that draw arms at the same fraction side by side, so that their
 # error bars do not overlap; the paper's results are on the outer sides.
-_SHIFT = {"supervised": 0.97, "selfie": 1.03}
+_SHIFT = {"supervised": 0.97, "selfie": 1.03, "weights": 0.99, "weights_selfie": 1.01}
 _PAPER_SHIFT = {"supervised": 0.91, "selfie": 1.1}
 _PAPER_RATIO = 10
 """Ratio of unlabeled to labeled images from which the paper reports larger gains."""
@@ -39,7 +39,7 @@ def draw_accuracy_over_labels(table: pd.DataFrame) -> Figure:
         table: From `tables.build_results_table`.
 
     Returns:
-        One panel per data set and network: both arms, and the paper's results, if any, as hollow
+        One panel per data set and network: the arms, and the paper's results, if any, as hollow
         markers. A mean of one seed has no error bar.
 
     Raises:
@@ -73,7 +73,7 @@ def draw_variance_over_labels(table: pd.DataFrame) -> Figure:
         table: From `tables.build_results_table`.
 
     Returns:
-        Two panels per data set and network: both arms' standard deviations, and the ratio of
+        Two panels per data set and network: the arms' standard deviations, and the ratio of
         supervised's to Selfie's with its 95 % interval; the paper's results, if any, as hollow
         markers. Values of fewer than two seeds are not drawn.
 

@@ -21,6 +21,7 @@ from selfie_pipeline.report.templates import render_template
 from selfie_pipeline.report.text import (
     MISSING,
     display_table,
+    name_compared,
     significance_table,
     split_by_network,
     verdict,
@@ -93,6 +94,7 @@ def render_report(
         selection=selection,
         origin=_describe_origin,
         arms=ARMS,
+        ours=name_compared(table),
         light=style.LIGHT,
         dark=style.DARK,
     )

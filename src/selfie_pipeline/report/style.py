@@ -16,6 +16,8 @@ LIGHT = {
     "mask": "#c9cfd6",
     "selfie": "#0072b2",
     "supervised": "#d55e00",
+    "weights": "#8a6d00",
+    "weights_selfie": "#aa3f80",
     "correct": "#00795c",
     "wrong": "#b83a0b",
 }
@@ -29,13 +31,20 @@ DARK = {
     "mask": "#4b545f",
     "selfie": "#5ab4e5",
     "supervised": "#f28f3b",
+    "weights": "#e0c440",
+    "weights_selfie": "#dd8fc0",
     "correct": "#3fc79a",
     "wrong": "#ff8f66",
 }
 """Colours of the same roles on a dark page."""
 
-LINE_STYLES = {"selfie": "-", "supervised": (0, (4, 1.5))}
-MARKERS = {"selfie": "o", "supervised": "s"}
+LINE_STYLES = {
+    "selfie": "-",
+    "supervised": (0, (4, 1.5)),
+    "weights": (0, (1, 1)),
+    "weights_selfie": (0, (5, 1, 1, 1)),
+}
+MARKERS = {"selfie": "o", "supervised": "s", "weights": "^", "weights_selfie": "D"}
 
 _STYLE: Any = {  # a dict; its type differs between matplotlib's releases
     "axes.axisbelow": True,

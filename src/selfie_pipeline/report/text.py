@@ -8,12 +8,17 @@ from typing import Any
 
 import pandas as pd
 
-from selfie_pipeline.evaluation.tables import ARMS
+from selfie_pipeline.evaluation.tables import ARMS, order_arms
 
 MISSING = "–"
 """Placeholder for a missing value."""
 
 PAPER_SEEDS = 5
+_SUBJECTS = {
+    "selfie": "pretraining",
+    "weights": "a start from the given weights",
+    "weights_selfie": "pretraining from the given weights",
+}
 _TERMINAL_COLUMNS = 100
 
 
@@ -22,19 +27,35 @@ Row = Any
 
 
 def verdict(table: pd.DataFrame) -> str:
-    """Summarise in one sentence whether pretraining helped, with the evidence.
+    """Summarise whether pretraining helped, with the evidence: in a sentence for each arm.
 
-    The sentence claims an effect only if the 95 % interval of the difference excludes zero. It says
-    whether the finetuning of both arms has converged, where that is known: a difference after a
-    short finetuning may be a head start.
+    A sentence claims an effect only if the 95 % interval of the difference excludes zero. It says
+    whether the finetuning of its arm and of the baseline has converged, where that is known: a
+    difference after a short finetuning may be a head start.
 
     Args:
         table: From `tables.build_results_table`.
     """
-    rows = list(_rows(table[table["arm"] == "selfie"]))
-    if not rows:
-        return "Pretraining was not tested: there is no Selfie result with this configuration."
-    format_evidence = _format_full_evidence if len(rows) == 1 else _format_short_evidence
+    sentences = [_summarise_arm(table, arm) for arm in compared_arms(table)]
+    missing = "Pretraining was not tested: there is no Selfie result with this configuration."
+    return " ".join(sentences) or missing
+
+
+def compared_arms(table: pd.DataFrame) -> list[str]:
+    """Return the arms of the table that are compared with the baseline, in display order."""
+    return [arm for arm in order_arms(set(table["arm"])) if arm != "supervised"]
+
+
+def name_compared(table: pd.DataFrame) -> str:
+    """Return the display name of the compared arm, or "the arm" if there are several."""
+    arms = compared_arms(table) or ["selfie"]
+    return ARMS[arms[0]] if len(arms) == 1 else "the arm"
+
+
+def _summarise_arm(table: pd.DataFrame, arm: str) -> str:
+    rows = list(_rows(table[table["arm"] == arm]))
+    alone = len(rows) == 1 and len(compared_arms(table)) == 1
+    format_evidence = _format_full_evidence if alone else _format_short_evidence
     evidence: dict[str, list[str]] = {}
     for row in rows:
         finding = f"{_format_convergence(row, table)}{_format_finding(row)}"
@@ -76,27 +97,30 @@ def significance_table(table: pd.DataFrame) -> pd.DataFrame:
         table: From `tables.build_results_table`.
 
     Returns:
-        One row per Selfie row with at least two seeds, with string columns: ``Data set``,
-        ``Network``, ``Labeled``, ``Pairs`` (of seeds), ``t test`` and ``Permutation`` (p values of
-        the paired tests), ``Right alone, Selfie : supervised`` (predictions that only one arm gets
-        right, pooled), ``McNemar`` (its p value), ``Deviations, ratio (95 %)`` (supervised's
-        standard deviation over Selfie's) and ``Paper's ratio``. Undefined values are empty.
+        One row per compared row with at least two seeds, with string columns: ``Data set``,
+        ``Network``, ``Labeled``, ``Arm`` (if several are compared), ``Pairs`` (of seeds),
+        ``t test`` and ``Permutation`` (p values of the paired tests), ``Right alone, Selfie :
+        supervised`` (predictions that only one arm gets right, pooled), ``McNemar`` (its p value),
+        ``Deviations, ratio (95 %)`` (supervised's standard deviation over the arm's) and ``Paper's
+        ratio``. Undefined values are empty.
     """
+    several = len(compared_arms(table)) > 1
     columns: dict[str, Callable[[Row], str]] = {
         "Data set": lambda row: row.data,
         "Network": lambda row: row.network,
         "Labeled": _format_labeled,
+        **({"Arm": lambda row: ARMS[row.arm]} if several else {}),
         "Pairs": lambda row: str(row.pairs),
         "t test": lambda row: _format_p(row.t_p),
         "Permutation": lambda row: _format_p(row.permutation_p),
-        "Right alone, Selfie : supervised": lambda row: (
+        f"Right alone, {name_compared(table)} : supervised": lambda row: (
             "" if pd.isna(row.gained) else f"{row.gained:,} : {row.lost:,}"
         ),
         "McNemar": lambda row: _format_p(row.mcnemar_p),
         "Deviations, ratio (95 %)": _format_ratio_interval,
         "Paper's ratio": lambda row: _format_ratio(row.paper_std_ratio),
     }
-    rows = _rows(table[table["arm"] == "selfie"])
+    rows = _rows(table[table["arm"] != "supervised"])
     return _format_columns((r for r in rows if r.pairs > 1 or pd.notna(r.std_ratio)), columns)
 
 
@@ -166,19 +190,20 @@ def _format_columns(
 
 def _format_finding(row: Row) -> str:
     """Return the conclusion from one comparison, without its numbers."""
+    subject = _SUBJECTS[row.arm]
     if row.pairs == 0:
-        return "Selfie and the baseline have no seed in common and cannot be compared"
+        return f"{ARMS[row.arm]} and the baseline have no seed in common and cannot be compared"
     if pd.isna(row.difference_low):
-        ahead = "pretraining" if row.difference > 0 else "the baseline"
+        ahead = subject if row.difference > 0 else "the baseline"
         lead = f"{ahead} was ahead" if row.difference else "both arms were equal"
         if row.pairs == 1:
             return f"with only one seed, which is weak evidence, {lead}"
         return f"with the same difference for every seed (so no interval), {lead}"
     if row.difference_low > 0:
-        return "pretraining helped"
+        return f"{subject} helped"
     if row.difference_high < 0:
-        return "pretraining hurt"
-    return "pretraining made no significant difference"
+        return f"{subject} hurt"
+    return f"{subject} made no significant difference"
 
 
 def _format_convergence(row: Row, table: pd.DataFrame) -> str:
@@ -187,7 +212,8 @@ def _format_convergence(row: Row, table: pd.DataFrame) -> str:
         (table["data"] == row.data)
         & (table["network"] == row.network)
         & (table["labeled_percent"] == row.labeled_percent)
-        & (table["labels"] == row.labels),
+        & (table["labels"] == row.labels)
+        & table["arm"].isin([row.arm, "supervised"]),
         "converged",
     ]
     if row.pairs == 0 or pair.isna().any():
@@ -240,7 +266,7 @@ def _format_mean(mean: float, std: float) -> str:
 
 def _format_difference(row: Row) -> str:
     """Format the difference, such as "+6.5 (+4.1 to +8.9; n = 4)"."""
-    if row.arm != "selfie":
+    if row.arm == "supervised":
         return ""
     if row.pairs == 0:
         return f"{MISSING} (n = 0)"

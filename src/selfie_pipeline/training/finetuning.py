@@ -29,12 +29,14 @@ from selfie_pipeline.models.classifier import (
     load_pretrained,
     pretrained_stages,
 )
+from selfie_pipeline.models.given_weights import load_given_weights
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.augmentation import normalise
 from selfie_pipeline.training.data.batches import Batches, Images, shuffled_samples
 from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.inference import Inference
+from selfie_pipeline.training.lineage import is_given
 from selfie_pipeline.training.loop import Fit, StepCallback, fit
 from selfie_pipeline.training.memory import training_bytes
 from selfie_pipeline.training.state import TrainingResult, TrainingState
@@ -55,6 +57,24 @@ def initialise_classifier(
     """Build a classifier whose weights follow from the seed alone, so equal for both arms."""
     with seeded_initialisation(seed):
         return build_classifier(model, architecture, patch, classes)
+
+
+def load_start(classifier: Classifier, start: Weights | None, model: ModelConfig) -> list[str]:
+    """Load an encoder, given weights, or nothing into a classifier.
+
+    Returns:
+        The names of the tensors that are pretrained now.
+
+    Raises:
+        UserError: The start does not fit.
+    """
+    if start is None:
+        return []
+    if not is_given(start):
+        return load_encoder_into(classifier, start, model)
+    loaded = load_given_weights(start.tensors, classifier)
+    _LOG.info("Loaded %d given tensors", len(loaded))
+    return loaded
 
 
 def load_encoder_into(classifier: Classifier, encoder: Weights, model: ModelConfig) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import pandas as pd
 
 from selfie_pipeline.config import (
+    Arm,
     AugmentationConfig,
     FinetuneConfig,
     ModelConfig,
@@ -32,7 +34,35 @@ FROM_SCRATCH: dict[str, Any] = {
     "pretraining_images": None,
     "configuration": {},
 }
-"""The pretraining part of the supervised arm's lineage; see `pretraining_lineage`."""
+"""The start's part of the supervised arm's lineage; see `pretraining_lineage`."""
+
+
+def start_lineage(start: Weights | None) -> dict[str, Any]:
+    """Return the part of a classifier's lineage that its start determines.
+
+    Args:
+        start: An encoder, or given weights, or None for an arm from scratch.
+
+    Raises:
+        UserError: See `pretraining_lineage`.
+    """
+    if start is None:
+        return FROM_SCRATCH
+    if is_given(start):
+        return FROM_SCRATCH | {"configuration": {"weights": start.provenance["weights"]}}
+    return pretraining_lineage(start)
+
+
+def is_given(start: Weights) -> bool:
+    """Return whether these are given weights, from `datasets.weights.read_given_weights`."""
+    return "weights" in start.provenance
+
+
+def name_arm(configuration: Mapping[str, Any]) -> Arm:
+    """Return the arm of a classifier with this configuration."""
+    if (pretrain := configuration.get("pretrain")) is None:
+        return "weights" if "weights" in configuration else "supervised"
+    return "weights_selfie" if "weights" in pretrain else "selfie"
 
 
 def pretraining_lineage(encoder: Weights) -> dict[str, Any]:
@@ -83,7 +113,7 @@ def classifier_lineage(
     """Return the lineage that all classifiers of an arm and a labeled fraction share.
 
     Args:
-        pretraining: As `pretraining_lineage` returns it, or `FROM_SCRATCH`.
+        pretraining: As `start_lineage` returns it.
         data: As `fingerprint_data` returns it.
         patch: Patch-grid parameters.
         augmentation: Augmentation parameters.

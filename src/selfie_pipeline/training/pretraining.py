@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selfie_pipeline.config import ModelConfig, PretrainConfig
+from selfie_pipeline.models.given_weights import load_given_weights
 from selfie_pipeline.models.patch_grid import patchify
 from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.training.checkpoints import Checkpoints
@@ -20,6 +21,7 @@ from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.loop import Fit, StepCallback, fit
 from selfie_pipeline.training.state import TrainingResult
 from selfie_pipeline.training.tasks import PretrainingTask
+from selfie_pipeline.weights import Weights
 
 
 def pretrain(
@@ -31,6 +33,7 @@ def pretrain(
     checkpoints: Checkpoints,
     callback: StepCallback | None = None,
     fit: Fit = fit,
+    start: Weights | None = None,
 ) -> TrainingResult:
     """Train P, A and the positions to identify masked patches (paper, "Pretraining Details").
 
@@ -43,12 +46,18 @@ def pretrain(
         checkpoints: The training's checkpoints.
         callback: Called after every step.
         fit: The training loop, of this process or of an engine.
+        start: Given weights that P begins from; None for random ones.
 
     Returns:
         The tensors of a `Selfie`, and the history.
+
+    Raises:
+        UserError: The given weights do not fit.
     """
     with seeded_initialisation(recipe.seed):
         network = Selfie(model, images.patch)
+    if start is not None:
+        load_given_weights(start.tensors, network)
     task = PretrainingTask(network, recipe, images)
     batches = Batches(images, rows, recipe.seed, recipe)
     with checkpoints.reserved("pretrain") as own:

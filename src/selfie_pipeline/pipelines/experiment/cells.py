@@ -21,7 +21,12 @@ from selfie_pipeline.training.signals import TrainingInterrupted
 
 _LOG = logging.getLogger(__name__)
 Status = Literal["kept", "done", "failed"]
-_PIPELINE_OF_ARM = {"supervised": "baseline", "selfie": "finetune"}
+_PIPELINES = {
+    "supervised": "baseline",
+    "selfie": "finetune",
+    "weights": "finetune_weights",
+    "weights_selfie": "finetune",  # from another encoder
+}
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,12 @@ class PlannedCell:
     Attributes:
         key: Position in the grid.
         lineage: Lineage of its classifier, as `classifier_lineage` returns it.
+        params: Parameters, nested, of this arm alone.
     """
 
     key: CellKey
     lineage: dict[str, Any]
+    params: Mapping[str, Any]
 
     def matches(self, result: Cell) -> bool:
         """Return whether a result has this key and the same parameters, data and encoder."""
@@ -72,7 +79,7 @@ class CellOutcome:
         labeled_frac: Labeled fraction of the cell.
         seed: Seed of the cell.
         configuration: Comparison key of its result.
-        encoder: Digest of its encoder; empty for the supervised arm.
+        encoder: Digest of its encoder; empty for an arm without one.
         status: `kept` if its result existed before.
         seconds: Time that this run spent on it.
         error: Cause of the failure in one line; empty if there was none.
@@ -102,9 +109,9 @@ class CellOutcome:
 
 
 def cell_keys(experiment: ExperimentConfig) -> list[CellKey]:
-    """Return all keys of the grid, seed by seed and with the arms of a pair next to each other.
+    """Return all keys of the grid, seed by seed and with the arms of a seed next to each other.
 
-    An experiment that ends early therefore has complete pairs, of all labeled fractions.
+    An experiment that ends early therefore has all arms, of all labeled fractions.
     """
     return [
         CellKey(arm, fraction, seed)
@@ -187,7 +194,10 @@ def _run_on_cluster(project: Project, cell: PlannedCell) -> CellOutcome:
     project.bootstrap()
     key = cell.key
     result: Cell | None = project.load(
-        f"{key.arm}_metrics", labeled_frac=key.labeled_frac, seed=key.seed
+        f"{key.arm.removeprefix('weights_')}_metrics",
+        labeled_frac=key.labeled_frac,
+        seed=key.seed,
+        **cell.params,
     )
     if result is not None and cell.matches(result):  # the first process died after saving it
         return _build_outcome(cell, "done")
@@ -203,10 +213,11 @@ def _run_cell(project: Project, cell: PlannedCell, **params: Any) -> CellOutcome
     error = ""
     try:
         project.run(
-            _PIPELINE_OF_ARM[key.arm],
+            _PIPELINES[key.arm],
             labeled_frac=key.labeled_frac,
             seed=key.seed,
             finetune={**recipe, "tuned": list(recipe)},
+            **cell.params,
             **params,
         )
     except TrainingInterrupted:

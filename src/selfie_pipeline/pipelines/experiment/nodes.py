@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 
@@ -32,16 +32,17 @@ from selfie_pipeline.pipelines.experiment.cells import (
     run_cells,
 )
 from selfie_pipeline.project import Project
+from selfie_pipeline.starts import load_starts
 from selfie_pipeline.training.finetuning import finetuning_bytes
 from selfie_pipeline.training.lineage import (
-    FROM_SCRATCH,
     classifier_lineage,
     fingerprint_data,
-    pretraining_lineage,
+    start_lineage,
 )
 from selfie_pipeline.training.search import Search, SearchResult
 from selfie_pipeline.weights import Weights
 
+_PAIR: tuple[Arm, Arm] = ("supervised", "selfie")
 _LOG = logging.getLogger(__name__)
 _ENTRIES_PER_CELL = ("metrics", "history", "predictions")
 """Catalog entries of a cell that the report reads."""
@@ -61,20 +62,24 @@ def run_experiment(
     tune: TuneConfig,
     experiment: ExperimentConfig,
     compute: ComputeConfig,
+    weights: str | None,
 ) -> pd.DataFrame:
     """Run the cells of the grid that have no result yet, with the values that the tuning found.
 
     Returns:
         One row per cell with its outcome.
+
+    Raises:
+        UserError: An arm has no start; see `load_starts`.
     """
     found = [SearchResult(**best) for best in best_settings]
     data = fingerprint_data(patch_grids, samples)
-    pretraining = {"supervised": FROM_SCRATCH, "selfie": pretraining_lineage(encoder)}
+    starts = load_starts(experiment.arms, encoder, weights, project)
 
     def plan_cell(key: CellKey) -> PlannedCell:
         build_lineage = partial(
             classifier_lineage,
-            pretraining[key.arm],
+            start_lineage(starts[key.arm]),
             data,
             patch,
             augmentation,
@@ -83,7 +88,8 @@ def run_experiment(
         search = Search(key.arm, key.labeled_frac, build_lineage(recipe), tune)
         settings = search.find_settings(found)
         tuned = recipe.model_copy(update={**settings, "tuned": sorted(settings)})
-        return PlannedCell(key, build_lineage(tuned))
+        own = {"pretrain": {"weights": weights}} if key.arm == "weights_selfie" else {}
+        return PlannedCell(key, build_lineage(tuned), own)
 
     planned = [plan_cell(key) for key in cell_keys(experiment)]
     _log_tuned_values(planned)
@@ -103,7 +109,7 @@ def _log_tuned_values(planned: list[PlannedCell]) -> None:
 def report_experiment(
     cells: pd.DataFrame, results: list[Cell], project: Project, experiment: ExperimentConfig
 ) -> pd.DataFrame:
-    """Create the report of all successful cells; its details are those of the first pair of arms.
+    """Create the report of all successful cells; its details are those of the first pair.
 
     Args:
         cells: Outcomes, as `run_experiment` returns them.
@@ -118,7 +124,7 @@ def report_experiment(
         outcome.key: outcome for outcome in outcomes_from_table(cells) if outcome.status != "failed"
     }
     for seed, fraction in itertools.product(experiment.seeds, experiment.labeled_fracs):
-        keys = [CellKey(arm, fraction, seed) for arm in get_args(Arm)]
+        keys = [CellKey(arm, fraction, seed) for arm in _PAIR]
         if all(key in succeeded for key in keys):
             versions = _find_versions([succeeded[key] for key in keys], results)
             project.run("report", load_versions=versions, labeled_frac=fraction, seed=seed)

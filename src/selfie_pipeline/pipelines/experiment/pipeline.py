@@ -31,6 +31,7 @@ def create_cells_pipeline() -> Pipeline:
                     "params:tune",
                     "params:experiment",
                     "params:compute",
+                    "params:weights",
                 ],
                 outputs="experiment_cells",
                 name="run_experiment",

@@ -1,4 +1,4 @@
-"""Nodes of the two arms: finetuning from the pretrained stages, and from scratch."""
+"""Nodes of the arms: finetuning from an encoder or given weights, and from scratch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from selfie_pipeline.config import (
     FinetuneConfig,
     ModelConfig,
     PatchConfig,
+    UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
+from selfie_pipeline.datasets.weights import read_given_weights
 from selfie_pipeline.evaluation.convergence import measure_convergence
 from selfie_pipeline.evaluation.scores import (
     accuracy,
@@ -28,6 +30,7 @@ from selfie_pipeline.evaluation.scores import (
     pack_correct,
 )
 from selfie_pipeline.models.classifier import build_classifier, num_classes, restore_classifier
+from selfie_pipeline.project import resolve_path
 from selfie_pipeline.provenance import describe_environment
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import Images, open_images
@@ -41,14 +44,15 @@ from selfie_pipeline.training.finetuning import (
     classify,
     finetune,
     initialise_classifier,
-    load_encoder_into,
+    load_start,
 )
 from selfie_pipeline.training.lineage import (
     FROM_SCRATCH,
     classifier_lineage,
     comparison_key,
     fingerprint_data,
-    pretraining_lineage,
+    name_arm,
+    start_lineage,
 )
 from selfie_pipeline.training.loop import StepCallback
 from selfie_pipeline.training.state import TrainingState
@@ -58,6 +62,17 @@ from selfie_pipeline.weights import Weights
 _LOG = logging.getLogger(__name__)
 
 
+def read_weights(weights: str | None) -> Weights:
+    """Read the given weights.
+
+    Raises:
+        UserError: No file is named, or it can't be read.
+    """
+    if weights is None:
+        raise UserError("weights = null, but this run starts from it; set weights=FILE (--params)")
+    return read_given_weights(resolve_path(weights))
+
+
 def draw_labeled_subset(samples: pd.DataFrame, labeled_frac: float, seed: int) -> pd.DataFrame:
     """Draw the training samples whose labels finetuning may see."""
     train = samples[samples["split"] == "train"]
@@ -65,22 +80,22 @@ def draw_labeled_subset(samples: pd.DataFrame, labeled_frac: float, seed: int) -
     return train.iloc[chosen].reset_index(drop=True)
 
 
-def initialise_from_encoder(
-    encoder: Weights,
+def initialise_from(
+    start: Weights,
     samples: pd.DataFrame,
     patch: PatchConfig,
     model: ModelConfig,
     recipe: FinetuneConfig,
     seed: int,
 ) -> Weights:
-    """Initialise a classifier, and load its pretrained part from the encoder.
+    """Initialise a classifier, and load its pretrained part from an encoder or given weights.
 
     Raises:
-        UserError: The encoder does not fit.
+        UserError: They do not fit.
     """
     network = initialise_classifier(model, recipe.architecture, patch, count_classes(samples), seed)
-    lineage = pretraining_lineage(encoder)
-    pretrained = load_encoder_into(network, encoder, model)
+    lineage = start_lineage(start)
+    pretrained = load_start(network, start, model)
     return Weights(network.state_dict(), lineage | {"pretrained": pretrained})
 
 
@@ -130,7 +145,7 @@ def finetune_classifier(
         "seed": seed,
         "labels": len(labeled_samples),
     }
-    title = f"{'finetune' if pretraining['encoder'] else 'baseline'}, "
+    title = f"{'finetune' if pretraining['pretrained'] else 'baseline'}, "
     title += f"{len(labeled_samples):,} labels, seed {seed}"  # others may train at the same time
     epochs = recipe.steps * recipe.batch_size / len(labeled_samples)
     _LOG.info("%s: %.3g epochs", title, epochs)
@@ -220,7 +235,7 @@ def test_classifier(
     cell = {
         "data": data.name,
         "network": network_name(model, provenance["configuration"]["finetune"]["architecture"]),
-        "arm": "selfie" if provenance["encoder"] else "supervised",
+        "arm": name_arm(provenance["configuration"]),
         "labeled_frac": labeled_frac,
         "labels": provenance["labels"],
         "seed": provenance["seed"],

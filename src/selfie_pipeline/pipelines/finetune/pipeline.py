@@ -1,4 +1,4 @@
-"""The two arms: one pipeline under two namespaces, from labels to a tested classifier."""
+"""The arms: one pipeline under several namespaces, from labels to a tested classifier."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from kedro.pipeline import Node, Pipeline, node, pipeline
 from selfie_pipeline.pipelines.finetune.nodes import (
     draw_labeled_subset,
     finetune_classifier,
-    initialise_from_encoder,
+    initialise_from,
     initialise_from_scratch,
+    read_weights,
     test_classifier,
 )
 
@@ -25,12 +26,26 @@ _SHARED = {"usable_samples", "labeled_samples", "patch_grids"}
 def create_selfie_pipeline() -> Pipeline:
     """The arm that starts from the pretrained stages."""
     initialise = node(
-        initialise_from_encoder,
+        initialise_from,
         inputs=["encoder", *_INITIAL],
         outputs="initial_classifier",
         name="initialise_from_encoder",
     )
     return _create_arm("selfie", initialise, {"encoder"})
+
+
+def create_weights_pipeline() -> Pipeline:
+    """The arm that starts from given weights."""
+    read = node(
+        read_weights, inputs="params:weights", outputs="given_weights", name="read_given_weights"
+    )
+    initialise = node(
+        initialise_from,
+        inputs=["given_weights", *_INITIAL],
+        outputs="initial_classifier",
+        name="initialise_from_weights",
+    )
+    return pipeline([read]) + _create_arm("weights", initialise, {"given_weights"})
 
 
 def create_supervised_pipeline() -> Pipeline:

@@ -28,6 +28,7 @@ from selfie_pipeline.sources.decoding import map_ordered
 from selfie_pipeline.sources.image_files import find_files, read_windows
 from selfie_pipeline.training.device import Device, find_device, torch_threads
 from selfie_pipeline.training.inference import Inference
+from selfie_pipeline.training.lineage import name_arm
 from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
@@ -60,8 +61,8 @@ def classify_files(
             "images is not set; name the folder of the images to classify: `kedro run "
             "--pipeline=predict --params images=path/to/folder`"
         )
-    _check_arm(classifier, predict)
     preprocessing = load_preprocessing(classifier.provenance)
+    _check_arm(classifier, predict)
     folder, files = find_files(resolve_path(images))
     infer = _build_inference(classifier, preprocessing, predict, compute)
     start = time.monotonic()
@@ -138,7 +139,7 @@ def _format_path(file: Path, folder: Path) -> str:
 
 def _check_arm(classifier: Weights, predict: PredictConfig) -> None:
     """Check that the catalog loaded a classifier of the arm that the parameters name."""
-    arm = "selfie" if classifier.provenance.get("encoder") else "supervised"
+    arm = name_arm(classifier.provenance["configuration"]).removeprefix("weights_")
     if arm != predict.arm:
         raise UserError(
             f"predict.arm = {predict.arm}, but the catalog has a classifier of the arm {arm}; set "

@@ -19,6 +19,8 @@ from selfie_pipeline.config import (
     UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
+from selfie_pipeline.datasets.weights import read_given_weights
+from selfie_pipeline.project import resolve_path
 from selfie_pipeline.provenance import describe_environment, dump_configuration
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import open_images
@@ -48,10 +50,17 @@ def pretrain_encoder(
 
     Returns:
         The encoder (P, A and the positions), and the training's history.
+
+    Raises:
+        UserError: The weights to begin from can't be read or do not fit.
     """
     rows = _draw_rows(samples.loc[samples["split"] != "test", "sample"].to_numpy(), recipe)
     epochs = recipe.steps * recipe.batch_size / len(rows)
     _LOG.info("pretrain: %s images without their labels, %.3g epochs", f"{len(rows):,}", epochs)
+    start = None
+    if recipe.weights is not None:
+        start = read_given_weights(resolve_path(recipe.weights))
+        recipe = recipe.model_copy(update=start.provenance)  # the digest identifies it
     settings = dump_configuration(
         patch=patch, augmentation=augmentation, model=model, pretrain=recipe
     )
@@ -68,6 +77,7 @@ def pretrain_encoder(
             state,
             tensorboard_writer(state) if tensorboard else None,
             fit=engine.fit,
+            start=start,
         )
     provenance = {
         **lineage,

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from selfie_pipeline.config import (
     AugmentationConfig,
     ComputeConfig,
+    ExperimentConfig,
     ModelConfig,
     PatchConfig,
     UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
+from selfie_pipeline.datasets.weights import read_given_weights
 from selfie_pipeline.evaluation.tables import (
     Cell,
     Selection,
@@ -25,6 +27,7 @@ from selfie_pipeline.evaluation.tables import (
     select_cells,
 )
 from selfie_pipeline.printable import escape_controls
+from selfie_pipeline.project import resolve_path
 from selfie_pipeline.provenance import flatten
 from selfie_pipeline.report.data_check import draw_twins
 from selfie_pipeline.report.figures import (
@@ -48,8 +51,8 @@ from selfie_pipeline.weights import Weights
 
 _PUZZLE_IMAGES = 4
 _ERROR_IMAGES = 12
-_PRETRAINING = {"pretrain", "pretrained_on"}
-"""Parts of the configuration that only the selfie arm has."""
+_STARTS = {"pretrain", "pretrained_on", "weights"}
+"""Parts of the configuration that only some arms have."""
 
 
 class Puzzles(TypedDict):
@@ -140,7 +143,11 @@ def pick_twins(check: dict[str, Any], patch_grids: PatchGrids) -> Twins:
 
 
 def tabulate_results(
-    cells: list[dict[str, Any]], selfie: dict[str, Any], supervised: dict[str, Any]
+    cells: list[dict[str, Any]],
+    selfie: dict[str, Any],
+    supervised: dict[str, Any],
+    experiment: ExperimentConfig,
+    weights: str | None,
 ) -> tuple[Selection, pd.DataFrame, str]:
     """Tabulate the results that are comparable with this run's two results.
 
@@ -148,6 +155,8 @@ def tabulate_results(
         cells: All results of this recipe.
         selfie: This run's result of the selfie arm.
         supervised: This run's result of the supervised arm.
+        experiment: Experiment parameters, which say what other arms are shown.
+        weights: The file of the given weights, if there is one.
 
     Returns:
         The selection of results, their table, and the table in Markdown.
@@ -156,9 +165,28 @@ def tabulate_results(
         UserError: The two arms were trained differently.
     """
     check_comparable(selfie, supervised)
-    selection = select_cells(cells, {selfie["configuration"], supervised["configuration"]})
+    shown = {selfie["configuration"], supervised["configuration"]}
+    others = [cell for cell in cells if cell["arm"] in experiment.arms]
+    if weights is not None and others:
+        digest = read_given_weights(resolve_path(weights)).provenance["weights"]
+        shown |= {
+            cell["configuration"]
+            for cell in others
+            if _starts_from(cell, digest, selfie, supervised)
+        }
+    selection = select_cells(cells, shown)
     table = build_results_table(selection.used)
     return selection, table, to_markdown(table)
+
+
+def _starts_from(cell: Cell, digest: str, selfie: Cell, supervised: Cell) -> bool:
+    """Return whether a cell differs from this run's only by its start from these weights."""
+    own, theirs = (
+        {key: value for key, value in one["provenance"]["configuration"].items() if key in _STARTS}
+        for one in (cell, selfie)
+    )
+    begun = theirs | {"pretrain": theirs.get("pretrain", {}) | {"weights": digest}}
+    return own in ({"weights": digest}, begun) and not _find_differences(cell, supervised)
 
 
 def check_comparable(selfie: Cell, supervised: Cell) -> None:
@@ -167,23 +195,28 @@ def check_comparable(selfie: Cell, supervised: Cell) -> None:
     Raises:
         UserError: They differ in others; the message names each parameter and its two values.
     """
-    pair = [cell["provenance"] for cell in (selfie, supervised)]
+    if different := _find_differences(selfie, supervised):
+        raise UserError(
+            f"the two arms were trained with different {', '.join(different)}; run `kedro run "
+            "--pipelines=finetune,baseline,report` with the intended parameters"
+        )
+
+
+def _find_differences(one: Cell, other: Cell) -> list[str]:
+    """Return the parameters that differ, beside the start and what was tuned for both."""
+    pair = [cell["provenance"] for cell in (one, other)]
     first, second = (dict(flatten(provenance["configuration"])) for provenance in pair)
     tuned = set.intersection(*(set(provenance.get("tuned") or {}) for provenance in pair))
     different = [
         f"{key} ({first.get(key)} and {second.get(key)})"
         for key in sorted(first.keys() | second.keys())
         if first.get(key) != second.get(key)
-        and key.split(".")[0] not in _PRETRAINING
+        and key.split(".")[0] not in _STARTS
         and key not in tuned
     ]
     if pair[0]["data"] != pair[1]["data"]:
         different.append("the data")
-    if different:
-        raise UserError(
-            f"the two arms were trained with different {', '.join(different)}; run `kedro run "
-            "--pipelines=finetune,baseline,report` with the intended parameters"
-        )
+    return different
 
 
 def write_report(

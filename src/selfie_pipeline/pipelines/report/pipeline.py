@@ -52,7 +52,13 @@ def create_pipeline() -> Pipeline:
             node(
                 tabulate_results,
                 # This run's metrics are inputs so that the results are read after they are saved.
-                inputs=["results", "selfie_metrics", "supervised_metrics"],
+                inputs=[
+                    "results",
+                    "selfie_metrics",
+                    "supervised_metrics",
+                    "params:experiment",
+                    "params:weights",
+                ],
                 outputs=["selection", "results_table", "results_markdown"],
                 name="tabulate_results",
             ),

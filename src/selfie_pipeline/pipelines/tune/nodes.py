@@ -24,7 +24,9 @@ from selfie_pipeline.config import (
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.evaluation.scores import accuracy
 from selfie_pipeline.models.classifier import Classifier
+from selfie_pipeline.project import Project
 from selfie_pipeline.provenance import hash_json
+from selfie_pipeline.starts import load_starts
 from selfie_pipeline.training.checkpoints import Checkpoints, remove_checkpoints
 from selfie_pipeline.training.data.batches import Images, open_images
 from selfie_pipeline.training.data.subset import hold_out, labeled_subset
@@ -34,14 +36,13 @@ from selfie_pipeline.training.finetuning import (
     finetune,
     finetuning_bytes,
     initialise_classifier,
-    load_encoder_into,
+    load_start,
 )
 from selfie_pipeline.training.jobs import Job, run_jobs
 from selfie_pipeline.training.lineage import (
-    FROM_SCRATCH,
     classifier_lineage,
     fingerprint_data,
-    pretraining_lineage,
+    start_lineage,
 )
 from selfie_pipeline.training.search import Search, SearchResult
 from selfie_pipeline.training.state import NonFiniteLossError, TrainingState
@@ -69,6 +70,8 @@ def tune_finetuning(
     tune: TuneConfig,
     experiment: ExperimentConfig,
     resume: Literal["auto", "never"],
+    weights: str | None,
+    project: Project,
 ) -> tuple[list[dict[str, Any]], pd.DataFrame]:
     """Search the best parameters for each arm and fraction of the experiment.
 
@@ -96,16 +99,16 @@ def tune_finetuning(
     data = fingerprint_data(patch_grids, samples)
     split = hold_out(samples, tune)
     images = open_images(patch_grids, patch, augmentation)
+    starts = load_starts(experiment.arms, encoder, weights, project)
     within = compute.model_copy(update={"engine": "local"})  # of a trial, wherever it runs
 
     def search_one(arm: Arm, fraction: float) -> Job[tuple[SearchResult, pd.DataFrame]]:
-        pretraining = pretraining_lineage(encoder) if arm == "selfie" else FROM_SCRATCH
-        lineage = classifier_lineage(pretraining, data, patch, augmentation, model, recipe)
+        start = starts[arm]
+        lineage = classifier_lineage(start_lineage(start), data, patch, augmentation, model, recipe)
 
         search = Search(arm, fraction, lineage, tune)
         study = open_study(search, storage)
-        source = encoder if arm == "selfie" else None
-        trial = _Trial(search, split, images, model, recipe, within, folder, resume, source)
+        trial = _Trial(search, split, images, model, recipe, within, folder, resume, start)
         yield from run_search(search, study, trial)
         best = best_result(search, study)
         _LOG.info(
@@ -141,7 +144,7 @@ class _Trial:
     compute: ComputeConfig
     folder: Path
     resume: Literal["auto", "never"]
-    encoder: Weights | None
+    start: Weights | None
 
     def __call__(self, trial: optuna.Trial) -> float:
         from optuna import TrialPruned  # noqa: PLC0415  # an extra
@@ -194,9 +197,7 @@ class _Trial:
         classes, seed = int(self.samples["label"].max()) + 1, self.search.tune.seed
         patch = self.images.patch
         network = initialise_classifier(self.model, recipe.architecture, patch, classes, seed)
-        if self.encoder is None:
-            return network, []
-        return network, load_encoder_into(network, self.encoder, self.model)
+        return network, load_start(network, self.start, self.model)
 
     def _labeled_samples(self) -> pd.DataFrame:
         """Draw the labeled subset from the samples that are not held out."""

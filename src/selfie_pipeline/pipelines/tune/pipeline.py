@@ -26,6 +26,8 @@ def create_pipeline() -> Pipeline:
                     "params:tune",
                     "params:experiment",
                     "params:resume",
+                    "params:weights",
+                    "project",
                 ],
                 outputs=["best_settings", "tuning_trials"],
                 name="tune_finetuning",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from selfie_pipeline.config import Config, TuneConfig, UserError
 from selfie_pipeline.training.data.randomness import RandomStream, fold_in
 
-_TRAINED_ONCE = {"selfie_classifier", "supervised_classifier"}
+_TRAINED_ONCE = {"selfie_classifier", "supervised_classifier", "weights_classifier"}
 _TRAINED_AS_A_GRID = {"experiment_cells", "params:ratio"}
 
 
