@@ -226,7 +226,7 @@ class Trial:
             process = self.start(stage)
             moment = self.moment.uniform(0, seconds)
             while process.exitcode is None and processor_time(process) < moment:
-                process.join(0.002)
+                process.join(0.01)
             if self.ended(process, stage):
                 return done
             os.killpg(process.pid or 0, signal.SIGKILL)
