@@ -207,7 +207,7 @@ class Trial:
         before = processor_time_of_children()
         process = self.start(stage)
         if stage.is_ray:
-            while not process.exitcode and len(train_workers()) < RAY_WORKERS:
+            while process.exitcode is None and len(train_workers()) < RAY_WORKERS:
                 time.sleep(0.02)
         started = time.monotonic()
         process.join()
