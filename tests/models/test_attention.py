@@ -133,6 +133,22 @@ def test_fault_u0_fixed_at_zeros():
     assert not torch.allclose(pooling(vectors), before)
 
 
+def test_initial_values():
+    torch.manual_seed(0)
+    pooling = AttentionPooling(256, make_config())
+    assert pooling.u0.std().item() == pytest.approx(0.02, rel=0.15)
+    for block in pooling.blocks:
+        attention = block.self_attn
+        limit = (6 / (256 + 3 * 256)) ** 0.5  # Glorot and Bengio (2010), equation 16
+        assert attention.in_proj_weight.abs().max().item() == pytest.approx(limit, rel=1e-3)
+        assert not attention.in_proj_bias.any()
+        assert not attention.out_proj.bias.any()
+        assert (block.norm1.weight == 1).all()
+    *others, last = pooling.blocks
+    assert all((block.norm2.weight == 1).all() for block in others)
+    assert last.norm2.weight.unique().tolist() == [256**-0.5]
+
+
 def test_the_order_of_the_vectors_does_not_matter(pooling):
     vectors = torch.randn(3, 12, 32, dtype=torch.float64)
     shuffled = vectors[:, torch.randperm(12)]
