@@ -85,6 +85,16 @@ def test_the_images_are_those_of_the_rows_from_any_sample_on(folder, opened, all
     assert np.array_equal(all_images(source, 8, start=6), expected[6:])
 
 
+def test_long_row_groups_are_read_in_parts(folder, opened, all_images):
+    rows = [{"bytes": encode(image(seed)), "path": None} for seed in range(150)]
+    write(folder / "unlabeled.parquet", pa.table({"image": rows}), row_group_size=100)
+    source = opened()
+    expected = np.stack([decode_file(io.BytesIO(row["bytes"]), 8) for row in rows])
+
+    assert np.array_equal(all_images(source, 8), expected)
+    assert np.array_equal(all_images(source, 8, start=40), expected[40:])
+
+
 def test_a_fifth_is_drawn_without_a_test_split_and_folders_name_splits(folder, opened):
     write_hub(folder, {"train": [1, 2] * 5})
     (folder / "data").rename(folder / "default")
