@@ -45,7 +45,7 @@ NOT_RUN = {
     r"make |\.ci/run|.*\bpytest\b": "runs the tests, or is run by .ci/run itself",
     r"kedro viz": "serves until it is stopped",
     r".*--env=imagenet": "needs ImageNet; tests/pipelines/test_sources.py has a few files",
-    r"python benchmarks/(budget|kill_resume|growth|scaling)\.py": "takes minutes at any size",
+    r"python benchmarks/(budget|kill_resume|growth|mutations|scaling)\.py": "takes minutes at any size",
     r".*\bbudget=": "takes as long as it says",
     r".*compute\.engine=ray": "starts a Ray cluster, as the tests marked `ray` do",
     r"ray |export ": "is about a cluster of several machines",
