@@ -43,6 +43,7 @@ LEFT_OUT = ("training/distributed/", "training/processes.py")
 """Modules whose tests start processes and Ray clusters, which takes minutes."""
 MIRRORS = {
     "training/engine.py": ("training/test_loop.py",),
+    "training/search.py": ("training/test_trials.py",),
     "training/state.py": ("training/test_loop.py", "training/test_waiting.py"),
     "training/tasks.py": ("training/test_loop.py", "training/test_finetuning.py"),
     "training/data/transfer.py": ("training/test_transfer.py",),
