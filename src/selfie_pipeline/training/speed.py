@@ -34,11 +34,13 @@ class Speed:
         step_s: A step of `pretrain`, and of `finetune`.
         first_s: What their first step takes longer: compilation on a GPU.
         score_s: An image that is classified.
+        core: Share of a core's time that this process gets beside others, at most 1.
     """
 
     step_s: dict[str, float]
     first_s: dict[str, float]
     score_s: float
+    core: float
 
 
 def measure_speed(
@@ -54,6 +56,7 @@ def measure_speed(
         limit_s: Time for the steps of one kind, seconds; at least a few are timed.
     """
     device, times, score_s = find_device(config.compute), {}, 0.0
+    started, busy = time.monotonic(), time.process_time()
     if "pretrain" in kinds:
         rows = samples.loc[samples["split"] != "test", "sample"].to_numpy()
         times["pretrain"] = _time_steps(
@@ -90,11 +93,12 @@ def measure_speed(
             ),
             limit_s,
         )
-        started = time.monotonic()
+        scoring = time.monotonic()
         scored = classify(network, images, labeled[:_SCORED_SAMPLES], device)
-        score_s = (time.monotonic() - started) / len(scored)
-    steps_s = {kind: time_s[0] for kind, time_s in times.items()}
-    return Speed(steps_s, {kind: time_s[1] for kind, time_s in times.items()}, score_s)
+        score_s = (time.monotonic() - scoring) / len(scored)
+    step_s, first_s = ({kind: pair[n] for kind, pair in times.items()} for n in (0, 1))
+    core = (time.process_time() - busy) / (time.monotonic() - started)
+    return Speed(step_s, first_s, score_s, min(1.0, core))
 
 
 def _time_steps(train: Callable[[Checkpoints, Fit], object], limit_s: float) -> tuple[float, float]:
