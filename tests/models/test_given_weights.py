@@ -165,7 +165,7 @@ def test_unknown_and_doubled_names_are_refused(make_config: Any) -> None:
     own = dict(network.state_dict())
 
     line = refuse(own | {"ema\n.weight": torch.ones(1)}, network)
-    assert r"1 of 82 tensors are not part of the network: ema\n.weight;" in line
+    assert r"1 of 83 tensors are not part of the network: ema\n.weight;" in line
     line = refuse(own | {"conv1.weight": own["stem.conv.weight"]}, network)
     assert "twice" in line
     assert "are missing: stem.conv.weight" in refuse({}, network)

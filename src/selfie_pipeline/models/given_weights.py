@@ -87,14 +87,14 @@ def _find_problems(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) ->
         for name in wanted
         if name in given and given[name].shape != wanted[name].shape
     ]
-    kinds = {
-        "are missing": missing,
-        "are not part of the network": surplus,
-        "differ in shape": shapes,
-    }
+    kinds = [
+        ("are missing", missing, wanted),
+        ("are not part of the network", surplus, given),
+        ("differ in shape", shapes, wanted),
+    ]
     return "; ".join(
-        f"{len(names)} of {len(wanted)} tensors {problem}: {_list_first(names)}"
-        for problem, names in kinds.items()
+        f"{len(names)} of {len(every)} tensors {problem}: {_list_first(names)}"
+        for problem, names, every in kinds
         if names
     )
 
