@@ -4,7 +4,7 @@ VENV ?= .venv
 INSTALLED := $(VENV)/.installed
 WITH_DEV := $(VENV)/.installed-dev
 
-.PHONY: demo test check reference clean
+.PHONY: demo test check reference picture clean
 
 demo: $(INSTALLED) ## Everything on scikit-learn's handwritten digits, in a few minutes
 	$(VENV)/bin/kedro run
@@ -21,6 +21,11 @@ check: $(WITH_DEV) ## Format, lint, types and dependencies
 reference: $(WITH_DEV) ## docs/parameters.md, README's results: after a change of conf/ or cells
 	$(VENV)/bin/python docs/parameters.py
 	$(VENV)/bin/python docs/results/summary.py
+
+picture: $(INSTALLED) ## README's picture of the report, after a demo; needs Chromium
+	chromium --headless --no-sandbox --hide-scrollbars --window-size=960,590 \
+	  --screenshot=docs/pictures/report.png \
+	  "file://$(CURDIR)/$$(ls -d data/08_reporting/digits/report.html/*/report.html | tail -1)"
 
 clean: ## Remove the virtual environment
 	rm -rf $(VENV)
