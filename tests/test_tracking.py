@@ -226,7 +226,7 @@ def test_a_server_that_does_not_answer_is_given_up_once(
     started = time.monotonic()
     run_three_within_one(hooks, catalog, f"http://{host}:{port}")
 
-    assert time.monotonic() - started < (5 if timeout_s else 20)
+    assert time.monotonic() - started < 20
     (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert warning.getMessage().startswith("mlflow: this run is no longer tracked: API request to")
 
