@@ -151,7 +151,7 @@ def test_all_other_options_are_those_of_kedro() -> None:
 
     assert ours.keys() == original.keys()
     changed = {name for name in ours if ours[name] is not original[name]}
-    assert changed == {"params", "runner"}
+    assert changed == {"params", "runner", "load_versions", "config"}
     assert original["params"].callback is not parse_params  # Kedro's option is unchanged
     assert ours["params"].opts == original["params"].opts
 
@@ -213,6 +213,42 @@ def test_a_runner_that_shares_no_memory_is_refused(project: Path, runner: str) -
 )
 def test_a_filter_without_a_match_is_refused(project: Path, option: str) -> None:
     assert_refused(run_kedro(option), project, "Pipeline ")
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ("--load-versions=nope", "Invalid value for '--load-versions' / '-lv': Expected the form"),
+        (
+            "--load-versions=encoder:..",
+            "Invalid value for '--load-versions' / '-lv': Version string",
+        ),
+        ("--runner-params=nope=1", "Invalid value for '--runner-params': "),
+        ("--config=pyproject.toml", "Invalid value for '--config' / '-c': expected '<document"),
+    ],
+)
+def test_an_option_that_can_not_be_used_is_a_usage_error(
+    project: Path, option: str, reason: str
+) -> None:
+    result = run_kedro(option, "--pipelines=ingest")
+
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith(f"Error: {reason}")
+    assert not list((project / "data").rglob("*"))
+
+
+@pytest.mark.parametrize("params", ["{seed: -1}", "seed=-1"])
+def test_parameters_are_read_from_a_file_of_options(project: Path, params: str) -> None:
+    Path("run.yml").write_text(f"run: {{params: {params}, pipelines: ingest}}")
+
+    assert_refused(run_kedro("--config=run.yml"), project, "seed = -1")
+
+
+@pytest.mark.parametrize("text", ["seed: [3", "seed: ${nope}"])
+def test_a_configuration_that_can_not_be_read_is_refused(project: Path, text: str) -> None:
+    (project / "conf/local/parameters.yml").write_text(text)
+
+    assert_refused(run_kedro("--pipelines=ingest"), project, "the parameters can't be read: ")
 
 
 def test_an_unknown_environment_is_refused(project: Path) -> None:

@@ -18,6 +18,7 @@ from kedro.io import DataCatalog, MemoryDataset, Version
 
 from selfie_pipeline.config import ConfigError, UserError
 from selfie_pipeline.datasets.folder import FolderPathDataset
+from selfie_pipeline.datasets.results import SamplesDataset
 from selfie_pipeline.datasets.weights import WeightsDataset
 from selfie_pipeline.hooks import ProjectHooks
 from selfie_pipeline.settings import HOOKS
@@ -109,6 +110,16 @@ def test_too_few_labels_are_refused_before_the_first_node(
 
     with pytest.raises(UserError, match=r"labeled_frac = 0.01 of \d+ training samples leaves"):
         hooks.before_pipeline_run(RUN, pipelines[stage], make_catalog(stage))
+
+
+@pytest.mark.parametrize("stage", ["predict", "pretrain", "export", "report"])
+def test_a_run_that_trains_on_no_labels_does_not_read_the_samples(
+    stage: str, tmp_path: Path, hooks: ProjectHooks
+) -> None:
+    (tmp_path / "damaged").write_text("no table")
+    damaged = SamplesDataset(filepath=str(tmp_path / "damaged"))
+
+    hooks.before_pipeline_run(RUN, pipelines[stage], make_catalog(stage, usable_samples=damaged))
 
 
 def test_a_missing_version_is_refused(tmp_path: Path, hooks: ProjectHooks) -> None:

@@ -15,6 +15,7 @@ import errno
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, cast
 
@@ -53,6 +54,7 @@ class _RunCommand(click.Command):
             "ignore", message="Option '--pipeline' is deprecated", category=KedroDeprecationWarning
         )
         _check_encoding()
+        _check_runner_params(ctx)
         try:
             return super().invoke(ctx)
         except (UserError, DatasetError, ValueError) as error:
@@ -69,13 +71,16 @@ class _RunCommand(click.Command):
             raise click.ClickException(_one_line(error) + hint) from None
 
 
-def parse_params(ctx: click.Context, option: click.Parameter, value: str) -> dict[str, Any]:
+def parse_params(
+    ctx: click.Context, option: click.Parameter, value: str | dict[str, Any]
+) -> dict[str, Any]:
     """Parse `--params`: items separated by commas, each a key, the first `=` or `:`, and a value.
 
     Args:
         ctx: Context of the command.
         option: The option `--params`.
-        value: Text from the command line, such as `labeled_frac:0.1,model.layers=[1,1,1,1]`.
+        value: Text from the command line, such as `labeled_frac:0.1,model.layers=[1,1,1,1]`; or
+            nested parameters from the file of `--config`.
 
     Returns:
         Nested parameters with their values parsed as YAML.
@@ -83,6 +88,8 @@ def parse_params(ctx: click.Context, option: click.Parameter, value: str) -> dic
     Raises:
         click.BadParameter: An item has no separator or no key, or is not valid YAML.
     """
+    if isinstance(value, dict):
+        return value
     items = []
     for item in filter(None, _COMMA_OUTSIDE_BRACKETS.split(value)):
         match = _KEY_AND_VALUE.fullmatch(item.strip())
@@ -121,7 +128,7 @@ def check_runner(ctx: click.Context, option: click.Parameter, value: str | None)
         problem = "can't run this project, whose nodes share data in memory; for several processes "
         problem += "use compute.engine=ray"
     raise click.BadParameter(
-        f"'{value}' {problem}; {allowed}package.module.Runner", ctx, option
+        f"'{_one_line(value)}' {problem}; {allowed}package.module.Runner", ctx, option
     ) from None
 
 
@@ -137,19 +144,40 @@ def _check_encoding() -> None:
         )
 
 
+def _check_runner_params(ctx: click.Context) -> None:
+    """Raise a `click.BadParameter` if the runner does not take the value of `--runner-params`."""
+    params = ctx.params["runner_params"]
+    try:
+        load_obj(ctx.params["runner"] or "SequentialRunner", "kedro.runner")(**params)
+    except Exception as error:  # of the runner
+        raise click.BadParameter(_one_line(error), ctx, param_hint="'--runner-params'") from None
+
+
 def _one_line(message: object) -> str:
     """Return a message as one line that a terminal can show."""
     return escape_controls(shorten(" ".join(str(message).split()), _LONGEST_MESSAGE))
 
 
 _CALLBACKS = {"params": parse_params, "runner": check_runner}
+_EXPLAINED = {"load_versions", "config"}
+"""Options whose errors Kedro raises as others than usage errors."""
 
 
 def _replace_callback(option: click.Parameter) -> click.Parameter:
-    if option.name in _CALLBACKS:
+    if option.name in {*_CALLBACKS, *_EXPLAINED}:
         option = copy.copy(option)
-        option.callback = _CALLBACKS[option.name]
+        option.callback = _CALLBACKS.get(option.name) or _explain_errors(option.callback)
     return option
+
+
+def _explain_errors(callback: Callable[..., Any] | None) -> Callable[..., Any]:
+    def explained(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
+        try:
+            return callback(ctx, option, value) if callback else value
+        except Exception as error:  # of Kedro, or of YAML in the file of --config
+            raise click.BadParameter(_one_line(error), ctx, option) from None
+
+    return explained
 
 
 run = _RunCommand(

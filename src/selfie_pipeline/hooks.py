@@ -10,12 +10,11 @@ import json
 import logging
 import shlex
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kedro.config import AbstractConfigLoader, MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import AbstractVersionedDataset, DataCatalog, MemoryDataset
@@ -41,10 +40,10 @@ class ProjectHooks:
         """Check all parameters before anything else is done.
 
         Raises:
-            UserError: The environment does not exist, or the engine is not installed.
+            UserError: The configuration can't be read, or the engine is not installed.
             ConfigError: A parameter is unknown or not allowed.
         """
-        self._config = load_config(_load_parameters(context.config_loader))
+        self._config = load_config(context.config_loader["parameters"])
         _check_engine_is_installed(self._config)
         params = context._runtime_params or {}  # Kedro has no public access to them
         self._project = Project(Path(context.project_path), context.env, params)
@@ -73,7 +72,7 @@ class ProjectHooks:
                 command = _format_command(producer, run_params)
                 raise UserError(f"{name} does not exist yet; create it with `{command}`")
         if "usable_samples" not in pipeline.all_outputs() and catalog.exists("usable_samples"):
-            self._check_samples(catalog.load("usable_samples"))
+            self._check_samples(lambda: catalog.load("usable_samples"))
         for line in summarise_run(self._config, pipeline.all_outputs(), self._budget):
             _LOG.info("%s", line)
         versions = pin_versions(catalog, pipeline.all_outputs(), run_params["run_id"])
@@ -101,13 +100,22 @@ class ProjectHooks:
                 short.
         """
         if dataset_name == "usable_samples":
-            self._check_samples(data)
+            self._check_samples(lambda: data)
 
-    def _check_samples(self, samples: Any) -> None:
-        from selfie_pipeline.training.data.subset import check_labels  # noqa: PLC0415  # pandas
+    def _check_samples(self, load_samples: Callable[[], Any]) -> None:
+        """Check the labels if the run trains on some; set the steps if it has a time budget."""
+        from selfie_pipeline.training.data.subset import (  # noqa: PLC0415  # pandas
+            TRAINED_ON_LABELS,
+            check_labels,
+        )
 
         pipeline, catalog = self._pipeline, self._catalog
-        check_labels(samples, self._config, pipeline.inputs() | pipeline.all_outputs())
+        parameters = {name for name in pipeline.inputs() if name.startswith("params:")}
+        entries = parameters | pipeline.all_outputs()
+        if TRAINED_ON_LABELS.isdisjoint(entries) and not self._budget:
+            return
+        samples = load_samples()
+        check_labels(samples, self._config, entries)
         if self._budget:
             self._set_steps(plan_run(self._config, self._run, pipeline, catalog, samples))
 
@@ -153,18 +161,6 @@ def _describe_kept(outputs: Iterable[AbstractVersionedDataset[Any, Any]]) -> str
     """Describe the earlier versions of what a run saves."""
     kept = {version for entry in outputs for version in entry.list_versions(full_path=False)}
     return f"; keeps {len(kept):,} earlier, the latest {max(kept)}" if kept else ""
-
-
-def _load_parameters(loader: AbstractConfigLoader) -> dict[str, Any]:
-    try:
-        parameters: dict[str, Any] = loader["parameters"]
-    except MissingConfigException:
-        conf = Path(loader.conf_source)
-        known = ", ".join(sorted(path.name for path in conf.glob("*") if path.is_dir()))
-        raise UserError(
-            f"--env = {loader.env} is not an environment in {conf}; allowed: {known}"
-        ) from None
-    return parameters
 
 
 def _check_engine_is_installed(config: Config) -> None:

@@ -1,5 +1,6 @@
 """Kedro's settings for this project."""
 
+from selfie_pipeline.config_loader import ProjectConfigLoader
 from selfie_pipeline.hooks import ProjectHooks
 from selfie_pipeline.paths import percent, pretraining_folder, variant_folder
 from selfie_pipeline.tracking import tracking_hooks
@@ -7,6 +8,7 @@ from selfie_pipeline.tracking import tracking_hooks
 # Kedro calls the last hook first, so a run that is refused is not tracked.
 HOOKS = (*tracking_hooks(), ProjectHooks())
 
+CONFIG_LOADER_CLASS = ProjectConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",

@@ -248,7 +248,7 @@ def test_gathered_patches_are_a_copy(grids):
 
 @pytest.mark.parametrize("row", [-1, SAMPLES])
 def test_a_row_out_of_range_is_refused(grids, row):
-    with pytest.raises(IndexError, match=f"row {row} of 23 samples"):
+    with pytest.raises(CatalogError, match=f"sample {row} does not exist: .*grids has 23 samples"):
         grids.gather(np.array([0, row, 1]))
 
 

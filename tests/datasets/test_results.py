@@ -16,6 +16,7 @@ from selfie_pipeline.datasets.results import (
     HistoryDataset,
     PredictionsDataset,
     ResultDataset,
+    SamplesDataset,
     TuningTrialsDataset,
 )
 
@@ -88,6 +89,15 @@ CHECK = {
     "dropped": 0,
     "examples": [],
 }
+SAMPLES = pd.DataFrame(
+    {
+        "sample": [0, 2, 3],
+        "split": ["train", "test", "unlabeled"],
+        "label": [0, 0, -1],
+        "class_name": ["cat", "cat", ""],
+        "place": ["a", "b", "c"],
+    }
+)
 VERSION = "2026-01-01T00.00.00.000Z"
 
 
@@ -123,6 +133,7 @@ KINDS = [
     (BestSettingsDataset, {}, [SETTINGS, SETTINGS]),
     (TuningTrialsDataset, CSV, TRIALS),
     (DataCheckDataset, {}, CHECK),
+    (SamplesDataset, {}, SAMPLES),
 ]
 
 
@@ -175,6 +186,8 @@ def assert_refused(dataset, *parts):
         (ResultDataset, {}, change_result(network=None), "network = None"),
         (ResultDataset, {}, change_result(network="a\x1bb"), "network: 'a\\x1bb' is not a"),
         (ResultDataset, {}, change_result(provenance={"tuned": 3}), "provenance.tuned = 3"),
+        (ResultDataset, {}, change_result(provenance={"configuration": {"pretrain": 1}}), "n = 1:"),
+        (ResultDataset, {}, change_result(provenance={"training": {}}), "training.loss: Field"),
         (HistoryDataset, CSV, HISTORY.drop(columns="loss"), "0.loss: Field required"),
         (HistoryDataset, CSV, HISTORY.head(0), "= []"),
         (HistoryDataset, CSV, HISTORY.assign(loss=["x", "y"]), "loss = 'x'"),
@@ -187,6 +200,14 @@ def assert_refused(dataset, *parts):
         (ResultDataset, {}, change_result(configuration=""), "configuration: '' is not a line"),
         (DataCheckDataset, {}, CHECK | {"splits": []}, "splits = []"),
         (DataCheckDataset, {}, CHECK | {"dropped": -1}, "dropped = -1"),
+        (SamplesDataset, {}, SAMPLES.drop(columns=["label", "place"]), "no column label, place"),
+        (SamplesDataset, {}, SAMPLES.assign(label=0.5), "label has the type float64"),
+        (SamplesDataset, {}, SAMPLES.assign(place=["a", None, "b"]), "place is not text"),
+        (SamplesDataset, {}, SAMPLES.assign(split="val"), "split = 'val', not one of train"),
+        (SamplesDataset, {}, SAMPLES.assign(sample=[0, 2, 2]), "sample is not ascending"),
+        (SamplesDataset, {}, SAMPLES.assign(sample=[-1, 2, 3]), "sample is not ascending"),
+        (SamplesDataset, {}, SAMPLES.assign(label=[0, 3, -1]), "label is not from -1 to 2"),
+        (SamplesDataset, {}, SAMPLES.assign(label=[0, 0, -2]), "label is not from -1 to 2"),
     ],
 )
 def test_a_wrong_value_is_named(make_dataset, kind, options, content, reason):

@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
+import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.hostile.inputs import BATCH_SIZE
@@ -52,6 +54,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="other inputs for another seed")
     parser.add_argument("--kinds", nargs="*", default=MODULES, help="only these kinds")
     parser.add_argument("--folder", type=Path, help="folder for figures.csv and figures.json")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--processes", type=int, default=cores, help="batches at the same time")
     parser.add_argument("--replay", metavar="KIND:NUMBER", help="try this input again")
     options = parser.parse_args()
     if options.replay:
@@ -63,7 +67,8 @@ def main() -> int:
         return int(any(outcome.fault for outcome in outcomes))
     started = time.monotonic()
     outcomes = []
-    for outcome in try_all(options.inputs, load_kinds(options.kinds), options.seed):
+    kinds = load_kinds(options.kinds)
+    for outcome in try_all(options.inputs, kinds, options.seed, options.processes):
         outcomes.append(outcome)
         if outcome.fault:
             print(
@@ -74,9 +79,14 @@ def main() -> int:
     rows = tabulate(outcomes)
     for row in [dict(zip(_COLUMNS, _COLUMNS, strict=True)), *rows]:
         print(f"{row['kind']:28}" + "".join(f"{row[name]!s:>12}" for name in _COLUMNS[1:]))
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    times = {
+        "seconds": round(time.monotonic() - started),
+        "cpu_seconds": round(sum(usage.ru_utime + usage.ru_stime for usage in usages)),
+    }
+    print(f"{times['seconds']} s, {times['cpu_seconds']} s of CPU time")
     if options.folder:
-        seconds = time.monotonic() - started
-        write_figures(options.folder, rows, outcomes, options.seed, seconds)
+        write_figures(options.folder, rows, outcomes, {"seed": options.seed, **times})
     return int(any(outcome.fault for outcome in outcomes))
 
 
@@ -84,19 +94,17 @@ def write_figures(
     folder: Path,
     rows: Sequence[dict[str, str | int | float]],
     outcomes: Sequence[Outcome],
-    seed: int,
-    seconds: float,
+    more: Mapping[str, int],
 ) -> None:
-    """Write the table as CSV, and with the faults, the seed and the versions as JSON."""
+    """Write the table as CSV, and with the faults, the versions and more as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "figures.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     content = {
-        "seed": seed,
+        **more,
         "batch_size": BATCH_SIZE,
-        "seconds": round(seconds),
         "kinds": rows,
         "faults": [outcome.as_dict() for outcome in outcomes if outcome.fault],
         **describe_environment(),

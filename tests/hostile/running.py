@@ -11,9 +11,11 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import Connection
 
 from tests.hostile.inputs import BATCH_SIZE, Kind, generate_batch
+from tests.hostile.kinds import load_kinds
 from tests.hostile.trials import (
     TIME_LIMIT_S,
     FaultType,
@@ -28,22 +30,35 @@ _START_LIMIT_S = 600.0
 Work = Callable[[Connection, Kind, int, range], None]
 
 
-def try_all(total: int, kinds: Sequence[Kind], base_seed: int = 0) -> Iterator[Outcome]:
+def try_all(
+    total: int, kinds: Sequence[Kind], base_seed: int = 0, processes: int = 1
+) -> Iterator[Outcome]:
     """Try about `total` inputs, of each kind its share.
 
     Args:
         total: Number of inputs of all kinds together.
         kinds: The kinds to try.
         base_seed: The inputs follow from it and their numbers.
+        processes: Number of batches that are tried at the same time.
 
     Yields:
         The outcomes, kind by kind.
     """
     shares = sum(kind.share for kind in kinds)
-    for kind in kinds:
-        count = math.ceil(total * kind.share / shares)
-        for first in range(0, count, BATCH_SIZE):
-            yield from try_batch(kind, base_seed, range(first, min(first + BATCH_SIZE, count)))
+    counts = [(kind, math.ceil(total * kind.share / shares)) for kind in kinds]
+    batches = [
+        (kind.name, base_seed, range(first, min(first + BATCH_SIZE, count)))
+        for kind, count in counts
+        for first in range(0, count, BATCH_SIZE)
+    ]
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
+        for outcomes in pool.map(_try_named, *zip(*batches, strict=True)):
+            yield from outcomes
+
+
+def _try_named(name: str, base_seed: int, numbers: range) -> list[Outcome]:
+    (kind,) = load_kinds([name])
+    return list(try_batch(kind, base_seed, numbers))
 
 
 def try_batch(

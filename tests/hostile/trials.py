@@ -103,7 +103,7 @@ class _Watch:
         if isinstance(path, int):
             return
         name = os.fsdecode(path)
-        full = os.path.abspath(name)
+        full = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
         if name in {":memory:", ""} or full in {os.devnull, self.folder}:
             return
         if not full.startswith(f"{self.folder}{os.sep}"):

@@ -132,7 +132,14 @@ def test_labels_without_metadata_are_names_or_numbers(folder, opened, labels, cl
 
 
 @pytest.mark.parametrize(
-    "metadata", [b"", b"[]", b'{"info": {"features": []}}', b'{"info": {"features": {"label": 1}}}']
+    "metadata",
+    [
+        b"",
+        b"[]",
+        b"[" * 9999,
+        b'{"info": {"features": []}}',
+        b'{"info": {"features": {"label": 1}}}',
+    ],
 )
 def test_metadata_of_another_layout_is_ignored(folder, opened, metadata):
     table = images_table(4, label=[7, 8, 7, 8])

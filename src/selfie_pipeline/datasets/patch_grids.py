@@ -81,11 +81,14 @@ class PatchGrids:
             A copy, uint8 of shape (B, N, C, p, p).
 
         Raises:
-            IndexError: A row is negative or beyond the last sample.
+            CatalogError: A row is negative or beyond the last sample.
         """
         outside = rows[(rows < 0) | (rows >= len(self))]
         if len(outside):
-            raise IndexError(f"row {outside[0]} of {len(self)} samples does not exist")
+            raise CatalogError(
+                f"sample {outside[0]} does not exist: {self._folder} has {len(self)} samples; the "
+                "table that names it is damaged or of other data: run the patch stage again"
+            )
         out = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)  # (B, N, C, p, p)
         shards = np.searchsorted(self._starts, rows, side="right") - 1  # (B,)
         rows_in_shard = rows - self._starts[shards]  # (B,)
@@ -111,7 +114,7 @@ class PatchGrids:
             A copy, uint8 of shape (B, H, W, C).
 
         Raises:
-            IndexError: A row is negative or beyond the last sample.
+            CatalogError: A row is negative or beyond the last sample.
         """
         (rows_of_patches, columns), (_, _, c, p, _) = self.grid, self.shape
         # A row of a patch is moved as one item, several times faster than pixel by pixel.

@@ -8,8 +8,9 @@ import math
 from collections.abc import Iterator
 from glob import glob
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, get_args
 
+import numpy as np
 import pandas as pd
 from kedro.io.core import AbstractDataset, DatasetError, VersionNotFoundError
 from kedro_datasets._typing import JSONPreview
@@ -60,13 +61,27 @@ class _Stored(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
 
+class _Training(_Stored):
+    loss: NonNegativeFloat
+    loss_before: NonNegativeFloat | None
+    accuracy: Fraction
+    held_out_half: Fraction | None = None
+    held_out: Fraction | None = None
+
+
+class _Configuration(_Stored):
+    pretrain: dict[str, Any] = {}
+
+
 class _Provenance(_Stored):
-    configuration: dict[str, Any]
+    configuration: _Configuration
     data: _Line
     classifier: _Line
     encoder: _Line | None
     tuned: dict[str, _Finite]
     pretraining_images: PositiveInt | None
+    versions: dict[str, str] = {}
+    training: _Training | None = None
 
 
 class _Result(_Stored):
@@ -199,16 +214,20 @@ class _CheckedLoadMixin:
         """
         try:
             content = super().load()  # type: ignore[misc]
-            is_table = isinstance(content, pd.DataFrame)
-            self._model.validate_python(content.to_dict("records") if is_table else content)
+            self._check(content)
         except VersionNotFoundError:
             raise
-        except (DatasetError, ValidationError) as error:
+        except (DatasetError, ValueError) as error:
             raise CatalogError(
                 f"{self._get_load_path()} can't be used: {_explain(error)}; delete its folder, and "
                 "make it again or use an earlier version"
             ) from error
         return content
+
+    def _check(self, content: Any) -> None:
+        """Raise ValueError if the content is damaged."""
+        is_table = isinstance(content, pd.DataFrame)
+        self._model.validate_python(content.to_dict("records") if is_table else content)
 
 
 class ResultDataset(_CheckedLoadMixin, AtomicJSONDataset):
@@ -245,6 +264,29 @@ class DataCheckDataset(_CheckedLoadMixin, OptionalJSONDataset):
     """The check of the data as a JSON file; an empty list before the first check."""
 
     _model = TypeAdapter(_DataCheck | Annotated[list[Any], Field(max_length=0)])
+
+
+class SamplesDataset(_CheckedLoadMixin, AtomicParquetDataset):
+    """A table of samples as a Parquet file; it may have millions of rows."""
+
+    def _check(self, content: Any) -> None:
+        numbers, texts = {"sample", "label"}, {"split", "class_name", "place"}
+        if missing := (numbers | texts) - set(content):
+            raise ValueError(f"it has no column {', '.join(sorted(missing))}")
+        for name in sorted(numbers):
+            if content[name].dtype != np.int64:
+                raise ValueError(f"{name} has the type {content[name].dtype}, not int64")
+        for name in sorted(texts):
+            if not content[name].map(type).eq(str).all():
+                raise ValueError(f"{name} is not text in each row")
+        if unknown := set(content["split"]) - set(get_args(Split)):
+            raise ValueError(
+                f"split = {min(unknown)[:80]!r}, not one of {', '.join(get_args(Split))}"
+            )
+        if (content["sample"].diff() <= 0).any() or (content["sample"] < 0).any():
+            raise ValueError("sample is not ascending from 0 or more")
+        if not content["label"].between(-1, len(content) - 1).all():
+            raise ValueError(f"label is not from -1 to {len(content) - 1}")
 
 
 class AllVersionsDataset(AbstractDataset[NoReturn, list[dict[str, Any]]]):

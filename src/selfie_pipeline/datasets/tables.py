@@ -20,7 +20,10 @@ class AtomicCSVDataset(AtomicSaveMixin, CSVDataset):
 
 
 class AtomicParquetDataset(AtomicSaveMixin, ParquetDataset):
-    """A pandas table as a Parquet file."""
+    """A pandas table as a Parquet file, whose pages have checksums that are checked."""
+
+    DEFAULT_SAVE_ARGS = {"write_page_checksum": True}  # noqa: RUF012
+    DEFAULT_LOAD_ARGS = {"page_checksum_verification": True}  # noqa: RUF012
 
     def preview(self, nrows: int = 5) -> TablePreview:
         """Return the first rows, with vectors abbreviated to text, which Kedro-Viz can display."""

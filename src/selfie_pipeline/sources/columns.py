@@ -74,7 +74,7 @@ def read_class_labels(schema: pa.Schema) -> dict[str, list[str]]:
             for column, feature in features.items()
             if feature.get("_type") == "ClassLabel"
         }
-    except (KeyError, ValueError, TypeError, AttributeError):  # absent, or of another layout
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):  # of another layout
         return {}
 
 

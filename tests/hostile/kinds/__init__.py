@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 from tests.hostile.inputs import Kind
 
-MODULES = ("addresses", "archives", "folders", "images", "parameters", "stored")
+MODULES = (
+    *("addresses", "archives", "commands", "folders", "images", "parameters", "results", "sets"),
+    *("stored", "tracking"),
+)
 
 
 def load_kinds(names: Sequence[str] = MODULES) -> list[Kind]:

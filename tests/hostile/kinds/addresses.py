@@ -12,10 +12,10 @@ from tests.hostile.inputs import Input, Kind, WrongResultError
 
 from selfie_pipeline.training.distributed.cluster import connect
 
-_HOSTS = st.sampled_from(
+HOSTS = st.sampled_from(
     ["127.0.0.1", "localhost", "::1", "[::1]", "0.0.0.0", "", "256.0.0.1", "a..b", "é", "x" * 300]
 )
-_PORTS = st.one_of(
+PORTS = st.one_of(
     st.sampled_from(["", "0", "1", "65536", "99999999999", "-1", "1e3", "６３７９", " 9", "9x"]),
     st.integers(-10, 10**7).map(str),
 )
@@ -27,8 +27,8 @@ _NO_ADDRESS = {"", "local", "auto"}
 def _ray(draw: st.DrawFn) -> Input:
     text = draw(
         st.one_of(
-            st.builds(lambda host, port: f"{host}:{port}", _HOSTS, _PORTS),
-            st.builds(lambda host, port: f"ray://{host}:{port}", _HOSTS, _PORTS),
+            st.builds(lambda host, port: f"{host}:{port}", HOSTS, PORTS),
+            st.builds(lambda host, port: f"ray://{host}:{port}", HOSTS, PORTS),
             NAMES,
         )
     )
@@ -39,12 +39,12 @@ def _ray(draw: st.DrawFn) -> Input:
 def _connect(item: Input, folder: Path) -> None:
     os.environ["RAY_ADDRESS"] = item.value
     # No name is looked up: there may be a network, and what is there is not the subject.
-    socket.getaddrinfo = _refuse_names  # type: ignore[assignment]
+    socket.getaddrinfo = refuse_names  # type: ignore[assignment]
     with connect():
         raise WrongResultError("there is no cluster")
 
 
-def _refuse_names(host: str, port: int, *arguments: int) -> list[tuple[object, ...]]:
+def refuse_names(host: str, port: int, *arguments: int) -> list[tuple[object, ...]]:
     address = (socket.inet_ntoa(socket.inet_aton(host)), port)
     return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address)]
 

@@ -34,7 +34,7 @@ _NAMES = st.one_of(
 
 
 @cache
-def _image(seed: int) -> bytes:
+def image_file(seed: int) -> bytes:
     file = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(file, "PNG")
@@ -42,8 +42,8 @@ def _image(seed: int) -> bytes:
 
 
 _CONTENTS = st.one_of(
-    *[st.integers(0, 20).map(_image)] * 4,
-    st.sampled_from([b"", b"notes", _image(0)[:40], b"\x89PNG\r\n\x1a\n"]),
+    *[st.integers(0, 20).map(image_file)] * 4,
+    st.sampled_from([b"", b"notes", image_file(0)[:40], b"\x89PNG\r\n\x1a\n"]),
     st.sampled_from(
         [".", "..", "absent", "../../..", "/dev/zero", "/dev/null", "/proc/self/mem", "image.png"]
     ).map(Link),
@@ -64,7 +64,7 @@ def _trees(draw: st.DrawFn) -> Input:
     if draw(st.booleans()):
         for name in ("cat", "dog"):
             for number in range(3):
-                _insert(files, f"train/{name}/{number}.png", _image(number))
+                _insert(files, f"train/{name}/{number}.png", image_file(number))
     for _ in range(draw(st.integers(1, 8))):
         folders = draw(st.lists(_NAMES, max_size=2))
         name = draw(_NAMES) + draw(st.sampled_from([".png", ".JPG", ".txt", ""]))
@@ -89,7 +89,7 @@ def _list_and_read(item: Input, folder: Path) -> None:
             raise WrongResultError("a reason of several lines")
     if seen != len(samples):
         raise WrongResultError(f"{seen} images of {len(samples)} samples")
-    intact = sum(content in map(_image, range(21)) for content in item.files.values())
+    intact = sum(content in map(image_file, range(21)) for content in item.files.values())
     if seen - unreadable > intact + sum(isinstance(file, Link) for file in item.files.values()):
         raise WrongResultError(f"{seen - unreadable} images of {intact} files were readable")
     if not all(map(is_printable, source.classes)):
@@ -155,9 +155,9 @@ def _truths(draw: st.DrawFn) -> Input:
         contents[name] = special
     files: dict[str, bytes | Link] = {f"val/{key}": value for key, value in contents.items()}
     for number, label in enumerate(["cat", "dog", "owl"]):
-        files[f"train/{label}/{number}.png"] = _image(number)
-        files[f"val/image{number}.png"] = _image(number)
-        files[f"val/ILSVRC2012_val_{number:08d}.JPEG"] = _image(number)
+        files[f"train/{label}/{number}.png"] = image_file(number)
+        files[f"val/image{number}.png"] = image_file(number)
+        files[f"val/ILSVRC2012_val_{number:08d}.JPEG"] = image_file(number)
     return Input(f"{name}, {damaged} damaged", files)
 
 

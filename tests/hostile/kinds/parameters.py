@@ -77,14 +77,18 @@ _VALUES = st.one_of(
 
 
 @st.composite
-def _texts(draw: st.DrawFn) -> Input:
+def param_texts(draw: st.DrawFn) -> str:
+    """Return texts of `--params`."""
     keys = st.one_of(st.sampled_from(_KEYS), NAMES)
     items = st.lists(
         st.tuples(keys, st.sampled_from(["=", ":", " = ", "", "=="]), _VALUES),
         min_size=1,
         max_size=3,
     )
-    return Input("--params", value=",".join("".join(item) for item in draw(items)))
+    return ",".join("".join(item) for item in draw(items))
+
+
+_TEXTS = param_texts().map(lambda text: Input("--params", value=text))
 
 
 def _parse_text(item: Input, folder: Path) -> None:
@@ -95,5 +99,5 @@ def _parse_text(item: Input, folder: Path) -> None:
 
 KINDS = [
     Kind("parameters/values", _trees(), _check_config, share=120),
-    Kind("parameters/text", _texts(), _parse_text, refusals=(click.BadParameter,), share=80),
+    Kind("parameters/text", _TEXTS, _parse_text, refusals=(click.BadParameter,), share=80),
 ]

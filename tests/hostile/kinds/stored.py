@@ -45,7 +45,7 @@ _SMALL_SHARD = 2 * 3 * _SIZE**2
 
 
 @cache
-def _config() -> Config:
+def small_config() -> Config:
     parameters = default_parameters()
     parameters["patch"] = {"canvas_size": 16, "image_size": 16, "patch_size": 4, "targets": 4}
     parameters["model"] |= {"width": 8}
@@ -87,7 +87,7 @@ def _pending() -> PendingPatchGrids:
 
 
 @cache
-def _grid_files() -> dict[str, bytes]:
+def grid_files() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as name, _small_shards():
         folder = Path(name, "grids")
         write_version(_pending(), folder)
@@ -96,7 +96,7 @@ def _grid_files() -> dict[str, bytes]:
 
 @st.composite
 def _grids(draw: st.DrawFn) -> Input:
-    files = dict(_grid_files())
+    files = dict(grid_files())
     name = draw(st.sampled_from(["manifest.json"] * 4 + sorted(files)))
     if name == "manifest.json":
         files[name], how = draw(damaged_json(json.loads(files[name])))
@@ -122,7 +122,7 @@ def _load_grids(item: Input, folder: Path) -> None:
     found = grids.gather(rows).numpy()
     if len(grids) != _ROWS or not np.array_equal(found, _pixels()):
         raise WrongResultError("the pixels are others")
-    intact = json.loads(_grid_files()["manifest.json"])
+    intact = json.loads(grid_files()["manifest.json"])
     for name in ("mean", "std"):
         if not np.array_equal(getattr(grids, name), np.array(intact[name], np.float32)):
             raise WrongResultError(f"{name} is another")
@@ -157,7 +157,7 @@ def _unfinished() -> dict[str, bytes]:
 
 @st.composite
 def _progress(draw: st.DrawFn) -> Input:
-    _grid_files()  # made now, because nothing may be written elsewhere while an input is tried
+    grid_files()  # made now, because nothing may be written elsewhere while an input is tried
     files = dict(_unfinished())
     name = draw(st.sampled_from(["progress.json"] * 3 + sorted(files)))
     if name == "progress.json":
@@ -177,13 +177,13 @@ def _resume(item: Input, folder: Path) -> None:
     found = PatchGrids(target).gather(np.arange(_ROWS, dtype=np.int64)).numpy()
     if not np.array_equal(found, _pixels()):
         raise WrongResultError("the pixels are others")
-    if (target / "manifest.json").read_bytes() != _grid_files()["manifest.json"]:
+    if (target / "manifest.json").read_bytes() != grid_files()["manifest.json"]:
         raise WrongResultError("the manifest is another")
 
 
 @cache
 def _weights() -> dict[str, Weights]:
-    config = _config()
+    config = small_config()
     settings = dump_configuration(
         patch=config.patch, augmentation=config.augmentation, model=config.model,
         pretrain=config.pretrain, finetune=config.finetune,
@@ -257,7 +257,7 @@ def _load_weights(item: Input, folder: Path) -> None:
 
 
 def _use_encoder(encoder: Weights) -> None:
-    config = _config()
+    config = small_config()
     samples = pd.DataFrame({"label": [0, 1]})
     initialise_from_encoder(encoder, samples, config.patch, config.model, config.finetune, 0)
     load_encoder(encoder, config.patch, config.embed)
@@ -287,7 +287,7 @@ class _ArrayGrids:
 
 def _train(folder: Path) -> dict[str, torch.Tensor]:
     """Pretrain for three steps, or resume that."""
-    config = _config()
+    config = small_config()
     images = Images(_ArrayGrids(), config.patch, config.augmentation)
     state = Checkpoints(folder, {"data": "f00d"}, every=1, resume="auto")
     rows, device = np.arange(_ROWS), find_device(config.compute)

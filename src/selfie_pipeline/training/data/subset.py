@@ -13,6 +13,8 @@ from selfie_pipeline.training.data.randomness import RandomStream, fold_in
 
 _TRAINED_ONCE = {"selfie_classifier", "supervised_classifier", "weights_classifier"}
 _TRAINED_AS_A_GRID = {"experiment_cells", "params:ratio"}
+TRAINED_ON_LABELS = {*_TRAINED_ONCE, *_TRAINED_AS_A_GRID, "tuning_trials"}
+"""Entries of the runs that train on labels."""
 
 
 def check_labels(samples: pd.DataFrame, config: Config, entries: Collection[str]) -> None:

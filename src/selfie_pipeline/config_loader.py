@@ -1,0 +1,40 @@
+"""Kedro's reader of the configuration, with errors that are one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kedro.config import MissingConfigException, OmegaConfigLoader
+
+from selfie_pipeline.config import UserError
+
+
+class ProjectConfigLoader(OmegaConfigLoader):
+    """Kedro's loader, which names what it can't read."""
+
+    def __getitem__(self, key: str) -> Any:
+        """Return the merged configuration of a kind, such as "parameters".
+
+        Raises:
+            UserError: The environment does not exist, or the files or `--params` can't be read.
+            MissingConfigException, KeyError: There is no configuration of this kind, which Kedro
+                does without.
+        """
+        conf = Path(self.conf_source)
+        known = sorted(path.name for path in conf.glob("*") if path.is_dir())
+        if self.env not in {None, "", *known}:  # of a path, Kedro would read all that is below it
+            raise UserError(
+                f"--env = {self.env} is not an environment in {conf}; allowed: {', '.join(known)}"
+            )
+        try:
+            return super().__getitem__(key)
+        except (KeyError, UserError):
+            raise
+        except Exception as error:  # of YAML, of OmegaConf or of Python, such as of bytes
+            if isinstance(error, MissingConfigException) and key != "parameters":
+                raise
+            raise UserError(
+                f"the {key} can't be read: {' '.join(str(error).split())}; correct --params, or "
+                f"the files in {conf}"
+            ) from error
