@@ -12,7 +12,7 @@ import torch
 from selfie_pipeline.config import Architecture, Config, UserError
 from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.pipelines.finetune.nodes import (
-    initialise_from_encoder,
+    initialise_from,
     initialise_from_scratch,
     network_name,
 )
@@ -33,7 +33,7 @@ def pretrained(config: Config) -> Weights:
 
 
 def from_encoder(encoder: Weights, config: Config) -> Weights:
-    return initialise_from_encoder(
+    return initialise_from(
         encoder, SAMPLES, config.patch, config.model, config.finetune, config.seed
     )
 
