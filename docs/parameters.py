@@ -40,8 +40,8 @@ kedro run --pipeline=experiment --params "experiment.labeled_fracs=[0.1],experim
 ```
 
 An unknown name, a wrong type or an impossible value ends the run with one line, before any work is
-done. For good, set a value in `conf/local/parameters.yml` (yours alone) or in a recipe's
-`conf/<recipe>/`.
+done. For good, set a value in a recipe's `conf/<recipe>/`, or, for runs without `--env`, in
+`conf/local/parameters.yml`, which is yours alone.
 """
 
 
