@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 from kedro.config import OmegaConfigLoader
-from kedro.framework.project import pipelines, settings
+from kedro.framework.project import settings
 from kedro.framework.startup import bootstrap_project
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
+
+from selfie_pipeline.pipeline_registry import PIPELINE_NAMES, create_pipeline
 
 PROJECT = Path(__file__).parents[1]
 
@@ -39,7 +41,7 @@ def find_dependencies(catalog: DataCatalog, pipeline: Pipeline) -> dict[str, set
 
 
 def test_every_catalog_entry_has_a_layer(catalog: DataCatalog) -> None:
-    names = set().union(*(pipeline.datasets() for pipeline in pipelines.values()))
+    names = set().union(*(pipeline.datasets() for pipeline in map(create_pipeline, PIPELINE_NAMES)))
     names = {name for name in names if not name.startswith("param") and name != "project"}
 
     assert [name for name in sorted(names) if get_layer(catalog, name) is None] == []
@@ -47,5 +49,5 @@ def test_every_catalog_entry_has_a_layer(catalog: DataCatalog) -> None:
 
 def test_no_layer_depends_on_itself(catalog: DataCatalog) -> None:
     """Kedro-Viz would show no layers otherwise."""
-    for pipeline in pipelines.values():
+    for pipeline in map(create_pipeline, PIPELINE_NAMES):
         TopologicalSorter(find_dependencies(catalog, pipeline)).prepare()  # raises for a cycle

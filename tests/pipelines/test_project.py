@@ -14,10 +14,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from kedro.framework.project import pipelines
 from kedro.io import AbstractVersionedDataset
 
 from selfie_pipeline.config import UserError
+from selfie_pipeline.pipeline_registry import create_pipeline
 from selfie_pipeline.sources.digits import Digits
 from selfie_pipeline.training.state import TrainingState
 
@@ -37,7 +37,7 @@ FIGURES = {
 
 
 def list_outputs() -> list[str]:
-    return sorted(pipelines["__default__"].all_outputs() - IN_MEMORY)
+    return sorted(create_pipeline("__default__").all_outputs() - IN_MEMORY)
 
 
 def strip_versions(files: dict[str, bytes]) -> dict[str, bytes]:

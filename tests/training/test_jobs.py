@@ -74,6 +74,7 @@ def test_as_many_run_at_once_as_there_are_cores_for(count_at_once, caplog) -> No
 
 
 def test_fewer_run_at_once_if_memory_does_not_suffice(count_at_once, caplog) -> None:
+    caplog.set_level("WARNING")
     assert count_at_once(cores=8, gibibytes=15) == (3, 1)  # 4 GiB each
     assert caplog.messages == [
         "memory for 3 at once, of about 4.0 GiB each; to use more cores for each, raise "
