@@ -48,6 +48,9 @@ _SMALL_SHARD = 2 * 3 * _SIZE**2
 def small_config() -> Config:
     parameters = default_parameters()
     parameters["patch"] = {"canvas_size": 16, "image_size": 16, "patch_size": 4, "targets": 4}
+    parameters["labeled_frac"] = 1.0
+    parameters["experiment"]["labeled_fracs"] = [1.0]
+    parameters["tune"]["validation_share"] = 0.5
     parameters["model"] |= {"width": 8}
     parameters["model"]["attention"] |= {"blocks": 1, "heads": 2, "intermediate": 8}
     parameters["pretrain"] |= {
