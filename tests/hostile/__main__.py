@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tests.hostile.inputs import BATCH_SIZE
@@ -68,14 +69,17 @@ def main() -> int:
     started = time.monotonic()
     outcomes = []
     kinds = load_kinds(options.kinds)
-    for outcome in try_all(options.inputs, kinds, options.seed, options.processes):
-        outcomes.append(outcome)
-        if outcome.fault:
-            print(
-                f"{outcome.kind}:{outcome.number}  {outcome.fault}  {outcome.what}  "
-                f"{ascii(outcome.detail)[:400]}",
-                flush=True,
-            )
+    with suppress(KeyboardInterrupt):  # what has been tried until then is tabulated
+        for outcome in try_all(options.inputs, kinds, options.seed, options.processes):
+            outcomes.append(outcome)
+            if outcome.fault:
+                print(
+                    f"{outcome.kind}:{outcome.number}  {outcome.fault}  {outcome.what}  "
+                    f"{ascii(outcome.detail)[:400]}",
+                    flush=True,
+                )
+    order = [kind.name for kind in kinds]
+    outcomes.sort(key=lambda outcome: (order.index(outcome.kind), outcome.number))
     rows = tabulate(outcomes)
     for row in [dict(zip(_COLUMNS, _COLUMNS, strict=True)), *rows]:
         print(f"{row['kind']:28}" + "".join(f"{row[name]!s:>12}" for name in _COLUMNS[1:]))
@@ -86,7 +90,9 @@ def main() -> int:
     }
     print(f"{times['seconds']} s, {times['cpu_seconds']} s of CPU time")
     if options.folder:
-        write_figures(options.folder, rows, outcomes, {"seed": options.seed, **times})
+        write_figures(
+            options.folder, rows, outcomes, {"seed": options.seed, "asked": options.inputs, **times}
+        )
     return int(any(outcome.fault for outcome in outcomes))
 
 

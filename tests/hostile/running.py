@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing.connection import Connection
 
 from tests.hostile.inputs import BATCH_SIZE, Kind, generate_batch
@@ -42,18 +42,23 @@ def try_all(
         processes: Number of batches that are tried at the same time.
 
     Yields:
-        The outcomes, kind by kind.
+        The outcomes, in turns of the kinds, so that a part of them has some of each.
     """
     shares = sum(kind.share for kind in kinds)
-    counts = [(kind, math.ceil(total * kind.share / shares)) for kind in kinds]
+    counts = {kind.name: math.ceil(total * kind.share / shares) for kind in kinds}
     batches = [
-        (kind.name, base_seed, range(first, min(first + BATCH_SIZE, count)))
-        for kind, count in counts
-        for first in range(0, count, BATCH_SIZE)
+        (name, range(first, min(first + BATCH_SIZE, count)))
+        for first in range(0, max(counts.values()), BATCH_SIZE)
+        for name, count in counts.items()
+        if first < count
     ]
     with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
-        for outcomes in pool.map(_try_named, *zip(*batches, strict=True)):
-            yield from outcomes
+        tries = [pool.submit(_try_named, name, base_seed, numbers) for name, numbers in batches]
+        try:
+            for tried in as_completed(tries):
+                yield from tried.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _try_named(name: str, base_seed: int, numbers: range) -> list[Outcome]:
