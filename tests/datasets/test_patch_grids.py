@@ -530,6 +530,17 @@ def test_progress_without_checksums_is_resumed(tmp_path, save_progress_often):
     assert_same_as_uninterrupted(tmp_path)
 
 
+def test_changed_progress_without_its_checksum_is_not_resumed(tmp_path, save_progress_often):
+    interrupt(tmp_path, 12)
+    path = tmp_path / "grids/.partial-f2/progress.json"
+    progress = json.loads(path.read_text())
+    progress["checksums"][0] += 1
+    path.write_text(json.dumps(progress | {"crc32": None}))
+
+    assert finish(tmp_path) == 0
+    assert_same_as_uninterrupted(tmp_path)
+
+
 def test_changed_progress_is_not_resumed(tmp_path, save_progress_often):
     interrupt(tmp_path, 12)
     path = tmp_path / "grids/.partial-f2/progress.json"

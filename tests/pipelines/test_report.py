@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from selfie_pipeline.config import UserError
 from selfie_pipeline.pipelines.report.nodes import (
     check_comparable,
+    check_predictions,
     list_class_names,
     tabulate_results,
 )
@@ -120,3 +121,12 @@ def test_class_names_are_indexed_by_label() -> None:
         {"label": [3, -1, 0, 3, 1], "class_name": ["o\nwl", "", "cat", "o\nwl", "dog"]}
     )
     assert list_class_names(samples) == ["cat", "dog", "?", r"o\nwl"]
+
+
+@pytest.mark.parametrize("column", ["label", "predicted", "runner_up"])
+def test_predictions_of_other_classes_are_refused(column: str) -> None:
+    predictions = pd.DataFrame({"label": [0, 1], "predicted": [1, 1], "runner_up": [0, 0]})
+    check_predictions(predictions, ["cat", "dog"])
+
+    with pytest.raises(UserError, match="have a class 2, and the data set has 2 classes"):
+        check_predictions(predictions.assign(**{column: [0, 2]}), ["cat", "dog"])

@@ -415,7 +415,9 @@ def _read_progress(folder: Path, fingerprint: str) -> _Progress:
         progress = _Progress.model_validate_json((folder / _PROGRESS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return _Progress(fingerprint=fingerprint)
-    return progress if progress.fingerprint == fingerprint else _Progress(fingerprint=fingerprint)
+    is_sealed = progress.crc32 is not None or not progress.checksums  # earlier commits had neither
+    usable = is_sealed and progress.fingerprint == fingerprint
+    return progress if usable else _Progress(fingerprint=fingerprint)
 
 
 def _channel_sums(image: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -30,6 +30,7 @@ from selfie_pipeline.evaluation.tables import (
 from selfie_pipeline.pipelines.patch.nodes import list_usable_samples
 from selfie_pipeline.pipelines.report.nodes import (
     check_comparable,
+    check_predictions,
     list_class_names,
     pick_errors,
     pick_twins,
@@ -132,6 +133,7 @@ def _use_history(history: Any, folder: Path) -> None:
 
 def _use_predictions(predictions: Any, folder: Path) -> None:
     config = small_config()
+    check_predictions(predictions, _CLASSES)
     mistakes = pick_errors(predictions, _grids(folder), config.patch, config.augmentation)
     draw_confusion_matrix(predictions, _CLASSES)
     draw_sample_errors(**mistakes, classes=_CLASSES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -244,6 +245,7 @@ def write_report(
     """
     gains = compute_gains(selection)
     classes = list_class_names(samples)
+    check_predictions(predictions, classes)
     histories = {"supervised": supervised_history, "selfie": selfie_history}
     run = f"seed {selfie['seed']}, {100 * selfie['labeled_frac']:g} % of the labels"
     drawn = {
@@ -277,6 +279,20 @@ def write_report(
         },
     )
     return page, *drawn.values()
+
+
+def check_predictions(predictions: pd.DataFrame, classes: Sequence[str]) -> None:
+    """Check that predictions are of these classes.
+
+    Raises:
+        UserError: They are of others.
+    """
+    largest = int(predictions[["label", "predicted", "runner_up"]].to_numpy().max())
+    if largest >= len(classes):
+        raise UserError(
+            f"the predictions have a class {largest}, and the data set has {len(classes)} classes, "
+            "from 0: run `kedro run --pipelines=finetune,baseline` again"
+        )
 
 
 def list_class_names(samples: pd.DataFrame) -> list[str]:
