@@ -131,6 +131,7 @@ def _commands(draw: st.DrawFn) -> Input:
         options += ["--config=run.yml"] if name == "run.yml" else ["--env=other"]
     texts = NAMES.map(lambda text: text.replace("\0", "").encode("utf-8", "replace").decode())
     variables = draw(st.dictionaries(st.sampled_from(_VARIABLES), texts, max_size=1))
+    options = [option.replace("\0", "") for option in options]  # no command line can have one
     return Input(" ".join(options)[:100], files, (options, variables))
 
 
