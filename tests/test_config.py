@@ -229,6 +229,13 @@ def test_all_errors_are_named_at_once(make_parameters):
     assert message.count("; allowed") == 6 - 1  # for an unknown key, a question mark precedes it
 
 
+def test_of_many_errors_the_first_are_named(make_parameters):
+    with pytest.raises(ConfigError, match=r"data\.labels\.0 = 0 .*; and 990 more$") as caught:
+        load_config(make_parameters({"data.labels": [0] * 1000}))
+
+    assert str(caught.value).count("not allowed") == 10
+
+
 def test_the_limits_themselves_are_allowed(make_parameters):
     changes = {
         "labeled_frac": 1,

@@ -69,6 +69,10 @@ DurationOrNone = Annotated[
 Flag = Annotated[bool, Field(description="true or false")]
 
 
+_MOST_EXPLAINED = 10
+"""Largest number of parameters that one message explains."""
+
+
 class UserError(Exception):
     """An error that the user can fix; its message is one line."""
 
@@ -530,12 +534,16 @@ def load_config(parameters: Mapping[str, Any]) -> Config:
 
     Raises:
         ConfigError: A key is unknown or missing, or a value is of the wrong type or not allowed.
-            The message is one line that names each key and its value and says what is allowed.
+            The message is one line that names each key and its value and says what is allowed;
+            of many, the first ten.
     """
     try:
         return Config.model_validate(dict(parameters))
     except ValidationError as error:
-        lines = [_explain(details) for details in error.errors(include_url=False)]
+        found = error.errors(include_url=False)
+        lines = [_explain(details) for details in found[:_MOST_EXPLAINED]]
+        if len(found) > _MOST_EXPLAINED:
+            lines.append(f"and {len(found) - _MOST_EXPLAINED:,} more")
         raise ConfigError("; ".join(lines)) from None
 
 

@@ -214,5 +214,5 @@ def test_a_rehearsal_runs_every_part(tmp_path):
     assert len(pd.read_csv(tmp_path / "kernels.csv")) >= 20
     cells = pd.read_csv(tmp_path / "row.csv")
     assert len(cells) == 4
-    assert {"low", "high"} <= row["5%"]["gain"].keys()
+    assert {"mean", "std"} <= row["5%"]["gain"].keys()  # no interval where all gains are equal
     assert results["peers"]["ours is faster than plain Selfie, times"] > 0
