@@ -70,6 +70,7 @@ SHORTER = {
     "benchmarks/overhead.py": "--block 1 --pairs 3",
     "benchmarks/checksums.py": "--photographs 8 --arrays 8 --rounds 1",
     "benchmarks/ingest.py": "--images 8 --pairs 1",
+    "benchmarks/startup.py": "--rounds 1",
     "benchmarks/peers.py": "--batch 2 --rounds 1",
 }
 """What makes a benchmark one of seconds."""
