@@ -58,7 +58,7 @@ class Fault:
 
     @property
     def name(self) -> dict[str, str | int]:
-        """What the fault is known by, whatever stands above it in its module."""
+        """Identity of the fault, which does not change with the lines above it."""
         was, now = (ast.unparse(node).split("\n")[0] for node in (self.node, self.other))
         name: dict[str, str | int] = {"module": self.module, "kind": self.kind}
         return name | {"was": was, "now": now, "number": self.number}

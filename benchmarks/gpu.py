@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def compute(options: argparse.Namespace) -> None:
-    """As a part's process: compute it, or as a process that it starts, a piece of it."""
+    """Compute a part, or a piece of one, in a process of its own."""
     from gpu_parts.run import PAPER, REHEARSAL, Run
 
     run = Run(

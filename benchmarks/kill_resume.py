@@ -56,7 +56,7 @@ from selfie_pipeline.training.distributed.cluster import RAY_ENVIRONMENT
 
 FORK = multiprocessing.get_context("fork")
 CLUSTER = uuid.uuid4().hex
-"""What tells the processes of this benchmark's Ray cluster from others."""
+"""Mark of the processes of this benchmark's Ray cluster."""
 RAY_WORKERS = 2
 VERSION = re.compile(r"/\d{4}-\d\d-\d\dT[\d.]+Z")
 UNCOMPARED = {"studies.db"}
@@ -97,7 +97,7 @@ class Stage:
 
     @property
     def is_ray(self) -> bool:
-        """Whether it trains on a Ray cluster."""
+        """True if the stage trains on a Ray cluster."""
         return "compute" in self.params
 
 
@@ -320,7 +320,7 @@ def digests(project: Path) -> dict[str, set[str]]:
 
 
 def content(path: Path) -> bytes:
-    """What is compared of a file: all of it but times, and whether a cell was there before."""
+    """Return the compared part of a file: all but times and whether a cell was kept."""
     if path.name == "experiment_cells.csv":
         return pd.read_csv(path).drop(columns=["seconds", "status"]).to_csv().encode()
     return path.read_bytes()

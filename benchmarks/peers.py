@@ -221,7 +221,7 @@ class TimedLoader:
 
 
 def train_wuhoward(config: Config, checkout: Path, steps: int) -> None:
-    """As a contender's process: train by the published code, timed by the loader it is given."""
+    """Train, in a contender's process, by the published code, timed by the loader it is given."""
     sys.path.insert(0, str(checkout))
     theirs: Any = importlib.import_module("train_selfie")
     theirs.datasets = SimpleNamespace(

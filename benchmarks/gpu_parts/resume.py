@@ -47,7 +47,7 @@ def start_training(folder: Path) -> subprocess.Popen[str]:
 
 
 def compute_piece(run: Run, folder: str) -> None:
-    """As that process: pretrain deterministically, resuming where possible."""
+    """Pretrain deterministically, in the process that is killed and resumed."""
     steps = run.size.resume_steps
     config = run.config(batch_size=run.size.check_batch, steps=steps, warmup_steps=4, log_every=5)
     device = run.device(config, deterministic=True)

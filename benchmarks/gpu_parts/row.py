@@ -37,7 +37,7 @@ PRETRAINING_SHARE = 0.4
 
 @dataclass(frozen=True)
 class Setting:
-    """What all trainings of the row share.
+    """Data and configuration that all trainings of the row share.
 
     Attributes:
         config: The recipe.

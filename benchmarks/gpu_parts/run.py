@@ -1,4 +1,4 @@
-"""What every part of `gpu.py` is given: sizes, time, the recipe, and a record of its results."""
+"""Context of each part of `gpu.py`: sizes, time, the recipe, and a record of its results."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ REHEARSAL = Size(
 
 @dataclass(frozen=True)
 class Run:
-    """What every part is given.
+    """Context of a part: its sizes, folders and time limit.
 
     Attributes:
         size: Its sizes.

@@ -43,7 +43,7 @@ AHEAD_SHARE = 0.45
 GRAPHS = {"triton.cudagraphs": True}
 PRODUCTS = {"conv_1x1_as_mm": True}
 AUTOTUNE = {"max_autotune": True, "coordinate_descent_tuning": True}
-"""As torch's mode `max-autotune-no-cudagraphs`."""
+"""Options of Inductor that are torch's mode `max-autotune-no-cudagraphs`."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def compile_ahead(run: Run, cases: list[tuple[Variant, int]]) -> None:
 
 
 def compute_piece(run: Run, case: str) -> None:
-    """As a process of `compile_ahead`: compile a case by a step of it."""
+    """Compile a case by a step of it, in a process of `compile_ahead`."""
     index, batch = json.loads(case)
     start_variant(run, VARIANTS[index], batch, steps=1)
 

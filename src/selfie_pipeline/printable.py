@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Collection
+from itertools import islice
 
 _CONTROL_CATEGORIES = {"Cc", "Cs", "Zl", "Zp"}
 """Controls, surrogates, line and paragraph separators."""
@@ -32,3 +34,10 @@ def _is_control(char: str) -> bool:
         unicodedata.category(char) in _CONTROL_CATEGORIES
         or unicodedata.bidirectional(char) in _DIRECTIONS
     )
+
+
+def list_first(names: Collection[str], limit: int = 5) -> str:
+    """Join the first names, with control characters escaped, and count the others."""
+    first = map(escape_controls, islice(names, limit))
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(first) + more

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from selfie_pipeline.config import UserError
 from selfie_pipeline.models.backbone import PRETRAINED_STAGES
-from selfie_pipeline.printable import escape_controls
+from selfie_pipeline.printable import list_first
 
-_LISTED = 5
 _V1_NAMES = (  # of timm's and torchvision's ResNet v1, and of timm's ResNetV2: the same blocks
     (r"^conv1\.", "stem.conv."),
     (r"^bn1\.", "stem.norm."),
@@ -93,15 +92,10 @@ def _find_problems(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) ->
         ("differ in shape", shapes, wanted),
     ]
     return "; ".join(
-        f"{len(names)} of {len(every)} tensors {problem}: {_list_first(names)}"
+        f"{len(names)} of {len(every)} tensors {problem}: {list_first(names)}"
         for problem, names, every in kinds
         if names
     )
-
-
-def _list_first(names: list[str]) -> str:
-    more = ", …" if len(names) > _LISTED else ""
-    return ", ".join(map(escape_controls, names[:_LISTED])) + more
 
 
 def _describe(tensors: Mapping[str, Tensor]) -> str:

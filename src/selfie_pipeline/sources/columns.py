@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.printable import escape_controls
+from selfie_pipeline.printable import list_first
 from selfie_pipeline.sources.base import damaged_error
 
 _NAMES: dict[str, tuple[set[str], ...]] = {
@@ -117,10 +117,3 @@ def _to_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # pandas stores whole numbers with gaps like this
     return str(value).strip()
-
-
-def list_first(names: Collection[str], limit: int = 5) -> str:
-    """Join the first names, with control characters escaped, and count the others."""
-    first = [escape_controls(name) for name, _ in zip(names, range(limit), strict=False)]
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(first) + more

@@ -15,8 +15,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from selfie_pipeline.config import UserError
+from selfie_pipeline.printable import list_first
 from selfie_pipeline.sources.base import Chunk, stale_error
-from selfie_pipeline.sources.columns import list_first
 from selfie_pipeline.sources.decoding import decode_chunks, has_image_extension, map_ordered
 from selfie_pipeline.sources.ground_truth import load_ground_truth
 from selfie_pipeline.sources.label_tables import LabelTable, apply_label_tables

@@ -14,8 +14,9 @@ import pyarrow as pa
 from pyarrow.parquet import ParquetFile
 
 from selfie_pipeline.config import DataConfig, UserError
+from selfie_pipeline.printable import list_first
 from selfie_pipeline.sources.base import damaged_error
-from selfie_pipeline.sources.columns import find_column, list_first, read_class_labels, to_texts
+from selfie_pipeline.sources.columns import find_column, read_class_labels, to_texts
 from selfie_pipeline.sources.decoding import has_image_extension
 from selfie_pipeline.sources.listing import SPLIT_NAMES, UNLABELED_NAMES, ListedImage
 

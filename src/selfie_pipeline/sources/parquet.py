@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from pyarrow.parquet import ParquetFile
 
 from selfie_pipeline.config import DataConfig, UserError
+from selfie_pipeline.printable import list_first
 from selfie_pipeline.sources.base import damaged_error
-from selfie_pipeline.sources.columns import find_column, list_first, read_class_labels, to_texts
+from selfie_pipeline.sources.columns import find_column, read_class_labels, to_texts
 
 _BATCH_ROWS = 32
 _BUFFER_BYTES = 2**20  # per column; without it, Arrow reads a row group's column at once

@@ -121,7 +121,7 @@ class Shards:
 
     def _read(self, rows: NDArray[np.int64]) -> Iterator[bytes | None]:
         """Read the files of images, by their numbers in all shards."""
-        limits = np.searchsorted(rows, self._firsts)
+        limits = np.searchsorted(rows, self._firsts)  # one more than there are shards
         for path, first, begin, end in zip(
             self._paths, self._firsts, limits, limits[1:], strict=False
         ):

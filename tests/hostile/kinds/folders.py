@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
@@ -15,6 +16,7 @@ from tests.hostile.inputs import Input, Kind, Link, WrongResultError
 
 from selfie_pipeline.config import PatchConfig
 from selfie_pipeline.printable import is_printable
+from selfie_pipeline.sources.base import Source
 from selfie_pipeline.sources.image_files import find_files, read_windows
 from selfie_pipeline.sources.image_folder import ImageFolder
 from selfie_pipeline.sources.samples import check_samples, count_samples
@@ -75,8 +77,8 @@ def _trees(draw: st.DrawFn) -> Input:
     return Input(", ".join(files)[:100], files)
 
 
-def _list_and_read(item: Input, folder: Path) -> None:
-    source = ImageFolder(folder / "input")
+def read_source(source: Source) -> tuple[pd.DataFrame, int]:
+    """Read a data set as the stages do; return its samples, and how many images were readable."""
     samples = source.samples()
     check_samples(samples, source.classes)
     count_samples(samples)
@@ -89,9 +91,15 @@ def _list_and_read(item: Input, folder: Path) -> None:
             raise WrongResultError("a reason of several lines")
     if seen != len(samples):
         raise WrongResultError(f"{seen} images of {len(samples)} samples")
+    return samples, seen - unreadable
+
+
+def _list_and_read(item: Input, folder: Path) -> None:
+    source = ImageFolder(folder / "input")
+    _, readable = read_source(source)
     intact = sum(content in map(image_file, range(21)) for content in item.files.values())
-    if seen - unreadable > intact + sum(isinstance(file, Link) for file in item.files.values()):
-        raise WrongResultError(f"{seen - unreadable} images of {intact} files were readable")
+    if readable > intact + sum(isinstance(file, Link) for file in item.files.values()):
+        raise WrongResultError(f"{readable} images of {intact} files were readable")
     if not all(map(is_printable, source.classes)):
         raise WrongResultError("a class name has control characters")
 

@@ -16,14 +16,13 @@ from hypothesis import reject
 from hypothesis import strategies as st
 from tests.hostile.damage import NAMES, NUMBERS, SCALARS, damaged_bytes, damaged_tree
 from tests.hostile.inputs import Input, Kind, Link, WrongResultError
-from tests.hostile.kinds.folders import image_file
+from tests.hostile.kinds.folders import image_file, read_source
 from tests.hostile.kinds.parameters import default_parameters
 
 from selfie_pipeline.config import DataConfig, load_config
 from selfie_pipeline.printable import is_printable
-from selfie_pipeline.sources import check_samples, count_samples, open_source
+from selfie_pipeline.sources import open_source
 
-_CANVAS = 16
 _IMAGES = 8
 _CLASSES = ["cat", "dog"]
 _TABLE: dict[str, list[Any]] = {
@@ -243,22 +242,11 @@ def _data() -> DataConfig:
 def _read(intact: range, item: Input, folder: Path) -> None:
     """Read an image set as the stages do."""
     source = open_source(_data().model_copy(update=item.value), folder / "input")
-    samples = source.samples()
-    check_samples(samples, source.classes)
-    count_samples(samples)
-    source.fingerprint(samples)
-    seen, unreadable = 0, 0
-    for chunk in source.images(samples, _CANVAS):
-        seen += len(chunk.images)
-        unreadable += len(chunk.unreadable)
-        if any("\n" in reason for reason in chunk.unreadable.values()):
-            raise WrongResultError("a reason of several lines")
-    if seen != len(samples):
-        raise WrongResultError(f"{seen} images of {len(samples)} samples")
+    samples, readable = read_source(source)
     if not samples["label"].between(-1, len(source.classes) - 1).all():
         raise WrongResultError("a label is not that of a class")
-    if seen - unreadable > len(intact):
-        raise WrongResultError(f"{seen - unreadable} images of {len(intact)} were readable")
+    if readable > len(intact):
+        raise WrongResultError(f"{readable} images of {len(intact)} were readable")
     if not all(map(is_printable, source.classes)):
         raise WrongResultError("a class name has control characters")
 
