@@ -1,4 +1,4 @@
-"""What the benchmarks share: real images, a task, the processor's limit, and where results go."""
+"""Parts that the benchmarks share: real images, a task, the processor's limit, and where results go."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class ArrayGrids:
         return len(self.patches)
 
     def gather(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        """As the patch-grid store: by numpy, for torch would use all threads of the step for it."""
+        """Gather patches by numpy, as the patch-grid store: torch would use all threads for it."""
         return torch.from_numpy(self.patches[rows])
 
 

@@ -195,7 +195,7 @@ class Trial:
             run.run(pipeline_names=[stage.pipeline], runner=SequentialRunner())
 
     def ended(self, process: BaseProcess, stage: Stage) -> bool:
-        """Whether the stage has ended; not as it should is an error."""
+        """Return True if the stage has ended; raise an error if it failed."""
         if process.exitcode:
             log = (self.folder / "log").read_text(errors="replace")
             raise SystemExit(f"{stage.name} failed with {process.exitcode}: {log[-5000:]}")

@@ -182,7 +182,7 @@ def simclr(config: Config, device: Device, workers: int) -> Callable[[], None]:
 
 
 class LabeledPictures(Pictures):
-    """As many pictures as CIFAR-10 has, with a class each."""
+    """Make as many pictures as CIFAR-10 has, with a class each."""
 
     def __init__(self, transform: Callable[[Image.Image], Any], **_: Any) -> None:
         super().__init__(transform)
@@ -279,7 +279,7 @@ class Contender:
 
 
 def train_in_turns(step: Callable[[], None], steps: int) -> None:
-    """As a contender's process: some steps for every line that comes; the seconds of one go out."""
+    """Run some steps for each line of input, in a contender's process; print a step's seconds."""
     for _ in sys.stdin:
         print(seconds(step, repeat=steps), flush=True)
 

@@ -1,4 +1,4 @@
-"""What Ray costs a training, and what a second place brings to an experiment.
+"""Measures what Ray costs a training, and what a second place brings to an experiment.
 
     python benchmarks/scaling.py --json docs/results/benchmarks/scaling.json
 

@@ -159,7 +159,7 @@ class Browser:
 
 
 def is_here(address: str) -> bool:
-    """Whether an address is of this machine, or of the page itself."""
+    """Return True if an address is of this machine, or of the page itself."""
     return address.startswith(("http://127.0.0.1:", "file:", "data:", "blob:", "about:")) or (
         address == ""
     )
