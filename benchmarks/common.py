@@ -1,4 +1,4 @@
-"""Parts that the benchmarks share: real images, a task, the processor's limit, and where results go."""
+"""Parts that the benchmarks share: images, a task, the processor's limit, the results' files."""
 
 from __future__ import annotations
 

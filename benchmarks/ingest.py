@@ -70,7 +70,7 @@ def ours(folder: Path, config: Config, checks: list[float]) -> None:
 
 
 def decode(path: Path, canvas_size: int) -> NDArray[np.uint8]:
-    """Decode and resize in a plain loop, for comparison."""
+    """Decode and resize an image in plain Pillow, for comparison."""
     with Image.open(path) as image:
         size = (canvas_size, canvas_size)
         return np.asarray(ImageOps.fit(image.convert("RGB"), size, Image.Resampling.BICUBIC))
