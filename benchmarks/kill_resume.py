@@ -202,7 +202,10 @@ class Trial:
         return process.exitcode == 0
 
     def undisturbed(self, stage: Stage) -> Undisturbed:
-        """Run the stage to its end, and keep its data for the stages after it."""
+        """Run the stage to its end, after those it needs; keep its data for the stages after it."""
+        for earlier in STAGES:
+            if earlier.name == stage.after and not (self.folder / earlier.name).exists():
+                self.undisturbed(earlier)
         self.begin(stage)
         before = processor_time_of_children()
         process = self.start(stage)
