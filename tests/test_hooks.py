@@ -19,7 +19,9 @@ from kedro.io import DataCatalog, MemoryDataset, Version
 from selfie_pipeline.config import ConfigError, UserError
 from selfie_pipeline.datasets.folder import FolderPathDataset
 from selfie_pipeline.datasets.results import SamplesDataset
+from selfie_pipeline.datasets.text import AtomicTextDataset
 from selfie_pipeline.datasets.weights import WeightsDataset
+from selfie_pipeline.evaluation.tables import build_results_table
 from selfie_pipeline.hooks import ProjectHooks
 from selfie_pipeline.settings import HOOKS
 from selfie_pipeline.weights import Weights
@@ -236,6 +238,23 @@ def test_checkpoints_are_deleted_after_their_training(
 
     assert [name for name in names if not (tmp_path / name).exists()] == removed
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("stage", ["report", "export"])
+def test_a_report_is_named_at_the_end_with_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    file = str(tmp_path / "report.html")
+    report = AtomicTextDataset(filepath=file, version=Version(None, RUN["run_id"]))
+    report.save("<html>")
+    table = MemoryDataset(build_results_table([]))
+    catalog = make_catalog(stage, report=report, results_table=table)
+
+    ProjectHooks().after_pipeline_run(pipelines[stage], catalog)
+
+    shown = "\nno results with this configuration\n\n\n"
+    shown += f"Report: {file}/{RUN['run_id']}/report.html\n"
+    assert capsys.readouterr().out == (shown if stage == "report" else "")
 
 
 @pytest.mark.parametrize("command", [["--help"], ["run", "--params=nonsense=1"]], ids=" ".join)

@@ -6,6 +6,7 @@ from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.pretraining import predict_patches, pretrain
+from selfie_pipeline.weights import Weights
 
 ROWS = np.arange(0, 1600, 4)  # 400 digits
 
@@ -14,12 +15,15 @@ ROWS = np.arange(0, 1600, 4)  # 400 digits
 def train(make_images, tmp_path):
     runs = iter(range(100))
 
-    def train(config):
+    def train(config, start=None):
         folder = tmp_path / str(next(runs))
         checkpoints = Checkpoints(folder, {}, every=10**9, resume="never")
         images = make_images(config)
         device = find_device(config.compute)
-        return pretrain(config.model, config.pretrain, images, ROWS, device, checkpoints), images
+        trained = pretrain(
+            config.model, config.pretrain, images, ROWS, device, checkpoints, start=start
+        )
+        return trained, images
 
     return train
 
@@ -74,6 +78,18 @@ def test_every_tensor_moves(make_config, train):
     learned = {name for name, _ in Selfie(config.model, config.patch).named_parameters()}
     still = {name for name in learned if torch.equal(trained.tensors[name], before.tensors[name])}
     assert still == set()
+
+
+def test_it_begins_from_given_weights(make_config, train):
+    begun, _ = train(make_config({"pretrain.seed": 1}))
+    still = {"pretrain.peak_learning_rate": 1e-30, "pretrain.weight_decay": 0.0}
+
+    trained, _ = train(make_config(still), Weights(begun.tensors, {}))
+
+    convolutions = [name for name in begun.tensors if name.endswith("conv1.weight")]
+    assert convolutions
+    for name in convolutions:
+        torch.testing.assert_close(trained.tensors[name], begun.tensors[name])
 
 
 def test_fault_test_rows_in_pretraining(make_config, train):
