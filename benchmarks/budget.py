@@ -1,9 +1,9 @@
-"""Does a run end within its time budget?
+"""Measures whether runs end within their time budgets.
 
     python benchmarks/budget.py --budgets 60s 2min 4min
     python benchmarks/budget.py --env cifar10_small --params data.folder=FOLDER --budgets 10min
 
-Each budget is a `kedro run` of its own, from the raw files to the report, in a copy of the project.
+Each budget is tried by one `kedro run`, from the raw files to the report, in a copy of the project.
 The time is that of the whole process, with the start of Python.
 """
 
@@ -54,7 +54,7 @@ def run(env: str | None, params: str, budget: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run with each budget, and report."""
+    """Run with each budget, and report the times."""
     parser = arguments(__doc__)
     parser.add_argument("--env", help="recipe; without it, the digits")
     parser.add_argument("--params", default="", help="parameters beside the budget")

@@ -1,11 +1,11 @@
-"""Measures what checking the stored pixels costs, beside the stage that stores them.
+"""Measures the time of checking the stored pixels, as a share of the stage that stores them.
 
     python benchmarks/checksums.py
 
-A run that uses a version for the first time reads its shards and compares their checksums. The
-time of that is taken after each run of the patch stage, as a share of it: of photographs as in
-`ingest.py`, stored at 256 × 256, and of ImageNet's arrays of 32 × 32, which need no decoding, so
-there is less to compare with. The shards are in the system cache; both would wait for a disk.
+A run that uses a version for the first time reads its shards and compares their checksums. This
+check is timed after each run of the patch stage, and divided by the time of that run. The data are
+photographs as in `ingest.py`, stored at 256 × 256, and arrays like ImageNet's of 32 × 32, which
+need no decoding, so that the stage itself is short. The shards are in the system's page cache.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from selfie_pipeline.training.device import find_device
 
 
 def make_arrays(folder: Path, count: int) -> None:
-    """ImageNet 32×32 of noise: ten parts of `count` images each, and a test part."""
+    """Write noise in the format of ImageNet 32×32: ten parts of `count` images, and a test part."""
     random = np.random.default_rng(0)
     for name in (*(f"train_data_batch_{part}" for part in range(1, 11)), "val_data"):
         pixels = random.integers(0, 256, (count, 3072), dtype=np.uint8)
@@ -36,7 +36,7 @@ def make_arrays(folder: Path, count: int) -> None:
 
 
 def measure(make: Callable[[Path, int], None], count: int, name: str, rounds: int) -> list[float]:
-    """The share of each round: the check's seconds over the patch stage's."""
+    """Return for each round the check's time as a share of the patch stage's."""
     config = recipe(name)
     shares = []
     with tempfile.TemporaryDirectory() as raw:
@@ -55,7 +55,7 @@ def measure(make: Callable[[Path, int], None], count: int, name: str, rounds: in
 
 
 def main() -> None:
-    """Measure and report."""
+    """Measure both kinds of data, and report."""
     parser = arguments(__doc__)
     parser.add_argument("--photographs", type=int, default=500)
     parser.add_argument("--arrays", type=int, default=10_000, help="images in each of eleven parts")

@@ -1,4 +1,4 @@
-"""Parts that the benchmarks share: images, a task, the processor's limit, the results' files."""
+"""Functions that the benchmarks share: images, a task, the processor's peak rate, result files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 def recipe(name: str, **changes: Any) -> Config:
-    """The parameters of a recipe ("base" for the default), some of pretraining's changed."""
+    """Load a recipe's parameters ("base": the defaults), with some of pretraining's changed."""
     loader = OmegaConfigLoader(
         str(PROJECT / "conf"), env="local" if name == "base" else name, **CONFIG_LOADER_ARGS
     )
@@ -47,13 +47,13 @@ def recipe(name: str, **changes: Any) -> Config:
 
 
 def drawn_digits() -> NDArray[np.uint8]:
-    """Scikit-learn's digits: (M, 32, 32, 3)."""
+    """Return scikit-learn's digits, (M, 32, 32, 3)."""
     source = Digits()
     return np.concatenate([chunk.images for chunk in source.images(source.samples(), 32)])
 
 
 class ArrayGrids:
-    """Images as patch grids in memory."""
+    """Patch grids in memory."""
 
     def __init__(self, images: NDArray[np.uint8], patch_size: int, train: int) -> None:
         """Cut images, (M, H, W, C), of which the first `train` are the training images."""
@@ -68,26 +68,26 @@ class ArrayGrids:
         return len(self.patches)
 
     def gather(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        """Gather patches by numpy, as the patch-grid store: torch would use all threads for it."""
+        """Gather patches with numpy, as the patch-grid store does; torch would use all threads."""
         return torch.from_numpy(self.patches[rows])
 
 
 def digit_images(config: Config) -> tuple[Images, NDArray[np.int64]]:
-    """All digits, and their rows."""
+    """Return all digits, and their row numbers."""
     digits = drawn_digits()
     grids = ArrayGrids(digits, config.patch.patch_size, train=len(digits))
     return Images(grids, config.patch, config.augmentation), np.arange(len(grids))
 
 
 def pretraining_task(config: Config, images: Images) -> PretrainingTask:
-    """Return a freshly initialised pretraining."""
+    """Return a freshly initialised pretraining task."""
     with seeded_initialisation(config.pretrain.seed):
         network = Selfie(config.model, config.patch)
     return PretrainingTask(network, config.pretrain, images)
 
 
 def bare_step(task: PretrainingTask, device: Device) -> Callable[[Any], None]:
-    """Return a step of a bare PyTorch loop: the same task, optimiser and device settings."""
+    """Return the step of a bare PyTorch loop with the same task, optimiser and device settings."""
     device.prepare(task.network, cuda_graphs=True)
     recipe = task.recipe
     optimizer = build_optimizer(task.parameter_groups(), recipe)
@@ -105,32 +105,32 @@ def bare_step(task: PretrainingTask, device: Device) -> Callable[[Any], None]:
 
 
 def no_checkpoints() -> Checkpoints:
-    """Checkpoints that are never due."""
+    """Return checkpoints that are never due."""
     return Checkpoints(Path(tempfile.mkdtemp()), {}, every=10**9, resume="never")
 
 
 def now() -> float:
-    """Seconds on the clock, when the GPU has done what it was given."""
+    """Return the clock's seconds, after the GPU has finished its queued work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def forget_peak_memory() -> None:
-    """Release the GPU's memory that is not in use, and begin to measure its peak anew."""
+def reset_peak_memory() -> None:
+    """Release the GPU's cached memory, and reset its peak."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak_memory() -> int:
-    """Bytes of the GPU's memory that were in use at once at most; 0 without a GPU."""
+    """Return the peak of the GPU's allocated memory, bytes; 0 without a GPU."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
 
 
 @contextmanager
-def forbid_waiting() -> Iterator[None]:
-    """Let torch raise RuntimeError for every call within that waits for the GPU."""
+def forbid_synchronisation() -> Iterator[None]:
+    """Make torch raise RuntimeError for every call within that waits for the GPU."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -139,7 +139,7 @@ def forbid_waiting() -> Iterator[None]:
 
 
 def seconds(action: Callable[[], Any], repeat: int = 1) -> float:
-    """Seconds that one of `repeat` calls takes."""
+    """Return the mean time of `repeat` calls, seconds."""
     started = now()
     for _ in range(repeat):
         action()
@@ -147,7 +147,7 @@ def seconds(action: Callable[[], Any], repeat: int = 1) -> float:
 
 
 def best_rate(device: Device) -> float:
-    """Floating-point operations a second at best: of a large product and a large convolution."""
+    """Return the FLOP/s of a large matrix product or a large convolution, whichever is faster."""
     dtype = torch.bfloat16 if device.bf16 else torch.float32
     size = 4096 if device.type == "cpu" else 16384
     left = torch.randn(size, size, dtype=dtype, device=device.type)
@@ -164,29 +164,29 @@ def best_rate(device: Device) -> float:
 
 
 def median(values: list[float]) -> float:
-    """The median."""
+    """Return the median."""
     return statistics.median(values)
 
 
 def median_interval(values: list[float]) -> tuple[float, float]:
-    """The median's 95 % confidence interval, from the binomial distribution of the values' ranks.
+    """Return the median's 95 % confidence interval, from the binomial distribution of ranks.
 
-    It holds for values of any distribution; of fewer than six it does not exist (nan).
+    It holds for values of any distribution. Of fewer than six values there is none (nan).
     """
     interval = quantile_test(values, p=0.5).confidence_interval(0.95)
     return float(interval.low), float(interval.high)
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """A parser with what every benchmark takes."""
+    """Return a parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(description=description)
-    # Absolute at once: a benchmark may change its working directory.
+    # Made absolute at once, because a benchmark may change its working directory.
     parser.add_argument("--json", type=lambda name: Path(name).absolute(), help="file to write to")
     return parser
 
 
 def report(result: dict[str, Any], device: Device, path: Path | None) -> None:
-    """Print a result as a table; write it as JSON, with machine, versions and commit."""
+    """Print a result as a table, and write it as JSON, with machine, versions and commit."""
     width = max(map(len, result))
     for name, value in result.items():
         shown = f"{value:,.3g}" if isinstance(value, float) else str(value)

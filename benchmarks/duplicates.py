@@ -1,12 +1,12 @@
-"""Near duplicates that the check of the data finds in CIFAR-10, beside those that people found.
+"""Compares the near duplicates that the data check finds in CIFAR-10 with those that people found.
 
     kedro run --env=cifar10_small --pipelines=ingest,patch
     python benchmarks/duplicates.py duplicates_cifar10.csv
 
 The list is that of ciFAIR (Barz and Denzler, arXiv 1902.00423; meta/ in the repository
-cvjena/cifair): for each test image that has one, the nearest training image by a network's
-features, judged by a person to be an exact (0) or near duplicate (1), or a very similar picture
-(2). An image may be in several pairs, of which the list has one.
+cvjena/cifair). It pairs test images with the nearest training image by a network's features, which
+a person judged to be an exact duplicate (0), a near duplicate (1) or a very similar picture (2).
+An image may be in several pairs, of which the list has one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TRAINING_IMAGES = 50_000
 
 
 def main() -> None:
-    """Count the pairs at a few thresholds."""
+    """Count the pairs found at a few thresholds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("list", type=Path, help="ciFAIR's duplicates_cifar10.csv")
     parser.add_argument("--recipe", default="cifar10_small")

@@ -1,7 +1,7 @@
-"""Small faults that can be put into a module: found in its syntax tree, tried on disk or in memory.
+"""Mutations of a module: found in its syntax tree, applied on disk or in memory.
 
-A comparison turned, a constant moved by one, a statement or a call of a layer left out, `and` for
-`or`, an operator for its opposite.
+They invert a comparison, change a constant by one, remove a statement or the call of a layer,
+exchange `and` and `or`, or replace an operator by its opposite.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ _TURNED |= {ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult}
 _Function = tuple[str, int]
 """A function's qualified name and its first line, that of a decorator if it has one."""
 _Place = tuple[ast.AST, str, int | None]
-"""The node above, its field, and the index there if that is a list."""
+"""The parent node, its field, and the index there if that is a list."""
 
 
 @dataclass
 class Fault:
-    """A node of a module's tree, and the one that takes its place.
+    """A node of a module's syntax tree, and its faulty replacement.
 
     Attributes:
         path: The module's file.
         module: Its path in the package.
-        kind: What is done.
+        kind: The kind of the change.
         node: The node as it is.
-        other: The faulty one.
-        tree: The module, without the fault.
-        place: Where the node is.
+        other: Its replacement.
+        tree: The module's tree, without the fault.
+        place: Position of the node in the tree.
         function: The outermost function around it, if there is one.
         number: Distinguishes faults of a module that read the same.
     """
@@ -58,19 +58,19 @@ class Fault:
 
     @property
     def name(self) -> dict[str, str | int]:
-        """Identity of the fault, which does not change with the lines above it."""
+        """Return the fault's identity, which does not depend on line numbers."""
         was, now = (ast.unparse(node).split("\n")[0] for node in (self.node, self.other))
         name: dict[str, str | int] = {"module": self.module, "kind": self.kind}
         return name | {"was": was, "now": now, "number": self.number}
 
     @contextmanager
     def in_tree(self) -> Iterator[ast.Module]:
-        """Yield the module with the fault."""
-        self._put(self.other)
+        """Yield the module's tree with the fault."""
+        self._set_node(self.other)
         yield self.tree
-        self._put(self.node)
+        self._set_node(self.node)
 
-    def _put(self, node: ast.AST) -> None:
+    def _set_node(self, node: ast.AST) -> None:
         parent, field, index = self.place
         if index is None:
             setattr(parent, field, node)
@@ -79,7 +79,7 @@ class Fault:
 
     @contextmanager
     def on_disk(self, package: Path) -> Iterator[None]:
-        """Have the fault in a copy of the package."""
+        """Write the fault into a copy of the package; restore the file at the end."""
         path = package / self.module
         with self.in_tree() as tree:
             path.write_text(ast.unparse(tree), "utf-8")
@@ -87,10 +87,10 @@ class Fault:
         shutil.copy(self.path, path)
 
     def in_memory(self, path: str) -> bool:
-        """Give the functions that are loaded from a file the faulty code.
+        """Replace the code of the functions that were loaded from a file by the faulty code.
 
         Returns:
-            False where that is not possible: outside of functions, or with other free variables.
+            False if that is impossible: outside of functions, or with other free variables.
         """
         if self.function is None:
             return False
@@ -112,7 +112,7 @@ class Fault:
 
 
 def find_faults(package: Path, module: str) -> list[Fault]:
-    """Return all faults that can be put into a module of a package."""
+    """Return all faults that a module of a package can have."""
     path = package / module
     tree = ast.parse(path.read_bytes())
     faults = [
@@ -130,7 +130,7 @@ def find_faults(package: Path, module: str) -> list[Fault]:
 
 
 def _alternatives(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-    """Yield what may stand in a node's place, each with the kind of fault."""
+    """Yield the faulty replacements of a node, each with its kind."""
     match node:
         case ast.Compare():
             for index, operator in enumerate(node.ops):
@@ -155,7 +155,7 @@ def _alternatives(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
 def _walk(
     node: ast.AST, name: str = "", function: _Function | None = None
 ) -> Iterator[tuple[_Place, ast.AST, _Function | None]]:
-    """Yield each node below with its place, and the outermost function around it."""
+    """Yield each descendant with its place, and the outermost function around it."""
     for field, value in ast.iter_fields(node):
         inside = function
         if isinstance(node, ast.FunctionDef) and field == "body" and function is None:

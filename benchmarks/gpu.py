@@ -1,19 +1,20 @@
-"""All that is to be known of a GPU in a few minutes: does it compute right, how fast, to what end?
+"""Checks and measures a GPU in a few minutes: correctness, speed, resuming, and a row of results.
 
     python benchmarks/gpu.py --out DIR [--data FOLDER] [--selfie CHECKOUT] [--parts preflight,…]
     python benchmarks/gpu.py --rehearse --out DIR
 
-- *preflight*: memory bandwidth, bf16 rate; the first steps of a pretraining against the same on the
-  CPU; a step in which torch forbids the host to wait for the GPU.
-- *throughput*: images a second of the paper-size pretraining step, eager and compiled in several
-  ways, at several batch sizes; the kernels that the time goes into.
-- *peers*: what `peers.py` measures: Selfies of others and lightly's SimCLR.
-- *resume*: a pretraining killed with SIGKILL and resumed, bit for bit the undisturbed one.
-- *row*: CIFAR-10 with the paper's network: a pretraining, then both arms on few labels.
+- *preflight* measures memory bandwidth and bf16 rate, compares the first steps of a pretraining
+  with those on the CPU, and takes a step in which torch forbids the host to wait for the GPU.
+- *throughput* times the paper-size pretraining step in images a second, eager and compiled in
+  several ways, at several batch sizes, and lists the kernels that take the time.
+- *peers* runs `peers.py`: other implementations of Selfie, and lightly's SimCLR.
+- *resume* kills a pretraining with SIGKILL, resumes it, and compares it bit for bit with an
+  undisturbed one.
+- *row* pretrains the paper's network on CIFAR-10, then finetunes both arms on few labels.
 
-Each part is a process of its own with a limit of seconds, and writes each result as soon as it has
-it; what its time no longer allows is left out. `--rehearse` runs the same code with tiny sizes, on
-a machine without a GPU too. FOLDER is what `gpu_bundle.py` made, CHECKOUT one of wuhoward/SELFIE.
+Each part runs in its own process with a time limit, and writes each result as soon as it has it. A
+measurement for which there is no time left is skipped. `--rehearse` runs the same code with tiny
+sizes, and needs no GPU. FOLDER is made by `gpu_bundle.py`; CHECKOUT is one of wuhoward/SELFIE.
 """
 
 from __future__ import annotations
@@ -30,21 +31,21 @@ import time
 from pathlib import Path
 
 MAX_FILES, MAX_BYTES = 8, 16 * 2**20
-"""Of the results, all and each."""
+"""Limits of the results: number of files, and size of each."""
 
-ENOUGH_S = 10
-"""A part with less time is not begun."""
+MIN_PART_S = 10
+"""A part with less time left is not started."""
 
 GRACE_S = 5
-"""Seconds between the end of a part's own time and its end by force."""
+"""Seconds between the end of a part's own time limit and SIGKILL."""
 
 
 LIMITS = {"preflight": 40, "throughput": 200, "peers": 120, "resume": 45, "row": math.inf}
-"""Each part's seconds, the imports included, in order of value; the last has what is left."""
+"""Time limits of the parts, seconds, imports included; the most valuable part is first."""
 
 
 def main() -> None:
-    """Run the parts one after another, each in a process of its own."""
+    """Run the parts one after another, each in its own process."""
     options = parse()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.part:
@@ -57,7 +58,7 @@ def main() -> None:
 
 
 def compute(options: argparse.Namespace) -> None:
-    """Compute a part, or a piece of one, in a process of its own."""
+    """Compute a part, or a piece of one, in this process."""
     from gpu_parts.run import PAPER, REHEARSAL, Run
 
     run = Run(
@@ -76,14 +77,14 @@ def compute(options: argparse.Namespace) -> None:
 
 
 def run_parts(options: argparse.Namespace) -> list[str]:
-    """Run the parts that there is time for; return those that failed, or were stopped."""
+    """Run the parts for which there is time; return those that failed or were stopped."""
     ends = time.monotonic() + options.budget
     failed = []
     for part in options.parts.split(","):
-        # A rehearsal is of the code; how long it takes says nothing of a GPU.
+        # A rehearsal tests the code; its time says nothing about a GPU.
         known = math.inf if options.rehearse else LIMITS[part]
         limit = min(options.limits.get(part, known), ends - time.monotonic())
-        if limit < ENOUGH_S:
+        if limit < MIN_PART_S:
             print(f"{part}: no time left", flush=True)
             if options.rehearse:
                 failed.append(part)
@@ -99,7 +100,10 @@ def run_parts(options: argparse.Namespace) -> list[str]:
 
 
 def run_limited(command: list[str], limit_s: float) -> int | None:
-    """Run a command and all that it starts for some seconds; return its exit status, or None."""
+    """Run a command; return its exit status, or None if it was killed at its time limit.
+
+    All processes that it started are killed with it.
+    """
     process = subprocess.Popen(command, start_new_session=True)
     try:
         return process.wait(limit_s)
@@ -112,12 +116,12 @@ def run_limited(command: list[str], limit_s: float) -> int | None:
 
 
 def describe_end(code: int | None) -> str:
-    """Say how a part ended."""
+    """Describe how a part ended."""
     return "stopped, its time was up" if code is None else f"exit status {code}"
 
 
 def check_results(out: Path) -> None:
-    """Check that the results are few and small enough to be brought back."""
+    """Check that the results are few and small enough to be copied back."""
     files = [path for path in out.rglob("*") if path.is_file()]
     large = [path.name for path in files if path.stat().st_size > MAX_BYTES]
     if len(files) > MAX_FILES or large:

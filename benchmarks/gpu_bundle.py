@@ -1,12 +1,12 @@
-"""Make what a machine without network needs for `gpu.py`: wheels, and CIFAR-10 without loss.
+"""Packs what a machine without network needs for `gpu.py`: wheels, and CIFAR-10 without loss.
 
     python benchmarks/gpu_bundle.py --cifar10 data/01_raw/cifar-10-batches-py --out build/gpu
 
-The machine has torch and most of the field's libraries, of its own versions; the wheels are those
-of `WHEELS`, for its Python. The images are lossless WebP, 500 below each other in a file: 1,670
-bytes an image, a third less than PNG. All do not fit into one parcel, so there are several,
-`part-1`, `part-2` and so on, none above the limit; the first has the wheels, and with `--selfie`
-the code of a peer that `peers.py` runs.
+The machine is expected to have torch and most of the field's libraries in its own versions; the
+wheels in `WHEELS` are added, for its Python. The images are stored as lossless WebP, 500 below each
+other in a file: 1,670 bytes an image, a third less than PNG. They are divided into parcels,
+`part-1`, `part-2` and so on, none above the size limit. The first has the wheels, and with
+`--selfie` the code of a peer that `peers.py` runs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ FILES = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
 
 
 def main() -> None:
-    """Make the parcels and check their size."""
+    """Make the parcels, and check their size."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cifar10", type=Path, required=True, help="folder of the python version")
     parser.add_argument("--out", type=Path, required=True, help="folder for the parcels")
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def project_bytes() -> int:
-    """Return the bytes of the project's files."""
+    """Return the size of the project's files, bytes."""
     root = Path(__file__).parents[1]
     names = subprocess.run(
         ["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True
@@ -94,12 +94,12 @@ def project_bytes() -> int:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return the bytes of a folder's files."""
+    """Return the size of a folder's files, bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def collect_wheels(folder: Path, python: str) -> None:
-    """Download the wheels for the machine; build those that are published as source alone."""
+    """Download the wheels for the machine; build those that are only published as source."""
     project = Path(__file__).parents[1]
     constraints = project / "constraints.txt"
     pip = [sys.executable, "-m", "pip"]

@@ -1,16 +1,16 @@
-"""Images a second from JPEG files to patch grids, beside a bare decode-and-resize.
+"""Measures images a second from JPEG files to patch grids, against a bare decode-and-resize.
 
     python benchmarks/ingest.py
     python benchmarks/ingest.py --folder data/01_raw/imagenet
 
-Ours is the stages ingest and patch as they run: list and digest the files, decode, cut, count the
-pixels' values, write the shards, force them to the disk, look for images in two splits. The
-bare one is what one would write: open, convert, resize and crop to the same canvas, with a pool of
-threads on all cores; it keeps nothing. Both run in turn; the ratio of each pair is taken, and the
-median reported.
+"Ours" is the stages ingest and patch as they run: they list and digest the files, decode and cut
+the images, count the pixels' values, write the shards, flush them to the disk, and look for images
+in two splits. "Bare" opens, converts, resizes and crops each image to the same canvas, with a pool
+of threads on all cores, and keeps nothing. The two alternate; the reported ratio is the median over
+the pairs.
 
-Without a folder, JPEGs of 500 × 375 pixels are cut out of scikit-learn's two photographs, as
-large as those of ImageNet.
+Without a folder, JPEGs of 500 × 375 pixels, as large as those of ImageNet, are cut out of
+scikit-learn's two photographs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SIZE = (500, 375)
 
 
 def make_images(folder: Path, count: int) -> None:
-    """JPEGs of realistic size, in two classes and two splits."""
+    """Write JPEGs of realistic size, in two classes and two splits."""
     photographs = [Image.fromarray(image) for image in load_sample_images().images]
     random = np.random.default_rng(0)
     for number in range(count):
@@ -53,9 +53,9 @@ def make_images(folder: Path, count: int) -> None:
 
 
 def ours(folder: Path, config: Config, checks: list[float]) -> None:
-    """The stages ingest and patch, into a folder that is removed.
+    """Run the stages ingest and patch, into a folder that is removed.
 
-    The seconds that the check of the data took are added to `checks`.
+    The seconds of the data check are appended to `checks`.
     """
     data = config.data.model_copy(update={"source": "image_folder", "folder": str(folder)})
     with tempfile.TemporaryDirectory() as store:
@@ -77,14 +77,14 @@ def decode(path: Path, canvas_size: int) -> NDArray[np.uint8]:
 
 
 def bare(paths: list[Path], config: Config) -> None:
-    """Decode and resize, nothing else."""
+    """Decode and resize all images with a pool of threads."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(partial(decode, canvas_size=config.patch.canvas_size), paths):
             pass
 
 
 def main() -> None:
-    """Measure and report."""
+    """Measure both in turn, and report."""
     parser = arguments(__doc__)
     parser.add_argument("--recipe", default="imagenet224", help="for the size of the canvas")
     parser.add_argument("--folder", type=Path, help="with train/CLASS/*.JPEG and val/CLASS/*.JPEG")
@@ -100,7 +100,7 @@ def main() -> None:
             make_images(folder, options.images)
         paths = sorted(path for path in folder.rglob("*.*") if path.is_file())
         kib = sum(path.stat().st_size for path in paths) / len(paths) / 1024
-        bare(paths, config)  # warm-up; the files are in the system's cache now
+        bare(paths, config)  # warm-up; the files are in the page cache now
         checks: list[float] = []
         pairs = [
             (seconds(lambda: bare(paths, config)), seconds(lambda: ours(folder, config, checks)))

@@ -1,17 +1,17 @@
-"""Kill each stage at random moments, resume it, and compare with an undisturbed run.
+"""Kills each stage at random moments, resumes it, and compares it with an undisturbed run.
 
     python benchmarks/kill_resume.py --kills 500 --json docs/results/benchmarks/kill_resume.json
 
 The data are the digits, as image files in class folders, in a copy of the project. Each stage runs
-in a process of its own, which is killed with SIGKILL, with all processes that it has started, at a
-random moment of the processor time that the undisturbed run took; then the same run is started
-again, killed again, and so on, until one ends before its moment. All files of all versions must
-then have the bytes of the undisturbed run's, and the stage is begun anew. The processes are forked
-from this one, which has imported everything, so that the kills fall into the work and not into the
-imports.
+in its own process. It is killed with SIGKILL, together with all processes that it has started, at a
+random moment of the processor time that the undisturbed run took. Then the same run is started and
+killed again, and so on, until one ends before its moment. All files of all versions must then have
+the bytes of the undisturbed run's, and the stage starts from its first data again. The processes
+are forked from this one, which has imported everything, so that the kills fall into the work and
+not into the imports.
 
-Of a training on two Ray workers, one worker is killed at a time, on a cluster that stays up, at a
-random moment after both have begun.
+Of a training on two Ray workers, one worker at a time is killed, on a cluster that stays up, at a
+random moment after both have started.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ from selfie_pipeline.training.distributed.cluster import RAY_ENVIRONMENT
 
 FORK = multiprocessing.get_context("fork")
 CLUSTER = uuid.uuid4().hex
-"""Mark of the processes of this benchmark's Ray cluster."""
+"""Environment variable's value that marks the processes of this benchmark's Ray cluster."""
 RAY_WORKERS = 2
 VERSION = re.compile(r"/\d{4}-\d\d-\d\dT[\d.]+Z")
 UNCOMPARED = {"studies.db"}
-"""Optuna's own record of the trials, with their times; `tuning_trials.csv` is compared."""
+"""Optuna's record of the trials, which has times; `tuning_trials.csv` is compared instead."""
 
 _TRAINING = {"steps": 20, "batch_size": 8, "warmup_steps": 2, "checkpoint_every": 2}
 PARAMETERS: dict[str, Any] = {
@@ -74,19 +74,19 @@ PARAMETERS: dict[str, Any] = {
     "compute": {"accelerator": "cpu", "cells_at_once": 1},
     "tracking": {"mlflow": "never"},
 }
-"""Small networks and images, for the kills to be many, with a checkpoint every other step."""
+"""Small networks and images, so that many kills take little time, with frequent checkpoints."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A run to kill.
+    """A stage to kill.
 
     Attributes:
         name: Name in the results.
         pipeline: The pipeline.
         after: The stage whose data it starts from.
-        kills: Its kills of each 500.
-        params: Parameters of its own.
+        kills: Its share of every 500 kills.
+        params: Parameters of this stage only.
     """
 
     name: str
@@ -103,11 +103,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A run that nobody disturbed.
+    """The result of an undisturbed run.
 
     Attributes:
-        seconds: Its processor time; on Ray the time from the start of both workers to the end.
-        digests: As the function `digests` returns them.
+        seconds: Its processor time; on Ray the wall time from the start of both workers to the end.
+        digests: Digests of its files, as returned by `digests`.
     """
 
     seconds: float
@@ -131,7 +131,7 @@ STAGES = (
 
 
 def copy_project(folder: Path) -> Path:
-    """The project without its data, where `kedro run` finds everything it needs."""
+    """Copy the project without its data, with everything that `kedro run` needs."""
     project = folder / "project"
     shutil.copytree(PROJECT / "conf", project / "conf")
     shutil.copytree(PROJECT / "src", project / "src")
@@ -153,10 +153,10 @@ def write_images(folder: Path, count: int = 300) -> None:
 
 
 class Trial:
-    """The project's copy, in which one stage at a time is run, killed and compared."""
+    """A copy of the project, in which one stage at a time is run, killed and compared."""
 
     def __init__(self, folder: Path, moment: random.Random) -> None:
-        """Make the copy and the image files; import everything that a run needs."""
+        """Make the copy and the image files, and import everything that a run needs."""
         self.folder, self.moment = folder, moment
         self.project = copy_project(folder)
         write_images(folder / "images")
@@ -164,26 +164,26 @@ class Trial:
         for module in pkgutil.walk_packages(selfie_pipeline.__path__, "selfie_pipeline."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
-        # Blocks as small as the images are few.
+        # Small chunks and shards, so that a few images fill several.
         decoding.CHUNK_BYTES = 2**14
         patch_grid_shards.SHARD_BYTES = 2**16
         patch_grid_shards.PROGRESS_INTERVAL_S = 0.0
 
-    def begin(self, stage: Stage) -> None:
-        """Put back the data that the stage starts from."""
+    def restore_data(self, stage: Stage) -> None:
+        """Restore the data that the stage starts from."""
         shutil.rmtree(self.project / "data", ignore_errors=True)
         if stage.after:
             shutil.copytree(self.folder / stage.after, self.project / "data")
 
     def start(self, stage: Stage) -> BaseProcess:
-        """Start the stage, in a process group of its own."""
+        """Start the stage in a new process group."""
         process = FORK.Process(target=self._run, args=(stage,))
         process.start()
         os.setpgid(process.pid or 0, process.pid or 0)
         return process
 
     def _run(self, stage: Stage) -> None:
-        """Run the stage as `kedro run` does; in a process."""
+        """Run the stage as `kedro run` does, in the child process."""
         with (self.folder / "log").open("w") as log:
             os.dup2(log.fileno(), sys.stdout.fileno())
             os.dup2(log.fileno(), sys.stderr.fileno())
@@ -202,11 +202,11 @@ class Trial:
         return process.exitcode == 0
 
     def undisturbed(self, stage: Stage) -> Undisturbed:
-        """Run the stage to its end, after those it needs; keep its data for the stages after it."""
+        """Run the stages it needs, then the stage; keep its data for the stages after it."""
         for earlier in STAGES:
             if earlier.name == stage.after and not (self.folder / earlier.name).exists():
                 self.undisturbed(earlier)
-        self.begin(stage)
+        self.restore_data(stage)
         before = processor_time_of_children()
         process = self.start(stage)
         if stage.is_ray:
@@ -222,8 +222,8 @@ class Trial:
         return Undisturbed(seconds, digests(self.project))
 
     def killed(self, stage: Stage, seconds: float, kills: int) -> int:
-        """Run the stage to its end through some kills at most; return how many there were."""
-        self.begin(stage)
+        """Run the stage to its end, with at most so many kills; return their number."""
+        self.restore_data(stage)
         done = 0
         while done < kills:
             process = self.start(stage)
@@ -241,8 +241,8 @@ class Trial:
         return done
 
     def workers_killed(self, stage: Stage, seconds: float, kills: int) -> int:
-        """Do the same, but kill one of the workers, of a run that goes on."""
-        self.begin(stage)
+        """Run the stage to its end, killing one Ray worker at a time; return how many died."""
+        self.restore_data(stage)
         done, before = 0, set(train_workers())
         process = self.start(stage)
         while done < kills:
@@ -261,19 +261,19 @@ class Trial:
 
 
 def processor_time(process: BaseProcess) -> float:
-    """Seconds that a process has computed; the clock is worth little where others compute too."""
+    """Return a process's CPU time, seconds; wall time depends on the machine's other processes."""
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def processor_time_of_children() -> float:
-    """Seconds that all processes that have ended have computed."""
+    """Return the CPU time of all child processes that have ended, seconds."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def train_workers() -> list[int]:
-    """The processes of this benchmark's cluster that train."""
+    """Return the process ids of the training workers of this benchmark's cluster."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -281,12 +281,12 @@ def train_workers() -> list[int]:
             if trains and CLUSTER.encode() in (folder / "environ").read_bytes():
                 found.append(int(folder.name))
         except OSError:
-            continue  # it has ended meanwhile, or is another's
+            continue  # it has ended, or belongs to another user
     return found
 
 
 def _keep_cluster(connection: Connection) -> None:
-    """Keep a cluster up until it is told not to; in a process."""
+    """Start a cluster, send its address, and stop it on the next message, in a child process."""
     os.environ |= {**RAY_ENVIRONMENT, "RAY_AUTH_MODE": "disabled", "SELFIE_KILL_RESUME": CLUSTER}
     options = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
     ray.init(address="local", num_cpus=2 * RAY_WORKERS, **options)
@@ -297,7 +297,7 @@ def _keep_cluster(connection: Connection) -> None:
 
 @contextmanager
 def cluster() -> Iterator[None]:
-    """A Ray cluster of this machine."""
+    """Run a Ray cluster on this machine, in a child process."""
     here, there = FORK.Pipe()
     keeper = FORK.Process(target=_keep_cluster, args=(there,))
     keeper.start()
@@ -311,7 +311,7 @@ def cluster() -> Iterator[None]:
 
 
 def digests(project: Path) -> dict[str, set[str]]:
-    """SHA-256 of each file in all its versions, by its path without the version."""
+    """Return the SHA-256 of each file in all its versions, by its path without the version."""
     found: dict[str, set[str]] = {}
     for path in sorted((project / "data").rglob("*")):
         inside = path.relative_to(project / "data")
@@ -323,14 +323,14 @@ def digests(project: Path) -> dict[str, set[str]]:
 
 
 def content(path: Path) -> bytes:
-    """Return the compared part of a file: all but times and whether a cell was kept."""
+    """Return the compared part of a file, which excludes times and the status of cells."""
     if path.name == "experiment_cells.csv":
         return pd.read_csv(path).drop(columns=["seconds", "status"]).to_csv().encode()
     return path.read_bytes()
 
 
 def try_stage(trial: Trial, stage: Stage, kills: int) -> dict[str, Any]:
-    """Kill a stage so many times; return a row of figures."""
+    """Kill a stage so many times, and return its row of the results."""
     expected = trial.undisturbed(stage)
     row = {"kills": 0, "runs": 0, "files": len(expected.digests), "different": set()}
     run_killed = trial.workers_killed if stage.is_ray else trial.killed
@@ -348,7 +348,7 @@ def try_stage(trial: Trial, stage: Stage, kills: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Kill, resume, compare and report."""
+    """Kill and resume each stage, compare it, and report."""
     parser = arguments(__doc__)
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--stages", nargs="+", default=[stage.name for stage in STAGES])

@@ -1,14 +1,16 @@
-"""Tries whether the tests notice small faults, put into src/ one at a time: a seeded sample.
+"""Mutation tests: measures how many of a seeded sample of faults in src/ the tests notice.
 
     python benchmarks/mutations.py --json docs/results/mutations/figures.json
     python benchmarks/mutations.py --again docs/results/mutations/figures.json
 
-For each, only the test module that mirrors the changed one runs (`MIRRORS` has the exceptions).
+For each fault, only the test module that mirrors the changed one runs (`MIRRORS` has the
+exceptions).
 
-mutmut 3 leaves decorated functions out and draws no sample; cosmic-ray starts a process for each
-fault, which imports torch, and leaves no statement out. Here the tests are collected once, and a
-fork for each fault exchanges the changed function's code. What is outside of functions, and what
-was not noticed, is tried once more in a process that imports the package with the fault.
+mutmut 3 skips decorated functions and draws no sample; cosmic-ray starts a process for each fault,
+which imports torch, and has no mutation that removes a statement. Here the tests are collected
+once, and a fork for each fault replaces the code of the changed function. Faults outside of
+functions, and faults that were not noticed, are tried in a process that imports the package with
+the fault.
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ from faults import Fault, find_faults
 PROJECT = Path(__file__).resolve().parents[1]
 PACKAGE = PROJECT / "src" / "selfie_pipeline"
 FOLDERS = ["models", "training", "sources", "datasets", "evaluation"]
-LEFT_OUT = ("training/distributed/", "training/processes.py")
-"""Modules whose tests start processes and Ray clusters, which takes minutes."""
+EXCLUDED = ("training/distributed/", "training/processes.py")
+"""Modules that are not mutated, because their tests start processes and Ray clusters: minutes."""
 MIRRORS = {
     "training/engine.py": ("training/test_loop.py",),
     "training/search.py": ("training/test_trials.py",),
@@ -57,22 +59,22 @@ MIRRORS = {
     "report/style.py": ("report/test_figures.py", "report/test_page.py"),
     "report/templates.py": ("report/test_page.py",),
 }
-"""Test modules of those that have none of their own name."""
+"""Test modules of the modules that have none of their own name."""
 LIBRARIES = (
     "torch torchvision timm.layers numpy pandas scipy.stats sklearn.datasets sklearn.manifold "
     "statsmodels.api matplotlib.pyplot kedro.framework.session pydantic optuna pyarrow.parquet "
     "safetensors.torch PIL.Image hypothesis onnx onnxruntime onnxscript joblib jinja2"
 )
-"""Imported once, before all forks."""
+"""Libraries that are imported once, before all forks."""
 _HARNESS_FAILED = 99
 UNTRIED = "untried: the tests fail without a fault"
 
 
 def forked(action: Callable[[], Any], seconds: float) -> tuple[Any, float]:
-    """Run an action in a fork with a limit on its processor time, and a wide one on the clock's.
+    """Run an action in a fork, with a limit on its CPU time and a wide one on its wall time.
 
     Returns:
-        What it returned, or why it did not; and its processor time, s.
+        The action's result, or "no end" if it was killed, and its CPU time in seconds.
     """
     with tempfile.TemporaryFile("w+") as answer:
         if (child := os.fork()) == 0:
@@ -101,7 +103,7 @@ def forked(action: Callable[[], Any], seconds: float) -> tuple[Any, float]:
 
 
 class Attempts:
-    """A pytest plugin: notes the first failure; may try faults, each in a fork of the session."""
+    """A pytest plugin that records the first failure, and tries faults in forks of the session."""
 
     def __init__(
         self, package: Path, faults: Sequence[Fault] = (), minutes: float = math.inf
@@ -114,13 +116,13 @@ class Attempts:
         self.seconds: dict[str, float] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note a failure."""
+        """Record the first failure."""
         if report.failed:
             self.failed = self.failed or report.nodeid
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        """Try the faults, if there are any; before the first of a module, its tests without one."""
+        """Try the faults, if there are any; first run each module's tests without a fault."""
         if not self.faults:
             return None
         collected = session.items
@@ -137,7 +139,7 @@ class Attempts:
             if math.isnan(self.seconds[fault.module]):
                 self.noticed.append(UNTRIED)
                 continue
-            with fault.on_disk(self.package):  # for processes that tests start
+            with fault.on_disk(self.package):  # also for processes that tests start
                 noticed, _ = forked(
                     lambda: self._run(session, fault),  # noqa: B023
                     limit(self.seconds[fault.module]),
@@ -165,12 +167,12 @@ def test_paths(module: str) -> list[Path]:
 
 
 def limit(seconds: float) -> float:
-    """Return the limit for tests that take so long without a fault; processor time, s."""
+    """Return the limit of CPU time, s, for tests that take so long without a fault."""
     return 5 + 3 * seconds
 
 
 def run_tests(modules: Iterable[str], attempts: Attempts) -> Attempts:
-    """Run the tests that mirror modules in this process, up to the first failure."""
+    """Run the tests that mirror these modules in this process, up to the first failure."""
     paths = list(dict.fromkeys(str(path) for module in modules for path in test_paths(module)))
     options = ["-x", "-n0", "-pno:cacheprovider", f"--basetemp={attempts.package.parents[1]}/t"]
     options.append("-Wignore::pytest.PytestAssertRewriteWarning")
@@ -181,7 +183,7 @@ def run_tests(modules: Iterable[str], attempts: Attempts) -> Attempts:
 
 
 def try_faults(faults: list[Fault], package: Path, minutes: float) -> list[str | None]:
-    """Return for each fault what noticed it, or None; for the first ones if time is short."""
+    """Return for each fault the test that noticed it, or None; only for the first if time is up."""
 
     def in_forks() -> tuple[list[str | None], dict[str, float]]:
         attempts = run_tests((fault.module for fault in faults), Attempts(package, faults, minutes))
@@ -200,12 +202,12 @@ def try_faults(faults: list[Fault], package: Path, minutes: float) -> list[str |
 
 
 def choose(options: argparse.Namespace) -> list[Fault]:
-    """Return the faults to try: a sample, or those of a record that were not noticed."""
+    """Return the faults to try: a sample, or the unnoticed ones of a record."""
     modules = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
     faults = [
         fault
         for module in modules
-        if module.startswith(tuple(options.modules)) and not module.startswith(LEFT_OUT)
+        if module.startswith(tuple(options.modules)) and not module.startswith(EXCLUDED)
         for fault in find_faults(PACKAGE, module)
     ]
     print(f"{len(faults)} faults possible", flush=True)
@@ -217,7 +219,7 @@ def choose(options: argparse.Namespace) -> list[Fault]:
 
 
 def report(faults: list[Fault], noticed: list[str | None], options: argparse.Namespace) -> None:
-    """Print noticed of tried by folder; write them, and the faults."""
+    """Print how many faults were tried and noticed in each folder; write that and the faults."""
     folders: dict[str, dict[str, int]] = {}
     pairs = [(f, by) for f, by in zip(faults, noticed, strict=False) if by != UNTRIED]
     for fault, by in pairs:
@@ -237,7 +239,7 @@ def report(faults: list[Fault], noticed: list[str | None], options: argparse.Nam
 
 
 def main() -> None:
-    """Choose, try and report."""
+    """Choose faults, try them, and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--modules", nargs="+", default=FOLDERS, help="beginnings of their paths")
     parser.add_argument("--count", type=int, default=400)

@@ -1,10 +1,10 @@
-"""Do an exported ONNX file and ONNX Runtime alone give the probabilities of `predict`?
+"""Compares the probabilities of an exported ONNX file in ONNX Runtime with those of `predict`.
 
     python benchmarks/onnx_agreement.py --images photographs --count 500
 
-Photographs from a folder are resized to random sizes, of 20 to 600 pixels a side, and saved as PNG;
-and as JPEG, which the project decodes at a fraction of its size where it is large. Each file is
-classified by what `predict` does with it, and by ONNX Runtime with the pixels that Pillow decodes.
+Photographs from a folder are resized to random sizes, of 20 to 600 pixels a side, and saved as PNG
+and as JPEG; the project decodes large JPEGs at a fraction of their size. Each file is classified as
+`predict` does it, and by ONNX Runtime from the pixels that Pillow decodes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def draw_files(photographs: list[Path], count: int, folder: Path, suffix: str) -
 
 
 def compare(ours: NDArray[np.float64], found: NDArray[np.float64], name: str) -> dict[str, Any]:
-    """Return how far apart two sets of probabilities, (N, classes), are."""
+    """Return measures of the differences between two sets of probabilities, (N, classes)."""
     largest = np.abs(ours - found).max(axis=1)  # (N,)
     return {
         f"{name}: images": len(ours),

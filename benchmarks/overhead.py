@@ -1,11 +1,11 @@
-"""Measure what the training loop adds to the bare step: history, progress, checkpoints.
+"""Measures the time that history, progress and checkpoints add to a bare training step.
 
     python benchmarks/overhead.py --recipe base
 
-One training runs inside the project. After every block of its steps, the bare PyTorch loop takes
-as many of its own, in the same process; so whatever else the machine does slows both. Each block
-ends with a checkpoint, however rare they are in the recipe. Of each pair of blocks the ratio is
-taken, and the median of the ratios reported. The start of the training, once, is not in it.
+One training runs with the project's loop. After every block of its steps, a bare PyTorch loop takes
+as many steps in the same process, so that other load on the machine slows both. Each block ends
+with a checkpoint, however rare they are in the recipe. The reported figure is the median of the
+ratios of the pairs. The start of the training is not included.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from selfie_pipeline.training.state import TrainingState
 
 
 def bare(config: Config, device: Device) -> Callable[[], None]:
-    """A step of the bare loop, on the same batches."""
+    """Return a function that takes a step of the bare loop, on the same batches."""
     images, rows = digit_images(config)
     step = bare_step(pretraining_task(config, images).to(device.type), device)
     batches = prefetch(Batches(images, rows, 0, config.pretrain), device.type)
@@ -45,13 +45,13 @@ def bare(config: Config, device: Device) -> Callable[[], None]:
 
 
 class Blocks:
-    """Watches a training; after every block of its steps, times as many of the bare loop."""
+    """A training's callback that times as many bare steps after every block of its steps."""
 
     def __init__(self, step: Callable[[], None], block: int) -> None:
         self.step = step
         self.block = block
         self.started: float | None = None
-        self.pairs: list[tuple[float, float]] = []  # bare and inside, seconds a step
+        self.pairs: list[tuple[float, float]] = []  # bare and project, seconds a step
 
     def __call__(self, state: TrainingState) -> None:
         """Measure both after the last step of a block."""
@@ -59,13 +59,13 @@ class Blocks:
             return
         inside = None if self.started is None else (now() - self.started) / self.block
         outside = seconds(self.step, self.block)
-        if inside is not None:  # the first block warms both up
+        if inside is not None:  # the first block is the warm-up of both
             self.pairs.append((outside, inside))
         self.started = now()
 
 
 def main() -> None:
-    """Measure and report."""
+    """Measure pairs of blocks, and report."""
     parser = arguments(__doc__)
     parser.add_argument("--recipe", default="base", help="base, or a folder of conf/")
     parser.add_argument("--block", type=int, default=20, help="steps of a block")

@@ -1,17 +1,19 @@
-"""Images a second beside other Selfies and lightly's SimCLR: same images, batch, network, threads.
+"""Compares images a second with other implementations of Selfie and with lightly's SimCLR.
 
     pip install -e .[bench]
     python benchmarks/peers.py --batch 64 [--selfie CHECKOUT]
 
-- *plain*: Selfie as one would first write it: fp32, images augmented one by one in a DataLoader,
-  context and target patches through the network one after the other, torch's own Transformer.
-- *SimCLR*: lightly's transform, projection head and loss on the same ResNet-50 with the same small
-  stem, whole images, two views of each; left out where lightly is not installed.
-- *wuhoward's SELFIE*: the published code as it is written, loader and loop included, run from
-  CHECKOUT; only the pixels are those of the others. Left out where there is no checkout.
+All have the same images, batch size, network and number of threads.
 
-Training steps of each are timed in turn, from the data set to the updated weights. Each has a
-process of its own, which is frozen, DataLoader and all, while another has its turn.
+- *plain* is a straightforward Selfie: fp32, images augmented one by one in a DataLoader, context
+  and target patches through the network one after the other, torch's own Transformer.
+- *SimCLR* is lightly's transform, projection head and loss on the same ResNet-50 with the same
+  small stem: whole images, two views of each. It is skipped if lightly is not installed.
+- *wuhoward's SELFIE* is the published code unchanged, loader and loop included, run from CHECKOUT;
+  only its images are those of the others. It is skipped if there is no checkout.
+
+Training steps of each are timed in turn, from the data set to the updated weights. Each runs in its
+own process, which is stopped with its DataLoader workers during the others' turns.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ from selfie_pipeline.training.device import Device, find_device
 
 
 class Pictures(Dataset[Any]):
-    """The digits one by one, each through a transform."""
+    """A data set of the digits, each passed through a transform."""
 
     def __init__(self, transform: Callable[[Image.Image], Any]) -> None:
         self.images = drawn_digits()
@@ -69,7 +71,7 @@ class Pictures(Dataset[Any]):
 
 
 def endless(transform: Callable[[Image.Image], Any], batch: int, workers: int) -> Iterator[Any]:
-    """Batches of transformed digits, epoch after epoch."""
+    """Yield batches of transformed digits, epoch after epoch."""
     loader = DataLoader(
         Pictures(transform),
         batch,
@@ -83,14 +85,14 @@ def endless(transform: Callable[[Image.Image], Any], batch: int, workers: int) -
 
 
 def small_resnet50() -> nn.Module:
-    """Timm's ResNet-50 v2 with the stem for 32×32 images."""
+    """Return timm's ResNet-50 v2 with the stem for 32×32 images."""
     network = timm.create_model("resnetv2_50", num_classes=0)
     network.stem = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     return network
 
 
 class PlainSelfie(nn.Module):
-    """The method, straight from its description."""
+    """Selfie, written directly from the paper's description."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -106,7 +108,7 @@ class PlainSelfie(nn.Module):
         self.targets = config.patch.targets
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """The loss of a batch of images, (B, C, H, W)."""
+        """Return the loss of a batch of images, (B, C, H, W)."""
         b = len(images)
         patches = images.unfold(2, 8, 8).unfold(3, 8, 8)  # (B, C, R, S, P, P)
         patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(b, 16, 3, 8, 8)  # (B, N, C, P, P)
@@ -122,14 +124,14 @@ class PlainSelfie(nn.Module):
         return nn.functional.cross_entropy(scores.flatten(0, 1), answers.flatten())
 
     def vectors(self, patches: torch.Tensor) -> torch.Tensor:
-        """(B, n, C, P, P) to (B, n, D)."""
+        """Embed patches, (B, n, C, P, P), as vectors, (B, n, D)."""
         b, n = patches.shape[:2]
         maps = self.patch_network(patches.flatten(0, 1)).relu()  # (B·n, D, 2, 2)
         return maps.mean(dim=(2, 3)).view(b, n, -1)  # (B, n, D)
 
 
 def stepper(parameters: Any, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
-    """A training step around a loss."""
+    """Return a training step of a loss function."""
     optimizer = torch.optim.SGD(parameters, 0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
 
     def step() -> None:
@@ -141,7 +143,7 @@ def stepper(parameters: Any, loss: Callable[[], torch.Tensor]) -> Callable[[], N
 
 
 def ours(config: Config, device: Device, _: int) -> Callable[[], None]:
-    """A step of this project, with its own batches."""
+    """Return a step of this project, with its own batches."""
     images, rows = digit_images(config)
     step = bare_step(pretraining_task(config, images).to(device.type), device)
     batches = prefetch(Batches(images, rows, 0, config.pretrain), device.type)
@@ -149,7 +151,7 @@ def ours(config: Config, device: Device, _: int) -> Callable[[], None]:
 
 
 def plain(config: Config, device: Device, workers: int) -> Callable[[], None]:
-    """A step of the plain Selfie."""
+    """Return a step of the plain Selfie."""
     transform = transforms.Compose(
         [
             transforms.RandomCrop(32, padding=4),
@@ -164,7 +166,7 @@ def plain(config: Config, device: Device, workers: int) -> Callable[[], None]:
 
 
 def simclr(config: Config, device: Device, workers: int) -> Callable[[], None]:
-    """A step of lightly's SimCLR."""
+    """Return a step of lightly's SimCLR."""
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
     from lightly.transforms import SimCLRTransform
@@ -182,7 +184,7 @@ def simclr(config: Config, device: Device, workers: int) -> Callable[[], None]:
 
 
 class LabeledPictures(Pictures):
-    """Make as many pictures as CIFAR-10 has, with a class each."""
+    """As many pictures as CIFAR-10 has, each with a class."""
 
     def __init__(self, transform: Callable[[Image.Image], Any], **_: Any) -> None:
         super().__init__(transform)
@@ -195,7 +197,7 @@ class LabeledPictures(Pictures):
 
 
 class TimedLoader:
-    """A loader that yields when its process has the turn, and prints the seconds of its steps."""
+    """A loader that yields batches in its process's turns, and prints the seconds of the steps."""
 
     def __init__(self, loader: Any, steps: int) -> None:
         self.loader = loader
@@ -203,7 +205,7 @@ class TimedLoader:
         self.steps = steps
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield full batches, epoch after epoch, until nobody asks for more."""
+        """Yield full batches, epoch after epoch, until the input ends."""
         batches = self.full_batches()
         for _ in sys.stdin:
             started = now()
@@ -221,7 +223,7 @@ class TimedLoader:
 
 
 def train_wuhoward(config: Config, checkout: Path, steps: int) -> None:
-    """Train, in a contender's process, by the published code, timed by the loader it is given."""
+    """Train with the published code, in a contender's process; its loader takes the times."""
     sys.path.insert(0, str(checkout))
     theirs: Any = importlib.import_module("train_selfie")
     theirs.datasets = SimpleNamespace(
@@ -249,7 +251,7 @@ CONTENDERS = {"ours": ours, "plain Selfie": plain, "lightly SimCLR": simclr}
 
 
 class Contender:
-    """A contender's process, which trains a step when it is its turn and is frozen otherwise."""
+    """A contender's process, which trains in its turns and is stopped (SIGSTOP) in the others'."""
 
     def __init__(self, name: str) -> None:
         self.process = subprocess.Popen(
@@ -257,14 +259,14 @@ class Contender:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            process_group=0,  # so that its workers freeze with it
+            process_group=0,  # so that its DataLoader workers are stopped with it
         )
         assert self.process.stdin
         assert self.process.stdout
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
 
     def turn(self) -> float:
-        """Seconds that a step takes; of the first turn, with what only the first steps take."""
+        """Return the seconds of a step; in the first turn these include the warm-up."""
         os.killpg(self.process.pid, signal.SIGCONT)
         self.stdin.write("step\n")
         self.stdin.flush()
@@ -279,13 +281,13 @@ class Contender:
 
 
 def train_in_turns(step: Callable[[], None], steps: int) -> None:
-    """Run some steps for each line of input, in a contender's process; print a step's seconds."""
+    """Take steps for each line of input, in a contender's process; print the seconds of a step."""
     for _ in sys.stdin:
         print(seconds(step, repeat=steps), flush=True)
 
 
 def main() -> None:
-    """Measure and report."""
+    """Time the contenders in turn, and report."""
     parser = arguments(__doc__)
     parser.add_argument("--batch", type=int, default=64, help="images of a step")
     parser.add_argument("--rounds", type=int, default=10, help="turns of each that are timed")
@@ -308,14 +310,14 @@ def main() -> None:
     there = [name for name in CONTENDERS if "lightly" not in name or find_spec("lightly")]
     there += [WUHOWARD] if options.selfie else []
     started = now()
-    contenders = {name: Contender(name) for name in there}  # which build while others do
+    contenders = {name: Contender(name) for name in there}  # they start up in parallel
     times: dict[str, list[float]] = {name: [] for name in there}
     for round_number in range(options.rounds + 2):
         if times["ours"] and now() - started > options.seconds:
             break
         for name, contender in contenders.items():
             taken = contender.turn()
-            if round_number > 1:  # in the first they warm up, in the second loaders are still ahead
+            if round_number > 1:  # 0 is the warm-up; in 1, loaders still have batches queued
                 times[name].append(taken)
     for contender in contenders.values():
         contender.end()

@@ -1,16 +1,15 @@
-"""Measures what Ray costs a training, and what a second place brings to an experiment.
+"""Measures Ray's overhead in a training, and the speed-up of an experiment by a second slot.
 
     python benchmarks/scaling.py --json docs/results/benchmarks/scaling.json
 
-Both on this machine alone, each training in one thread.
+Both are measured on one machine, each training in one thread.
 
-One training, over one worker: the same training runs in this process and in a Ray worker, in turn,
-so that whatever else the machine does slows both. Of each pair of runs the ratio of the median
-steps is taken, and the median of the ratios reported. The start of the worker, once a training, is
-not in it, and is reported as it is.
+The overhead: the same training runs alternately in this process and in a Ray worker, so that other
+load on the machine slows both. The reported figure is the median, over the pairs of runs, of the
+ratio of the median step times. The start of the worker is reported separately.
 
-Many trainings: the cells of an experiment on the digits, on a cluster with one place for a cell
-and on one with two. The ideal is twice as many cells an hour. The processes' start is in it.
+The speed-up: the cells of an experiment on the digits run on a cluster with one slot for a cell and
+on one with two. The ideal is twice as many cells an hour. The start of the processes is included.
 """
 
 from __future__ import annotations
@@ -50,23 +49,23 @@ from selfie_pipeline.training.loop import Fit
 from selfie_pipeline.training.tasks import PretrainingTask
 
 WARM_UP = 10
-"""First steps of a training, which are not measured."""
+"""Number of first steps of a training, which are not measured."""
 
 
 class Timed(PretrainingTask):
-    """A pretraining that notes when each step has ended, in a file."""
+    """A pretraining task that writes the time of each step to a file."""
 
     file: str
 
     def forward(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the time at which a step begins."""
+        """Write the time at the start of a step."""
         with Path(self.file).open("a") as file:
             file.write(f"{time.perf_counter()}\n")
         return super().forward(batch)
 
 
 def start_ray(cpus: int) -> None:
-    """A cluster of this machine that offers some of its processors."""
+    """Start a cluster on this machine with so many of its CPUs."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     ray.init(
         address="local",
@@ -79,7 +78,7 @@ def start_ray(cpus: int) -> None:
 
 
 def train(config: Config, fit: Fit, file: Path) -> float:
-    """One training; the median of its steps, seconds."""
+    """Train, and return the median time of a step, seconds."""
     images, rows = digit_images(config)
     with seeded_initialisation(0):
         task = Timed(Selfie(config.model, config.patch), config.pretrain, images)
@@ -91,7 +90,7 @@ def train(config: Config, fit: Fit, file: Path) -> float:
 
 
 def measure_overhead(steps: int, pairs: int) -> dict[str, float]:
-    """A step through Ray against one in this process."""
+    """Measure the time of a step in a Ray worker against one in this process."""
     config = recipe("base", steps=steps, warmup_steps=1)
     on_ray = config.compute.model_copy(update={"engine": "ray", "accelerator": "cpu"})
     ratios, here, there, starts = [], [], [], []
@@ -122,7 +121,7 @@ def measure_overhead(steps: int, pairs: int) -> dict[str, float]:
 
 
 def measure_cells(cells: int, steps: int) -> dict[str, float]:
-    """Cells an hour on one and on two places."""
+    """Measure cells an hour with one slot and with two."""
     rates = {}
     with tempfile.TemporaryDirectory() as folder:
         path = copy_project(Path(folder))
@@ -162,7 +161,7 @@ def measure_cells(cells: int, steps: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and report."""
+    """Measure both, and report."""
     parser = arguments(__doc__)
     parser.add_argument("--steps", type=int, default=150, help="steps of a training")
     parser.add_argument("--pairs", type=int, default=6, help="trainings here, and through Ray")

@@ -1,10 +1,10 @@
-"""Measures how long commands take to start: wall time, and the processor's time.
+"""Measures the start-up time of commands: wall time and CPU time.
 
     python benchmarks/startup.py --baseline ../earlier-checkout
 
-Each command is a process of its own, in a temporary copy of the project with the digits as patch
-grids. Beside it, in turn, run the same command from another checkout, if one is given, and the
-import of torch's compiler, which every training needs: the shortest start that PyTorch leaves.
+Each command runs in its own process, in a temporary copy of the project with the digits as patch
+grids. It alternates with the same command from another checkout, if one is given, and with the
+import of torch's compiler, which every training needs and which is therefore the lower bound.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def run(command: list[str], project: Path, checkout: Path) -> None:
 
 
 def measure(command: list[str], project: Path, checkout: Path) -> tuple[float, float]:
-    """Return a process's wall time and its processor time, in seconds."""
+    """Return a process's wall time and CPU time, seconds."""
     before = os.times()
     wall_s = seconds(lambda: run(command, project, checkout))
     after = os.times()
@@ -63,7 +63,7 @@ KEDRO = [sys.executable, "-m", "kedro"]
 
 
 def main() -> None:
-    """Measure as the command line says."""
+    """Measure the commands in turn, and report."""
     parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="processes of each command")
     parser.add_argument("--baseline", type=Path, help="another checkout, to compare with")

@@ -1,11 +1,11 @@
-"""Does it help to label what `suggest` names, rather than images drawn at random?
+"""Compares labeling the images that `suggest` names with labeling images drawn at random.
 
     python benchmarks/suggest.py --data data/01_raw/cifar-10-batches-py --steps 1200 --batch 32
 
-CIFAR-10 with the small recipe, from the encoder in docs/results/cifar10. For each seed, a
-classifier is finetuned on 2.5 % of the labels. As many images again are then labeled: those that it
-suggests, or images drawn at random from the same pool. From each of the two sets of 5 % a
-classifier is finetuned anew, with the same seed, and scored on the test split.
+The data are CIFAR-10 with the small recipe, and the encoder is that of docs/results/cifar10. For
+each seed, a classifier is finetuned on 2.5 % of the labels. As many images again are then labeled:
+either those that it suggests, or images drawn at random from the same pool. On each of the two sets
+of 5 % a new classifier is finetuned, with the same seed, and scored on the test split.
 
 With `--json FILE`, every seed is written as soon as it is done, and is not computed again.
 """
@@ -94,7 +94,7 @@ class Cifar:
 
 
 def compare(cifar: Cifar, seed: int, candidates: int) -> dict[str, float]:
-    """Return the accuracies of one seed in %, and how the classes are spread."""
+    """Return the accuracies of one seed in %, and the spread of the classes."""
     first = labeled_subset(cifar.labels[:_TRAIN], 0.025, seed)
     pool = np.setdiff1d(np.arange(_TRAIN), first)
     count = len(first)

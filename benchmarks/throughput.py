@@ -1,9 +1,9 @@
-"""Images a second of the pretraining step, and the share of the processor's limit that it reaches.
+"""Measures images a second of the pretraining step, and its share of the processor's peak rate.
 
     python benchmarks/throughput.py --recipe cifar10 --batch 64
 
-The step's floating-point operations are counted, not estimated; the limit is the better rate of a
-large matrix product and a large convolution, measured between the steps of the same run.
+The step's floating-point operations are counted, not estimated. The peak rate is that of a large
+matrix product or a large convolution, whichever is faster, measured between the steps of the run.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
     images, rows = digit_images(config)
     batches = prefetch(Batches(images, rows, 0, config.pretrain), device.type)
 
-    eager = replace(device, compile=False)  # the counter does not see into compiled code
+    eager = replace(device, compile=False)  # the counter does not see operations in compiled code
     counted = bare_step(pretraining_task(config, images).to(device.type), eager)
     with FlopCounterMode(display=False) as counter:
         counted(next(batches))

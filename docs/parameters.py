@@ -1,4 +1,4 @@
-"""Write `parameters.md`, the reference of all parameters, from `config.py` and `conf/`.
+"""Writes `parameters.md`, the reference of all parameters, from `config.py` and `conf/`.
 
     python docs/parameters.py
 
@@ -46,21 +46,21 @@ done. For good, set a value in a recipe's `conf/<recipe>/`, or, for runs without
 
 
 def recipes() -> list[str]:
-    """The environments that are recipes: those that name themselves."""
+    """Return the environments that are recipes: those whose globals name them."""
     return sorted(
         path.parent.name for path in CONF.glob("*/globals.yml") if path.parent.name != "base"
     )
 
 
 def parameters(recipe: str) -> dict[str, Any]:
-    """The merged parameters of a recipe, or of the base."""
+    """Return the merged parameters of a recipe, or of the base."""
     loader = OmegaConfigLoader(str(CONF), **CONFIG_LOADER_ARGS | {"default_run_env": recipe})
     merged: dict[str, Any] = loader["parameters"]
     return merged
 
 
 def docstrings() -> dict[str, dict[str, str]]:
-    """What stands below each field, by class and field."""
+    """Return the docstring below each field, by class and field."""
     found: dict[str, dict[str, str]] = {}
     for node in ast.parse(inspect.getsource(config)).body:
         if isinstance(node, ast.ClassDef):
@@ -78,7 +78,7 @@ def docstrings() -> dict[str, dict[str, str]]:
 
 
 def describe(model: type[BaseModel], name: str) -> str:
-    """The string below a field, in its class or the one that it comes from."""
+    """Return a field's docstring, from its class or the one that it inherits from."""
     known = docstrings()
     return next(
         (known[c.__name__][name] for c in model.mro() if name in known.get(c.__name__, {})), ""
@@ -86,7 +86,7 @@ def describe(model: type[BaseModel], name: str) -> str:
 
 
 def allowed(annotation: Any, field: FieldInfo | None = None) -> str:
-    """What a value may be, in the words that a refusal has."""
+    """Return the allowed values, in the words of the error message."""
     if field and field.description:
         return field.description
     origin, parts = get_origin(annotation), get_args(annotation)
@@ -101,12 +101,12 @@ def allowed(annotation: Any, field: FieldInfo | None = None) -> str:
 
 
 def is_group(field: FieldInfo) -> bool:
-    """Whether the field has parameters below it."""
+    """Return True if the field is a group of parameters."""
     return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
 
 def groups(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
-    """Each model with its dotted prefix, from the top down."""
+    """Yield each model with its dotted prefix, from the top down."""
     yield prefix, model
     for name, field in model.model_fields.items():
         if is_group(field):
@@ -114,14 +114,14 @@ def groups(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type
 
 
 def value(tree: Any, key: str) -> Any:
-    """What a tree of parameters has at a dotted key."""
+    """Return the value at a dotted key of a tree of parameters."""
     for part in key.split("."):
         tree = tree[part]
     return tree
 
 
 def shown(setting: Any) -> str:
-    """A value as one types it in YAML, on one line."""
+    """Format a value as YAML, on one line."""
     if isinstance(setting, str):
         return f"`{setting}`"
     text = yaml.safe_dump(setting, default_flow_style=True, width=10**6)
@@ -129,12 +129,12 @@ def shown(setting: Any) -> str:
 
 
 def row(*cells: str) -> str:
-    """A line of a Markdown table."""
+    """Format a row of a Markdown table."""
     return f"| {' | '.join(cells)} |\n"
 
 
 def section(prefix: str, model: type[BaseModel], values: dict[str, dict[str, Any]]) -> str:
-    """The parameters of one group, and where recipes differ from the base."""
+    """Render the parameters of one group, and where recipes differ from the base."""
     names = {prefix + name: (name, f) for name, f in model.model_fields.items() if not is_group(f)}
     title = f"`{prefix.removesuffix('.')}`" if prefix else "A run"
     page = f"\n## {title}\n\n{inspect.cleandoc(model.__doc__ or '')}\n\n"
@@ -161,7 +161,7 @@ def section(prefix: str, model: type[BaseModel], values: dict[str, dict[str, Any
 
 
 def render() -> str:
-    """The whole page."""
+    """Render the whole page."""
     values = {recipe: parameters(recipe) for recipe in ["base", *recipes()]}
     return HEAD + "".join(section(prefix, model, values) for prefix, model in groups(config.Config))
 

@@ -1,4 +1,4 @@
-"""The step beside those of others."""
+"""Compares the training step with those of other implementations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpu_parts.run import Run
 
 
 def peers(run: Run) -> None:
-    """Time the step beside others', each with its own batches, by `benchmarks/peers.py`."""
+    """Run `benchmarks/peers.py`, which times each implementation with its own batches."""
     command = [sys.executable, str(PROJECT / "benchmarks" / "peers.py"), *run.size.peers.split()]
     command += ["--seconds", str(0.7 * run.left_s)]
     if run.selfie:

@@ -1,4 +1,4 @@
-"""The machine's rates, and the first steps of a pretraining beside the same on the CPU."""
+"""Measures a GPU's rates, and compares the first steps of a pretraining with those on the CPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from common import (
     bare_step,
     best_rate,
     digit_images,
-    forbid_waiting,
+    forbid_synchronisation,
     median,
     now,
     pretraining_task,
@@ -27,8 +27,8 @@ TOLERANCES = {"fp32": 2e-3, "bf16": 3e-2}
 
 
 def preflight(run: Run) -> None:
-    """Measure the machine, and compare the first steps with the CPU's."""
-    # After a step at the full rate, rounding alone would make the losses differ by per cents.
+    """Measure the GPU, and compare the first steps with the CPU's."""
+    # After a step at the full learning rate, rounding alone makes the losses differ by per cents.
     config = run.config(
         batch_size=run.size.check_batch, steps=2, warmup_steps=0, peak_learning_rate=0.01
     )
@@ -58,7 +58,7 @@ def preflight(run: Run) -> None:
 
 
 def copy_rate(size: int, device: Device) -> float:
-    """Return the bytes a second that a large copy within the device's memory reads and writes."""
+    """Return the bandwidth of a large copy within the device's memory, bytes read and written/s."""
     one = torch.empty(size, dtype=torch.uint8, device=device.type)
     other = torch.empty_like(one)
     copies = [seconds(lambda: other.copy_(one)) for _ in range(10)]
@@ -66,7 +66,7 @@ def copy_rate(size: int, device: Device) -> float:
 
 
 def first_losses(config: Config, device: Device) -> list[float]:
-    """Return the losses of the first two steps; dropout is the same on all devices."""
+    """Return the losses of the first two steps; the dropout masks are the same on all devices."""
     images, rows = digit_images(config)
     task = pretraining_task(config, images).to(device.type)
     losses: list[float] = []
@@ -78,7 +78,7 @@ def first_losses(config: Config, device: Device) -> list[float]:
 
 
 def waiting_calls(config: Config, device: Device) -> str:
-    """Train a step in which torch forbids every call that waits for the GPU; return the first."""
+    """Take a step in which torch forbids calls that wait for the GPU; return the first such one."""
     if device.type != "cuda":
         return "not checked without a GPU"
     images, rows = digit_images(config)
@@ -87,7 +87,7 @@ def waiting_calls(config: Config, device: Device) -> str:
     step(first)  # cuDNN tries its kernels
     now()
     try:
-        with forbid_waiting():
+        with forbid_synchronisation():
             step(second)
     except RuntimeError as error:
         return str(error).splitlines()[0]

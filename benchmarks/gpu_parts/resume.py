@@ -1,4 +1,4 @@
-"""A pretraining that is killed with SIGKILL and resumed, beside an undisturbed one."""
+"""Compares a pretraining that is killed with SIGKILL and resumed with an undisturbed one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.pretraining import pretrain
 
 CHECKPOINTS = 8
-"""Checkpoints of the training."""
+"""Number of checkpoints of the training."""
 
 
 def resume(run: Run) -> None:
@@ -47,7 +47,7 @@ def start_training(folder: Path) -> subprocess.Popen[str]:
 
 
 def compute_piece(run: Run, folder: str) -> None:
-    """Pretrain deterministically, in the process that is killed and resumed."""
+    """Pretrain deterministically; this is the process that is killed and resumed."""
     steps = run.size.resume_steps
     config = run.config(batch_size=run.size.check_batch, steps=steps, warmup_steps=4, log_every=5)
     device = run.device(config, deterministic=True)

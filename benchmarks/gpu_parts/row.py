@@ -1,4 +1,4 @@
-"""The paper's row of CIFAR-10, as far as the time goes: a pretraining, then both arms."""
+"""Computes the paper's row for CIFAR-10, within a time limit: a pretraining, then both arms."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from selfie_pipeline.training.state import TrainingState
 from selfie_pipeline.weights import Weights
 
 PRETRAINING_SHARE = 0.4
-"""Share of the time left that the pretraining takes."""
+"""The pretraining's share of the time left."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Setting:
         config: The recipe.
         device: The device and the precision.
         images: The training images, then the test images.
-        labels: (M,), int64: their classes.
+        labels: Their classes, (M,), int64.
         train_images: Number of the training images.
     """
 
@@ -55,10 +55,10 @@ class Setting:
 
 
 def row(run: Run) -> None:
-    """Pretrain on CIFAR-10, then finetune both arms on few labels, seed after seed."""
+    """Pretrain on CIFAR-10, then finetune both arms on few labels, one seed after another."""
     config = run.config()
     device = replace(find_device(config.compute), deterministic=False)
-    pixels, labels = load_cifar10(run.data) if run.data else stand_in()
+    pixels, labels = load_cifar10(run.data) if run.data else small_digits()
     train_images = len(pixels) * 5 // 6
     grids = ArrayGrids(pixels, config.patch.patch_size, train_images)
     images = Images(grids, config.patch, config.augmentation)
@@ -94,27 +94,27 @@ def row(run: Run) -> None:
             record.add(**{f"{fraction:.0%}": summary(cells, fraction)})
 
 
-def stand_in() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return some of the digits, with their classes, where there is no CIFAR-10."""
+def small_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return some of the digits, with their classes, as a substitute for CIFAR-10."""
     count = 600
     return drawn_digits()[:count], load_digits().target.astype(np.int64)[:count]
 
 
 def pretrain_for(run: Run, setting: Setting, record: Record) -> Weights:
-    """Pretrain for a share of the time left, after a few steps that tell how many those are."""
+    """Pretrain for a share of the time left; a few timed steps determine the number of steps."""
     config, images, device = setting.config, setting.images, setting.device
     rows = np.arange(setting.train_images)
     started = now()
     times: list[float] = []
 
-    def note_time(_: TrainingState) -> None:
+    def record_time(_: TrainingState) -> None:
         times.append(time.perf_counter())
 
     changes = {"steps": 4 * run.size.timed_steps, "log_every": 20}
     if run.rehearse:
         changes["batch_size"] = run.size.finetune_batch
     warm = config.pretrain.model_copy(update=changes)
-    pretrain(config.model, warm, images, rows, device, no_checkpoints(), note_time)
+    pretrain(config.model, warm, images, rows, device, no_checkpoints(), record_time)
     step_s = median(list(np.diff(times[len(times) // 2 :])))
     record.add(calibration_s=now() - started, step_s=step_s)
     steps = 2 * run.size.timed_steps
@@ -169,7 +169,7 @@ def train_cell(
 
 
 def summary(cells: list[dict[str, Any]], fraction: float) -> dict[str, Any]:
-    """Return mean and deviation of both arms, and the interval of the paired difference, in %."""
+    """Return both arms' mean and standard deviation, and the paired difference's interval, in %."""
     table = pd.DataFrame([cell for cell in cells if cell["labeled_frac"] == fraction])
     result: dict[str, Any] = {"seeds": len(table)}
     columns = {

@@ -1,4 +1,4 @@
-"""Context of each part of `gpu.py`: sizes, time, the recipe, and a record of its results."""
+"""The context of each part of `gpu.py`: sizes, time limit, recipe, and the record of results."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from selfie_pipeline.training.device import Device, find_device
 
 @dataclass(frozen=True)
 class Size:
-    """The sizes of a run: of the paper, or of a rehearsal.
+    """The sizes of a run: those of the paper, or those of a rehearsal.
 
     Attributes:
         batches: Batch sizes to time, in images.
-        variants: Places of the ways to compute the step among `throughput.VARIANTS`.
+        variants: Indices into `throughput.VARIANTS` of the variants to time.
         check_batch: Batch size of preflight and resume.
-        copied_bytes: Bytes of the copy that tells the memory's bandwidth.
+        copied_bytes: Size of the copy that measures the memory's bandwidth.
         timed_steps: Steps of a timed block.
-        variant_limit_s: What a way to compute the step may take, its compilation included.
+        variant_limit_s: Time limit of a variant, its compilation included.
         resume_steps: Steps of the training that is killed.
         finetune_steps: Steps of a finetuning.
-        finetune_batch: Images of each.
-        seeds: Finetunings of each arm and fraction.
-        fractions: Labeled fractions, in order of value.
+        finetune_batch: Batch size of a finetuning.
+        seeds: Number of finetunings of each arm and fraction.
+        fractions: Labeled fractions, the most important first.
         peers: Options of `peers.py`.
     """
 
@@ -66,7 +66,7 @@ PAPER = Size(
     finetune_batch=256,
     seeds=5,
     fractions=(0.05, 0.08, 0.2),
-    # A loader's queue holds two batches of each worker: more steps a turn show what it sustains.
+    # A loader queues two batches a worker, so a turn needs more steps to show its sustained rate.
     peers="--batch 512 --workers 14 --steps 30 --rounds 2",
 )
 REHEARSAL = Size(
@@ -87,15 +87,15 @@ REHEARSAL = Size(
 
 @dataclass(frozen=True)
 class Run:
-    """Context of a part: its sizes, folders and time limit.
+    """The context of a part: its sizes, folders and time limit.
 
     Attributes:
         size: Its sizes.
         rehearse: True for a tiny network.
         out: The folder of the results.
-        data: The folder with CIFAR-10, as `gpu_bundle.py` makes it.
+        data: The folder with CIFAR-10, made by `gpu_bundle.py`.
         selfie: A checkout of wuhoward/SELFIE.
-        ends: `time.monotonic()` at which the part's time is up.
+        ends: Value of `time.monotonic()` at the part's time limit.
     """
 
     size: Size
@@ -107,7 +107,7 @@ class Run:
 
     @property
     def left_s(self) -> float:
-        """Seconds that are left."""
+        """Return the seconds that are left."""
         return self.ends - time.monotonic()
 
     def config(self, **pretrain: Any) -> Config:
@@ -125,7 +125,7 @@ class Run:
 
 
 class Record:
-    """The results of a part, in a JSON file that is whole after each of them."""
+    """The results of a part, in a JSON file that is rewritten whole after each of them."""
 
     def __init__(self, out: Path, part: str, **known: Any) -> None:
         self.path = out / f"{part}.json"
@@ -133,7 +133,7 @@ class Record:
         self.results["time"] = datetime.now(UTC).isoformat(timespec="seconds")
 
     def add(self, **results: Any) -> None:
-        """Print results and write all so far."""
+        """Print results, and write all results so far."""
         for name, value in results.items():
             shown = f"{value:,.4g}" if isinstance(value, float) else value
             print(f"  {name}: {shown}", flush=True)
@@ -150,7 +150,7 @@ def write_table(rows: list[dict[str, Any]] | pd.DataFrame, path: Path) -> None:
 
 @contextmanager
 def time_limit(limit_s: float) -> Iterator[None]:
-    """Raise TimeoutError in what takes longer than this."""
+    """Raise TimeoutError in the body if it takes longer than this."""
 
     def stop(*_: object) -> None:
         raise TimeoutError(f"more than {limit_s:.0f} s")

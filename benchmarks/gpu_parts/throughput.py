@@ -1,4 +1,4 @@
-"""Images a second of the paper-size pretraining step, computed in several ways."""
+"""Measures the paper-size pretraining step, in images a second, in several variants."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ import torch
 from common import (
     bare_step,
     digit_images,
-    forget_peak_memory,
     median,
     now,
     peak_memory,
     pretraining_task,
+    reset_peak_memory,
     seconds,
 )
 
@@ -34,26 +34,26 @@ from selfie_pipeline.training.data.batches import Batches
 from selfie_pipeline.training.data.prefetch import prefetch
 from selfie_pipeline.training.device import Device
 
-ENOUGH_S = 10
-"""Nothing is begun with less time left."""
+MIN_VARIANT_S = 10
+"""A variant with less time left is not started."""
 
 AHEAD_SHARE = 0.45
-"""Largest share of the time that is spent on compiling ahead."""
+"""Largest share of the time to spend on compiling ahead."""
 
 GRAPHS = {"triton.cudagraphs": True}
 PRODUCTS = {"conv_1x1_as_mm": True}
 AUTOTUNE = {"max_autotune": True, "coordinate_descent_tuning": True}
-"""Options of Inductor that are torch's mode `max-autotune-no-cudagraphs`."""
+"""Inductor's options that torch's mode `max-autotune-no-cudagraphs` sets."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to compute the step.
+    """A variant of computing the step.
 
     Attributes:
         name: Its name in the results.
-        compile: Arguments of `torch.compile`; None: the network is not compiled.
-        channels_last: True if channels are last in memory, as in trainings.
+        compile: Arguments of `torch.compile`; None to run eagerly.
+        channels_last: True for channels-last memory format, which trainings use.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Variant:
 VARIANTS = (
     Variant("compiled, CUDA graphs", {"options": GRAPHS}),  # as in trainings
     Variant("compiled, CUDA graphs, 1×1 as products", {"options": GRAPHS | PRODUCTS}),
-    # torch's own kernels: BatchNorm is cuDNN's, the activation a pass of its own.
+    # torch's own kernels: BatchNorm is cuDNN's, and the activation is a separate pass.
     Variant("CUDA graphs, BatchNorm not fused", {"backend": "cudagraphs"}),
     Variant("eager, channels last"),
     Variant("compiled", {}),
@@ -75,12 +75,12 @@ VARIANTS = (
     Variant("compiled, max-autotune", {"options": AUTOTUNE}),
     Variant("eager, channels first", channels_last=False),
 )
-"""The most informative first. Inductor fuses BatchNorm's normalisation with the activation and the
-sums of the next pass; without it, each is a pass over memory."""
+"""Variants to time, the most informative first. Inductor fuses BatchNorm's normalisation with the
+activation and the sums of the next pass; unfused, each is a pass over memory."""
 
 
 def throughput(run: Run) -> None:
-    """Time the pretraining step: the way that trainings use at every batch size, then others."""
+    """Time the pretraining step: the trainings' variant at every batch size, then the others."""
     device = run.device(run.config())
     record = Record(run.out, "throughput", device=device.name, precision=device.precision)
     first = run.size.batches[0]
@@ -92,7 +92,7 @@ def throughput(run: Run) -> None:
     table: list[dict[str, Any]] = []
     profiled = None
     for variant, batch in cases:
-        if run.left_s < ENOUGH_S:
+        if run.left_s < MIN_VARIANT_S:
             break
         kernels = run.out / "kernels.csv" if profiled is None else None
         table.append(measure(run, variant, batch, kernels))
@@ -107,7 +107,7 @@ def throughput(run: Run) -> None:
         raise SystemExit("no way to compute the step could be timed")
     fastest = max(measured, key=lambda row: row["images_per_s"])
     record.add(fastest=fastest)
-    if fastest["variant"] != profiled and run.left_s > ENOUGH_S:
+    if fastest["variant"] != profiled and run.left_s > MIN_VARIANT_S:
         best = next(variant for variant in VARIANTS if variant.name == fastest["variant"])
         again = measure(run, best, first, run.out / "kernels.csv")
         if "error" not in again:
@@ -118,10 +118,10 @@ def throughput(run: Run) -> None:
 
 
 def compile_ahead(run: Run, cases: list[tuple[Variant, int]]) -> None:
-    """Compile the cases at once, in processes of their own, into the compiler's cache on disk.
+    """Compile the cases in parallel processes, into the compiler's cache on disk.
 
-    Most of a compilation is the work of one core. Kernels that are chosen by their speed are not
-    compiled ahead: beside other processes, the speeds would say nothing.
+    Most of a compilation is the work of one core. Autotuned kernels are not compiled ahead, because
+    timings beside other processes would be wrong.
     """
     ends = time.monotonic() + AHEAD_SHARE * run.left_s
     to_compile = [
@@ -134,7 +134,7 @@ def compile_ahead(run: Run, cases: list[tuple[Variant, int]]) -> None:
 
     def compile_one(case: tuple[Variant, int]) -> None:
         left = ends - time.monotonic()
-        if left < ENOUGH_S:
+        if left < MIN_VARIANT_S:
             return
         named = json.dumps([VARIANTS.index(case[0]), case[1]])
         command = [sys.executable, *sys.argv, "--piece", named]
@@ -146,13 +146,13 @@ def compile_ahead(run: Run, cases: list[tuple[Variant, int]]) -> None:
 
 
 def compute_piece(run: Run, case: str) -> None:
-    """Compile a case by a step of it, in a process of `compile_ahead`."""
+    """Compile a case by taking a step of it, in a process of `compile_ahead`."""
     index, batch = json.loads(case)
     start_variant(run, VARIANTS[index], batch, steps=1)
 
 
 def measure(run: Run, variant: Variant, batch: int, kernels: Path | None) -> dict[str, Any]:
-    """Time a case, and profile it where a file is given; return its row, or that of its error."""
+    """Time a case, and profile it if a file is given; return its row, or that of its error."""
     row: dict[str, Any] = {"variant": variant.name, "batch": batch}
     try:
         with time_limit(min(run.left_s - 5, run.size.variant_limit_s)):
@@ -169,9 +169,9 @@ def measure(run: Run, variant: Variant, batch: int, kernels: Path | None) -> dic
 def start_variant(
     run: Run, variant: Variant, batch: int, steps: int
 ) -> tuple[Callable[[], None], float]:
-    """Build a variant's step and train a few. Also returns the seconds that these took."""
+    """Build a variant's step and take a few; return it, and the seconds that these took."""
     torch.compiler.reset()
-    forget_peak_memory()
+    reset_peak_memory()
     config = run.config(batch_size=batch, steps=10**6)
     device = run.device(config)
     images, rows = digit_images(config)
@@ -193,15 +193,15 @@ def start_variant(
 
 
 def compiler_for(device: Device, asked: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `torch.compile`: for a CPU, to capture the graphs and no more.
+    """Return the arguments of `torch.compile`; on a CPU those that only capture the graphs.
 
-    To compile them to C++ takes minutes, and says nothing of a GPU.
+    Compiling them to C++ would take minutes, and say nothing about a GPU.
     """
     return asked if device.type == "cuda" else {"backend": "aot_eager"}
 
 
 def put_channels_first(network: Selfie) -> None:
-    """Make the maps of P channels first in memory: the kernels, and the patches that come in."""
+    """Put the patch network's kernels and its input patches into channels-first memory format."""
     network.to(memory_format=torch.contiguous_format)
     network.patch_network.register_forward_pre_hook(
         lambda _, patches: (patches[0].contiguous(memory_format=torch.contiguous_format),)
@@ -220,7 +220,7 @@ def time_step(step: Callable[[], None], batch: int, steps: int) -> dict[str, flo
 
 
 def profile(step: Callable[[], None], device: Device, file: Path) -> None:
-    """Write the kernels of three steps, the longest first, with their share of the time."""
+    """Write the kernels of three steps, the slowest first, with their share of the time."""
     on_gpu = device.type == "cuda"
     kind = torch.profiler.ProfilerActivity
     with torch.profiler.profile(activities=[kind.CUDA if on_gpu else kind.CPU]) as profiler:

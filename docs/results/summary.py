@@ -1,4 +1,4 @@
-"""Write `summary.csv` and README's table of results from the committed cells.
+"""Writes `summary.csv` and README's table of results from the committed cells.
 
     python docs/results/summary.py
 

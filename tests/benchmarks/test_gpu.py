@@ -103,7 +103,7 @@ def test_a_part_without_time_is_left_out(tmp_path):
 
 def test_a_part_whose_time_is_up_is_named(tmp_path):
     """The imports alone take longer than its time."""
-    limits = json.dumps({"resume": gpu.ENOUGH_S})
+    limits = json.dumps({"resume": gpu.MIN_PART_S})
     done = run_benchmark(tmp_path, "--parts", "resume", "--limits", limits, "--rehearse")
     assert done.returncode == 1
     assert "resume: 10 s at most" in done.stdout
