@@ -30,7 +30,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{path.name}")
-    _remove(partial)  # left by a killed process
+    remove(partial)  # left by a killed process
     try:
         yield partial
         for file in partial.iterdir() if partial.is_dir() else ():
@@ -39,7 +39,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         partial.replace(path)
         fsync(path.parent)
     finally:
-        _remove(partial)
+        remove(partial)
 
 
 def fsync(path: Path) -> None:
@@ -51,7 +51,8 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

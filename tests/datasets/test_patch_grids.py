@@ -573,6 +573,14 @@ def test_unfinished_versions_of_other_pixels_are_removed(tmp_path, save_progress
     assert_same_as_uninterrupted(tmp_path)
 
 
+def test_progress_that_a_killed_process_was_writing_is_removed(tmp_path, save_progress_often):
+    interrupt(tmp_path, 12)
+    (tmp_path / "grids/.partial-f2/.partial-progress.json").write_text("{")
+
+    assert finish(tmp_path) > 0
+    assert_same_as_uninterrupted(tmp_path)
+
+
 def test_a_failure_before_the_first_progress_leaves_nothing(tmp_path):
     interrupt(tmp_path, 12)
 

@@ -347,7 +347,7 @@ def test_a_process_that_dies_while_saving_leaves_the_previous_checkpoint(
             nonlocal calls
             calls += 1
             if calls == call:
-                patch.setattr(atomic_write, "_remove", lambda _: None)
+                patch.setattr(atomic_write, "remove", lambda _: None)
                 raise Killed
             return original(*arguments)
 

@@ -20,6 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from selfie_pipeline.atomic_write import remove
 from selfie_pipeline.datasets.atomic import AtomicDataset, CatalogError
 from selfie_pipeline.datasets.patch_grid_shards import (
     MANIFEST,
@@ -188,7 +189,7 @@ class PatchGridDataset(AtomicDataset[PendingPatchGrids, PatchGrids]):
         for pattern in (".partial-*", "*/.partial-*"):  # no other process is writing
             for leftover in Path(self._filepath).glob(pattern):
                 if leftover not in {unfinished, path}:
-                    shutil.rmtree(leftover)
+                    remove(leftover)
         if not self._link_existing_version(data, path):
             write_version(data, unfinished)
             unfinished.rename(path)
