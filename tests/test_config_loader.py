@@ -38,6 +38,14 @@ def test_other_folders_are_no_environments(tmp_path: Path, env: str) -> None:
     )
 
 
+def test_of_many_folders_ten_are_named(tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / f"a{number:02}").mkdir()
+
+    with pytest.raises(UserError, match=r"allowed: a00, (a\d\d, ){8}a09 and 22 more$"):
+        make_loader(tmp_path, "another")["parameters"]
+
+
 @pytest.mark.parametrize(
     "text", [b"seed: [3", b"seed: ${nope}", b"\xff\xfe", b"- 3", b"3", b"seed: ${oc.env:HOME}"]
 )

@@ -8,6 +8,7 @@ from typing import Any
 from kedro.config import MissingConfigException, OmegaConfigLoader
 
 from selfie_pipeline.config import UserError
+from selfie_pipeline.printable import list_first
 
 
 class ProjectConfigLoader(OmegaConfigLoader):
@@ -25,7 +26,8 @@ class ProjectConfigLoader(OmegaConfigLoader):
         known = sorted(path.name for path in conf.glob("*") if path.is_dir())
         if self.env not in {None, "", *known}:  # of a path, Kedro would read all that is below it
             raise UserError(
-                f"--env = {self.env} is not an environment in {conf}; allowed: {', '.join(known)}"
+                f"--env = {self.env} is not an environment in {conf}; allowed: "
+                f"{list_first(known, 10)}"
             )
         try:
             return super().__getitem__(key)

@@ -23,6 +23,7 @@ from kedro.pipeline import Pipeline
 from selfie_pipeline.config import Config, UserError, load_config
 from selfie_pipeline.extras import install_extra
 from selfie_pipeline.pipeline_registry import PIPELINE_NAMES, create_pipeline
+from selfie_pipeline.printable import list_first
 from selfie_pipeline.project import Project
 from selfie_pipeline.provenance import flatten
 from selfie_pipeline.run_budget import find_budget, plan_run
@@ -213,7 +214,8 @@ def _check_version_exists(name: str, catalog: DataCatalog, run_params: dict[str,
         versions = dataset.list_versions(full_path=False)  # latest first
         if versions:
             raise UserError(
-                f"--load-versions = {name}:{version} does not exist; allowed: {', '.join(versions)}"
+                f"--load-versions = {name}:{version} does not exist; allowed: "
+                f"{list_first(versions, 10)}"
             )
 
 

@@ -19,6 +19,7 @@ from kedro_datasets._typing import JSONPreview
 
 from selfie_pipeline.atomic_write import atomic_write
 from selfie_pipeline.config import UserError
+from selfie_pipeline.printable import list_first
 
 _Saved = TypeVar("_Saved")
 _Loaded = TypeVar("_Loaded")
@@ -100,7 +101,7 @@ class AtomicDataset(
         if not path.exists():
             versions = self.list_versions(full_path=False) if self._version else []
             raise CatalogError(
-                f"{path} does not exist; available versions: {', '.join(versions) or 'none'}"
+                f"{path} does not exist; available versions: {list_first(versions, 10) or 'none'}"
             )
         return self._read(path)
 
