@@ -1,4 +1,4 @@
-"""Tests of the small faults that the benchmark `mutations.py` puts into modules."""
+"""Tests of the faults that `benchmarks/mutations.py` puts into modules."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def choose(faults: list[Fault], now: str) -> Fault:
     return next(fault for fault in faults if fault.name["now"] == now)
 
 
-def test_each_comparison_constant_operator_and_call_can_be_faulty(faults: list[Fault]) -> None:
+def test_all_mutations_of_a_module_are_found(faults: list[Fault]) -> None:
     assert {(fault.name["was"], fault.name["now"]) for fault in faults} == FAULTS
     assert len(faults) == len(FAULTS)
 
 
-def test_one_fault_is_put_in_and_taken_out(faults: list[Fault]) -> None:
+def test_a_fault_in_the_tree_is_removed_afterwards(faults: list[Fault]) -> None:
     before = ast.unparse(faults[0].tree)
     for fault in faults:
         with fault.in_tree() as tree:
@@ -55,7 +55,7 @@ def test_one_fault_is_put_in_and_taken_out(faults: list[Fault]) -> None:
         assert ast.unparse(fault.tree) == before
 
 
-def test_a_copy_has_the_fault_only_for_a_while(faults: list[Fault], tmp_path: Path) -> None:
+def test_a_fault_on_disk_is_removed_afterwards(faults: list[Fault], tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
     with choose(faults, "x <= LIMIT").on_disk(copy):
@@ -63,7 +63,7 @@ def test_a_copy_has_the_fault_only_for_a_while(faults: list[Fault], tmp_path: Pa
     assert (copy / "layers.py").read_text() == SOURCE
 
 
-def test_loaded_functions_get_the_faulty_code(faults: list[Fault], tmp_path: Path) -> None:
+def test_the_code_of_loaded_functions_is_replaced(faults: list[Fault], tmp_path: Path) -> None:
     path = tmp_path / "layers.py"
     spec = importlib.util.spec_from_file_location("layers", path)
     assert spec is not None
@@ -76,4 +76,4 @@ def test_loaded_functions_get_the_faulty_code(faults: list[Fault], tmp_path: Pat
     assert layers.forward(5) == -5
     assert choose(faults, "x").in_memory(str(path))
     assert layers.forward(5) == 5
-    assert not choose(faults, "4").in_memory(str(path))  # of the module, not of a function
+    assert not choose(faults, "4").in_memory(str(path))  # outside of functions

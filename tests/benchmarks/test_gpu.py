@@ -1,4 +1,4 @@
-"""Tests of `benchmarks/gpu.py`: its time, its files, and all its parts on a CPU."""
+"""Tests of `benchmarks/gpu.py`: time limits, result files, and a rehearsal of all its parts."""
 
 import json
 import os
@@ -33,10 +33,10 @@ def is_alive(pid):
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:
         return False
-    return state != "Z"  # nobody may have waited for it
+    return state != "Z"  # a zombie has ended
 
 
-def test_a_record_is_whole_after_each_result(tmp_path):
+def test_a_record_is_written_after_each_result(tmp_path):
     record = Record(tmp_path, "part", batch=8)
     record.add(first=1.5)
     assert json.loads((tmp_path / "part.json").read_text())["first"] == 1.5
@@ -50,7 +50,7 @@ def test_a_record_is_whole_after_each_result(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["part.json"]
 
 
-def test_a_result_that_json_does_not_have_leaves_the_former_ones(tmp_path):
+def test_a_result_that_is_not_json_keeps_the_earlier_ones(tmp_path):
     record = Record(tmp_path, "part")
     record.add(first=1.5)
     with pytest.raises(ValueError, match="JSON"):
@@ -64,7 +64,7 @@ def test_a_table_is_written_as_csv(tmp_path):
     assert pd.read_csv(tmp_path / "table.csv")["variant"].tolist() == ["eager", "compiled"]
 
 
-def test_what_takes_too_long_is_stopped():
+def test_time_limit_stops_a_longer_body():
     started = time.monotonic()
     with pytest.raises(TimeoutError), time_limit(0.2):
         time.sleep(30)
@@ -72,17 +72,17 @@ def test_what_takes_too_long_is_stopped():
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
-def test_what_is_ready_in_time_is_not():
+def test_time_limit_does_not_stop_a_shorter_body():
     with time_limit(30):
         pass
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
-def test_a_command_that_ends_in_time_gives_its_status():
+def test_a_command_that_ends_in_time_returns_its_status():
     assert gpu.run_limited(["sh", "-c", "exit 3"], 30) == 3
 
 
-def test_a_command_whose_time_is_up_ends_with_all_that_it_started(tmp_path):
+def test_a_command_is_killed_at_its_time_limit_with_its_children(tmp_path):
     script = f"sleep 60 & echo $! > {tmp_path}/pid; wait"
     assert gpu.run_limited(["sh", "-c", script], 1) is None
 
@@ -94,15 +94,15 @@ def test_a_command_whose_time_is_up_ends_with_all_that_it_started(tmp_path):
     assert not is_alive(pid)
 
 
-def test_a_part_without_time_is_left_out(tmp_path):
+def test_a_part_without_time_is_skipped(tmp_path):
     done = run_benchmark(tmp_path, "--budget", "5")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"{part}: no time left" for part in gpu.LIMITS]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_part_whose_time_is_up_is_named(tmp_path):
-    """The imports alone take longer than its time."""
+def test_a_part_that_reaches_its_time_limit_is_named(tmp_path):
+    """The imports alone take longer than the limit."""
     limits = json.dumps({"resume": gpu.MIN_PART_S})
     done = run_benchmark(tmp_path, "--parts", "resume", "--limits", limits, "--rehearse")
     assert done.returncode == 1
@@ -138,22 +138,22 @@ def test_a_large_result_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
-def test_torch_knows_how_to_compile_each_variant(variant):
+def test_torch_accepts_the_compile_options_of_each_variant(variant):
     if variant.compile is not None:
         nn.Linear(2, 2).compile(dynamic=False, **variant.compile)
         backend = variant.compile.get("backend", "inductor")
         assert backend in torch.compiler.list_backends(exclude_tags=())
 
 
-def test_the_autotuning_is_that_of_the_mode():
+def test_the_autotuning_options_are_those_of_the_mode():
     mode = torch._inductor.list_mode_options("max-autotune-no-cudagraphs")
     (variant,) = [variant for variant in VARIANTS if variant.name == "compiled, max-autotune"]
     assert variant.compile == {"options": mode}
 
 
 @pytest.mark.parametrize("first", [False, True])
-def test_channels_are_where_the_variant_has_them(make_config, first):
-    """Of the stem, that is; on a CPU, the products that follow it put channels last."""
+def test_the_stem_has_the_memory_format_of_the_variant(make_config, first):
+    """Only the stem is checked: on a CPU, the matrix products after it put channels last."""
     config = make_config()
     network = Selfie(config.model, config.patch).to(memory_format=torch.channels_last)
     if first:

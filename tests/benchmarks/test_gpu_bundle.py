@@ -1,4 +1,4 @@
-"""Tests of `benchmarks/gpu_bundle.py`: CIFAR-10 comes back as it was."""
+"""Tests of `benchmarks/gpu_bundle.py`: CIFAR-10 is restored without loss."""
 
 import pickle
 
@@ -9,7 +9,7 @@ from gpu_bundle import FILES, STRIP, load_cifar10, read_cifar10, write_strip
 
 @pytest.fixture
 def published(tmp_path):
-    """Files like the published ones, with 7 random images each."""
+    """Write files in the published format, with 7 random images each."""
     rng = np.random.default_rng(0)
     pixels, labels = [], []
     for name in FILES:
@@ -23,7 +23,7 @@ def published(tmp_path):
     return tmp_path, np.concatenate(pixels), labels
 
 
-def test_channels_are_last_and_the_test_images_too(published):
+def test_published_files_are_read_channels_last_with_the_test_images_at_the_end(published):
     folder, expected, labels = published
     images, found = read_cifar10(folder)
 
@@ -32,7 +32,7 @@ def test_channels_are_last_and_the_test_images_too(published):
     assert found.tolist() == labels
 
 
-def test_the_images_come_back_as_they_were_from_several_parcels(tmp_path):
+def test_images_in_several_parcels_are_restored_without_loss(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (STRIP + 3, 32, 32, 3), dtype=np.uint8)
     images[:2] = [[[[0]]], [[[255]]]]

@@ -1,4 +1,4 @@
-"""Try bad inputs on the program, and print what came of them.
+"""Tries generated bad inputs on the program, and prints a table of the outcomes.
 
 python -m tests.hostile --inputs 20000 --folder docs/results/hostile
 python -m tests.hostile --replay images/damaged:1234
@@ -29,7 +29,7 @@ _COLUMNS = ("kind", "tried", "refused", "accepted", "faults", "seconds", "larges
 
 
 def tabulate(outcomes: Sequence[Outcome]) -> list[dict[str, str | int | float]]:
-    """Return one row a kind, and the total."""
+    """Return a row for each kind, and one for the total."""
     rows = []
     for name in [*dict.fromkeys(outcome.kind for outcome in outcomes), "total"]:
         group = [outcome for outcome in outcomes if name in {outcome.kind, "total"}]
@@ -49,10 +49,10 @@ def tabulate(outcomes: Sequence[Outcome]) -> list[dict[str, str | int | float]]:
 
 
 def main() -> int:
-    """Run the command; return its exit status, which is 1 if there was a fault."""
+    """Run the command; return the exit status: 1 if there was a fault."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=1000, help="number of inputs, of all kinds")
-    parser.add_argument("--seed", type=int, default=0, help="other inputs for another seed")
+    parser.add_argument("--seed", type=int, default=0, help="of the inputs")
     parser.add_argument("--kinds", nargs="*", default=MODULES, help="only these kinds")
     parser.add_argument("--folder", type=Path, help="folder for figures.csv and figures.json")
     cores = len(os.sched_getaffinity(0))
@@ -69,7 +69,7 @@ def main() -> int:
     started = time.monotonic()
     outcomes = []
     kinds = load_kinds(options.kinds)
-    with suppress(KeyboardInterrupt):  # what has been tried until then is tabulated
+    with suppress(KeyboardInterrupt):  # the inputs tried so far are tabulated
         for outcome in try_all(options.inputs, kinds, options.seed, options.processes):
             outcomes.append(outcome)
             if outcome.fault:
@@ -102,7 +102,7 @@ def write_figures(
     outcomes: Sequence[Outcome],
     more: Mapping[str, int],
 ) -> None:
-    """Write the table as CSV, and with the faults, the versions and more as JSON."""
+    """Write the table as CSV, and the table, the faults, the versions and more as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "figures.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Strategies that damage bytes and trees of plain data, and values that nobody expects."""
+"""Hypothesis strategies that damage bytes and trees of plain data, and unexpected values."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ JUNK = st.one_of(
 
 @st.composite
 def damaged_bytes(draw: st.DrawFn, content: bytes) -> tuple[bytes, str]:
-    """Damage bytes as disks, transfers and people do; return them with what was done."""
+    """Damage bytes as disks, transfers and people do; return them and a description."""
     how = draw(
         st.sampled_from(
             [
@@ -97,7 +97,7 @@ def damaged_bytes(draw: st.DrawFn, content: bytes) -> tuple[bytes, str]:
 
 
 def _places(tree: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return the places of all values in a tree."""
+    """Return the path of every value in a tree."""
     members = (
         tree.items()
         if isinstance(tree, dict)
@@ -109,7 +109,7 @@ def _places(tree: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def _similar(value: Any) -> st.SearchStrategy[Any]:
-    """Return values of the same type."""
+    """Return a strategy of values of the same type."""
     if isinstance(value, bool):
         return st.booleans()
     if isinstance(value, int):
@@ -155,7 +155,7 @@ def damaged_tree(draw: st.DrawFn, tree: Any, junk: st.SearchStrategy[Any] = JUNK
 
 @st.composite
 def damaged_json(draw: st.DrawFn, tree: Any) -> tuple[bytes, str]:
-    """Damage a JSON file: its values, or its bytes."""
+    """Damage the values or the bytes of a JSON file."""
     if draw(st.integers(0, 3)):
         return json.dumps(draw(damaged_tree(tree))).encode(), "values changed"
     return draw(damaged_bytes(json.dumps(tree).encode()))

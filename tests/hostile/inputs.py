@@ -1,6 +1,6 @@
 """Kinds of bad inputs, and the batches in which Hypothesis generates them.
 
-An input is known by its kind and its number: a batch follows from its seed alone.
+An input is identified by its kind and its number, because a batch depends on its seed alone.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from hypothesis.strategies import SearchStrategy
 from selfie_pipeline.config import UserError
 
 BATCH_SIZE = 50
-"""Inputs that Hypothesis generates from one seed."""
+"""Number of inputs that Hypothesis generates from one seed."""
 
 
 class WrongResultError(Exception):
-    """An input was accepted, and the result is not what it should be; the message says why."""
+    """An input was accepted, and its result is wrong; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Link:
 
 @dataclass(frozen=True)
 class Input:
-    """A bad input, or a good one among them.
+    """An input, usually a bad one.
 
     Attributes:
-        what: The input in a few words.
-        files: Files that it consists of, by path in the folder `input`.
-        value: The rest of it: text, parameters, an address.
-        expected: Whether it must be refused or accepted, if that is certain.
+        what: A description in a few words.
+        files: Its files, by path in the folder `input`.
+        value: Its other data: text, parameters, an address.
+        expected: The required answer, if there is one.
     """
 
     what: str
@@ -49,7 +49,7 @@ class Input:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Return the size of its files and its value, bytes."""
         contents = (content for content in self.files.values() if isinstance(content, bytes))
         return sum(map(len, contents)) + len(repr(self.value))
 
@@ -71,15 +71,15 @@ class Kind:
     Attributes:
         name: Its name.
         inputs: The strategy that generates them.
-        door: Gives an input to the program, in a folder that has the input's files in `input` and
-            an empty folder `data`. Raises an error of `refusals`, `WrongResultError`, or none.
+        target: Passes an input to the program, in a folder that has the input's files in `input`
+            and an empty folder `data`. Raises an error of `refusals`, `WrongResultError`, or none.
         refusals: Errors by which the program may refuse an input.
         share: Number of its inputs among 1,000 of all kinds.
     """
 
     name: str
     inputs: SearchStrategy[Input]
-    door: Callable[[Input, Path], None]
+    target: Callable[[Input, Path], None]
     refusals: tuple[type[BaseException], ...] = (UserError,)
     share: int = 50
 

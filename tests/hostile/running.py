@@ -1,4 +1,4 @@
-"""Tries batches of inputs in processes of their own, which may hang or die."""
+"""Tries batches of inputs in child processes, which may hang or die."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.hostile.trials import (
 )
 
 _START_LIMIT_S = 600.0
-"""Time for the generation of a batch."""
+"""Time limit for the generation of a batch."""
 
 Work = Callable[[Connection, Kind, int, range], None]
 
@@ -33,16 +33,16 @@ Work = Callable[[Connection, Kind, int, range], None]
 def try_all(
     total: int, kinds: Sequence[Kind], base_seed: int = 0, processes: int = 1
 ) -> Iterator[Outcome]:
-    """Try about `total` inputs, of each kind its share.
+    """Try about `total` inputs, divided among the kinds by their shares.
 
     Args:
         total: Number of inputs of all kinds together.
         kinds: The kinds to try.
-        base_seed: The inputs follow from it and their numbers.
+        base_seed: Seed of the inputs.
         processes: Number of batches that are tried at the same time.
 
     Yields:
-        The outcomes, in turns of the kinds, so that a part of them has some of each.
+        The outcomes, alternating between the kinds, so that an interrupted run has some of each.
     """
     shares = sum(kind.share for kind in kinds)
     counts = {kind.name: math.ceil(total * kind.share / shares) for kind in kinds}
@@ -73,14 +73,14 @@ def try_batch(
     work: Work | None = None,
     time_limit: float = TIME_LIMIT_S,
 ) -> Iterator[Outcome]:
-    """Try inputs of one batch in a process, and in another one after each that it did not survive.
+    """Try inputs of one batch in a child process, with a new one after each hang and crash.
 
     Args:
         kind: The kind of the inputs.
-        base_seed: The inputs follow from it and their numbers.
+        base_seed: Seed of the inputs.
         numbers: Numbers of the inputs, all of one batch.
-        work: What the process does; by default `work_batch`.
-        time_limit: Seconds for each input, on a machine that does nothing else.
+        work: The process's function; by default `work_batch`.
+        time_limit: Seconds for each input on an idle machine; longer under load.
 
     Yields:
         The outcomes, in the order of the numbers.
@@ -101,7 +101,7 @@ def try_batch(
 def _try_in_process(
     kind: Kind, base_seed: int, numbers: range, work: Work, time_limit: float
 ) -> Iterator[Outcome]:
-    # By fork, because the imports take longer than a batch.
+    # Forked, because the imports take longer than a batch.
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
     process = context.Process(target=work, args=(theirs, kind, base_seed, numbers))
@@ -131,12 +131,12 @@ def _try_in_process(
 
 
 def _load() -> float:
-    """Return how many processes wait for each core of this machine; at least 1."""
+    """Return this machine's load average per core; at least 1."""
     return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
 
 
 def _receive(connection: Connection, limit: float) -> object:
-    """Return the next message; None if there is none in time, "lost" if the process died."""
+    """Return the next message; None if the limit passes, "lost" if the process died."""
     try:
         return connection.recv() if connection.poll(limit) else None
     except (EOFError, OSError):
@@ -145,7 +145,7 @@ def _receive(connection: Connection, limit: float) -> object:
 
 def work_batch(connection: Connection, kind: Kind, base_seed: int, numbers: range) -> None:
     """Generate a batch and try some of its inputs; send each one's number, then its outcome."""
-    os.setsid()  # so that what it starts can be ended with it
+    os.setsid()  # so that its child processes can be killed with it
     sys.dont_write_bytecode = True
     warnings.simplefilter("ignore")
     batch = generate_batch(kind, base_seed, numbers.start // BATCH_SIZE)

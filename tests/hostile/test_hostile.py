@@ -1,4 +1,4 @@
-"""Tries generated bad inputs, and tests that what is wrong is noticed.
+"""Tests of the program with generated bad inputs, and tests that faults are noticed.
 
 $SELFIE_HOSTILE_INPUTS sets their number; `python -m tests.hostile` has more options.
 """
@@ -26,7 +26,7 @@ INPUTS = os.environ.get("SELFIE_HOSTILE_INPUTS", "1000")
 
 
 @pytest.mark.slow
-def test_no_bad_input_does_harm() -> None:
+def test_no_bad_input_causes_a_fault() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.hostile", "--inputs", INPUTS],
         cwd=REPOSITORY,
@@ -37,16 +37,16 @@ def test_no_bad_input_does_harm() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def kind(door: Callable[[Input, Path], None], expected: str = "either") -> Kind:
+def kind(target: Callable[[Input, Path], None], expected: str = "either") -> Kind:
     numbers = st.integers(0, 10**6)
     inputs = numbers.map(lambda n: Input("a number", {"n": b"%d" % n}, n, expected))
-    return Kind("a kind", inputs, door)
+    return Kind("a kind", inputs, target)
 
 
 def judge(
-    door: Callable[[Input, Path], None], expected: str = "either", time_limit: float = 30
+    target: Callable[[Input, Path], None], expected: str = "either", time_limit: float = 30
 ) -> Outcome:
-    (outcome,) = try_batch(kind(door, expected), 0, range(1), time_limit=time_limit)
+    (outcome,) = try_batch(kind(target, expected), 0, range(1), time_limit=time_limit)
     return outcome
 
 
@@ -59,21 +59,21 @@ def accept(item: Input, folder: Path) -> None:
     (folder / "data/result").write_text("fine")
 
 
-def test_refused_and_accepted_inputs_are_no_faults() -> None:
+def test_refused_and_accepted_inputs_are_not_faults() -> None:
     assert (judge(refuse).answer, judge(refuse).fault) == ("refused", None)
     assert (judge(accept).answer, judge(accept).fault) == ("accepted", None)
 
 
-def test_an_answer_that_can_not_be_right_is_noticed() -> None:
+def test_a_wrong_answer_is_noticed() -> None:
     assert judge(refuse, "accepted").fault == "wrong result"
     assert judge(accept, "refused").fault == "wrong result"
 
 
-def say(message: str) -> None:
+def refuse_with(message: str) -> None:
     raise UserError(message)
 
 
-def wrong() -> None:
+def return_wrong_result() -> None:
     raise WrongResultError("other pixels")
 
 
@@ -82,9 +82,9 @@ def wrong() -> None:
     [
         (lambda: 1 / 0, "traceback"),
         (lambda: sys.exit("no"), "traceback"),
-        (wrong, "wrong result"),
-        (lambda: say(""), "message"),
-        (lambda: say("a" * 5000), "message"),
+        (return_wrong_result, "wrong result"),
+        (lambda: refuse_with(""), "message"),
+        (lambda: refuse_with("a" * 5000), "message"),
         (lambda: Path("beside").write_text("data/"), "write"),
         (lambda: Path("data/../beside").mkdir(), "write"),
         (lambda: sys.audit(CANARY), "code"),
@@ -101,30 +101,30 @@ def test_faults_are_noticed(
 ) -> None:
     monkeypatch.setattr("tests.hostile.running._load", lambda: 1.0)
 
-    def door(item: Input, folder: Path) -> None:
+    def target(item: Input, folder: Path) -> None:
         action()
 
-    assert judge(door, time_limit=1 if fault == "hang" else 30).fault == fault
+    assert judge(target, time_limit=1 if fault == "hang" else 30).fault == fault
 
 
 def test_the_inputs_after_a_hang_and_a_crash_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.hostile.running._load", lambda: 1.0)
     batch = generate_batch(kind(accept), 0, 0)
 
-    def door(item: Input, folder: Path) -> None:
+    def target(item: Input, folder: Path) -> None:
         if item.value == batch[1].value:
             os._exit(1)
         if item.value == batch[3].value:
             time.sleep(600)
 
-    outcomes = list(try_batch(kind(door), 0, range(6), time_limit=1))
+    outcomes = list(try_batch(kind(target), 0, range(6), time_limit=1))
 
     faults = {outcome.number: outcome.fault for outcome in outcomes if outcome.fault}
     assert [outcome.number for outcome in outcomes] == list(range(6))
     assert faults == {1: "crash", 3: "hang"}
 
 
-def test_an_input_follows_from_its_seed_and_number() -> None:
+def test_an_input_is_determined_by_its_seed_and_number() -> None:
     first, again = generate_batch(kind(accept), 0, 3), generate_batch(kind(accept), 0, 3)
 
     assert [item.value for item in first] == [item.value for item in again]

@@ -1,4 +1,4 @@
-"""Tries one input: in this process, watched for what it writes, runs and takes of the memory."""
+"""Tries one input in this process, and audits its writes, its code and its memory."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from selfie_pipeline.printable import is_printable
 
 TIME_LIMIT_S = 30.0
 MEMORY_LIMIT_BYTES = 3 * 2**29
-"""Memory beyond what the process had before, for an input under `SMALL_BYTES`."""
+"""Limit of additional memory for an input under `SMALL_BYTES`."""
 SMALL_BYTES = 2**20
 _ADDRESS_SPACE_BYTES = 6 * 2**30
-"""Address space beyond what the process had before; it protects the machine."""
+"""Limit of additional address space; it protects the machine."""
 _LONGEST_MESSAGE = 4_000
 
 CANARY = "hostile.canary"
@@ -38,9 +38,9 @@ _PATHS_WRITTEN = {
     "shutil.rmtree": 0,
     "sqlite3.connect": 0,
 }
-"""Events of the audit, and which argument is the path that is written to."""
+"""Audit events that write, and the index of the argument that is the path."""
 _PROGRAMS = {"git", "ldconfig", "gcc", "cc", "ld", "objdump", "uname"}
-"""Programs that provenance asks, and Python to find libraries."""
+"""Programs that are run for provenance, and by Python to find libraries."""
 
 Answer = Literal["refused", "accepted"]
 FaultType = Literal[
@@ -50,17 +50,17 @@ FaultType = Literal[
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an input came to.
+    """The outcome of trying an input.
 
     Attributes:
-        kind: Name of its kind.
-        number: Its number among those of its kind.
-        what: The input in a few words.
-        answer: What the program did; None if it did neither.
-        fault: What was wrong with that; None if nothing was.
+        kind: Name of the input's kind.
+        number: The input's number within its kind.
+        what: The input's description.
+        answer: The program's answer; None if it gave neither.
+        fault: The fault; None if there is none.
         detail: The message of a refusal, or the circumstances of a fault.
-        seconds: Time it took.
-        memory: Bytes of memory that it took beyond what was there.
+        seconds: CPU time.
+        memory: Additional memory at its peak, bytes.
     """
 
     kind: str
@@ -78,14 +78,14 @@ class Outcome:
 
 
 class _Watch:
-    """An audit hook that notes what is written outside a folder, and code that is run."""
+    """An audit hook that records writes outside a folder, and code that is run."""
 
     def __init__(self) -> None:
         self.folder: str | None = None
         self.faults: list[tuple[FaultType, str]] = []
-        sys.addaudithook(self._hear)
+        sys.addaudithook(self._audit)
 
-    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.folder is None:
             return
         if event in _CODE:
@@ -114,14 +114,14 @@ _watch: _Watch | None = None
 
 
 def try_input(kind: Kind, number: int, item: Input) -> Outcome:
-    """Give an input to the program in a folder of its own, and judge what comes of it.
+    """Pass an input to the program in a temporary folder, and judge the outcome.
 
     Args:
         kind: The kind of the input.
         number: The input's number.
         item: The input.
     """
-    global _watch  # noqa: PLW0603  # a hook can't be removed
+    global _watch  # noqa: PLW0603  # an audit hook can't be removed
     _watch = _watch or _Watch()
     before = os.getcwd()
     with tempfile.TemporaryDirectory(prefix="hostile-") as name:
@@ -151,14 +151,14 @@ def try_input(kind: Kind, number: int, item: Input) -> Outcome:
 def _answer(  # noqa: PLR0911
     kind: Kind, item: Input, folder: Path
 ) -> tuple[Answer | None, FaultType | None, str]:
-    """Return the answer to an input, what is wrong with it, and the details."""
+    """Return the program's answer to an input, its fault if there is one, and the details."""
     try:
-        kind.door(item, folder)
+        kind.target(item, folder)
     except kind.refusals as error:
         message = str(error)
         if item.expected == "accepted":
-            return "refused", "wrong result", f"refused what is right: {message}"
-        if problem := _unfit(error):
+            return "refused", "wrong result", f"refused a valid input: {message}"
+        if problem := _message_problem(error):
             return "refused", "message", f"{problem}: {message[:300]!r}"
         return "refused", None, message
     except WrongResultError as error:
@@ -168,24 +168,24 @@ def _answer(  # noqa: PLR0911
     except BaseException:
         return None, "traceback", _last_lines()
     if item.expected == "refused":
-        return "accepted", "wrong result", "accepted what can't be right"
+        return "accepted", "wrong result", "accepted an invalid input"
     return "accepted", None, ""
 
 
-def _unfit(error: BaseException) -> str | None:
-    """Return why an error's message is not for a person; None if it is."""
+def _message_problem(error: BaseException) -> str | None:
+    """Return the reason why an error's message is not fit for a user; None if it is fit."""
     message = str(error)
     if not message.strip():
         return "an empty message"
     if len(message) > _LONGEST_MESSAGE:
         return f"a message of {len(message):,} characters"
-    if not (isinstance(error, UserError) or is_printable(message)):  # the command escapes those
+    if not (isinstance(error, UserError) or is_printable(message)):  # the CLI escapes a UserError
         return "a message with control characters"
     return None
 
 
 def _last_lines() -> str:
-    """Return the error at hand and where it was raised, innermost frame first."""
+    """Return the current error and its innermost frames, the innermost first."""
     error = sys.exception()
     frames = traceback.extract_tb(error.__traceback__ if error else None)[-6:]
     places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
@@ -200,7 +200,7 @@ def current_memory() -> int:
 
 
 def peak_memory() -> int:
-    """Return the largest resident memory since the last call, bytes; then begin anew."""
+    """Return the peak of the resident memory since the last call, bytes, and reset it."""
     status = Path("/proc/self/status").read_text().split()
     largest = int(status[status.index("VmHWM:") + 1]) * 1024
     Path("/proc/self/clear_refs").write_text("5")
@@ -208,7 +208,7 @@ def peak_memory() -> int:
 
 
 def limit_address_space() -> None:
-    """Let allocations fail before they take the machine's memory."""
+    """Make allocations fail before they exhaust the machine's memory."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + _ADDRESS_SPACE_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))

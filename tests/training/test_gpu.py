@@ -1,4 +1,4 @@
-"""The same trainings on a GPU: its precision, memory and compiler make them faster, not others."""
+"""Tests of trainings on a GPU: precision, residency and compilation do not change their results."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from selfie_pipeline.training.pretraining import pretrain
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 
 ROWS = np.arange(0, 1797, 3)
-QUIET = {  # dropout takes its random numbers from the device's own generator
+WITHOUT_DROPOUT = {  # its random numbers come from the device's generator
     "model.attention.dropout": 0.0,
     "model.attention.attention_dropout": 0.0,
     "pretrain.steps": 8,
@@ -24,7 +24,9 @@ QUIET = {  # dropout takes its random numbers from the device's own generator
 def train(make_config, make_images, tmp_path):
     def train(accelerator, precision="fp32", compiled="never", folder="run"):
         compute = {"accelerator": accelerator, "precision": precision, "compile": compiled}
-        config = make_config(QUIET | {f"compute.{key}": value for key, value in compute.items()})
+        config = make_config(
+            WITHOUT_DROPOUT | {f"compute.{key}": value for key, value in compute.items()}
+        )
         checkpoints = Checkpoints(tmp_path / folder, {}, 4, "auto")
         images, device = make_images(config), find_device(config.compute)
         return pretrain(config.model, config.pretrain, images, ROWS, device, checkpoints)
@@ -38,7 +40,7 @@ def losses(trained):
 
 @pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize("compiled", ["never", "always"])
-def test_it_learns_what_a_processor_learns(train, monkeypatch, compiled, resident):
+def test_losses_on_a_gpu_are_close_to_those_on_a_cpu(train, monkeypatch, compiled, resident):
     monkeypatch.setattr(prefetch, "GPU_MEMORY_SHARE", 1 / 3 if resident else 0)
 
     expected, trained = train("cpu", folder="cpu"), train("gpu", compiled=compiled, folder="gpu")
@@ -52,7 +54,7 @@ def test_it_learns_what_a_processor_learns(train, monkeypatch, compiled, residen
     reason="the GPU has no bfloat16",
 )
 @pytest.mark.parametrize("compiled", ["never", "always"])
-def test_in_bf16_nearly_so(train, compiled):
+def test_losses_in_bf16_are_close_to_those_in_fp32(train, compiled):
     expected = train("cpu", folder="cpu")
     trained = train("gpu", precision="bf16", compiled=compiled, folder="gpu")
 
@@ -60,11 +62,11 @@ def test_in_bf16_nearly_so(train, compiled):
     assert {tensor.dtype for tensor in trained.tensors.values()} <= {torch.float32, torch.int64}
 
 
-def test_it_goes_on_from_a_checkpoint_of_its_own(train, tmp_path):
-    whole = train("gpu", folder="whole")
-    newest = sorted((tmp_path / "whole").glob("step-*.json"))[-1]
-    newest.unlink()  # the last checkpoint; the one before is of step 4
+def test_a_training_resumes_from_its_checkpoint(train, tmp_path):
+    undisturbed = train("gpu", folder="run")
+    latest = sorted((tmp_path / "run").glob("step-*.json"))[-1]
+    latest.unlink()  # the one before it is of step 4
 
-    again = train("gpu", folder="whole")
+    resumed = train("gpu", folder="run")
 
-    assert losses(again) == pytest.approx(losses(whole), rel=1e-2)
+    assert losses(resumed) == pytest.approx(losses(undisturbed), rel=1e-2)

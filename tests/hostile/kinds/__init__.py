@@ -1,4 +1,4 @@
-"""All kinds of bad inputs, a module for each subject."""
+"""The kinds of bad inputs, one module for each subject."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MODULES = (
 
 
 def load_kinds(names: Sequence[str] = MODULES) -> list[Kind]:
-    """Return kinds by their full names, such as `images/bombs`, or those of modules."""
+    """Return kinds by their full names, such as `images/bombs`, or all kinds of modules."""
     return [
         kind
         for module in dict.fromkeys(name.split("/")[0] for name in names)

@@ -1,4 +1,4 @@
-"""Addresses of Ray clusters, in the environment variable that names one."""
+"""Bad addresses of Ray clusters, in the environment variable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PORTS = st.one_of(
     st.integers(-10, 10**7).map(str),
 )
 _NO_ADDRESS = {"", "local", "auto"}
-"""Names of a cluster that is to be started, or found."""
+"""Values by which a cluster is started or found, instead of named."""
 
 
 @st.composite
@@ -38,7 +38,7 @@ def _ray(draw: st.DrawFn) -> Input:
 
 def _connect(item: Input, folder: Path) -> None:
     os.environ["RAY_ADDRESS"] = item.value
-    # No name is looked up: there may be a network, and what is there is not the subject.
+    # No name is resolved, because the outcome must not depend on the network.
     socket.getaddrinfo = refuse_names  # type: ignore[assignment]
     with connect():
         raise WrongResultError("there is no cluster")

@@ -1,4 +1,4 @@
-"""Published archives of arrays: the pickles of CIFAR-10 and the .npz files of ImageNet 32×32."""
+"""Bad archives of arrays: the pickles of CIFAR-10 and the .npz files of ImageNet 32×32."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _PARTS = ["train_data_batch_1", "train_data_batch_2", "val_data"]
 
 
 def read_source(source: Source) -> None:
-    """Read all of a source as the stages do, and check that its parts agree.
+    """Read all of a source as the stages do, and check that its parts are consistent.
 
     Raises:
-        WrongResultError: They do not.
+        WrongResultError: They are not.
     """
     samples = source.samples()
     check_samples(samples, source.classes)
@@ -119,7 +119,7 @@ _ARRAYS = st.one_of(
 
 @st.composite
 def _cifar_values(draw: st.DrawFn) -> Input:
-    """Pickles of plain data and arrays that are not what they should be."""
+    """Generate pickles with wrong data and arrays."""
     name = draw(st.sampled_from([*_BATCHES, "batches.meta"]))
     junk = draw(st.one_of(JUNK, _ARRAYS))
     if name == "batches.meta":
@@ -145,7 +145,7 @@ def _cifar_values(draw: st.DrawFn) -> Input:
 
 @st.composite
 def _cifar_code(draw: st.DrawFn) -> Input:
-    """Pickles that would call functions."""
+    """Generate pickles that would call functions."""
     name = draw(st.sampled_from([*_BATCHES, "batches.meta"]))
     code = draw(st.sampled_from(_CODE))
     content = draw(
@@ -160,7 +160,7 @@ def _cifar_code(draw: st.DrawFn) -> Input:
 
 @st.composite
 def _opcodes(draw: st.DrawFn) -> Input:
-    """Programs of the pickle machine that promise or nest very much."""
+    """Generate pickle programs that announce huge sizes or are deeply nested."""
     big = draw(st.sampled_from([2**20, 2**31 - 1, 2**31, 2**40, 2**62, 2**64 - 1]))
     program = draw(
         st.sampled_from(
@@ -175,7 +175,7 @@ def _opcodes(draw: st.DrawFn) -> Input:
                 b"]" + b"]a" * 100_000 + b".",
                 b"(" * 100_000 + b".",
                 b"]" + b"2" * 300_000 + b"l.",
-                b"]q\x00" + b"(h\x00h\x00lq\x00" * 25 + b".",  # each list twice in the next
+                b"]q\x00" + b"(h\x00h\x00lq\x00" * 25 + b".",  # each list twice in the next one
                 b"]\x94" + b"h\x00a." * 2,
                 b"cos\nsystem\n(S'true'\ntR.",
                 b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.",
@@ -264,7 +264,7 @@ _HEADERS = st.one_of(
 
 @st.composite
 def _npz_values(draw: st.DrawFn) -> Input:
-    """Archives whose arrays are not what they should be."""
+    """Generate archives with wrong arrays."""
     name = draw(st.sampled_from(_PARTS))
     members = dict(_part(name))
     member = draw(st.sampled_from(sorted(members)))
@@ -314,14 +314,14 @@ def _npz_damaged(draw: st.DrawFn) -> Input:
 
 @cache
 def _npz_bomb(member: str, mebibytes: int) -> bytes:
-    """Return an archive of zeros, much smaller than what is in it."""
+    """Return an archive of zeros that is much smaller than its content."""
     rows = mebibytes * 2**20 // (3072 if member == "data" else 8)
     shape = (rows, 3072) if member == "data" else (rows,)
     header = {"descr": "|u1" if member == "data" else "<i8", "fortran_order": False, "shape": shape}
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, header)
-    # Deflated once and repeated, as in `images._zeros`; the checksum is that of a wrong content,
-    # which is noticed at the end only.
+    # Deflated once and repeated, as in `images._zeros`. The checksum is wrong, which is only
+    # noticed at the end.
     packer = zlib.compressobj(9, wbits=-15)
     start = packer.compress(file.getvalue()) + packer.flush(zlib.Z_FULL_FLUSH)
     block = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)

@@ -1,7 +1,7 @@
-"""Whole commands, `kedro run` with its options, environment variables and configuration files.
+"""Bad commands: `kedro run` with its options, environment variables and configuration files.
 
-They run in this process, in a project of their own. The only pipeline that finds its inputs there
-is `ingest`; the others are refused before their first node.
+They run in this process, in a temporary project. Only the pipeline `ingest` finds its inputs there;
+the others are refused before their first node.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _project() -> dict[str, bytes | Link]:
         .replace(b"mlflow: auto", b"mlflow: never")
     )
     files["conf/local/.gitkeep"] = files["src/.gitkeep"] = b""
-    files[".telemetry"] = b"consent: false\n"  # or that plugin writes to pyproject.toml
+    files[".telemetry"] = b"consent: false\n"  # otherwise kedro-telemetry writes to pyproject.toml
     files["data"] = Link("../data")
     return files
 
@@ -59,7 +59,7 @@ _CONFIGURATION = {
 
 @st.composite
 def _damaged_yaml(draw: st.DrawFn, content: bytes) -> bytes:
-    """Damage a file of the configuration."""
+    """Damage a configuration file."""
     if draw(st.booleans()):
         return draw(damaged_bytes(content))[0]
     lines = content.decode().splitlines()
@@ -131,7 +131,7 @@ def _commands(draw: st.DrawFn) -> Input:
         options += ["--config=run.yml"] if name == "run.yml" else ["--env=other"]
     texts = NAMES.map(lambda text: text.replace("\0", "").encode("utf-8", "replace").decode())
     variables = draw(st.dictionaries(st.sampled_from(_VARIABLES), texts, max_size=1))
-    options = [option.replace("\0", "") for option in options]  # no command line can have one
+    options = [option.replace("\0", "") for option in options]  # a command line can't contain one
     return Input(" ".join(options)[:100], files, (options, variables))
 
 
@@ -142,7 +142,7 @@ def _run(item: Input, folder: Path) -> None:
     os.chdir(project)
     os.environ.pop("KEDRO_ENV", None)
     bootstrap_project(project)
-    settings.set("DISABLE_HOOKS_FOR_PLUGINS", ("kedro-viz",))  # it has a folder of its own
+    settings.set("DISABLE_HOOKS_FOR_PLUGINS", ("kedro-viz",))  # it writes to its own folder
     result = CliRunner().invoke(run, options, env=variables)
     if result.exception is None:
         return

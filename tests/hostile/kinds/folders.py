@@ -1,4 +1,4 @@
-"""Folders of image files: names of any kind, links, damaged files and ground truths."""
+"""Bad folders of image files: strange names, links, damaged files and ground truths."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _CONTENTS = st.one_of(
 
 
 def _insert(files: dict[str, bytes | Link], name: str, content: bytes | Link) -> None:
-    """Add a file unless one of its folders is a file, or it is one of their folders."""
+    """Add a file, unless one of its parents is a file or its name is that of a folder."""
     parents = {str(parent) for parent in Path(name).parents} - {"."}
     if not parents & files.keys() and not any(known.startswith(f"{name}/") for known in files):
         files[name] = content
@@ -78,7 +78,7 @@ def _trees(draw: st.DrawFn) -> Input:
 
 
 def read_source(source: Source) -> tuple[pd.DataFrame, int]:
-    """Read a data set as the stages do; return its samples, and how many images were readable."""
+    """Read a data set as the stages do; return its samples and the number of readable images."""
     samples = source.samples()
     check_samples(samples, source.classes)
     count_samples(samples)
@@ -105,7 +105,7 @@ def _list_and_read(item: Input, folder: Path) -> None:
 
 
 def _find_and_read(item: Input, folder: Path) -> None:
-    """As `predict` does with `images`."""
+    """Find and read images as `predict` does."""
     _, files = find_files(folder / "input" / item.value)
     windows, reasons = read_windows(files, _PATCH)
     if len(windows) != reasons.count(None) or len(reasons) != len(files):

@@ -1,4 +1,4 @@
-"""Image files: of every format that Pillow writes, in every mode, damaged, and bombs."""
+"""Bad image files: every format that Pillow writes, in every mode, damaged, and bombs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _exif(orientation: object) -> bytes:
 
 @st.composite
 def _saved(draw: st.DrawFn) -> tuple[bytes, str, str, Image.Image]:
-    """Return a file's bytes, its format, a description, and the picture."""
+    """Generate a file: its bytes, its format, a description, and the picture."""
     name, mode = draw(st.sampled_from(_FORMATS)), draw(st.sampled_from(_MODES))
     picture = _picture(mode, draw(_SIDES), draw(_SIDES), draw(st.integers(0, 2**32 - 1)))
     options: dict[str, object] = {}
@@ -73,7 +73,7 @@ def _saved(draw: st.DrawFn) -> tuple[bytes, str, str, Image.Image]:
             file = io.BytesIO()
             try:
                 fallback.save(file, name, **attempt)
-            except Exception:  # not every plugin writes every mode, nor without the right library
+            except Exception:  # not every plugin writes every mode, and some need a library
                 continue
             if file.getvalue():
                 what = f"{name}, {fallback.mode}, {', '.join(map(str, attempt))}"
@@ -99,7 +99,7 @@ def _damaged(draw: st.DrawFn) -> Input:
 
 @st.composite
 def _cut_off(draw: st.DrawFn) -> Input:
-    """A file that ends early: if it is accepted, no pixel is missing."""
+    """Generate a truncated file; it may only be accepted if no pixel is missing."""
     content, _, what, _ = draw(_saved())
     end = draw(st.integers(0, len(content) - 1))
     return Input(
@@ -111,7 +111,7 @@ def _cut_off(draw: st.DrawFn) -> Input:
 
 @st.composite
 def _exact(draw: st.DrawFn) -> Input:
-    """A picture of the canvas's size in a lossless format, whose pixels must stay."""
+    """Generate a picture of the canvas's size in a lossless format; its pixels must not change."""
     name = draw(st.sampled_from(sorted(_LOSSLESS)))
     picture = _picture("RGB", _CANVAS, _CANVAS, draw(st.integers(0, 2**32 - 1)))
     file = io.BytesIO()
@@ -121,7 +121,7 @@ def _exact(draw: st.DrawFn) -> Input:
 
 @cache
 def _zeros(row: int, rows: int) -> bytes:
-    """Return so many rows of zeros, deflated, at once: a deflated block can be repeated."""
+    """Return deflated rows of zeros, quickly, because a deflated block can be repeated."""
     packer = zlib.compressobj(9)
     block = packer.compress(bytes(100 * row)) + packer.flush(zlib.Z_FULL_FLUSH)
     block = block[2:]  # without zlib's header
@@ -132,7 +132,7 @@ def _zeros(row: int, rows: int) -> bytes:
 
 
 def _png(width: int, height: int, depth: int, colour: int, rows: int) -> bytes:
-    """Return a PNG of zeros with this header, in which only the first rows are there."""
+    """Return a PNG of zeros with this header, of which only the first rows are stored."""
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
     pixels = _zeros(1 + width * channels * depth // 8, rows) if rows else zlib.compress(b"")
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
@@ -158,7 +158,7 @@ _PNG_TYPES = {
 
 @st.composite
 def _bombs(draw: st.DrawFn) -> Input:
-    """A small PNG of very many pixels."""
+    """Generate a small PNG of very many pixels."""
     name = draw(st.sampled_from(sorted(_PNG_TYPES)))
     width, height = draw(st.sampled_from([(13_000, 13_000), (9_400, 9_400), (20_000, 20_000)]))
     colour, depth = _PNG_TYPES[name]
@@ -168,7 +168,7 @@ def _bombs(draw: st.DrawFn) -> Input:
 
 @st.composite
 def _long(draw: st.DrawFn) -> Input:
-    """A picture of one pixel's height, or width."""
+    """Generate a picture that is one or two pixels high or wide."""
     size = draw(st.sampled_from([(60_000, 1), (1, 60_000), (16_000, 2)]))
     mode = draw(st.sampled_from(["RGB", "RGBA", "L", "P", "I;16"]))
     file = io.BytesIO()
@@ -178,7 +178,7 @@ def _long(draw: st.DrawFn) -> Input:
 
 @st.composite
 def _lying_headers(draw: st.DrawFn) -> Input:
-    """A header that promises more pixels than there are."""
+    """Generate a file whose header announces more pixels than it has."""
     width, height = (draw(st.sampled_from([0, 1, 9_000, 13_000, 2**16, 2**31 - 1])) for _ in "wh")
     name = draw(st.sampled_from(["PNG", "PPM", "PGM16", "PBM", "BMP", "GIF"]))
     if name == "PNG":

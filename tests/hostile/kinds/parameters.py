@@ -1,4 +1,4 @@
-"""Parameters, as Kedro passes them on, and as the text of `--params`."""
+"""Bad parameters, as a tree and as the text of `--params`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from selfie_pipeline.settings import CONFIG_LOADER_ARGS
 
 _REPOSITORY = Path(__file__).parents[3]
 _OUTPUTS = {"encoder", "selfie_classifier", "experiment_cells", "tuning_trials"}
-"""Of each kind of line in the summary of a run."""
+"""One output for each kind of line in the summary of a run."""
 
 
 def default_parameters() -> dict[str, Any]:
@@ -38,7 +38,7 @@ _KEYS = [
 
 
 def _same(given: Any, taken: Any) -> bool:
-    """Return whether a value was taken as it was given; whole numbers may become floats."""
+    """Return True if a value was accepted unchanged; whole numbers may become floats."""
     if isinstance(given, dict) and isinstance(taken, dict):
         return given.keys() == taken.keys() and all(_same(given[k], taken[k]) for k in given)
     if isinstance(given, list) and isinstance(taken, list):
@@ -78,7 +78,7 @@ _VALUES = st.one_of(
 
 @st.composite
 def param_texts(draw: st.DrawFn) -> str:
-    """Return texts of `--params`."""
+    """Return a strategy of texts of `--params`."""
     keys = st.one_of(st.sampled_from(_KEYS), NAMES)
     items = st.lists(
         st.tuples(keys, st.sampled_from(["=", ":", " = ", "", "=="]), _VALUES),

@@ -1,4 +1,4 @@
-"""Results and tables that the program reads again: JSON, CSV and Parquet."""
+"""Damaged results and tables that the program reads back: JSON, CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _use_samples(samples: Any, folder: Path) -> None:
 
 
 def _use_nothing(content: Any, folder: Path) -> None:
-    """Of a table that only people read."""
+    """Do nothing with a table that only people read."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class _Entry:
         type: Its type.
         format: json, csv or parquet.
         content: An intact content.
-        use: What the program does with it.
+        use: The program's use of it.
         options: Arguments of the type.
     """
 
@@ -200,7 +200,7 @@ _ENTRIES = {
 
 @st.composite
 def _files(draw: st.DrawFn, entry: _Entry) -> Input:
-    grid_files()  # made now, because nothing may be written elsewhere while an input is tried
+    grid_files()  # made now, because an input that is tried must not write elsewhere
     if entry.format == "json":
         content, how = draw(damaged_json(entry.content))
     else:

@@ -1,4 +1,4 @@
-"""Label tables, and images in Parquet and tar files."""
+"""Bad label tables, and bad images in Parquet and tar files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _COLUMNS = st.one_of(
 
 
 def write_parquet(columns: Mapping[str, Any]) -> bytes:
-    """Return columns as a Parquet file; Hypothesis draws others if there can't be one."""
+    """Return columns as a Parquet file; reject the example if they don't fit into one."""
     file = io.BytesIO()
     try:
         pq.write_table(pa.table(dict(columns)), file, write_page_checksum=True)
@@ -92,7 +92,7 @@ def damaged_columns(draw: st.DrawFn, columns: Mapping[str, list[Any]]) -> dict[s
 
 
 def write_csv(columns: Mapping[str, Any], delimiter: str = ",") -> str:
-    """Return columns as text; a column that is no list has its value in the first row."""
+    """Return columns as CSV; the value of a column that is not a list is in the first row."""
     lists = [value if isinstance(value, list) else [value] for value in columns.values()]
     file = io.StringIO()
     writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
@@ -191,7 +191,7 @@ _TYPES = [tarfile.REGTYPE] * 6 + [
 
 
 def _tar(members: list[tuple[str, bytes, bytes, int | None]], format_: int) -> bytes:
-    """Return a tar file of members: name, content, type, and the size in the header if another."""
+    """Return a tar file of members: name, content, type, and the header's size if it is wrong."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=format_):
         for name, content, type_, size in members:

@@ -1,4 +1,4 @@
-"""What the program has stored and reads again: patch grids, weights and checkpoints."""
+"""Damaged outputs that the program reads back: patch grids, weights and checkpoints."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def small_config() -> Config:
 
 @cache
 def _pixels() -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return patch grids, (M, N, C, p, p)."""
+    """Return patch grids, (M, N, C, P, P)."""
     random = np.random.default_rng(0)
     return random.integers(0, 256, (_ROWS, 16, 3, 4, 4), dtype=np.uint8)
 
@@ -135,7 +135,7 @@ def _load_grids(item: Input, folder: Path) -> None:
 
 @cache
 def _unfinished() -> dict[str, bytes]:
-    """Return what a killed process leaves after four of the six images."""
+    """Return the files that a killed process leaves after four of the six images."""
 
     class KilledError(Exception):
         pass
@@ -160,7 +160,7 @@ def _unfinished() -> dict[str, bytes]:
 
 @st.composite
 def _progress(draw: st.DrawFn) -> Input:
-    grid_files()  # made now, because nothing may be written elsewhere while an input is tried
+    grid_files()  # made now, because an input that is tried must not write elsewhere
     files = dict(_unfinished())
     name = draw(st.sampled_from(["progress.json"] * 3 + sorted(files)))
     if name == "progress.json":
@@ -171,7 +171,7 @@ def _progress(draw: st.DrawFn) -> Input:
 
 
 def _resume(item: Input, folder: Path) -> None:
-    """Resume writing patch grids where the damage is."""
+    """Resume writing the damaged patch grids."""
     target = folder / "data" / "grids"
     (folder / "input").rename(target)
     with _small_shards():
@@ -289,7 +289,7 @@ class _ArrayGrids:
 
 
 def _train(folder: Path) -> dict[str, torch.Tensor]:
-    """Pretrain for three steps, or resume that."""
+    """Pretrain for three steps, or resume from a checkpoint in the folder."""
     config = small_config()
     images = Images(_ArrayGrids(), config.patch, config.augmentation)
     state = Checkpoints(folder, {"data": "f00d"}, every=1, resume="auto")

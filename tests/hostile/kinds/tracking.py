@@ -1,4 +1,4 @@
-"""Addresses of tracking servers, and the other environment variables of the tracking."""
+"""Bad addresses of tracking servers, and bad values of the other tracking variables."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ def _addresses(draw: st.DrawFn) -> Input:
 
 
 def _track(item: Input, folder: Path) -> None:
-    """Track a run that saves nothing; no name is looked up, and nothing answers."""
+    """Track a run that saves nothing; no name is resolved, and every connection is refused."""
     uri, variables = item.value
     socket.getaddrinfo = refuse_names  # type: ignore[assignment]
     socket.socket.connect = _refuse  # type: ignore[assignment]
     os.chdir(folder / "data")
-    heard = _Lines()
-    _LOGGER.addHandler(heard)
+    handler = _MessageHandler()
+    _LOGGER.addHandler(handler)
     before = dict(os.environ)
     os.environ.update(variables)
     parameters = default_parameters()
@@ -92,28 +92,28 @@ def _track(item: Input, folder: Path) -> None:
             {"run_id": "2026-01-01T00.00.00.000Z", "pipeline_names": ["ingest"]}, DataCatalog()
         )
         hooks.after_pipeline_run()
-        left = os.environ.get("SELFIE_MLFLOW_RUN")  # empty: runs beside it are not tracked either
+        left = os.environ.get("SELFIE_MLFLOW_RUN")  # empty: its inner runs are not tracked either
         if left != outer and not (outer and left == ""):
             raise WrongResultError("the variable of the outer run is another")
     finally:
-        _LOGGER.removeHandler(heard)
+        _LOGGER.removeHandler(handler)
         os.environ.clear()
         os.environ.update(before)
-    if any(len(line.splitlines()) > 1 or len(line) > 4000 for line in heard.lines):
+    if any(len(line.splitlines()) > 1 or len(line) > 4000 for line in handler.messages):
         raise WrongResultError("a warning of several lines, or a very long one")
-    if outer is None and not any("no longer tracked" in line for line in heard.lines):
-        raise WrongResultError("the run is tracked, or it is not said that it is not")
+    if outer is None and not any("no longer tracked" in line for line in handler.messages):
+        raise WrongResultError("no warning says that the run is not tracked")
 
 
-class _Lines(logging.Handler):
-    """The messages of a logger."""
+class _MessageHandler(logging.Handler):
+    """A handler that collects the messages of a logger."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.lines: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
+        self.messages.append(record.getMessage())
 
 
 def _refuse(self: socket.socket, address: object) -> None:

@@ -1,4 +1,4 @@
-"""A step that several workers compute together, as processes of torch.distributed."""
+"""Tests of data-parallel steps, in processes of torch.distributed."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ from selfie_pipeline.training.distributed.process_group import (
 )
 from selfie_pipeline.training.tasks import PretrainingTask
 
-pytestmark = pytest.mark.slow  # processes of their own
+pytestmark = pytest.mark.slow  # starts processes
 
 WORKERS = 2
 Tensors = dict[str, Tensor]
 
 
-def in_float64(config: Config, images: Images, worker: int, workers: int) -> tuple[Any, Tensors]:
-    """Losses of three steps, and what the network has become: its weights and statistics."""
+def train_in_float64(
+    config: Config, images: Images, worker: int, workers: int
+) -> tuple[Tensor, Tensors]:
+    """Return the losses and accuracies of all steps, and the network's state after them."""
     torch.set_num_threads(1)
     recipe = config.pretrain
     with seeded_initialisation(recipe.seed):
@@ -55,31 +57,31 @@ def in_float64(config: Config, images: Images, worker: int, workers: int) -> tup
     return torch.stack(losses), network.state_dict()
 
 
-def work(worker: int, folder: Path, job: str, *arguments: Any) -> None:
+def run_worker(worker: int, folder: Path, job: str, *arguments: Any) -> None:
     distributed.init_process_group(
-        "gloo", f"file://{folder}/meeting", rank=worker, world_size=WORKERS
+        "gloo", f"file://{folder}/store", rank=worker, world_size=WORKERS
     )
     torch.save(JOBS[job](worker, folder, *arguments), folder / f"{worker}.pt")
     distributed.destroy_process_group()
 
 
 def train(worker: int, folder: Path, config: Config, images: Images) -> Any:
-    return in_float64(config, images, worker, WORKERS)
+    return train_in_float64(config, images, worker, WORKERS)
 
 
-def agree(worker: int, folder: Path) -> list[int]:
-    """The second worker is asked to stop after its third step."""
+def poll_stop_request(worker: int, folder: Path) -> list[int]:
+    """Return the signal polled after each of six steps; worker 1 receives SIGTERM in its third."""
     stop = SynchronisedStopRequest(distributed.new_group(backend="gloo"))
-    told = []
+    polled = []
     for step in range(1, 7):
         if (worker, step) == (1, 3):
             stop.received = signal.SIGTERM
-        told.append(int(stop.poll() or 0))
-    return told
+        polled.append(int(stop.poll() or 0))
+    return polled
 
 
-def share(worker: int, folder: Path) -> list[Any]:
-    """Both save at another value; what counts is the first worker's."""
+def save_and_load(worker: int, folder: Path) -> list[Any]:
+    """Save other values in each worker; return the loaded ones, and the gathered ranks."""
     shared = RankZeroCheckpoints(folder / f"of-{worker}", {}, every=1, resume="auto")
     shared.save(Checkpoint(3 + worker, {"weight": torch.tensor([float(worker)])}))
     shared.write_record("note", {"worker": worker})
@@ -88,19 +90,22 @@ def share(worker: int, folder: Path) -> list[Any]:
     return [found.step, found.tensors["weight"].item(), all_gather([worker])]
 
 
-JOBS: dict[str, Callable[..., Any]] = {"train": train, "agree": agree, "share": share}
+JOBS: dict[str, Callable[..., Any]] = {
+    function.__name__: function for function in (train, poll_stop_request, save_and_load)
+}
 
 
-def together(folder: Path, job: str, *arguments: Any) -> list[Any]:
-    multiprocessing.spawn(work, (folder, job, *arguments), nprocs=WORKERS)
+def run_workers(folder: Path, job: str, *arguments: Any) -> list[Any]:
+    """Run a job in each worker's process; return their results."""
+    multiprocessing.spawn(run_worker, (folder, job, *arguments), nprocs=WORKERS)
     return [torch.load(folder / f"{worker}.pt", weights_only=True) for worker in range(WORKERS)]
 
 
 @pytest.mark.parametrize("preactivation", [True, False])
-def test_two_workers_compute_what_one_does(
+def test_two_workers_compute_the_training_of_one(
     make_config: Callable[..., Config], tmp_path: Path, preactivation: bool
 ) -> None:
-    """In float64, with BatchNorm synchronised: losses, weights and statistics."""
+    """Losses, weights and statistics are equal in float64, with synchronised BatchNorm."""
     config = make_config(
         {
             "patch": {"canvas_size": 8, "image_size": 8, "patch_size": 4, "targets": 2},
@@ -110,22 +115,23 @@ def test_two_workers_compute_what_one_does(
         }
     )
     images = Images(Grids(), config.patch, config.augmentation)
-    losses, alone = in_float64(config, images, 0, 1)
+    expected_losses, expected = train_in_float64(config, images, 0, 1)
 
-    for others, tensors in together(tmp_path, "train", config, images):
-        torch.testing.assert_close(others, losses)
-        assert tensors.keys() == alone.keys()
-        for name, tensor in alone.items():
+    for losses, tensors in run_workers(tmp_path, "train", config, images):
+        torch.testing.assert_close(losses, expected_losses)
+        assert tensors.keys() == expected.keys()
+        for name, tensor in expected.items():
             torch.testing.assert_close(tensors[name], tensor, msg=name)
 
 
-def test_all_stop_after_the_same_step(tmp_path: Path) -> None:
+def test_all_workers_stop_after_the_same_step(tmp_path: Path) -> None:
     term = int(signal.SIGTERM)
-    assert together(tmp_path, "agree") == [[0, 0, 0, term, term, term]] * WORKERS
+    polled = run_workers(tmp_path, "poll_stop_request")
+    assert polled == [[0, 0, 0, term, term, term]] * WORKERS
 
 
-def test_the_first_worker_keeps_the_checkpoints(tmp_path: Path) -> None:
-    assert together(tmp_path, "share") == [[3, 0.0, [[0], [1]]]] * WORKERS
+def test_only_rank_zero_writes_checkpoints(tmp_path: Path) -> None:
+    assert run_workers(tmp_path, "save_and_load") == [[3, 0.0, [[0], [1]]]] * WORKERS
     assert {path.name for path in (tmp_path / "of-0").iterdir()} == {
         "step-000000003.json",
         "step-000000003.safetensors",
@@ -135,7 +141,7 @@ def test_the_first_worker_keeps_the_checkpoints(tmp_path: Path) -> None:
 
 
 class Grids:
-    """Stored grids of random pixels."""
+    """Patch grids of random pixels, in memory."""
 
     grid = (2, 2)
     mean = np.full(3, 0.5, dtype=np.float32)

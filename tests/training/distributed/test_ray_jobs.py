@@ -1,4 +1,4 @@
-"""Work side by side on a Ray cluster of several nodes, all of them on this machine."""
+"""Tests of parallel jobs on a Ray cluster of several nodes, all on this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head without processors for work, and a node with two."""
+    """Start a head node without CPUs for tasks, and a node with two."""
     import ray  # noqa: PLC0415
     from ray.cluster_utils import Cluster  # noqa: PLC0415
 
@@ -54,20 +54,20 @@ def doubled(number: int) -> int:
 
 
 def die(times: int, folder: Path) -> str:
-    """Die as often as that, counted by files, then succeed."""
-    before = len(list(folder.glob("died-*")))
-    if before < times:
-        (folder / f"died-{before}").touch()
+    """Die so many times, counted by files, then succeed."""
+    deaths = len(list(folder.glob("died-*")))
+    if deaths < times:
+        (folder / f"died-{deaths}").touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return f"after {before}"
+    return f"after {deaths}"
 
 
-def refuse() -> None:
+def fail() -> None:
     raise UserError("the disk is full")
 
 
-def wait_for_a_signal(folder: Path) -> None:
-    """As a training does: it notes the signal, and ends after its step."""
+def wait_for_signal(folder: Path) -> None:
+    """Wait for a signal and end by it, like a training."""
     with StopRequest() as stop:
         (folder / f"begun-{os.getpid()}").touch()
         while not stop.poll():
@@ -76,7 +76,7 @@ def wait_for_a_signal(folder: Path) -> None:
         raise TrainingInterrupted("stopped")
 
 
-def follow(number: int) -> Job[int]:
+def double_twice(number: int) -> Job[int]:
     once: int = yield partial(doubled, number)
     twice: int = yield partial(doubled, once)
     return twice
@@ -84,19 +84,19 @@ def follow(number: int) -> Job[int]:
 
 def try_to_survive(times: int, folder: Path) -> Job[str]:
     try:
-        told: str = yield partial(die, times, folder)
-    except WorkerDiedError as reason:
-        return str(reason)
-    return told
+        survived: str = yield partial(die, times, folder)
+    except WorkerDiedError as error:
+        return str(error)
+    return survived
 
 
-def test_results_are_in_order_and_parts_follow_from_one_another(
+def test_results_are_in_order_and_tasks_of_a_job_depend_on_earlier_ones(
     cluster: Any, compute: ComputeConfig
 ) -> None:
-    assert run_jobs([follow(number) for number in range(5)], compute, 0) == [0, 4, 8, 12, 16]
+    assert run_jobs([double_twice(number) for number in range(5)], compute, 0) == [0, 4, 8, 12, 16]
 
 
-def test_what_dies_is_tried_again_so_many_times(
+def test_a_task_whose_worker_dies_is_retried_max_failures_times(
     cluster: Any, compute: ComputeConfig, tmp_path: Path
 ) -> None:
     for name in ("twice", "thrice"):
@@ -111,7 +111,7 @@ def test_what_dies_is_tried_again_so_many_times(
     assert len(list((tmp_path / "thrice").iterdir())) == 3
 
 
-def test_work_of_a_node_that_leaves_is_done_on_another(
+def test_tasks_of_a_removed_node_run_on_another(
     cluster: Any, compute: ComputeConfig, tmp_path: Path
 ) -> None:
     leaving = cluster.add_node(num_cpus=1, object_store_memory=2**27)
@@ -121,7 +121,7 @@ def test_work_of_a_node_that_leaves_is_done_on_another(
         time.sleep(4)
         return number
 
-    def chain(number: int) -> Job[int]:
+    def job(number: int) -> Job[int]:
         done: int = yield partial(slow, number)
         return done
 
@@ -133,24 +133,24 @@ def test_work_of_a_node_that_leaves_is_done_on_another(
     remover = threading.Thread(target=leave, daemon=True)
     remover.start()
 
-    assert run_jobs([chain(number) for number in range(3)], compute, 0) == [0, 1, 2]
+    assert run_jobs([job(number) for number in range(3)], compute, 0) == [0, 1, 2]
     remover.join(60)
-    assert len(list(tmp_path.iterdir())) > 3  # one of them was begun twice
+    assert len(list(tmp_path.iterdir())) > 3  # at least one was started twice
 
 
-def test_what_the_work_refuses_is_told(cluster: Any, compute: ComputeConfig) -> None:
-    def chain() -> Job[None]:
-        yield refuse
+def test_a_user_error_of_a_task_reaches_the_driver(cluster: Any, compute: ComputeConfig) -> None:
+    def job() -> Job[None]:
+        yield fail
 
     with pytest.raises(UserError, match=r"^the disk is full$"):
-        run_jobs([chain()], compute, 0)
+        run_jobs([job()], compute, 0)
 
 
-def test_ctrl_c_lets_the_work_end_its_step(
+def test_ctrl_c_lets_tasks_end_their_step(
     cluster: Any, compute: ComputeConfig, tmp_path: Path
 ) -> None:
-    def chain() -> Job[None]:
-        yield partial(wait_for_a_signal, tmp_path)
+    def job() -> Job[None]:
+        yield partial(wait_for_signal, tmp_path)
 
     def interrupt() -> None:
         while len(list(tmp_path.glob("begun-*"))) < 2:
@@ -161,17 +161,17 @@ def test_ctrl_c_lets_the_work_end_its_step(
     interrupter.start()
 
     with pytest.raises(TrainingInterrupted, match="stopped by SIGINT, with 0 of 3 done"):
-        run_jobs([chain() for _ in range(3)], compute, 0)
+        run_jobs([job() for _ in range(3)], compute, 0)
     interrupter.join(60)
     assert len(list(tmp_path.glob("ended-*"))) == len(list(tmp_path.glob("begun-*"))) == 2
 
 
-def test_too_much_for_any_machine_is_one_line(
+def test_resources_that_no_node_has_are_a_user_error(
     cluster: Any, make_config: Callable[..., Config]
 ) -> None:
     compute = make_config({"compute.engine": "ray", "compute.cpus_per_cell": 3}).compute
 
     started = time.monotonic()
     with pytest.raises(UserError, match=r"a cell, with 3 CPU each, does not fit .* it holds 0"):
-        run_jobs([follow(1)], compute, 0)
+        run_jobs([double_twice(1)], compute, 0)
     assert time.monotonic() - started < 30
