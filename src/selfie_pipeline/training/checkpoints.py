@@ -58,7 +58,7 @@ class Checkpoints:
             from checkpoints with an equal identity.
         every: Steps between two checkpoints.
         resume: `auto` resumes if possible; `never` starts from scratch.
-        keep: Number of checkpoints to keep.
+        keep: Number of checkpoints to keep: the latest, and earlier ones in case it is damaged.
     """
 
     folder: Path
@@ -84,7 +84,8 @@ class Checkpoints:
         """
         training = hash_json(self.identity)[:16]
         beside = self.folder.with_name(f"{self.folder.name}-{training}")
-        folder = beside if beside.exists() else self.folder  # left by an interrupted run
+        # An interrupted run may have used the folder beside, and its checkpoints are there.
+        folder = beside if beside.exists() else self.folder
         lock = _create_lock(folder)
         if not _acquire(lock) and (owner := _read_owner(lock)).training not in {training, ""}:
             _LOG.info("%s: %s trains in %s; uses %s", title, owner, folder, beside)
@@ -130,7 +131,8 @@ class Checkpoints:
     def latest(self) -> Checkpoint | None:
         """Return the latest usable checkpoint of this training, or None.
 
-        Unusable ones are logged with the reason. With `never`, all checkpoints are removed.
+        Damaged checkpoints and those of other trainings are skipped, with a warning that says why.
+        With `resume` = `never`, all checkpoints are removed.
         """
         records = self._records()
         if self.resume == "never":

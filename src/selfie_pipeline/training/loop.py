@@ -97,9 +97,9 @@ def fit(
             written.
     """
     recipe = task.recipe
-    # A gradient that more than one backward pass adds to has to outlive the next forward pass.
-    once = recipe.accumulate == 1 and world_size() == 1
-    device.prepare(task.to(device.type).train().network, cuda_graphs=once)
+    # With CUDA graphs the next forward pass reuses a gradient's memory: it can't be accumulated.
+    cuda_graphs = recipe.accumulate == 1 and world_size() == 1
+    device.prepare(task.to(device.type).train().network, cuda_graphs=cuda_graphs)
     state = TrainingState(task)
     if (checkpoint := checkpoints.latest()) is not None:
         state.restore(checkpoint)
@@ -135,14 +135,15 @@ def compute_step(
     set_learning_rate(state.optimizer, state.step, recipe)
     for index in range(1, recipe.accumulate + 1):
         batch = next(micro_batches)
+        # Workers average their gradients once a step, in the last backward pass.
         with gradient_sync(model, enabled=index == recipe.accumulate):
             with device.autocast():
-                loss, accuracy = model(batch)
-            (loss / recipe.accumulate).backward()
+                loss, accuracy = model(batch)  # scalars, means over the micro-batch
+            (loss / recipe.accumulate).backward()  # the gradients add up to the batch's
         state.record(loss, accuracy, batch.samples)
     clip_gradients(state.network, recipe)
     state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad(set_to_none=True)  # frees their memory at once
 
 
 def _end_step(
