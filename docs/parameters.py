@@ -28,20 +28,20 @@ CONF = PAGE.parents[1] / "conf"
 HEAD = """\
 # Parameters
 
-Made from [`config.py`](../src/selfie_pipeline/config.py) and `conf/` by `python docs/parameters.py`
-(a test fails where it is stale); not to be edited.
+Generated from [`config.py`](../src/selfie_pipeline/config.py) and `conf/` by
+`python docs/parameters.py` (a test fails if it is stale); do not edit it by hand.
 
-Any of them can be set for one run with `--params`, by its dotted name, with `=` or `:`, separated
-by commas; lists in brackets:
+Any parameter can be set for one run with `--params`, by its dotted name, with `=` or `:`. Separate
+several by commas, and put lists in brackets:
 
 ```sh
 kedro run --params pretrain.steps=1200,model.attention.blocks=2
 kedro run --pipeline=experiment --params "experiment.labeled_fracs=[0.1],experiment.seeds=[0,1]"
 ```
 
-An unknown name, a wrong type or an impossible value ends the run with one line, before any work is
-done. For good, set a value in a recipe's `conf/<recipe>/`, or, for runs without `--env`, in
-`conf/local/parameters.yml`, which is yours alone.
+An unknown name, a wrong type or an invalid value ends the run with a one-line error, before any
+work is done. To set a value permanently, change the recipe's `conf/<recipe>/`, or, for runs without
+`--env`, `conf/local/parameters.yml`, which git ignores.
 """
 
 
@@ -152,7 +152,7 @@ def section(prefix: str, model: type[BaseModel], values: dict[str, dict[str, Any
     }
     columns = [recipe for recipe in values if any(recipe in cells for cells in differing.values())]
     if columns:
-        page += f"\nWhere a recipe has another value:\n\n{row('parameter', *columns)}"
+        page += f"\nRecipes with another value:\n\n{row('parameter', *columns)}"
         page += row(*["---"] * (len(columns) + 1))
         for key, cells in differing.items():
             if cells:
