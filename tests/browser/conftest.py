@@ -125,7 +125,7 @@ def _await(address: str, server: subprocess.Popen[bytes], log: Any) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Of the commands: without what would have them use another configuration or the network."""
+    """Return the commands' environment, without Kedro's variables and without telemetry."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("KEDRO_")}
     return ours | {"DO_NOT_TRACK": "1"}
 

@@ -1,4 +1,4 @@
-"""A copy of the project in which `kedro run` has been made once, with a tiny recipe."""
+"""Fixtures of the documentation's tests: a copy of the project after a tiny `kedro run`."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ SHORT = (
     "pretrain.steps=4,pretrain.warmup_steps=1,pretrain.batch_size=8,pretrain.log_every=2,"
     "finetune.steps=4,finetune.warmup_steps=1,finetune.batch_size=8,finetune.log_every=2"
 )
-"""Parameters that make any recipe one of seconds."""
+"""Parameters with which any recipe takes seconds."""
 
 
 @pytest.fixture(scope="session")
 def short() -> str:
-    """As `SHORT`."""
+    """Return `SHORT`."""
     return SHORT
 
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The project, as the working directory; the demo has run. Its data is shared by all tests."""
+    """Return a copy of the project after the demo, as the working directory; all tests share it."""
     folder = tmp_path_factory.mktemp("docs") / "project"
     for name in ("benchmarks", "conf", "docs", "notebooks", "src"):
         shutil.copytree(REPOSITORY / name, folder / name)
@@ -43,8 +43,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     environment = os.environ.pop("KEDRO_ENV", None)
     os.chdir(folder)
     bootstrap_project(folder)
-    with warnings.catch_warnings():  # marks of tests do not reach here
-        warnings.filterwarnings("ignore", "Accessing the 'model_fields'")  # Kedro's own doing
+    with warnings.catch_warnings():  # the tests' marks do not apply to fixtures
+        warnings.filterwarnings("ignore", "Accessing the 'model_fields'")  # caused by Kedro
         done = CliRunner().invoke(run, [f"--params={SHORT}"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     yield folder

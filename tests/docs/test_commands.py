@@ -1,10 +1,10 @@
-"""Every command in README.md and docs/ is run, in a copy of the project, made short.
+"""Tests that run every command of README.md and docs/, in a copy of the project, with small sizes.
 
-Commands are the lines of the ```sh blocks, and what stands as `kedro …`, `python …` or `make …` in
-the text. Each is run as it is written, with the parameters of `short` after its own; what the
-reader is to replace is replaced by what is there (`STANDS_FOR`). What can't be run here is in
-`NOT_RUN`, with the reason; that it exists with these options and parameters is checked all the
-same. A ```console block shows a refusal: its command must end with the line that it shows.
+Commands are the lines of the ```sh blocks, and `kedro …`, `python …` or `make …` in the text. Each
+is run as it is written, with the parameters of `short` after its own; placeholders are replaced by
+existing files (`STANDS_FOR`). `NOT_RUN` has the commands that can't be run here, with the reasons;
+their options and parameters are checked nevertheless. A ```console block shows an error: its
+command must end with the line that it shows.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ NOT_RUN = {
     r".*weights_selfie": "needs what the line above it makes; test_starts.py runs it",
     r"git |cd ": "is about the checkout",
 }
-"""Why a command that matches is not run."""
+"""Patterns of commands that are not run, with the reasons."""
 STANDS_FOR = {
     "/home/me/photographs": "photographs",
     "/home/me/labels.csv": "labels.csv",
@@ -73,7 +73,7 @@ SHORTER = {
     "benchmarks/startup.py": "--rounds 1",
     "benchmarks/peers.py": "--batch 2 --rounds 1",
 }
-"""What makes a benchmark one of seconds."""
+"""Options with which a benchmark takes seconds."""
 FEW_CELLS = (
     "experiment.seeds=[0,1],experiment.labeled_fracs=[0.1],tune.trials=1,ratio.images=[20],"
     "embed.points=50,data.max_unreadable=0.1"
@@ -90,7 +90,7 @@ def fenced(text: str, language: str) -> list[str]:
 
 
 def commands_of(text: str) -> list[str]:
-    """The commands on a page."""
+    """Return the commands on a page."""
     lines = "".join(fenced(text, "sh")).replace("\\\n", " ").splitlines()
     inline = re.findall(r"`((?:kedro|python|make) [^`]+)`", without_fences(text))
     plain = (re.sub(r"(^|\s)#.*", "", line).replace(".venv/bin/", "") for line in lines)
@@ -98,7 +98,7 @@ def commands_of(text: str) -> list[str]:
 
 
 def refusals_of(text: str) -> list[tuple[str, str]]:
-    """The commands that are refused, and the line that they end with."""
+    """Return the commands that end with an error, and its line."""
     blocks = (block.split("\n", 1) for block in fenced(text, "console"))
     return [(command.removeprefix("$ "), " ".join(line.split())) for command, line in blocks]
 
@@ -121,7 +121,7 @@ def _one_thread():
 
 @pytest.fixture(scope="module", autouse=True)
 def _raw_data(project: Path) -> None:
-    """Photographs of noise, and files as CIFAR-10's, of noise, too."""
+    """Write photographs of noise, and noise in CIFAR-10's format."""
     random = np.random.default_rng(0)
     for number in range(72):
         split = ("test", "train", "train", "unlabeled")[number % 4]
@@ -146,13 +146,13 @@ def _raw_data(project: Path) -> None:
 
 @pytest.fixture(scope="module")
 def prepared(project: Path) -> dict[str, Path]:
-    """What data/ holds when a recipe has been run once; the digits' is there."""
+    """Return copies of data/ after one run of a recipe; the digits' exists already."""
     shutil.copytree(project / "data", project / "prepared/digits")
     return {"digits": project / "prepared/digits"}
 
 
 def words_of(command: str, project: Path) -> list[str]:
-    """The command's words, with what the reader is to replace replaced."""
+    """Return the command's words, with its placeholders replaced."""
     for placeholder, real in STANDS_FOR.items():
         command = command.replace(placeholder, real)
     encoder = project / "prepared/digits/06_models/digits/encoder.safetensors"
@@ -161,14 +161,14 @@ def words_of(command: str, project: Path) -> list[str]:
 
 
 def option(words: list[str], name: str) -> str | None:
-    """The value of a command's option; the last one counts."""
+    """Return the value of a command's option; the last one counts."""
     context = run.make_context("run", words[2:])
     value: str | None = context.params[name]
     return value
 
 
 def kedro_run(words: list[str], short: str) -> Result:
-    """In this process, with the parameters that make it short after the command's own."""
+    """Run the command in this process, with the short parameters after its own."""
     env = option(words, "env") or ""
     given = [word.removeprefix("--params=") for word in words if word.startswith("--params=")]
     given += [after for word, after in itertools.pairwise(words) if word == "--params"]
@@ -178,7 +178,7 @@ def kedro_run(words: list[str], short: str) -> Result:
 
 
 def prepare(env: str, project: Path, short: str, prepared: dict[str, Path]) -> None:
-    """Have data/ as it is when this recipe has been run once, whatever other commands left."""
+    """Replace data/ by its content after one run of this recipe."""
     if env not in prepared:
         shutil.rmtree(project / "data", ignore_errors=True)
         first = kedro_run(["kedro", "run", f"--env={env}"], short)
@@ -190,7 +190,7 @@ def prepare(env: str, project: Path, short: str, prepared: dict[str, Path]) -> N
 
 
 def check_kedro_run(words: list[str]) -> None:
-    """Its options exist, its pipelines, and its parameters are allowed."""
+    """Check that its options and pipelines exist, and that its parameters are allowed."""
     params = run.make_context("run", words[2:]).params
     named = [params["pipeline"] or "", *(params["pipelines"] or [])]
     assert {name for name in named if name} <= set(PIPELINE_NAMES)
@@ -202,7 +202,7 @@ def check_kedro_run(words: list[str]) -> None:
 
 
 def check_only(words: list[str], project: Path) -> None:
-    """What is not run is there all the same."""
+    """Check that a command that is not run exists with its options."""
     if words[:2] == ["kedro", "run"]:
         check_kedro_run(words)
     elif words[0] == "make":

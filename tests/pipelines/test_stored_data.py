@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings(
 STORED = Path(__file__).parents[1] / "stored" / "c56b13a.tar.xz"
 
 FP32 = "compute.precision=fp32"
-"""That of the stored data, also on a machine with bf16."""
+"""The precision of the stored data, which must also be used on a machine with bf16."""
 
 
 @pytest.fixture

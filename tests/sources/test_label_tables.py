@@ -181,7 +181,7 @@ def test_a_later_table_goes_over_an_earlier_one_and_says_so(folder, listed, capl
 
 
 def test_folders_of_other_names_than_the_classes_are_no_classes(folder, listed, caplog):
-    """As in HAM10000, whose images are in two folders of equal kind."""
+    """HAM10000 has its images in two equivalent folders."""
     caplog.set_level("INFO", "selfie_pipeline")
     touch(folder, *(f"part_{n % 2}/{n}.jpg" for n in range(6)), "part_1/readme.txt")
     rows = [(n, "mel" if n % 3 else "nv") for n in range(4)]
@@ -201,7 +201,7 @@ def test_folders_of_other_names_than_the_classes_are_no_classes(folder, listed, 
 
 
 def test_the_folders_of_splits_count_where_a_table_has_no_split(folder, listed):
-    """As in GTSRB, whose test images are flat, and Kaggle's sets, whose training images are."""
+    """GTSRB's test images, and the training images of Kaggle's sets, are in no class folders."""
     touch(folder, "Train/1.jpg", "Train/2.jpg", "Train/3.jpg", "Test/1.jpg", "Test/2.jpg")
     write(folder / "train.csv", ("Path", "ClassId"), ("Train/1.jpg", 7), ("Train/2.jpg", 8))
     write(folder / "test.csv", ("Path", "ClassId"), ("Test/1.jpg", 8))

@@ -101,7 +101,7 @@ def train(config: Config, folder: Path, stage: str = "pretrain") -> TrainingResu
 
 
 def digest(trained: TrainingResult) -> str:
-    """Of every byte of the weights and the history."""
+    """Return the SHA-256 of the weights and the history."""
     sha = hashlib.sha256(repr([tuple(row) for row in trained.history]).encode())
     for name, tensor in sorted(trained.tensors.items()):
         sha.update(name.encode())
@@ -351,7 +351,7 @@ def test_sigint_in_the_last_step_is_not_lost(
     at_step: Callable[[int, Callable[[], None]], None],
     tmp_path: Path,
 ) -> None:
-    """Whoever pressed Ctrl-C does not want the stages after this one."""
+    """Ctrl-C must also prevent the stages after this one."""
     at_step(STEPS, lambda: signal.raise_signal(signal.SIGINT))
 
     with pytest.raises(UserError, match=f"SIGINT after step {STEPS} of {STEPS}; run the same"):
@@ -436,7 +436,7 @@ class Trainer:
 
 
 def serve() -> None:
-    """What the process does: nothing is computed in it, so that it can be forked."""
+    """Train in a fork for each line of input; the process itself computes nothing."""
     for line in sys.stdin:
         child = os.fork()
         if not child:

@@ -54,7 +54,7 @@ NOT_AN_IMAGE = "not an image"
 _MOST_PIXELS = 89_478_485
 """Largest number of pixels, Pillow's `MAX_IMAGE_PIXELS`; decoding takes up to 16 bytes for each."""
 _MOST_OPAQUE_PIXELS = 150_000_000
-"""That of grey and RGB PNGs without transparency; decoding takes up to 8 bytes for each."""
+"""Largest number for grey and RGB PNGs without transparency; decoding takes up to 8 bytes each."""
 _QUEUED_PER_CORE = 16
 
 _Item = TypeVar("_Item")

@@ -201,7 +201,7 @@ def test_crops_are_resized_as_pillow_does():
 
 
 def test_colours_change_as_torchvision_changes_them():
-    """Its hue alone is another, of HSV; `colorsys` rounds the coefficients of YIQ to two digits."""
+    """Hue is compared with YIQ, because torchvision's is that of HSV; `colorsys` rounds YIQ's."""
     image = torch.rand(3, 8, 8, generator=rng()) * 80 + 80  # so that nothing is clipped
     colours = draw_colours(rng(1), 1, 50, 0.5)
     changed = jitter_colours(image.expand(1, 50, 3, 8, 8), colours)[0]

@@ -216,7 +216,7 @@ KILLED = "pretrain: a worker died; all resume from the last checkpoint"
 
 
 def digest(trained: TrainingResult) -> str:
-    """Of every byte of the weights and the history."""
+    """Return the SHA-256 of the weights and the history."""
     sha = hashlib.sha256(repr([tuple(row) for row in trained.history]).encode())
     for name, tensor in sorted(trained.tensors.items()):
         sha.update(name.encode())
