@@ -150,10 +150,9 @@ def test_all_other_options_are_those_of_kedro() -> None:
     ours = {option.name: option for option in run.params}
 
     assert ours.keys() == original.keys()
-    changed = {name for name in ours if ours[name] is not original[name]}
-    assert changed == {"params", "runner", "load_versions", "config"}
     assert original["params"].callback is not parse_params  # Kedro's option is unchanged
-    assert ours["params"].opts == original["params"].opts
+    for name, option in ours.items():
+        assert option.to_info_dict() == original[name].to_info_dict()
 
 
 @pytest.mark.parametrize(
@@ -224,6 +223,7 @@ def test_a_filter_without_a_match_is_refused(project: Path, option: str) -> None
             "Invalid value for '--load-versions' / '-lv': Version string",
         ),
         ("--runner-params=nope=1", "Invalid value for '--runner-params': "),
+        ("--runner-params=a=1,\x1b[31m\n", "Invalid value for '--runner-params': "),
         ("--config=pyproject.toml", "Invalid value for '--config' / '-c': expected '<document"),
     ],
 )
@@ -233,8 +233,23 @@ def test_an_option_that_can_not_be_used_is_a_usage_error(
     result = run_kedro(option, "--pipelines=ingest")
 
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1].startswith(f"Error: {reason}")
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith(f"Error: {reason}")
+    assert is_printable(line)
     assert not list((project / "data").rglob("*"))
+
+
+@pytest.mark.parametrize("option", ["pipelines", "tags", "node_names"])
+def test_a_value_of_another_type_in_a_file_of_options_is_a_usage_error(
+    project: Path, option: str
+) -> None:
+    Path("run.yml").write_text(f"run: {{{option}: null}}")
+
+    result = run_kedro("--config=run.yml")
+
+    assert result.exit_code == 2
+    line = result.stderr.splitlines()[-1]
+    assert line.endswith("None is of a type that is not allowed; correct the file of --config")
 
 
 @pytest.mark.parametrize("params", ["{seed: -1}", "seed=-1"])
@@ -384,7 +399,7 @@ def test_file_names_in_another_encoding_than_utf8_are_refused(project: Path) -> 
 
 
 WITHOUT_EXTRAS = """
-import importlib, pkgutil, sys
+import sys
 from importlib.machinery import PathFinder
 
 extras = {
@@ -396,19 +411,30 @@ PathFinder.find_spec = staticmethod(
     lambda name, *rest: None if name.partition(".")[0] in extras else find(name, *rest)
 )
 import pluggy
-import selfie_pipeline
 
 pluggy.PluginManager.load_setuptools_entrypoints = lambda *arguments: 0  # Kedro-Viz's hooks
+"""
+IMPORT_ALL = """
+import importlib, pkgutil
+import selfie_pipeline
+
 with_extras = {"cluster", "driver", "ray_jobs", "trials", "worker"}  # of training
 for module in pkgutil.walk_packages(selfie_pipeline.__path__, "selfie_pipeline."):
     if module.name.rpartition(".")[2] not in {*with_extras, "__main__"}:
         importlib.import_module(module.name)
 assert not extras & sys.modules.keys()
+"""
+COMMAND_LINE = """
 from kedro.framework.project import configure_project
 configure_project("selfie_pipeline")
 from selfie_pipeline.cli import cli
 cli(prog_name="kedro")
 """
+
+
+@pytest.mark.slow
+def test_without_the_extras_all_else_is_imported() -> None:
+    subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS + IMPORT_ALL], check=True)
 
 
 @pytest.mark.slow
@@ -432,7 +458,7 @@ def test_without_the_extras_a_message_names_the_one_that_is_needed(
     project: Path, command: str, refusals: list[str]
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_EXTRAS, *command.split()],
+        [sys.executable, "-c", WITHOUT_EXTRAS + COMMAND_LINE, *command.split()],
         capture_output=True,
         text=True,
         check=False,

@@ -159,23 +159,27 @@ def _one_line(message: object) -> str:
 
 
 _CALLBACKS = {"params": parse_params, "runner": check_runner}
-_EXPLAINED = {"load_versions", "config"}
-"""Options whose errors Kedro raises as others than usage errors."""
 
 
 def _replace_callback(option: click.Parameter) -> click.Parameter:
-    if option.name in {*_CALLBACKS, *_EXPLAINED}:
-        option = copy.copy(option)
-        option.callback = _CALLBACKS.get(option.name) or _explain_errors(option.callback)
+    callback = _CALLBACKS.get(option.name or "") or _explain_errors(option.callback)
+    option = copy.copy(option)
+    option.callback = callback
     return option
 
 
 def _explain_errors(callback: Callable[..., Any] | None) -> Callable[..., Any]:
+    """Return the callback of an option with errors that are usage errors of one line."""
+
     def explained(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
         try:
             return callback(ctx, option, value) if callback else value
+        except (AttributeError, TypeError):  # the command line has only strings
+            problem = f"{shorten(repr(value))} is of a type that is not allowed"
+            message = f"{problem}; correct the file of --config"
         except Exception as error:  # of Kedro, or of YAML in the file of --config
-            raise click.BadParameter(_one_line(error), ctx, option) from None
+            message = str(error)
+        raise click.BadParameter(_one_line(message), ctx, option)
 
     return explained
 

@@ -63,7 +63,10 @@ def try_all(
 
 def _try_named(name: str, base_seed: int, numbers: range) -> list[Outcome]:
     (kind,) = load_kinds([name])
-    return list(try_batch(kind, base_seed, numbers))
+    try:
+        return list(try_batch(kind, base_seed, numbers))
+    except RuntimeError as error:  # the others are tried all the same
+        return [Outcome(name, numbers.start, "a batch", None, "crash", str(error), 0, 0)]
 
 
 def try_batch(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,52 @@ def test_interrupted_trials_are_the_next_ones(make_search, make_trials) -> None:
     assert [trial.state for trial in trials[:2]] == [TrialState.COMPLETE, TrialState.FAIL]
     finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     assert rates(finished) == straight
+
+
+WRITES = (
+    *("create_new_study", "create_new_trial", "set_trial_param", "set_trial_state_values"),
+    *("set_trial_system_attr", "set_trial_intermediate_value"),
+)
+
+
+def test_a_search_that_is_killed_at_any_moment_tries_the_same_values(
+    make_search, make_trials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is killed before a write to the storage, and again before the same one of its next run."""
+    search = make_search(trials=4)
+    straight = rates(make_trials(search, peak))
+    storage: Any = None
+    written = last = 0
+
+    def watch(write: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(self: Any, *arguments: Any, **options: Any) -> Any:
+            nonlocal written
+            if self is storage:
+                written += 1
+                if written == last:
+                    raise KeyboardInterrupt
+            return write(self, *arguments, **options)
+
+        return watched
+
+    for name in WRITES:
+        write = getattr(optuna.storages.InMemoryStorage, name)
+        monkeypatch.setattr(optuna.storages.InMemoryStorage, name, watch(write))
+    for last in itertools.count(1):
+        storage = optuna.storages.InMemoryStorage()
+        killed = []
+        for _ in range(2):
+            written = 0
+            with suppress(KeyboardInterrupt):
+                make_trials(search, peak, storage)
+            killed.append(written == last)
+        if not killed[0]:
+            break
+        written = -1000
+        trials = make_trials(search, peak, storage)
+        done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        assert rates(done) == straight, f"killed before write {last}"
+    assert last > 4 * 3
 
 
 def test_the_result_is_the_best_of_the_trials(make_search, make_trials) -> None:

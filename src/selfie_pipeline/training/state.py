@@ -165,7 +165,7 @@ class TrainingState:
         return TrainingResult(
             {name: tensor.detach().cpu() for name, tensor in weights.items()},
             self.history,
-            self.measured,
+            dict(sorted(self.measured.items())),  # as they come out of a checkpoint
         )
 
     def _check_finite(self, lag: int) -> None:

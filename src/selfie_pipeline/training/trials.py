@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -50,7 +49,8 @@ def open_studies(path: Path) -> Iterator[optuna.storages.RDBStorage]:
 def open_study(search: Search, storage: optuna.storages.BaseStorage) -> optuna.Study:
     """Load the study, or create it with the recipe's own values as the first trial.
 
-    Trials that an interrupted run had started are the next ones.
+    Trials that an interrupted run had begun have failed. Their values are drawn again, because
+    they follow from the seed and the trials that ended.
     """
     study = optuna.create_study(
         study_name=search.study,
@@ -58,20 +58,11 @@ def open_study(search: Search, storage: optuna.storages.BaseStorage) -> optuna.S
         direction="maximize",
         load_if_exists=True,
     )
-    finished = [trial.params for trial in finished_trials(study)]
-    interrupted = [
-        trial.params
-        for trial in study.get_trials(states=(TrialState.RUNNING, TrialState.FAIL))
-        if trial.params and trial.params not in finished
-    ]
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
-    waiting: list[dict[str, Any]] = interrupted
-    if not finished and not interrupted:
+    if not finished_trials(study) and not study.get_trials(states=(TrialState.WAITING,)):
         recipe = search.lineage["configuration"]["finetune"]
-        waiting = [{name: recipe[name] for name in search.tune.space}]
-    for params in waiting:
-        study.enqueue_trial(params, skip_if_exists=True)
+        study.enqueue_trial({name: recipe[name] for name in search.tune.space})
     return study
 
 

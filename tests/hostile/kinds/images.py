@@ -22,7 +22,7 @@ _FORMATS = sorted(Image.SAVE)
 _ALLOWED = {"JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "HEIF"}
 _LOSSLESS = {"PNG", "BMP", "DIB", "TIFF", "PPM"}
 _MODES = ["RGB", "RGBA", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr", "LAB", "HSV", "I;16", "I", "F"]
-_ANIMATED = sorted(set(Image.SAVE_ALL) & _ALLOWED)
+_ANIMATED = sorted(set(Image.SAVE_ALL) & _ALLOWED - {"AVIF"})  # libavif crashes on some of these
 _SIDES = st.sampled_from([1, 2, 3, 31, 32, 33, 64, 100])
 _TIFF_COMPRESSIONS = [None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "group4", "zstd"]
 
