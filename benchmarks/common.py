@@ -36,20 +36,20 @@ from selfie_pipeline.training.tasks import PretrainingTask
 PROJECT = Path(__file__).resolve().parents[1]
 
 
-def recipe(name: str, **changes: Any) -> Config:
-    """Load a recipe's parameters ("base": the defaults), with some of pretraining's changed."""
+def recipe(name: str, stage: str = "pretrain", **changes: Any) -> Config:
+    """Load a recipe's parameters ("base": the defaults), with some of a stage's changed."""
     loader = OmegaConfigLoader(
         str(PROJECT / "conf"), env="local" if name == "base" else name, **CONFIG_LOADER_ARGS
     )
     parameters = loader["parameters"]
-    parameters["pretrain"] |= changes
+    parameters[stage] |= changes
     return load_config(parameters)
 
 
-def drawn_digits() -> NDArray[np.uint8]:
-    """Return scikit-learn's digits, (M, 32, 32, 3)."""
+def drawn_digits(size: int = 32) -> NDArray[np.uint8]:
+    """Return scikit-learn's digits, (M, size, size, 3)."""
     source = Digits()
-    return np.concatenate([chunk.images for chunk in source.images(source.samples(), 32)])
+    return np.concatenate([chunk.images for chunk in source.images(source.samples(), size)])
 
 
 class ArrayGrids:
@@ -74,7 +74,7 @@ class ArrayGrids:
 
 def digit_images(config: Config) -> tuple[Images, NDArray[np.int64]]:
     """Return all digits, and their row numbers."""
-    digits = drawn_digits()
+    digits = drawn_digits(config.patch.canvas_size)
     grids = ArrayGrids(digits, config.patch.patch_size, train=len(digits))
     return Images(grids, config.patch, config.augmentation), np.arange(len(grids))
 
