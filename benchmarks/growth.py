@@ -1,32 +1,57 @@
-"""Time a step, memory, and time to the first step, for 1 to 1,000 times the data.
+"""Measures how a stage's time and memory grow with the data, from 1 to 1,000 times as much.
 
-    python benchmarks/growth.py --samples 1281 --recipe imagenet224 --batch 8
+    python benchmarks/growth.py --stage pretrain --recipe imagenet224 --batch 8
+    python benchmarks/growth.py --stage report
 
-The patch grids are sparse files, so 1.28 million samples of 256 pixels need no disk. Each size is
-trained on in a process of its own, whose peak resident memory the system reports. Mapped files
-count as resident, though the system may drop them at any time: the libraries' code, and the pixels
-that are being read. They are reported apart, at their most after a step. Processor time and page
-faults are those of all threads; other programs do not add to them.
+Each size runs in a process of its own. "Own memory" is the peak of RssAnon. Mapped files count as
+resident as well, though the system may drop them at any time: the libraries' code, and pixels that
+are being read; of a training they are reported apart. Processor time and page faults are those of
+all threads; other programs hardly add to them. An exponent is the slope of log time over log size,
+from a size to the next: 1 is linear, 0 constant.
+
+- `pretrain`: some steps on patch grids in sparse files, so that 1.28 million samples of 256 pixels
+  need no disk. Its exponent is that of a step.
+- `patch`, `predict`: small JPEG files of smooth noise, through the stages ingest and patch, or
+  through a classifier with fresh weights. What `predict` returns has a row a file.
+- `report`: an experiment whose cells all have results, with its report. Two real cells are trained
+  in a few steps; the others are these with other seeds and random answers.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
+import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from common import arguments, bare_step, median, pretraining_task, recipe, report, seconds
+from common import PROJECT, arguments, bare_step, median, pretraining_task, recipe, report, seconds
+from ingest import ours
+from PIL import Image
+from predict import build_weights
 
+from selfie_pipeline.config import Config
 from selfie_pipeline.datasets.patch_grids import PatchGrids
+from selfie_pipeline.pipelines.predict.nodes import classify_files
+from selfie_pipeline.project import Project
 from selfie_pipeline.training.data.batches import Batches, Images
 from selfie_pipeline.training.data.prefetch import prefetch
 from selfie_pipeline.training.device import find_device
+
+FACTORS = (1, 10, 100, 1000)
+INTERVAL_S = 0.01
+ACCURACY = 0.9
 
 
 def sparse_grids(folder: Path, samples: int, canvas: int, patch: int) -> None:
@@ -60,9 +85,8 @@ def resident(name: str) -> float:
     return int(status.split(f"{name}:")[1].split()[0]) / 1024
 
 
-def train(folder: Path, steps: int, name: str, batch: int) -> dict[str, float]:
+def train(folder: Path, config: Config, steps: int) -> dict[str, float]:
     """Train a few steps in this process; what it took."""
-    config = recipe(name, batch_size=batch)
     device = find_device(config.compute)
     started = time.perf_counter()
     grids = PatchGrids(folder)
@@ -91,43 +115,165 @@ def train(folder: Path, steps: int, name: str, batch: int) -> dict[str, float]:
     }
 
 
+def make_jpegs(folder: Path, first: int, count: int) -> None:
+    """Write JPEG files of smooth noise, 64 × 64 pixels, no two alike, in two classes and splits."""
+    for number in range(first, count):
+        noise = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        path = folder / ("val" if number % 5 == 0 else "train") / str(number % 2) / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise).resize((64, 64), Image.Resampling.BICUBIC).save(path, quality=90)
+
+
+def patch(folder: Path, config: Config) -> dict[str, float]:
+    """Ingest and patch a folder in this process; return what it took."""
+    return watch(lambda: ours(folder, config, []))
+
+
+def predict(folder: Path, config: Config) -> dict[str, float]:
+    """Classify a folder's files in this process; return what it took."""
+    classifier = build_weights(config)
+    parameters = config.predict.model_copy(update={"arm": "supervised"})
+    return watch(lambda: classify_files(classifier, str(folder), parameters, config.compute))
+
+
+def make_project(folder: Path) -> None:
+    """Copy the project's configuration, and train the two arms of a cell there in a few steps."""
+    shutil.copytree(PROJECT / "conf", folder / "conf")
+    for name in ("pyproject.toml", ".telemetry"):
+        shutil.copy(PROJECT / name, folder)
+    (folder / "src").mkdir()
+    training = {"steps": 4, "warmup_steps": 1, "batch_size": 8, "log_every": 2}
+    short = {
+        "labeled_frac": 0.1,
+        "pretrain": training,
+        "finetune": training,
+        "tracking": {"mlflow": "never"},
+    }
+    (folder / "conf/local/parameters.yml").write_text(json.dumps(short), "utf-8")
+    pipelines = "--pipelines=ingest,patch,pretrain,finetune,baseline"
+    subprocess.run(
+        [sys.executable, "-m", "kedro", "run", pipelines],
+        check=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(PROJECT / "src")},
+        capture_output=True,
+    )
+
+
+def make_cells(folder: Path, first: int, count: int) -> None:
+    """Add results of other seeds to the two of a project, until there are `count`."""
+    for number in range(max(2, first), count):
+        arm, seed = ("selfie", "supervised")[number % 2], number // 2
+        (real,) = folder.glob(f"data/08_reporting/digits/{arm}/*/seed_0/metrics.json/*/*.json")
+        cell = json.loads(real.read_text("utf-8"))
+        right = np.random.default_rng(number).random(cell["test_samples"]) < ACCURACY
+        cell |= {"seed": seed, "correct": np.packbits(right).tobytes().hex()}
+        cell["accuracy"] = float(right.mean())
+        cell["provenance"]["seed"] = seed
+        path = Path(str(real).replace("seed_0", f"seed_{seed}"))
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(cell), "utf-8")
+
+
+def report_cells(folder: Path, cells: int) -> dict[str, float]:
+    """Run an experiment that has all its results, in this process; return what it took."""
+    seeds = {"labeled_fracs": [0.1], "seeds": list(range(cells // 2))}
+    project = Project(folder, None, {"experiment": seeds})
+    project.bootstrap()
+    return watch(lambda: project.run("experiment"))
+
+
+def watch(action: Callable[[], Any]) -> dict[str, float]:
+    """Run something; return the time that it took, and the most memory of this process."""
+    done, peaks = threading.Event(), [resident("RssAnon")]
+
+    def look() -> None:
+        while not done.wait(INTERVAL_S):
+            peaks[0] = max(peaks[0], resident("RssAnon"))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    processor = time.process_time()
+    wall = seconds(action)
+    processor = time.process_time() - processor
+    done.set()
+    thread.join()
+    return {"s": wall, "s of processor time": processor, "own memory, MiB": peaks[0]}
+
+
+def measure_here(options: argparse.Namespace) -> dict[str, float]:
+    """Run the stage on the data that is in a folder, in this process; return what it took."""
+    config, folder = recipe(options.recipe, batch_size=options.batch), options.child
+    match options.stage:
+        case "pretrain":
+            return train(folder, config, options.steps)
+        case "patch":
+            return patch(folder, config)
+        case "predict":
+            return predict(folder, config)
+        case _:
+            return report_cells(folder, options.samples)
+
+
+def measure_in_child(options: argparse.Namespace, folder: str, samples: int) -> dict[str, float]:
+    """Run the stage in a process of its own; return what it took."""
+    command = [sys.executable, __file__, "--child", folder, "--samples", str(samples)]
+    for name in ("stage", "recipe", "steps", "batch"):
+        command += [f"--{name}", str(getattr(options, name))]
+    child = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, float] = json.loads(child.stdout.splitlines()[-1])
+    return found
+
+
+def growth(sizes: list[int], found: list[dict[str, float]], stage: str) -> dict[str, float]:
+    """Return the exponents of the time, and what memory grows by over the last two sizes."""
+    time_name = "ms of processor time a step" if stage == "pretrain" else "s of processor time"
+    result: dict[str, float] = {}
+    for (n, before), (m, after) in itertools.pairwise(zip(sizes, found, strict=True)):
+        slope = math.log(after[time_name] / before[time_name]) / math.log(m / n)
+        result[f"exponent of {time_name}, {n:,} to {m:,}"] = slope
+    for n, m, before, after in zip(sizes, sizes[1:], found, found[1:], strict=False):
+        more = after["own memory, MiB"] - before["own memory, MiB"]
+        result[f"own memory grows by, MiB, {n:,} to {m:,}"] = more
+    return result
+
+
 def main() -> None:
     """Measure and report."""
     parser = arguments(__doc__)
+    stages = ("pretrain", "patch", "predict", "report")
+    parser.add_argument("--stage", choices=stages, default="pretrain")
     parser.add_argument("--recipe", default="base", help="base, or a folder of conf/")
-    parser.add_argument("--samples", type=int, default=1281, help="of the smallest size")
+    parser.add_argument(
+        "--samples", type=int, help="of the smallest size: 1281, or 10 files, cells"
+    )
     parser.add_argument("--steps", type=int, default=20, help="steps that are timed")
     parser.add_argument("--batch", type=int, default=64, help="images of a step")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(train(options.child, options.steps, options.recipe, options.batch)))
+        print(json.dumps(measure_here(options)))
         return
 
     config = recipe(options.recipe)
-    result: dict[str, float] = {}
-    for factor in (1, 10, 100, 1000):
-        with tempfile.TemporaryDirectory() as folder:
-            sparse_grids(
-                Path(folder),
-                options.samples * factor,
-                config.patch.canvas_size,
-                config.patch.patch_size,
-            )
-            command = [sys.executable, __file__, "--child", folder, "--recipe", options.recipe]
-            command += ["--steps", str(options.steps), "--batch", str(options.batch)]
-            child = subprocess.run(
-                command,
-                check=True,
-                capture_output=True,
-                text=True,
-            )
-        found = json.loads(child.stdout.splitlines()[-1])
-        result |= {f"{factor}×: {name}": value for name, value in found.items()}
-    grows = result["1000×: peak MiB"] / result["1×: peak MiB"] - 1
-    later = result["1000×: seconds to the first step"] - result["1×: seconds to the first step"]
-    result |= {"peak grows by, %": 100 * grows, "first step comes later by, s": later}
-    report(result, find_device(config.compute), options.json)
+    smallest = options.samples or (1281 if options.stage == "pretrain" else 10)
+    sizes = [smallest * factor for factor in FACTORS]
+    found = []
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        if options.stage == "report":
+            make_project(folder)
+        for before, samples in itertools.pairwise([0, *sizes]):
+            if options.stage == "pretrain":
+                sparse_grids(folder, samples, config.patch.canvas_size, config.patch.patch_size)
+            else:
+                make = make_cells if options.stage == "report" else make_jpegs
+                make(folder, before, samples)
+            found.append(measure_in_child(options, made, samples))
+    result: dict[str, Any] = {"stage": options.stage, "recipe": options.recipe}
+    for samples, one in zip(sizes, found, strict=True):
+        result |= {f"{samples:,}: {name}": value for name, value in one.items()}
+    report(result | growth(sizes, found, options.stage), find_device(config.compute), options.json)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure the ten largest parts of a stage, in percent of its wall time.
+"""Measures the ten largest parts of a stage, in percent of its wall time.
 
     python benchmarks/profile_stages.py --stage pretrain --recipe cifar10_small
     python benchmarks/profile_stages.py --stage patch --recipe imagenet224

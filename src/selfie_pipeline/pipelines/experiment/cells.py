@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -40,9 +41,10 @@ class CellKey:
     def __str__(self) -> str:
         return f"{self.arm}, {100 * self.labeled_frac:g} %, seed {self.seed}"
 
-    def matches(self, result: Cell) -> bool:
-        """Return whether a result is at this position."""
-        return self == CellKey(result["arm"], result["labeled_frac"], result["seed"])
+    @classmethod
+    def of(cls, result: Cell) -> CellKey:
+        """Return the position of a result."""
+        return cls(result["arm"], result["labeled_frac"], result["seed"])
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class PlannedCell:
         """Return whether a result has this key and the same parameters, data and encoder."""
         provenance = result["provenance"]
         return (
-            self.key.matches(result)
+            self.key == CellKey.of(result)
             and result["configuration"] == comparison_key(self.lineage)
             and provenance["encoder"] == self.lineage["encoder"]
             and provenance["tuned"] == self.lineage["tuned"]
@@ -102,7 +104,7 @@ class CellOutcome:
     def matches(self, result: Cell) -> bool:
         """Return whether a result is that of this cell."""
         return (
-            self.key.matches(result)
+            self.key == CellKey.of(result)
             and result["configuration"] == self.configuration
             and (result["provenance"]["encoder"] or "") == self.encoder
         )
@@ -147,10 +149,13 @@ def run_cells(
     Raises:
         TrainingInterrupted: The user stopped a training; finished cells are kept.
     """
+    found: dict[CellKey, list[Cell]] = defaultdict(list)
+    for result in results:
+        found[CellKey.of(result)].append(result)
     outcomes = {
         cell.key: _build_outcome(cell, "kept")
         for cell in planned
-        if any(cell.matches(result) for result in results)
+        if any(cell.matches(result) for result in found[cell.key])
     }
     kept = len(outcomes)
     _LOG.info("experiment: %d cells, of which %d already have results", len(planned), kept)
