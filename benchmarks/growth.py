@@ -19,15 +19,12 @@ from a size to the next: 1 is linear, 0 constant.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import math
-import os
+import multiprocessing
 import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -143,21 +140,11 @@ def make_project(folder: Path) -> None:
         shutil.copy(PROJECT / name, folder)
     (folder / "src").mkdir()
     training = {"steps": 4, "warmup_steps": 1, "batch_size": 8, "log_every": 2}
-    short = {
-        "labeled_frac": 0.1,
-        "pretrain": training,
-        "finetune": training,
-        "tracking": {"mlflow": "never"},
-    }
-    (folder / "conf/local/parameters.yml").write_text(json.dumps(short), "utf-8")
-    pipelines = "--pipelines=ingest,patch,pretrain,finetune,baseline"
-    subprocess.run(
-        [sys.executable, "-m", "kedro", "run", pipelines],
-        check=True,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(PROJECT / "src")},
-        capture_output=True,
-    )
+    params = {"pretrain": training, "finetune": training, "tracking": {"mlflow": "never"}}
+    (folder / "conf/local/parameters.yml").write_text(json.dumps(params), "utf-8")
+    project = Project(folder, None, {})
+    project.bootstrap()
+    project.run("ingest", "patch", "pretrain", "finetune", "baseline")
 
 
 def make_cells(folder: Path, first: int, count: int) -> None:
@@ -177,7 +164,7 @@ def make_cells(folder: Path, first: int, count: int) -> None:
 
 def report_cells(folder: Path, cells: int) -> dict[str, float]:
     """Run an experiment that has all its results, in this process; return what it took."""
-    seeds = {"labeled_fracs": [0.1], "seeds": list(range(cells // 2))}
+    seeds = {"labeled_fracs": [0.05], "seeds": list(range(cells // 2))}
     project = Project(folder, None, {"experiment": seeds})
     project.bootstrap()
     return watch(lambda: project.run("experiment"))
@@ -201,40 +188,33 @@ def watch(action: Callable[[], Any]) -> dict[str, float]:
     return {"s": wall, "s of processor time": processor, "own memory, MiB": peaks[0]}
 
 
-def measure_here(options: argparse.Namespace) -> dict[str, float]:
-    """Run the stage on the data that is in a folder, in this process; return what it took."""
-    config, folder = recipe(options.recipe, batch_size=options.batch), options.child
-    match options.stage:
+def measure(stage: str, folder: Path, config: Config, steps: int, samples: int) -> dict[str, float]:
+    """Run a stage on the data that is in a folder; return what it took."""
+    match stage:
         case "pretrain":
-            return train(folder, config, options.steps)
+            return train(folder, config, steps)
         case "patch":
             return patch(folder, config)
         case "predict":
             return predict(folder, config)
         case _:
-            return report_cells(folder, options.samples)
+            return report_cells(folder, samples)
 
 
-def measure_in_child(options: argparse.Namespace, folder: str, samples: int) -> dict[str, float]:
-    """Run the stage in a process of its own; return what it took."""
-    command = [sys.executable, __file__, "--child", folder, "--samples", str(samples)]
-    for name in ("stage", "recipe", "steps", "batch"):
-        command += [f"--{name}", str(getattr(options, name))]
-    child = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, float] = json.loads(child.stdout.splitlines()[-1])
-    return found
+def in_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a new process, which need not import the libraries again."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(function, arguments)
 
 
 def growth(sizes: list[int], found: list[dict[str, float]], stage: str) -> dict[str, float]:
-    """Return the exponents of the time, and what memory grows by over the last two sizes."""
+    """Return the exponent of the time, and the growth of memory, from each size to the next."""
     time_name = "ms of processor time a step" if stage == "pretrain" else "s of processor time"
     result: dict[str, float] = {}
     for (n, before), (m, after) in itertools.pairwise(zip(sizes, found, strict=True)):
         slope = math.log(after[time_name] / before[time_name]) / math.log(m / n)
-        result[f"exponent of {time_name}, {n:,} to {m:,}"] = slope
-    for n, m, before, after in zip(sizes, sizes[1:], found, found[1:], strict=False):
         more = after["own memory, MiB"] - before["own memory, MiB"]
-        result[f"own memory grows by, MiB, {n:,} to {m:,}"] = more
+        result |= {f"{n:,} to {m:,}: exponent": slope, f"{n:,} to {m:,}: more memory, MiB": more}
     return result
 
 
@@ -249,27 +229,23 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=20, help="steps that are timed")
     parser.add_argument("--batch", type=int, default=64, help="images of a step")
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        print(json.dumps(measure_here(options)))
-        return
-
-    config = recipe(options.recipe)
+    config = recipe(options.recipe, batch_size=options.batch)
     smallest = options.samples or (1281 if options.stage == "pretrain" else 10)
     sizes = [smallest * factor for factor in FACTORS]
     found = []
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         if options.stage == "report":
-            make_project(folder)
+            in_process(make_project, folder)
         for before, samples in itertools.pairwise([0, *sizes]):
             if options.stage == "pretrain":
                 sparse_grids(folder, samples, config.patch.canvas_size, config.patch.patch_size)
             else:
                 make = make_cells if options.stage == "report" else make_jpegs
                 make(folder, before, samples)
-            found.append(measure_in_child(options, made, samples))
+            about = options.stage, folder, config, options.steps, samples
+            found.append(in_process(measure, *about))
     result: dict[str, Any] = {"stage": options.stage, "recipe": options.recipe}
     for samples, one in zip(sizes, found, strict=True):
         result |= {f"{samples:,}: {name}": value for name, value in one.items()}

@@ -72,6 +72,7 @@ SHORTER = {
     "benchmarks/ingest.py": "--images 8 --pairs 1",
     "benchmarks/startup.py": "--rounds 1",
     "benchmarks/peers.py": "--batch 2 --rounds 1",
+    "benchmarks/profile_stages.py": "--steps 1 --files 16",
 }
 """Options with which a benchmark takes seconds."""
 FEW_CELLS = (
