@@ -3,11 +3,11 @@
     python benchmarks/growth.py --stage pretrain --recipe imagenet224 --batch 8
     python benchmarks/growth.py --stage report
 
-Each size runs in a process of its own. "Own memory" is the peak of RssAnon. Mapped files count as
-resident as well, though the system may drop them at any time: the libraries' code, and pixels that
-are being read; of a training they are reported apart. Processor time and page faults are those of
-all threads; other programs hardly add to them. An exponent is the slope of log time over log size,
-from a size to the next: 1 is linear, 0 constant.
+Each size runs in a process of its own. "Own memory" is RssAnon: its peak, or in a training what it
+is after the last step. Mapped files count as resident as well, though the system may drop them at
+any time: the libraries' code, and pixels that are being read; a training's are reported apart.
+Processor time and page faults are those of all threads; other programs hardly add to them. An
+exponent is the slope of log time over log size, from a size to the next: 1 is linear, 0 constant.
 
 - `pretrain`: some steps on patch grids in sparse files, so that 1.28 million samples of 256 pixels
   need no disk. Its exponent is that of a step.
