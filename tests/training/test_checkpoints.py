@@ -459,7 +459,7 @@ def test_only_one_of_many_that_start_at_once_has_the_folder(
     processes = [start_owner(0) for _ in range(4)]
     assert all(process.stdout for process in processes)
     for _ in processes:
-        ready = select.select([process.stdout for process in processes], [], [], 30)[0]
+        ready = select.select([process.stdout for process in processes], [], [], 300)[0]
         (owner,) = [process for process in processes if process.stdout in ready]
         assert reserved_folder(owner) == tmp_path / "checkpoints"
         time.sleep(0.2)  # for a second one that should not come
