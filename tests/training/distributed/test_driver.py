@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,34 @@ def test_killed_workers_cost_the_steps_since_the_last_checkpoint(
     assert digest(training.train()) == digest(undisturbed)
     resumed = [line for line in caplog.messages if line.startswith("pretrain: resumes")]
     assert resumed == [f"pretrain: resumes after step {step} of 8" for step in (4, 6)]
+
+
+def train_workers() -> set[int]:
+    """Return the processes in which Ray Train has a worker, also one that has not begun."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            if b"RayTrainWorker" in path.read_bytes():
+                found.add(int(path.parent.name))
+    return found
+
+
+def test_a_worker_that_dies_before_it_begins_is_replaced(
+    undisturbed: TrainingResult, arrange: Arrange
+) -> None:
+    before = train_workers()
+
+    def kill() -> None:
+        while not (started := train_workers() - before):
+            time.sleep(0.01)
+        os.kill(started.pop(), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    trained = arrange(2, compute__max_failures=3).train()
+
+    assert not killer.is_alive()
+    assert digest(trained) == digest(undisturbed)
 
 
 def test_a_loss_that_is_not_finite_on_one_worker_stops_all(cluster: None, arrange: Arrange) -> None:

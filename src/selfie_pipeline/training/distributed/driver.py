@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.exceptions import RayActorError
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -214,8 +215,7 @@ class _Monitor:
                     self._stop_workers(stop.received.name, int(stop.received))
                 else:
                     self._check_capacity()
-        if isinstance(self.error, WorkerGroupError):
-            reason = _last_line(next(iter(self.error.worker_failures.values())))
+        if reason := _death_of_a_worker(self.error):
             raise UserError(
                 f"{self.title}: the workers died more than compute.max_failures = "
                 f"{self.max_failures} times, the last time after step {step}: {reason}; the same "
@@ -225,10 +225,18 @@ class _Monitor:
             raise self.error
 
     def _fit(self) -> None:
-        try:
-            self.trainer.fit()
-        except Exception as error:  # raised by the main thread
-            self.error = error
+        """Train; again if a worker died while Ray started them all, after which Ray gives up."""
+        for _ in range(self.max_failures + 1):
+            self.error = None
+            try:
+                self.trainer.fit()
+            except ControllerError as error:
+                self.error = error
+                if _death_of_a_worker(error):
+                    continue
+            except Exception as error:  # raised by the main thread
+                self.error = error
+            return
 
     def _log(self, status: TrainingStatus) -> None:
         """Log the first worker's messages, and restarts."""
@@ -280,6 +288,15 @@ class _Monitor:
                 f"no others joined for {_STALL_TIMEOUT_S} s; the same command resumes from the "
                 "last checkpoint"
             )
+
+
+def _death_of_a_worker(error: Exception | None) -> str | None:
+    """Return the reason if a training failed because a worker died."""
+    if isinstance(error, WorkerGroupError):
+        return _last_line(next(iter(error.worker_failures.values())))
+    if isinstance(error, ControllerError) and isinstance(error.controller_failure, RayActorError):
+        return _last_line(error.controller_failure)
+    return None
 
 
 def _last_line(error: Exception) -> str:
