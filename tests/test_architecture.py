@@ -39,7 +39,7 @@ ALLOWED_IMPORTS = {
     "starts": {"config", "datasets", "project", "training", "weights"},
     "versions": {"config"},
     "paths": set(),
-    "config_loader": {"config"},
+    "config_loader": {"config", "printable"},
     "run_budget": {"config", "training"},
     "run_summary": {"config", "training"},
     "tracking": {"provenance"},

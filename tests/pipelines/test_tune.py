@@ -82,11 +82,11 @@ def test_an_interrupted_search_ends_as_an_undisturbed_one(
         with pytest.raises(UserError, match="stopped by SIGTERM"):
             finished.run("tune", params=SOME)
     finished.run("tune", params=SOME)
-    interrupted = trials(finished).drop(columns="trial")
+    interrupted = trials(finished)
     (finished.path / "data/07_model_output/tiny/tuning/studies.db").unlink()
     finished.run("tune", params=SOME)
 
-    pd.testing.assert_frame_equal(interrupted, trials(finished).drop(columns="trial"))
+    pd.testing.assert_frame_equal(interrupted, trials(finished))
 
 
 def test_a_rate_that_diverges_is_pruned_not_fatal(

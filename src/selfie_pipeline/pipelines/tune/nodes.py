@@ -219,12 +219,12 @@ def _trials_table(search: Search, trials: Iterable[FrozenTrial]) -> pd.DataFrame
             {
                 "arm": search.arm,
                 "labeled_frac": search.labeled_frac,
-                "trial": trial.number + 1,
+                "trial": number,
                 "state": trial.state.name.lower(),
                 **trial.params,
                 "validation_accuracy": trial.value,
                 "study": search.study,
             }
-            for trial in trials
+            for number, trial in enumerate(trials, 1)  # without those that were interrupted
         ]
     )
