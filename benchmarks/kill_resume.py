@@ -49,6 +49,7 @@ from PIL import Image
 
 import selfie_pipeline
 from selfie_pipeline.datasets import patch_grid_shards
+from selfie_pipeline.pipelines.predict import blocks
 from selfie_pipeline.sources import decoding
 from selfie_pipeline.sources.digits import Digits
 from selfie_pipeline.training.device import find_device
@@ -168,6 +169,7 @@ class Trial:
         decoding.CHUNK_BYTES = 2**14
         patch_grid_shards.SHARD_BYTES = 2**16
         patch_grid_shards.PROGRESS_INTERVAL_S = 0.0
+        blocks.BLOCK_FILES = 8
 
     def restore_data(self, stage: Stage) -> None:
         """Restore the data that the stage starts from."""

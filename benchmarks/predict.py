@@ -10,12 +10,21 @@ the seconds in which the classifier is converted, which are also reported, and w
 it stand the parts on one core, decoding alone and the network alone, and the network's
 floating-point operations, counted, over the processor's rate, the better of torch's large matrix
 product and large convolution, measured in the same rounds. Medians over the rounds.
+
+The share of what the cores can do is that of as many processes as there are cores, each of which
+decodes and classifies its part of the files one after another, in turn with ours, so that what else
+the machine does slows both down.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -46,14 +55,60 @@ def ten_classes(config: Config) -> Classifier:
     return initialise_classifier(config.model, architecture, config.patch, 10, seed=0)
 
 
+def build_inferences(config: Config) -> dict[str, Inference]:
+    """Return the classifier by runtime."""
+    converted = OnnxClassifier(export_onnx(ten_classes(config), config.patch.image_size))
+    return {
+        "torch": Inference(ten_classes(config), MEAN, STD, find_device(config.compute)),
+        "onnxruntime": Inference(converted, MEAN, STD, Device("cpu", bf16=False)),
+    }
+
+
+class Serial:
+    """Decoding and the network alone, one after the other, in a process of one core."""
+
+    def __init__(self, name: str) -> None:
+        """Build the classifier."""
+        torch.set_num_threads(1)
+        self.config = recipe(name)
+        self.inferences = build_inferences(self.config)
+
+    def run(self, runtime: str, files: list[Path]) -> None:
+        """Classify files."""
+        for first in range(0, len(files), BATCH):
+            windows, _ = read_windows(files[first : first + BATCH], self.config.patch)
+            self.inferences[runtime](torch.from_numpy(windows).permute(0, 3, 1, 2))
+
+
+def _begin(name: str) -> None:
+    global _serial  # noqa: PLW0603  # one a process
+    _serial = Serial(name)
+
+
+def _run(runtime: str, files: list[Path]) -> None:
+    _serial.run(runtime, files)
+
+
+@contextmanager
+def processes_on_all_cores(name: str) -> Iterator[Callable[[str, list[Path]], None]]:
+    """Provide a function that classifies files with a `Serial` on each core."""
+    cores = len(os.sched_getaffinity(0))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(cores, context, initializer=_begin, initargs=(name,)) as pool:
+
+        def run(runtime: str, files: list[Path]) -> None:
+            list(pool.map(_run, [runtime] * cores, [files[core::cores] for core in range(cores)]))
+
+        yield run
+
+
 def build_weights(config: Config) -> Weights:
     """Return the weights of a classifier, as finetuning saves them."""
-    network = initialise_classifier(
-        config.model, config.finetune.architecture, config.patch, 10, seed=0
-    )
     made_with = dump_configuration(patch=config.patch, model=config.model, finetune=config.finetune)
     origin = {"encoder": None, "configuration": made_with, "mean": [0.5] * 3, "std": [0.25] * 3}
-    return Weights(network.state_dict(), {**origin, "classes": [str(digit) for digit in range(10)]})
+    return Weights(
+        ten_classes(config).state_dict(), {**origin, "classes": [str(digit) for digit in range(10)]}
+    )
 
 
 def main() -> None:
@@ -66,14 +121,7 @@ def main() -> None:
     config = recipe(options.recipe)
     device = find_device(config.compute)
     classifier = build_weights(config)
-    network = initialise_classifier(
-        config.model, config.finetune.architecture, config.patch, 10, seed=0
-    )
-    converted = OnnxClassifier(export_onnx(network, config.patch.image_size))
-    inferences = {
-        "torch": Inference(network, MEAN, STD, device),
-        "onnxruntime": Inference(converted, MEAN, STD, Device("cpu", bf16=False)),
-    }
+    inferences = build_inferences(config)
     found: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         for number, pixels in enumerate(drawn_digits()):
@@ -98,7 +146,7 @@ def main() -> None:
                 with torch_threads(1):
                     alone = seconds(lambda infer=infer: infer(windows), repeat=4)
                 found[f"classified a second, one core, {runtime}"].append(BATCH / alone)
-            converting = seconds(lambda: export_onnx(network, config.patch.image_size))
+            converting = seconds(lambda: export_onnx(ten_classes(config), config.patch.image_size))
             found["converting, s"].append(converting)
             found["files a second, onnxruntime, converted"].append(
                 len(files) / (whole - converting)  # the last that was measured is ONNX Runtime's

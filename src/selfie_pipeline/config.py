@@ -456,7 +456,8 @@ class Config(_StrictModel):
     seed: Seed
     """Seed of the finetuning: its labeled subset, initial weights and batches."""
     resume: Literal["auto", "never"]
-    """`auto`: an interrupted training resumes from its latest checkpoint. `never`: it restarts."""
+    """`auto`: an interrupted training resumes from its latest checkpoint, an interrupted `predict`
+    after the files that it had classified. `never`: they restart."""
     budget: DurationOrNone
     """Time that the whole run may take. The steps of pretraining and finetuning, and their warm-up,
     then follow from the speed of this machine; see [A time budget](budget.md). null: the steps are

@@ -138,7 +138,7 @@ class ProjectHooks:
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Delete the trainings' checkpoints; print the results table and the path of the report."""
+        """Delete the run's checkpoints; print the results table and the path of the report."""
         release_claims(versioned_entries(pipeline.all_outputs(), catalog).values())
         for name in pipeline.inputs():
             if name.endswith("_checkpoints"):  # their results are in the catalog

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 
@@ -29,3 +30,8 @@ def variant_folder(
     """
     transfer = "" if pretrained_on == recipe else f"pretrained_on_{pretrained_on}/"
     return transfer + pretraining_folder(weights, images)
+
+
+def short_hash(text: object) -> str:
+    """Return eight hex digits that stand for a text in a path."""
+    return hashlib.sha256(str(text).encode("utf-8", "surrogateescape")).hexdigest()[:8]

@@ -19,6 +19,8 @@ def is_printable(text: str) -> bool:
 
 def escape_controls(text: str) -> str:
     r"""Return the text with each control character as its escape, such as ``\x1b`` or ``\n``."""
+    if text.isprintable():  # fast: it excludes these and others
+        return text
     return "".join(ascii(char)[1:-1] if _is_control(char) else char for char in text)
 
 

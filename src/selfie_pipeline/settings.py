@@ -2,7 +2,7 @@
 
 from selfie_pipeline.config_loader import ProjectConfigLoader
 from selfie_pipeline.hooks import ProjectHooks
-from selfie_pipeline.paths import percent, pretraining_folder, variant_folder
+from selfie_pipeline.paths import percent, pretraining_folder, short_hash, variant_folder
 from selfie_pipeline.tracking import tracking_hooks
 
 # Kedro calls the last hook first, so a run that is refused is not tracked.
@@ -17,6 +17,7 @@ CONFIG_LOADER_ARGS = {
     "custom_resolvers": {
         "percent": percent,
         "pretraining_folder": pretraining_folder,
+        "short_hash": short_hash,
         "variant_folder": variant_folder,
     },
 }

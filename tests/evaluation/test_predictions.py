@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from selfie_pipeline.evaluation.predictions import name_predictions, select_least_certain
+from selfie_pipeline.evaluation.predictions import (
+    find_top_two,
+    name_predictions,
+    select_least_certain,
+)
 from selfie_pipeline.evaluation.scores import build_predictions_table
 
 CLASSES = ["cat", "dog", "NA"]
@@ -11,7 +15,7 @@ LOGITS = np.log([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4], [0.25, 0.5, 0.25]])
 
 
 def test_predictions_by_hand() -> None:
-    table = name_predictions(["a.png", "b/c.png", "d"], LOGITS, CLASSES)
+    table = name_predictions(["a.png", "b/c.png", "d"], find_top_two(LOGITS, 3), CLASSES)
 
     assert table["file"].tolist() == ["a.png", "b/c.png", "d"]
     assert table["class"].tolist() == ["cat", "NA", "dog"]
@@ -24,7 +28,7 @@ def test_predictions_match_the_predictions_table() -> None:
     logits = np.random.default_rng(0).normal(size=(200, 7)).round(1)  # some are equal
     classes = [str(label) for label in range(7)]
 
-    named = name_predictions([""] * 200, logits, classes)
+    named = name_predictions([""] * 200, find_top_two(logits, 7), classes)
     tested = build_predictions_table(np.arange(200), np.zeros(200, dtype=np.int64), logits)
 
     assert named["class"].astype(int).tolist() == tested["predicted"].tolist()
@@ -33,28 +37,27 @@ def test_predictions_match_the_predictions_table() -> None:
 
 
 def test_no_images_give_an_empty_table() -> None:
-    table = name_predictions([], np.empty((0, 3)), CLASSES)
+    table = name_predictions([], find_top_two(np.empty((0, 3)), 3), CLASSES)
 
     assert table.empty
     assert next(iter(table)) == "file"
     assert select_least_certain(table, 3).empty
 
 
-@pytest.mark.parametrize(
-    ("logits", "classes"),
-    [(LOGITS, ["cat", "dog"]), (LOGITS[:2], CLASSES), (LOGITS[:, :1], ["cat"])],
-)
-def test_mismatched_shapes_raise(logits: np.ndarray, classes: list[str]) -> None:
-    with pytest.raises(ValueError, match="expected logits of 3 files"):
-        name_predictions(["a", "b", "c"], logits, classes)
+def test_mismatched_shapes_raise() -> None:
+    with pytest.raises(ValueError, match="3 files, but 2 predictions"):
+        name_predictions(["a", "b", "c"], find_top_two(LOGITS[:2], 3), CLASSES)
+    for logits, classes in ((LOGITS, 2), (LOGITS[:, :1], 1)):
+        with pytest.raises(ValueError, match=f"expected logits of {classes} classes"):
+            find_top_two(logits, classes)
 
 
 def test_a_logit_that_is_not_finite_raises() -> None:
     with pytest.raises(ValueError, match="not finite"):
-        name_predictions(["a"], np.array([[0.0, np.nan, 1.0]]), CLASSES)
+        find_top_two(np.array([[0.0, np.nan, 1.0]]), 3)
 
 
 def test_the_least_certain_predictions_come_first() -> None:
-    table = name_predictions(["d", "b", "c", "a"], LOGITS[[0, 1, 2, 1]], CLASSES)
+    table = name_predictions(["d", "b", "c", "a"], find_top_two(LOGITS[[0, 1, 2, 1]], 3), CLASSES)
 
     assert select_least_certain(table, 3)["file"].tolist() == ["a", "b", "c"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from selfie_pipeline.evaluation.predictions import name_predictions
+from selfie_pipeline.evaluation.predictions import find_top_two, name_predictions
 from selfie_pipeline.report.contact_sheet import draw_predictions
 
 CLASSES = ["a cat of a very long name", "dog"]
@@ -11,7 +11,8 @@ CLASSES = ["a cat of a very long name", "dog"]
 
 def predictions(count: int):
     logits = np.log([[0.6, 0.4]] * count).reshape(-1, 2)
-    return name_predictions([f"{number}.png" for number in range(count)], logits, CLASSES)
+    files = [f"{number}.png" for number in range(count)]
+    return name_predictions(files, find_top_two(logits, len(CLASSES)), CLASSES)
 
 
 def test_each_image_is_captioned_with_its_file_and_two_classes() -> None:

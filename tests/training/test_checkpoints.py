@@ -427,7 +427,7 @@ def test_the_same_training_waits_until_its_owner_has_died(
         assert own.folder == tmp_path / "checkpoints"
 
     assert caplog.messages == [
-        f"pretrain: waits for process {owner.pid} on {socket.gethostname()}, which trains the "
+        f"pretrain: waits for process {owner.pid} on {socket.gethostname()}, which does the "
         f"same in {tmp_path / 'checkpoints'}"
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,41 +11,59 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 
-def name_predictions(
-    files: Sequence[str], logits: NDArray[np.floating], classes: Sequence[str]
-) -> pd.DataFrame:
-    """Return the two most likely classes of each image.
+class TopTwo(NamedTuple):
+    """The two most likely classes of N images, the more likely first."""
+
+    labels: NDArray[np.int32]
+    """(N, 2)."""
+    probabilities: NDArray[np.float64]
+    """(N, 2)."""
+
+
+def find_top_two(logits: NDArray[np.floating], classes: int) -> TopTwo:
+    """Return the two most likely classes of each image; of equal logits, the first class.
 
     Args:
-        files: N file paths; N may be 0.
-        logits: (N, K) before the softmax, K at least 2.
-        classes: Names of the K classes, by label.
-
-    Returns:
-        One row per image, in the given order: ``file``, ``class`` and ``runner_up`` (str),
-        ``probability`` and ``runner_up_probability`` (float64). Among equal logits, the first
-        class is the predicted one.
+        logits: (N, K) before the softmax; N may be 0.
+        classes: K, at least 2.
 
     Raises:
-        ValueError: The shapes do not match, there is only one class, or a logit is not finite.
+        ValueError: The shape does not match, there is only one class, or a logit is not finite.
     """
-    if logits.shape != (len(files), len(classes)) or len(classes) < 2:  # noqa: PLR2004
-        raise ValueError(
-            f"expected logits of {len(files)} files and {len(classes)} classes, at least two; got "
-            f"{logits.shape}"
-        )
+    if logits.shape[1] != classes or classes < 2:  # noqa: PLR2004
+        raise ValueError(f"expected logits of {classes} classes, at least two; got {logits.shape}")
     if not np.isfinite(logits).all():
         raise ValueError("a logit is not finite")
     top = np.argsort(-logits, axis=1, kind="stable")[:, :2]  # (N, 2)
-    names = np.array(classes, dtype=object)[top]  # (N, 2)
     probabilities = np.take_along_axis(softmax(logits.astype(np.float64), axis=1), top, axis=1)
+    return TopTwo(top.astype(np.int32), probabilities)
+
+
+def name_predictions(files: Sequence[str], top: TopTwo, classes: Sequence[str]) -> pd.DataFrame:
+    """Return the two most likely classes of each image by their names.
+
+    Args:
+        files: N file paths; N may be 0.
+        top: Their two most likely classes.
+        classes: Names of the classes, by label.
+
+    Returns:
+        One row per image, in the given order: ``file``, ``class`` and ``runner_up`` (str),
+        ``probability`` and ``runner_up_probability`` (float64).
+
+    Raises:
+        ValueError: The numbers of files and predictions differ.
+    """
+    if len(files) != len(top.labels):
+        raise ValueError(f"{len(files)} files, but {len(top.labels)} predictions")
+    names = np.array(classes, dtype=object)[top.labels]  # (N, 2)
     return pd.DataFrame(
         {
             "file": list(files),
             "class": names[:, 0],
-            "probability": probabilities[:, 0],
+            "probability": top.probabilities[:, 0],
             "runner_up": names[:, 1],
-            "runner_up_probability": probabilities[:, 1],
+            "runner_up_probability": top.probabilities[:, 1],
         }
     )
 

@@ -51,6 +51,8 @@ if not features.check("avif"):
     )
 
 NOT_AN_IMAGE = "not an image"
+REFUSED = "can't be read: "
+"""Beginning of the reason that the system refused to read a file; another time it may not."""
 _MOST_PIXELS = 89_478_485
 """Largest number of pixels, Pillow's `MAX_IMAGE_PIXELS`; decoding takes up to 16 bytes for each."""
 _MOST_OPAQUE_PIXELS = 150_000_000
@@ -107,7 +109,7 @@ def _decode(file: Path | BinaryIO, canvas_size: int) -> tuple[NDArray[np.uint8],
         raise UnreadableImageError(f"more than {_MOST_PIXELS:,} pixels") from None
     except Exception as error:  # damaged files can raise any exception
         if isinstance(error, OSError) and error.strerror:
-            raise UnreadableImageError(f"can't be read: {error.strerror}") from error
+            raise UnreadableImageError(f"{REFUSED}{error.strerror}") from error
         raise UnreadableImageError(f"damaged: {' '.join(str(error).split())}") from error
 
 

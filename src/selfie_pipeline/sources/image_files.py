@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from glob import glob, has_magic
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from selfie_pipeline.sources.decoding import UnreadableImageError, try_decode
 _ALLOWED = "allowed: a folder of image files, one file, or a pattern such as photos/*.jpg"
 
 
-def find_files(images: Path) -> tuple[Path, list[Path]]:
+def find_files(images: Path) -> tuple[Path, list[str]]:
     """Find image files.
 
     Args:
@@ -24,25 +24,30 @@ def find_files(images: Path) -> tuple[Path, list[Path]]:
             folders and their subfolders, files of any name are found.
 
     Returns:
-        The folder that contains them all, and the files, sorted by path. Hidden folders are
-        skipped; dead links are listed.
+        The folder that contains them all, and the files' paths in it with "/", sorted by their
+        parts; as text, which takes a third of the memory of `Path`. Hidden folders are skipped;
+        dead links are listed.
 
     Raises:
         UserError: There is no such file or folder, or a folder has no files or can't be read.
     """
     if images.is_file():
-        return images.parent, [images]
+        return images.parent, [images.name]
     if images.is_dir():
-        return images, _list_files(images)
+        return images, _sort(_list_files(images, images))
     matches = list(map(Path, glob(str(images), recursive=True)))
     if not matches:
         raise UserError(f"images = {images} does not exist; {_ALLOWED}")
-    listed = [_list_files(match) if match.is_dir() else [match] for match in matches]
     folder = next(parent for parent in images.parents if not has_magic(str(parent)))
-    return folder, sorted({file for files in listed for file in files})
+    listed = [
+        _list_files(match, folder) if match.is_dir() else [match.relative_to(folder).as_posix()]
+        for match in matches
+    ]
+    return folder, _sort({name for names in listed for name in names})
 
 
-def _list_files(folder: Path) -> list[Path]:
+def _list_files(folder: Path, base: Path) -> list[str]:
+    """Return the paths in `base` of the files in a folder and its subfolders."""
 
     def refuse(error: OSError) -> None:
         raise UserError(f"images: {error.filename} can't be read: {error.strerror}") from error
@@ -50,11 +55,21 @@ def _list_files(folder: Path) -> list[Path]:
     found = []
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(parent, name) for name in names)
-        found += [path for path in paths if path.is_file() or not path.exists()]  # incl. dead links
+        inside = Path(parent).relative_to(base).as_posix()
+        prefix = "" if inside == "." else f"{inside}/"
+        found += [prefix + name for name in names if _is_file_or_dead(os.path.join(parent, name))]
     if not found:
         raise UserError(f"images = {folder} has no files; {_ALLOWED}")
-    return sorted(found)
+    return found
+
+
+def _is_file_or_dead(path: str) -> bool:
+    return os.path.isfile(path) or not os.path.exists(path)
+
+
+def _sort(names: Iterable[str]) -> list[str]:
+    """Sort paths by their parts: "a/b" before "a-b", though "-" sorts before "/"."""
+    return sorted(names, key=lambda name: name.replace("/", "\0"))
 
 
 def read_windows(

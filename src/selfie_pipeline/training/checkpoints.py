@@ -58,20 +58,21 @@ class Checkpoints:
             from checkpoints with an equal identity.
         every: Steps between two checkpoints.
         resume: `auto` resumes if possible; `never` starts from scratch.
-        keep: Number of checkpoints to keep: the latest, and earlier ones in case it is damaged.
+        keep: Number of checkpoints to keep: the latest, and earlier ones in case it is damaged. None
+            keeps all, those of later steps as well.
     """
 
     folder: Path
     identity: Mapping[str, Any]
     every: int
     resume: Literal["auto", "never"]
-    keep: int = 3
+    keep: int | None = 3
 
     @contextmanager
     def reserved(self, title: str) -> Iterator[Checkpoints]:
         """Reserve the folder for this process, or one beside it if another training has it.
 
-        If a process trains the same, wait for it: its checkpoints are of use to this one.
+        If a process does the same, wait for it: its checkpoints are of use to this one.
 
         Args:
             title: The training's name in messages.
@@ -92,7 +93,7 @@ class Checkpoints:
             folder, lock = beside, _create_lock(beside)
         if not lock.is_locked and not _acquire(lock):
             owner = _read_owner(lock)
-            _LOG.warning("%s: waits for %s, which trains the same in %s", title, owner, folder)
+            _LOG.warning("%s: waits for %s, which does the same in %s", title, owner, folder)
             lock.acquire()
         try:
             _write_owner(lock, _Owner(training, socket.gethostname(), os.getpid()))
@@ -104,6 +105,8 @@ class Checkpoints:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, then remove old ones and any of another training at later steps.
+
+        With `keep` None, nothing is removed.
 
         Raises:
             UserError: The file system refused (disk full, permissions). Older checkpoints are
@@ -122,6 +125,8 @@ class Checkpoints:
                 f"{error}; earlier ones are intact: fix the cause (free space, permissions) and "
                 "run the same command to resume from them"
             ) from error
+        if self.keep is None:
+            return
         records = self._records()
         # Checkpoints of later steps can't be used; they must not displace those that can.
         ahead = [record for record in records if record.stem > file.stem]
@@ -129,7 +134,11 @@ class Checkpoints:
             _remove(old)
 
     def latest(self) -> Checkpoint | None:
-        """Return the latest usable checkpoint of this training, or None.
+        """Return the latest usable checkpoint of this training, or None; see `usable`."""
+        return next(self.usable(), None)
+
+    def usable(self) -> Iterator[Checkpoint]:
+        """Yield the usable checkpoints of this training, the latest first.
 
         Damaged checkpoints and those of other trainings are skipped, with a warning that says why.
         With `resume` = `never`, all checkpoints are removed.
@@ -139,13 +148,12 @@ class Checkpoints:
             if records:
                 _LOG.info("resume = never: the checkpoints in %s are not used", self.folder)
                 self.clear()
-            return None
+            return
         for record in records:
             try:
-                return self._load(record)
+                yield self._load(record)
             except _UnusableCheckpointError as reason:
                 _LOG.warning("%s is not used: %s", record.with_suffix(".safetensors"), reason)
-        return None
 
     def write_record(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file beside the checkpoints: the record of one, or a diagnosis."""

@@ -13,7 +13,11 @@ from selfie_pipeline.training.memory import retain_freed_memory
 
 
 class Inference:
-    """A network in evaluation mode, which maps batches of stored pixels to its outputs."""
+    """A network in evaluation mode, which maps batches of stored pixels to its outputs.
+
+    Attributes:
+        device: The device and the precision.
+    """
 
     def __init__(
         self,
@@ -35,7 +39,7 @@ class Inference:
         self._network = network.to(device.type).to(memory_format=torch.channels_last).eval()
         self._mean = torch.from_numpy(mean).to(device.type)  # (C,)
         self._std = torch.from_numpy(std).to(device.type)  # (C,)
-        self._device = device
+        self.device = device
 
     @torch.inference_mode()
     def __call__(self, windows: Tensor) -> NDArray[np.float32]:
@@ -47,8 +51,8 @@ class Inference:
         Returns:
             (B, K), float32.
         """
-        images = normalise(windows.to(self._device.type), self._mean, self._std)  # (B, C, H, W)
-        with self._device.autocast():
+        images = normalise(windows.to(self.device.type), self._mean, self._std)  # (B, C, H, W)
+        with self.device.autocast():
             # Not by calling it: that would compile a network that was trained compiled once more.
             outputs: Tensor = self._network.forward(images)  # (B, K)
         return outputs.float().cpu().numpy()

@@ -7,32 +7,32 @@ import os
 import time
 from functools import partial
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from selfie_pipeline.config import ComputeConfig, PredictConfig, UserError
 from selfie_pipeline.evaluation.predictions import name_predictions, select_least_certain
 from selfie_pipeline.models.classifier import restore_classifier
 from selfie_pipeline.models.export import OnnxClassifier, export_onnx
 from selfie_pipeline.models.preprocessing import Preprocessing, load_preprocessing
+from selfie_pipeline.pipelines.predict.blocks import classify_in_blocks
 from selfie_pipeline.printable import escape_controls
 from selfie_pipeline.project import resolve_path
+from selfie_pipeline.provenance import describe_environment, hash_json
 from selfie_pipeline.report.contact_sheet import draw_predictions
 from selfie_pipeline.sources.decoding import map_ordered
 from selfie_pipeline.sources.image_files import find_files, read_windows
-from selfie_pipeline.training.device import Device, find_device, torch_threads
+from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.inference import Inference
 from selfie_pipeline.training.lineage import name_arm
 from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
-_BATCH_SIZE = 64  # images; 64 small ones stay in a core's cache
 _CONTACT_SHEET_IMAGES = 24
 
 
@@ -44,17 +44,30 @@ class UncertainImages(TypedDict):
 
 
 def classify_files(
-    classifier: Weights, images: str | None, predict: PredictConfig, compute: ComputeConfig
+    classifier: Weights,
+    images: str | None,
+    predict: PredictConfig,
+    compute: ComputeConfig,
+    checkpoints: Path,
+    resume: Literal["auto", "never"],
 ) -> tuple[pd.DataFrame, pd.DataFrame, UncertainImages]:
     """Classify image files, preprocessed like the test images.
+
+    Args:
+        classifier: The classifier.
+        images: A file, a folder or a pattern; see `find_files`.
+        predict: Prediction parameters.
+        compute: Compute parameters.
+        checkpoints: Folder for finished blocks of files; that of this classifier is beside it.
+        resume: `auto` resumes an interrupted run; `never` restarts it.
 
     Returns:
         Predictions, one row per image, as `name_predictions` returns them; one row per unreadable
         file: file, reason; and the images that the classifier is least certain of.
 
     Raises:
-        UserError: The files do not exist, the classifier is not of the arm `predict.arm`, or
-            ONNX Runtime is requested and missing.
+        UserError: The files do not exist, the classifier is not of the arm `predict.arm`, ONNX
+            Runtime is requested and missing, or see `classify_in_blocks`.
     """
     if images is None:
         raise UserError(
@@ -63,52 +76,43 @@ def classify_files(
         )
     preprocessing = load_preprocessing(classifier.provenance)
     _check_arm(classifier, predict)
-    folder, files = find_files(resolve_path(images))
+    path = resolve_path(images)
+    folder, names = find_files(path)
     infer = _build_inference(classifier, preprocessing, predict, compute)
+    identity = {
+        "images": str(path),
+        "classifier": classifier.digest(),
+        "provenance": hash_json(classifier.provenance),  # the preprocessing is in it
+        "runtime": predict.runtime,
+        "device": infer.device.type,
+        "precision": infer.device.precision,
+        "versions": describe_environment()["versions"],
+    }
+    own = checkpoints.with_name(f"{checkpoints.name}-{hash_json(identity)[:16]}")
+    state = Checkpoints(own, identity, every=1, resume=resume, keep=None)
     start = time.monotonic()
-    logits, reasons = _infer_files(infer, files, preprocessing)
-    rate = len(files) / (time.monotonic() - start)
-    names = [_format_path(file, folder) for file in files]
-    table = pd.DataFrame({"file": names, "reason": reasons})
-    readable, unreadable = table[table["reason"].isna()], table[table["reason"].notna()]
+    top, reasons = classify_in_blocks(infer, folder, names, preprocessing, state)
+    rate = len(names) / (time.monotonic() - start)
+    is_readable = np.array([reason is None for reason in reasons])  # (N,)
+    readable, unreadable = np.flatnonzero(is_readable), np.flatnonzero(~is_readable)
     _LOG.info("Classified %d images, %.0f files per second", len(readable), rate)
     if len(unreadable):
         _LOG.warning("%d files are not readable images; see unreadable_images", len(unreadable))
-    predictions = name_predictions(readable["file"].tolist(), logits, preprocessing.classes)
-    predictions = predictions.set_index(readable.index)
+    files = [_format_path(names[row]) for row in readable]
+    predictions = name_predictions(files, top, preprocessing.classes).set_index(readable)
     uncertain = select_least_certain(predictions, _CONTACT_SHEET_IMAGES)
     read = partial(read_windows, patch=preprocessing.patch)
     # The files are read again; `map_ordered` suppresses Pillow's warnings about them.
-    [(windows, _)] = map_ordered(read, [[files[row] for row in uncertain.index]])
-    return predictions, unreadable, UncertainImages(images=windows, predictions=uncertain)
-
-
-def _infer_files(
-    infer: Inference, files: list[Path], preprocessing: Preprocessing
-) -> tuple[NDArray[np.float32], list[str | None]]:
-    """Return logits (N, classes) of the readable files, and per file the reason it can't be read.
-
-    The reason is None for a readable file.
-    """
-    empty = np.empty((0, len(preprocessing.classes)), dtype=np.float32)
-
-    def infer_batch(batch: list[Path]) -> tuple[NDArray[np.float32], list[str | None]]:
-        windows, reasons = read_windows(batch, preprocessing.patch)
-        images = torch.from_numpy(windows).permute(0, 3, 1, 2)  # (n, C, H, W)
-        return infer(images) if len(images) else empty, reasons
-
-    logits: list[NDArray[np.float32]] = [empty]
-    reasons: list[str | None] = []
-    batches = [files[first : first + _BATCH_SIZE] for first in range(0, len(files), _BATCH_SIZE)]
-    with (
-        torch_threads(1),  # threads that share a batch of small images wait for each other
-        tqdm(total=len(files), desc="predict", unit=" files", delay=5, disable=None) as progress,
-    ):
-        for batch_logits, batch_reasons in map_ordered(infer_batch, batches):
-            logits.append(batch_logits)
-            reasons += batch_reasons
-            progress.update(len(batch_reasons))
-    return np.concatenate(logits), reasons
+    [(windows, _)] = map_ordered(read, [[folder / names[row] for row in uncertain.index]])
+    refused = {
+        "file": [_format_path(names[row]) for row in unreadable],
+        "reason": [reasons[row] for row in unreadable],
+    }
+    return (
+        predictions,
+        pd.DataFrame(refused),
+        UncertainImages(images=windows, predictions=uncertain),
+    )
 
 
 def _build_inference(
@@ -131,10 +135,9 @@ def draw_contact_sheet(uncertain: UncertainImages) -> Figure:
     return draw_predictions(**uncertain, title=title)
 
 
-def _format_path(file: Path, folder: Path) -> str:
-    """Return a file's path relative to the folder; what can't be printed is escaped."""
-    path = os.fsencode(file.relative_to(folder).as_posix())
-    return escape_controls(path.decode("utf-8", "backslashreplace"))
+def _format_path(name: str) -> str:
+    """Return a file's path; what can't be printed is escaped."""
+    return escape_controls(os.fsencode(name).decode("utf-8", "backslashreplace"))
 
 
 def _check_arm(classifier: Weights, predict: PredictConfig) -> None:

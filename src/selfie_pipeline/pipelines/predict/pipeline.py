@@ -13,7 +13,14 @@ def create_pipeline() -> Pipeline:
         [
             node(
                 classify_files,
-                inputs=["chosen_classifier", "params:images", "params:predict", "params:compute"],
+                inputs=[
+                    "chosen_classifier",
+                    "params:images",
+                    "params:predict",
+                    "params:compute",
+                    "predict_checkpoints",
+                    "params:resume",
+                ],
                 outputs=["image_predictions", "unreadable_images", "uncertain_images"],
                 name="classify_files",
             ),

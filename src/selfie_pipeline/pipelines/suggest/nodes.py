@@ -18,7 +18,7 @@ from selfie_pipeline.config import (
     UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
-from selfie_pipeline.evaluation.predictions import name_predictions
+from selfie_pipeline.evaluation.predictions import find_top_two, name_predictions
 from selfie_pipeline.evaluation.suggestions import compute_margins, select_diverse
 from selfie_pipeline.models.classifier import restore_classifier
 from selfie_pipeline.models.embedding import ImageEmbedding
@@ -78,9 +78,9 @@ def suggest_images(
     vectors = classify(embedding, images, rows[unsure], device)  # (M, D)
     chosen = unsure[select_diverse(vectors, margins[unsure], suggest.count, seed)]
     logits = classify(network, images, rows[chosen], device)  # (count, classes)
-    predictions = name_predictions(
-        pool["place"].iloc[chosen].tolist(), logits, classifier.provenance["classes"]
-    )
+    classes = classifier.provenance["classes"]
+    top = find_top_two(logits, len(classes))
+    predictions = name_predictions(pool["place"].iloc[chosen].tolist(), top, classes)
     shown = rows[chosen[:_CONTACT_SHEET_IMAGES]]
     windows = images.central_windows(shown).permute(0, 2, 3, 1).numpy()  # (n, H, W, C)
     _LOG.info(

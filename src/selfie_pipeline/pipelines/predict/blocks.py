@@ -1,0 +1,166 @@
+"""Classification of image files in blocks, from which an interrupted run resumes.
+
+A finished block is stored as a checkpoint, whose step is the block's number. It is used again only
+if its files have the same paths, sizes and times of modification.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from math import ceil
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from selfie_pipeline.config import UserError
+from selfie_pipeline.evaluation.predictions import TopTwo, find_top_two
+from selfie_pipeline.models.preprocessing import Preprocessing
+from selfie_pipeline.provenance import hash_json
+from selfie_pipeline.sources.decoding import REFUSED, map_ordered
+from selfie_pipeline.sources.image_files import read_windows
+from selfie_pipeline.training.checkpoints import Checkpoint, Checkpoints
+from selfie_pipeline.training.device import torch_threads
+from selfie_pipeline.training.inference import Inference
+
+_LOG = logging.getLogger(__name__)
+BLOCK_FILES = 2048
+"""Files of a block: the work that a killed process loses."""
+_BATCH_SIZE = 64  # images; 64 small ones stay in a core's cache
+
+Reasons = list[str | None]
+"""For each file None, or the reason that it is unreadable."""
+
+
+class Block(NamedTuple):
+    """The results of consecutive files."""
+
+    top: TopTwo
+    """Of the readable files, in their order."""
+    reasons: Reasons
+
+
+def classify_in_blocks(
+    infer: Inference,
+    folder: Path,
+    names: Sequence[str],
+    preprocessing: Preprocessing,
+    checkpoints: Checkpoints,
+) -> Block:
+    """Classify image files, but for those of blocks that an earlier call has stored.
+
+    Args:
+        infer: The classifier.
+        folder: The folder of the files.
+        names: Their paths in it, at least one.
+        preprocessing: Their preprocessing.
+        checkpoints: Where finished blocks are stored; they stay there.
+
+    Returns:
+        The results of all files.
+
+    Raises:
+        UserError: A block can't be stored, or Ctrl-C; the same call resumes.
+    """
+    starts = range(0, len(names), BLOCK_FILES)
+    blocks = {start // BLOCK_FILES: names[start : start + BLOCK_FILES] for start in starts}
+    with checkpoints.reserved("predict") as stored:
+        done = dict(_load_blocks(stored, folder, blocks))
+        if resumed := sum(len(block.reasons) for block in done.values()):
+            _LOG.info("predict: resumes after %d of %d files", resumed, len(names))
+        missing = {number: part for number, part in blocks.items() if number not in done}
+        bar = {"desc": "predict", "unit": " files", "delay": 5, "disable": None}
+        try:
+            with tqdm(initial=resumed, total=len(names), **bar) as progress:
+                results = _classify(infer, folder, missing, preprocessing, progress)
+                for number, digest, block in results:
+                    _save_block(stored, number, digest, block)
+                    done[number] = block
+        except KeyboardInterrupt:
+            raise UserError(
+                f"predict was stopped after {len(done)} of {len(blocks)} blocks of at most "
+                f"{BLOCK_FILES:,} files; run the same command to resume it"
+            ) from None
+    parts = [done[number] for number in blocks]
+    labels, probabilities = zip(*(part.top for part in parts), strict=True)
+    reasons = [reason for part in parts for reason in part.reasons]
+    return Block(TopTwo(np.concatenate(labels), np.concatenate(probabilities)), reasons)
+
+
+def _classify(
+    infer: Inference,
+    folder: Path,
+    blocks: Mapping[int, Sequence[str]],
+    preprocessing: Preprocessing,
+    progress: tqdm[NoReturn],
+) -> Iterator[tuple[int, str, Block]]:
+    """Yield each block's number, digest and results; those after it are being classified then."""
+    classes = len(preprocessing.classes)
+    digests: dict[int, str] = {}
+
+    def batches() -> Iterator[list[Path]]:
+        for number, names in blocks.items():
+            digests[number] = _digest(folder, names)  # before they are read: they may change then
+            for first in range(0, len(names), _BATCH_SIZE):
+                yield [folder / name for name in names[first : first + _BATCH_SIZE]]
+
+    def infer_batch(files: list[Path]) -> tuple[NDArray[np.float32], Reasons]:
+        windows, reasons = read_windows(files, preprocessing.patch)
+        images = torch.from_numpy(windows).permute(0, 3, 1, 2)  # (n, C, H, W)
+        empty = np.empty((0, classes), dtype=np.float32)
+        return infer(images) if len(images) else empty, reasons
+
+    with torch_threads(1):  # threads that share a batch of small images wait for each other
+        results = map_ordered(infer_batch, batches())
+        for number, names in blocks.items():
+            logits, reasons = [], Reasons()
+            for batch_logits, batch_reasons in islice(results, ceil(len(names) / _BATCH_SIZE)):
+                logits.append(batch_logits)
+                reasons += batch_reasons
+                progress.update(len(batch_reasons))
+            top = find_top_two(np.concatenate(logits), classes)  # of (n, classes)
+            yield number, digests.pop(number), Block(top, reasons)
+
+
+def _digest(folder: Path, names: Sequence[str]) -> str:
+    """Return a hash of files' paths, sizes and times of modification."""
+    return hash_json({name: _stat(folder / name) for name in names})
+
+
+def _stat(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:  # such as a dead link
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _save_block(checkpoints: Checkpoints, number: int, digest: str, block: Block) -> None:
+    note = json.dumps({"files": digest, "reasons": block.reasons}).encode()
+    tensors = {
+        "labels": torch.from_numpy(block.top.labels),
+        "probabilities": torch.from_numpy(block.top.probabilities),
+        "note": torch.frombuffer(bytearray(note), dtype=torch.uint8),
+    }
+    checkpoints.save(Checkpoint(number, tensors))
+
+
+def _load_blocks(
+    checkpoints: Checkpoints, folder: Path, blocks: Mapping[int, Sequence[str]]
+) -> Iterator[tuple[int, Block]]:
+    """Yield the numbers and results of stored blocks whose files are the same.
+
+    Not those with a file that the system refused to read: it may read it now.
+    """
+    for number, tensors in ((each.step, each.tensors) for each in checkpoints.usable()):
+        note = json.loads(tensors["note"].numpy().tobytes())
+        refused = any(reason and reason.startswith(REFUSED) for reason in note["reasons"])
+        if not refused and note["files"] == _digest(folder, blocks.get(number, ())):
+            top = TopTwo(tensors["labels"].numpy(), tensors["probabilities"].numpy())
+            yield number, Block(top, note["reasons"])
