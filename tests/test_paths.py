@@ -1,6 +1,6 @@
 import pytest
 
-from selfie_pipeline.paths import percent, pretraining_folder, variant_folder
+from selfie_pipeline.paths import percent, pretraining_folder, short_hash, variant_folder
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,9 @@ def test_given_weights_have_a_separate_folder(weights):
 )
 def test_another_encoder_has_a_separate_folder(pretrained_on, weights, images, folder):
     assert variant_folder("cifar10", pretrained_on, weights, images) == folder
+
+
+def test_a_short_hash_stands_for_any_text():
+    assert short_hash("photos/*.jpg") == "9a519b37"
+    assert short_hash("a") != short_hash("b")
+    assert short_hash("\udce9").isalnum()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +153,7 @@ def test_unreadable_files_are_listed_with_the_reason(finished: Any, tmp_path: Pa
 
     predict(finished, folder)
 
+    assert not list((finished.path / "data").rglob("*checkpoints_*"))
     unreadable = finished.load("unreadable_images").set_index("file")["reason"]
     assert unreadable["empty.jpg"] == "empty"
     assert unreadable["notes.txt"] == "not an image"
@@ -165,6 +169,45 @@ def test_a_folder_without_images_has_an_empty_table(finished: Any, tmp_path: Pat
 
     assert finished.load("image_predictions").empty
     assert len(finished.load("unreadable_images")) == 1
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_tables(
+    finished: Any, digit_files: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after SIGKILL: 4,320 files, of which a block of 2,048 was finished."""
+    for file in list(digit_files.iterdir()):
+        for copy in range(7):
+            os.link(file, digit_files / f"{copy}-{file.name}")
+    command = [sys.executable, "-m", "kedro", "run", "--env=tiny", "--pipeline=predict"]
+    started = subprocess.Popen(
+        [*command, f"--params=images={digit_files}"],
+        cwd=finished.path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    output = finished.path / "data/07_model_output/tiny/predict"
+    while started.poll() is None and not list(output.glob("checkpoints_*/step-*.json")):
+        time.sleep(0.01)
+    started.kill()
+    assert started.wait() == -signal.SIGKILL
+    assert not finished.versions("image_predictions")
+
+    with caplog.at_level("INFO"):
+        predict(finished, digit_files)
+    resumed = tables(finished)
+    assert "predict: resumes after 2048 of 4320 files" in caplog.text
+    assert not list(output.glob("*checkpoints_*"))
+
+    predict(finished, digit_files)
+    assert tables(finished) == resumed
+
+
+def tables(project: Any) -> dict[str, bytes]:
+    """Return the latest version of each table of predictions."""
+    names = ("image_predictions", "unreadable_images")
+    return {name: Path(project.catalog()[name]._get_load_path()).read_bytes() for name in names}
 
 
 def test_the_contact_sheet_is_a_picture(finished: Any, digit_files: Path) -> None:

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Timer
 from typing import Any, Literal
@@ -88,6 +89,18 @@ def test_the_latest_are_kept(store: Checkpoints) -> None:
     files = {weights(store, step) for step in (6, 8, 10)}
     assert set(store.folder.iterdir()) == files | {file.with_suffix(".json") for file in files}
     assert same(store.latest(), state(10))
+
+
+def test_all_can_be_kept_whatever_their_order(store: Checkpoints) -> None:
+    store = replace(store, keep=None)
+    steps = [8, 6, 2, 4, 10]
+
+    for step in steps:
+        store.save(state(step))
+
+    found = list(store.usable())
+    assert [checkpoint.step for checkpoint in found] == sorted(steps, reverse=True)
+    assert all(same(checkpoint, state(checkpoint.step)) for checkpoint in found)
 
 
 def test_steps_are_ordered_as_numbers(store: Checkpoints) -> None:
@@ -370,6 +383,7 @@ def open_training(folder: Path, seed: int = 0) -> Checkpoints:
 
 OWNER = """
 import sys, time
+from dataclasses import replace
 from pathlib import Path
 from selfie_pipeline.training.checkpoints import Checkpoints
 

@@ -226,7 +226,6 @@ class _Owner:
 
 def _create_lock(folder: Path) -> FileLock:
     """Return the lock of a folder: a hidden file beside it, so that the folder can be removed."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(folder.with_name(f".{folder.name}.lock"))
 
 
@@ -237,6 +236,7 @@ def _acquire(lock: FileLock) -> bool:
         UserError: The file system refused.
     """
     try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         return False

@@ -75,9 +75,15 @@ def classify_in_blocks(
         if resumed := sum(len(block.reasons) for block in done.values()):
             _LOG.info("predict: resumes after %d of %d files", resumed, len(names))
         missing = {number: part for number, part in blocks.items() if number not in done}
-        bar = {"desc": "predict", "unit": " files", "delay": 5, "disable": None}
         try:
-            with tqdm(initial=resumed, total=len(names), **bar) as progress:
+            with tqdm(
+                initial=resumed,
+                total=len(names),
+                desc="predict",
+                unit=" files",
+                delay=5,
+                disable=None,
+            ) as progress:
                 results = _classify(infer, folder, missing, preprocessing, progress)
                 for number, digest, block in results:
                     _save_block(stored, number, digest, block)
