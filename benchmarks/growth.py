@@ -130,7 +130,11 @@ def predict(folder: Path, config: Config) -> dict[str, float]:
     """Classify a folder's files in this process; return what it took."""
     classifier = build_weights(config)
     parameters = config.predict.model_copy(update={"arm": "supervised"})
-    return watch(lambda: classify_files(classifier, str(folder), parameters, config.compute))
+    return watch(
+        lambda: classify_files(
+            classifier, str(folder), parameters, config.compute, folder.with_name("blocks"), "never"
+        )
+    )
 
 
 def make_project(folder: Path) -> None:

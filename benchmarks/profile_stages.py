@@ -196,7 +196,15 @@ def run_on_files(stage: str, config: Config, folder: Path | None, count: int) ->
         classifier = build_weights(config)
         predict = config.predict.model_copy(update={"arm": "supervised"})
         return run_sampled(
-            lambda: classify_files(classifier, str(folder), predict, config.compute), files
+            lambda: classify_files(
+                classifier,
+                str(folder),
+                predict,
+                config.compute,
+                Path(tempfile.mkdtemp(), "blocks"),
+                "never",
+            ),
+            files,
         )
 
 

@@ -58,8 +58,8 @@ class Checkpoints:
             from checkpoints with an equal identity.
         every: Steps between two checkpoints.
         resume: `auto` resumes if possible; `never` starts from scratch.
-        keep: Number of checkpoints to keep: the latest, and earlier ones in case it is damaged. None
-            keeps all, those of later steps as well.
+        keep: Number of checkpoints to keep: the latest, and earlier ones in case it is damaged;
+            None keeps all, those of later steps as well.
     """
 
     folder: Path
