@@ -253,25 +253,30 @@ def test_killed_workers_cost_the_steps_since_the_last_checkpoint(
     assert resumed == [f"pretrain: resumes after step {step} of 8" for step in (4, 6)]
 
 
-def train_workers() -> set[int]:
-    """Return the processes in which Ray Train has a worker, also one that has not begun."""
+def workers_that_load_the_training() -> set[int]:
+    """Return the processes to which Ray Train has just given the training."""
     found = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):  # it has ended meanwhile
-            if b"RayTrainWorker" in path.read_bytes():
+            if b"RayTrainWorker.run_train_fn" in path.read_bytes():
                 found.add(int(path.parent.name))
     return found
 
 
-def test_a_worker_that_dies_before_it_begins_is_replaced(
+def test_workers_that_die_before_the_training_begins_are_replaced(
     undisturbed: TrainingResult, arrange: Arrange
 ) -> None:
-    before = train_workers()
+    """Ray Train gives up then. There are more of them than the cluster has places for."""
 
     def kill() -> None:
-        while not (started := train_workers() - before):
+        groups = 0
+        while groups < 3:
+            if found := workers_that_load_the_training():
+                os.kill(found.pop(), signal.SIGKILL)
+                groups += 1
+                while workers_that_load_the_training():  # until the other of the two has ended
+                    time.sleep(0.1)
             time.sleep(0.01)
-        os.kill(started.pop(), signal.SIGKILL)
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()

@@ -18,9 +18,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
+from ray import PlacementGroupID
 from ray.exceptions import RayActorError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
+from ray.util import placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from selfie_pipeline.config import ComputeConfig, UserError
@@ -225,18 +228,21 @@ class _Monitor:
             raise self.error
 
     def _fit(self) -> None:
-        """Train; again if a worker died while Ray started them all, after which Ray gives up."""
+        """Train; again if a worker died between its start and that of the training.
+
+        After such a death Ray Train gives up, and leaves the workers' resources reserved.
+        """
+        before = _placement_groups()
         for _ in range(self.max_failures + 1):
             self.error = None
             try:
                 self.trainer.fit()
-            except ControllerError as error:
-                self.error = error
-                if _death_of_a_worker(error):
-                    continue
             except Exception as error:  # raised by the main thread
                 self.error = error
-            return
+            if not (isinstance(self.error, ControllerError) and _death_of_a_worker(self.error)):
+                return
+            for group in _placement_groups() - before:
+                remove_placement_group(PlacementGroup(group))
 
     def _log(self, status: TrainingStatus) -> None:
         """Log the first worker's messages, and restarts."""
@@ -288,6 +294,16 @@ class _Monitor:
                 f"no others joined for {_STALL_TIMEOUT_S} s; the same command resumes from the "
                 "last checkpoint"
             )
+
+
+def _placement_groups() -> set[PlacementGroupID]:
+    """Return the placement groups of this driver that hold resources, or wait for some."""
+    job = ray.get_runtime_context().get_job_id()
+    return {
+        PlacementGroupID(bytes.fromhex(name))
+        for name, group in placement_group_table().items()
+        if name.endswith(job) and group["state"] != "REMOVED"
+    }
 
 
 def _death_of_a_worker(error: Exception | None) -> str | None:
