@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.slow
-ROUNDS = int(os.environ.get("SELFIE_ROUNDS", "2"))
+ROUNDS = int(os.environ.get("SELFIE_ROUNDS", "1"))
 LONGEST_DELAY_S = 2.5
 """About as long as a run takes from its first to its last node."""
 
