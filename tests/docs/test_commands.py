@@ -46,6 +46,7 @@ NOT_RUN = {
     r"kedro viz": "serves until it is stopped",
     r".*--env=imagenet": "needs ImageNet; tests/pipelines/test_sources.py has a few files",
     r"python benchmarks/(budget|kill_resume|growth|scaling)\.py": "takes minutes at any size",
+    r"python benchmarks/startup\.py": "takes a minute, as it starts the same command several times",
     r"python benchmarks/mutations\.py": "takes an hour; tests/benchmarks has its faults",
     r".*\bbudget=": "takes as long as it says",
     r".*compute\.engine=ray": "starts a Ray cluster, as the tests marked `ray` do",
@@ -70,7 +71,6 @@ SHORTER = {
     "benchmarks/overhead.py": "--block 1 --pairs 3",
     "benchmarks/checksums.py": "--photographs 8 --arrays 8 --rounds 1",
     "benchmarks/ingest.py": "--images 8 --pairs 1",
-    "benchmarks/startup.py": "--rounds 1",
     "benchmarks/peers.py": "--batch 2 --rounds 1",
     "benchmarks/profile_stages.py": "--steps 1 --files 16",
 }
