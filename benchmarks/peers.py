@@ -184,7 +184,7 @@ def simclr(config: Config, device: Device, workers: int) -> Callable[[], None]:
 
 
 class LabeledPictures(Pictures):
-    """As many pictures as CIFAR-10 has, each with a class."""
+    """Random pictures, as many as CIFAR-10 has, each with a class."""
 
     def __init__(self, transform: Callable[[Image.Image], Any], **_: Any) -> None:
         super().__init__(transform)

@@ -73,15 +73,15 @@ class StepProfile:
 
     def __call__(self, state: TrainingState) -> None:
         """Note the step's end; begin or end the recording."""
-        if state.step == WARM_UP + 2 * self.steps:
-            self.ends.append(time.perf_counter())
-            self.profiler.stop()
-            return
+        end = time.perf_counter()
         if state.step == WARM_UP + self.steps:
-            self.timed, self.ends = np.diff(self.ends).tolist(), []
+            self.timed, self.ends = np.diff([*self.ends, end]).tolist(), []
             self.profiler.start()
+            end = time.perf_counter()  # of the start, which takes a while
         if state.step >= WARM_UP:
-            self.ends.append(time.perf_counter())
+            self.ends.append(end)
+        if state.step == WARM_UP + 2 * self.steps:
+            self.profiler.stop()
 
     def result(self) -> dict[str, Any]:
         """Return the parts, and the times of a step."""

@@ -162,18 +162,22 @@ _CALLBACKS = {"params": parse_params, "runner": check_runner}
 
 
 def _replace_callback(option: click.Parameter) -> click.Parameter:
-    callback = _CALLBACKS.get(option.name or "") or _explain_errors(option.callback)
+    callback = _CALLBACKS.get(option.name or "")
+    if callback is None and option.callback is not None:
+        callback = _explain_errors(option.callback)
+    if callback is None:
+        return option
     option = copy.copy(option)
     option.callback = callback
     return option
 
 
-def _explain_errors(callback: Callable[..., Any] | None) -> Callable[..., Any]:
+def _explain_errors(callback: Callable[..., Any]) -> Callable[..., Any]:
     """Return the callback of an option with errors that are usage errors of one line."""
 
     def explained(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
         try:
-            return callback(ctx, option, value) if callback else value
+            return callback(ctx, option, value)
         except (AttributeError, TypeError):  # the command line has only strings
             problem = f"{shorten(repr(value))} is of a type that is not allowed"
             message = f"{problem}; correct the file of --config"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -129,8 +130,7 @@ def draw_gain_over_ratio(gains: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     groups = gains.groupby(["data", "network", "labeled_percent", "labels"], sort=False)
     styles = zip("oDv^sPX*", ("-", "--", "-.", ":") * 2, strict=True)
-    # The styles repeat, so there are at least as many as lines.
-    for (key, rows), (marker, line) in zip(groups, list(styles) * len(gains), strict=False):
+    for (key, rows), (marker, line) in zip(groups, cycle(styles), strict=False):  # without end
         data, _, percent, labels = key
         axes.errorbar(
             rows["ratio"],

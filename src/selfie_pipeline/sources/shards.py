@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Collection, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -121,9 +122,9 @@ class Shards:
 
     def _read(self, rows: NDArray[np.int64]) -> Iterator[bytes | None]:
         """Read the files of images, by their numbers in all shards."""
-        limits = np.searchsorted(rows, self._firsts)  # one more than there are shards
-        for path, first, begin, end in zip(
-            self._paths, self._firsts, limits, limits[1:], strict=False
+        limits = np.searchsorted(rows, self._firsts)  # (shards + 1,)
+        for path, first, (begin, end) in zip(
+            self._paths, self._firsts[:-1], pairwise(limits), strict=True
         ):
             if begin < end:
                 yield from self._reader.read_images(path, rows[begin:end] - first)

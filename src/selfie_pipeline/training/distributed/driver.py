@@ -218,7 +218,7 @@ class _Monitor:
                     self._stop_workers(stop.received.name, int(stop.received))
                 else:
                     self._check_capacity()
-        if reason := _death_of_a_worker(self.error):
+        if reason := _worker_death_reason(self.error):
             raise UserError(
                 f"{self.title}: the workers died more than compute.max_failures = "
                 f"{self.max_failures} times, the last time after step {step}: {reason}; the same "
@@ -239,7 +239,7 @@ class _Monitor:
                 self.trainer.fit()
             except Exception as error:  # raised by the main thread
                 self.error = error
-            if not (isinstance(self.error, ControllerError) and _death_of_a_worker(self.error)):
+            if not (isinstance(self.error, ControllerError) and _worker_death_reason(self.error)):
                 return
             for group in _placement_groups() - before:
                 remove_placement_group(PlacementGroup(group))
@@ -306,7 +306,7 @@ def _placement_groups() -> set[PlacementGroupID]:
     }
 
 
-def _death_of_a_worker(error: Exception | None) -> str | None:
+def _worker_death_reason(error: Exception | None) -> str | None:
     """Return the reason if a training failed because a worker died."""
     if isinstance(error, WorkerGroupError):
         return _last_line(next(iter(error.worker_failures.values())))
