@@ -36,11 +36,10 @@ import numpy as np
 from common import PROJECT, arguments, bare_step, median, pretraining_task, recipe, report, seconds
 from ingest import ours
 from PIL import Image
-from predict import build_weights
+from predict import build_weights, run_node
 
 from selfie_pipeline.config import Config
 from selfie_pipeline.datasets.patch_grids import PatchGrids
-from selfie_pipeline.pipelines.predict.nodes import classify_files
 from selfie_pipeline.project import Project
 from selfie_pipeline.training.data.batches import Batches, Images
 from selfie_pipeline.training.data.prefetch import prefetch
@@ -129,12 +128,7 @@ def patch(folder: Path, config: Config) -> dict[str, float]:
 def predict(folder: Path, config: Config) -> dict[str, float]:
     """Classify a folder's files in this process; return what it took."""
     classifier = build_weights(config)
-    parameters = config.predict.model_copy(update={"arm": "supervised"})
-    return watch(
-        lambda: classify_files(
-            classifier, str(folder), parameters, config.compute, folder.with_name("blocks"), "never"
-        )
-    )
+    return watch(lambda: run_node(classifier, folder, config))
 
 
 def make_project(folder: Path) -> None:

@@ -41,6 +41,7 @@ from selfie_pipeline.models.classifier import Classifier
 from selfie_pipeline.models.export import OnnxClassifier, export_onnx
 from selfie_pipeline.models.preprocessing import Preprocessing, load_preprocessing
 from selfie_pipeline.pipelines.predict.blocks import classify_in_blocks
+from selfie_pipeline.pipelines.predict.nodes import classify_files
 from selfie_pipeline.provenance import dump_configuration
 from selfie_pipeline.sources.image_files import find_files, read_windows
 from selfie_pipeline.training.checkpoints import Checkpoints
@@ -128,6 +129,15 @@ def ours(infer: Inference, prepared: Preprocessing, folder: Path) -> float:
         found = classify_in_blocks(infer, folder, names, prepared, blocks)
         name_predictions(names, found.top, prepared.classes)
     return time.process_time() - before
+
+
+def run_node(classifier: Weights, folder: Path, config: Config) -> None:
+    """Classify a folder's files by the node itself; its checkpoints are deleted."""
+    predict = config.predict.model_copy(update={"arm": "supervised"})
+    with tempfile.TemporaryDirectory() as store:
+        classify_files(
+            classifier, str(folder), predict, config.compute, Path(store, "blocks"), "never"
+        )
 
 
 def main() -> None:

@@ -45,11 +45,10 @@ from common import (
 )
 from ingest import make_images, ours
 from PIL import Image
-from predict import build_weights
+from predict import build_weights, run_node
 from torch.profiler import ProfilerActivity, profile
 
 from selfie_pipeline.config import Config
-from selfie_pipeline.pipelines.predict.nodes import classify_files
 from selfie_pipeline.sources.digits import Digits
 from selfie_pipeline.training.data.batches import Batches
 from selfie_pipeline.training.device import Device, find_device
@@ -194,18 +193,7 @@ def run_on_files(stage: str, config: Config, folder: Path | None, count: int) ->
         if stage == "patch":
             return run_sampled(lambda: ours(folder, config, []), files)
         classifier = build_weights(config)
-        predict = config.predict.model_copy(update={"arm": "supervised"})
-        return run_sampled(
-            lambda: classify_files(
-                classifier,
-                str(folder),
-                predict,
-                config.compute,
-                Path(tempfile.mkdtemp(), "blocks"),
-                "never",
-            ),
-            files,
-        )
+        return run_sampled(lambda: run_node(classifier, folder, config), files)
 
 
 def main() -> None:
