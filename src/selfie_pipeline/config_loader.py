@@ -1,7 +1,8 @@
-"""Kedro's reader of the configuration, with errors that are one line."""
+"""Kedro's reader of the configuration, with errors of one line and a cache of parsed files."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ from kedro.config import MissingConfigException, OmegaConfigLoader
 from selfie_pipeline.config import UserError
 from selfie_pipeline.printable import list_first
 
+_parsed: dict[tuple[str, str, str | None], tuple[list[tuple[str, int, int]], Any]] = {}
+"""The parsed files of a folder, a kind and an environment, with the state of the folder's files."""
+
 
 class ProjectConfigLoader(OmegaConfigLoader):
-    """Kedro's loader, which names what it can't read."""
+    """Kedro's loader, which names what it can't read, and parses unchanged files once."""
 
     def __getitem__(self, key: str) -> Any:
         """Return the merged configuration of a kind, such as "parameters".
@@ -40,3 +44,18 @@ class ProjectConfigLoader(OmegaConfigLoader):
                 f"the {key} can't be read: {' '.join(str(error).split())}; correct --params, or "
                 f"the files in {conf}"
             ) from error
+
+    def _read_raw_config(self, key: str) -> Any:
+        """Parse the files of a kind, or copy what an earlier loader of this process parsed.
+
+        Kedro makes a loader for each of an experiment's cells, and reads the parameters three times
+        in each. It has this method for such a cache: references are resolved later.
+        """
+        if key == "credentials":  # depend on environment variables
+            return super()._read_raw_config(key)
+        files = [path for path in Path(self.conf_source).rglob("*") if path.is_file()]
+        state = sorted((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+        name = (self.conf_source, key, self.env)
+        if name not in _parsed or _parsed[name][0] != state:
+            _parsed[name] = (state, super()._read_raw_config(key))
+        return copy.deepcopy(_parsed[name][1])
