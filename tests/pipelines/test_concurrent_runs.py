@@ -61,24 +61,22 @@ def load_results(project: Any) -> dict[tuple[str, float], dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
-    [(BASELINE, THREADS), (EXPERIMENT, EXPERIMENT), (EXPERIMENT, BASELINE)],
-    ids=["two runs", "two experiments", "an experiment beside a run"],
+    "runs",
+    [(BASELINE, THREADS), (EXPERIMENT, EXPERIMENT, BASELINE)],
+    ids=["two runs", "two experiments beside a run"],
 )
-def test_each_result_is_of_its_own_run(
-    finished: Any, one: tuple[str, ...], other: tuple[str, ...]
-) -> None:
+def test_each_result_is_of_its_own_run(finished: Any, runs: tuple[tuple[str, ...], ...]) -> None:
     delays = random.Random(0)
-    before = load_results(finished)
-    expected = set(before)
+    expected = set(load_results(finished))
     for number in range(ROUNDS):
-        first, second = 0.001 + number / 1000, 0.5 + number / 1000
-        processes = [start(finished.path, one, first)]
-        time.sleep(delays.uniform(0, LONGEST_DELAY_S))
-        processes.append(start(finished.path, other, second))
+        decays = [(number + 1) / 1000 + index / 4 for index in range(len(runs))]
+        processes = []
+        for options, decay in zip(runs, decays, strict=True):
+            processes.append(start(finished.path, options, decay))
+            time.sleep(delays.uniform(0, LONGEST_DELAY_S))
         outputs = [finish(process) for process in processes]
 
-        for options, decay, output in zip((one, other), (first, second), outputs, strict=True):
+        for options, decay, output in zip(runs, decays, outputs, strict=True):
             expected |= {("supervised", decay)}
             if options == EXPERIMENT:
                 expected |= {("selfie", decay)}

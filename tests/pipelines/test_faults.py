@@ -170,26 +170,24 @@ def run_restricted(project: Any, home: str | None, *options: str) -> None:
     assert "Traceback" not in told
 
 
-def copy_without_data(project: Any, folder: Path) -> Any:
-    """Return a copy of a project without its data, at a path with odd letters."""
-    copied = type(project)(folder / PLACE)
-    shutil.copytree(project.path, copied.path, ignore=lambda *_: ["data"])
-    return copied
-
-
-def test_few_files_no_locale_no_home_and_odd_names_change_nothing(
+def test_few_files_no_locale_no_home_and_an_odd_path_change_nothing(
     complete_run: Any, tmp_path: Path
 ) -> None:
-    project = copy_without_data(complete_run.project, tmp_path)
+    project = type(complete_run.project)(tmp_path / PLACE)
+    shutil.copytree(complete_run.project.path, project.path)
+    few = "experiment.labeled_fracs=[0.1],experiment.seeds=[0],tune.trials=2"
 
-    run_restricted(project, None, f"--pipelines={ALL_STAGES}")
-    run_restricted(project, None, "--pipelines=tune,cells", "--params=compute.cells_at_once=2")
+    params = f"{few},compute.cells_at_once=2"
+    run_restricted(project, None, "--pipelines=tune,cells", f"--params={params}")
+
+    assert set(project.load("experiment_cells", few)["status"]) == {"done"}
 
 
 def test_images_and_classes_with_odd_names_and_an_impossible_home_change_nothing(
     complete_run: Any, tmp_path: Path
 ) -> None:
-    project = copy_without_data(complete_run.project, tmp_path)
+    project = type(complete_run.project)(tmp_path / PLACE)
+    shutil.copytree(complete_run.project.path, project.path, ignore=lambda *_: ["data"])
     add_pictures(project.path / "pictures")
     pictures = "data.source=image_folder,data.folder=pictures,labeled_frac=0.5"
 

@@ -183,14 +183,14 @@ def _quick() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """A cluster of this machine that says it has four processors."""
+    """A cluster of this machine that says it has two processors."""
     import ray  # noqa: PLC0415
 
     from selfie_pipeline.training.distributed.cluster import RAY_ENVIRONMENT  # noqa: PLC0415
 
     os.environ.update(RAY_ENVIRONMENT)
     ray.init(
-        num_cpus=4,
+        num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
         configure_logging=False,
@@ -263,27 +263,25 @@ def workers_that_load_the_training() -> set[int]:
     return found
 
 
-def test_workers_that_die_before_the_training_begins_are_replaced(
+def test_a_death_before_the_training_begins_counts_as_one(
     undisturbed: TrainingResult, arrange: Arrange
 ) -> None:
-    """Ray Train gives up then. They hold all four places of the cluster."""
+    """Ray Train gives up then, and keeps all places of the cluster; the driver frees them."""
 
     def kill() -> None:
-        groups = 0
-        while groups < 2:
-            if found := workers_that_load_the_training():
-                os.kill(found.pop(), signal.SIGKILL)
-                groups += 1
-                while workers_that_load_the_training():  # until the other of the two has ended
-                    time.sleep(0.1)
+        while not (found := workers_that_load_the_training()):
             time.sleep(0.01)
+        os.kill(found.pop(), signal.SIGKILL)
 
+    training = arrange(2, compute__max_failures=1).lay("killed-0-6")
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    trained = arrange(2, compute__max_failures=2).train()
+    with pytest.raises(UserError, match=r"died more than compute.max_failures = 1 times"):
+        training.train()
 
     assert not killer.is_alive()
-    assert digest(trained) == digest(undisturbed)
+    assert (training.checkpoints / "step-000000004.json").exists()
+    assert digest(training.train()) == digest(undisturbed)
 
 
 def test_a_loss_that_is_not_finite_on_one_worker_stops_all(cluster: None, arrange: Arrange) -> None:
@@ -336,7 +334,7 @@ def test_a_cluster_that_is_too_small(
 ) -> None:
     monkeypatch.setattr("selfie_pipeline.training.distributed.cluster._JOIN_TIMEOUT_S", 0)
 
-    with pytest.raises(UserError, match=r"^compute.workers = 6, .* does not fit .* it holds 4: "):
+    with pytest.raises(UserError, match=r"^compute.workers = 6, .* does not fit .* it holds 2: "):
         arrange(6).train()
 
 

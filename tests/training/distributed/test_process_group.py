@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,12 @@ def train_in_float64(
     return torch.stack(losses), network.state_dict()
 
 
-def run_worker(worker: int, folder: Path, job: str, *arguments: Any) -> None:
+def run_worker(worker: int, folder: Path, calls: list[Any]) -> None:
     distributed.init_process_group(
         "gloo", f"file://{folder}/store", rank=worker, world_size=WORKERS
     )
-    torch.save(JOBS[job](worker, folder, *arguments), folder / f"{worker}.pt")
+    results = [JOBS[job](worker, folder, *arguments) for job, *arguments in calls]
+    torch.save(results, folder / f"{worker}.pt")
     distributed.destroy_process_group()
 
 
@@ -95,49 +97,67 @@ JOBS: dict[str, Callable[..., Any]] = {
 }
 
 
-def run_workers(folder: Path, job: str, *arguments: Any) -> list[Any]:
-    """Run a job in each worker's process; return their results."""
-    multiprocessing.spawn(run_worker, (folder, job, *arguments), nprocs=WORKERS)
-    return [torch.load(folder / f"{worker}.pt", weights_only=True) for worker in range(WORKERS)]
+@pytest.fixture(scope="module")
+def configs(make_config: Callable[..., Config]) -> list[Config]:
+    """Return trainings of a network with and without preactivation."""
+    small = {
+        "patch": {"canvas_size": 8, "image_size": 8, "patch_size": 4, "targets": 2},
+        "model.attention.blocks": 1,
+        "pretrain.steps": 3,
+    }
+    return [make_config(small | {"model.preactivation": value}) for value in (True, False)]
 
 
-@pytest.mark.parametrize("preactivation", [True, False])
+@dataclass(frozen=True)
+class Answers:
+    """What the jobs returned, in the order of the workers."""
+
+    folder: Path
+    trained: list[list[tuple[Tensor, Tensors]]]
+    polled: list[list[int]]
+    loaded: list[list[Any]]
+
+
+@pytest.fixture(scope="module")
+def answers(configs: list[Config], tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    """Run all jobs, one after another, in processes that are started once."""
+    folder = tmp_path_factory.mktemp("workers")
+    calls = [("train", config, images_of(config)) for config in configs]
+    others = [("poll_stop_request",), ("save_and_load",)]
+    multiprocessing.spawn(run_worker, (folder, [*calls, *others]), nprocs=WORKERS)
+    results = [torch.load(folder / f"{worker}.pt", weights_only=True) for worker in range(WORKERS)]
+    *trained, polled, loaded = ([*job] for job in zip(*results, strict=True))
+    return Answers(folder, trained, polled, loaded)
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["preactivation", "postactivation"])
 def test_two_workers_compute_the_training_of_one(
-    make_config: Callable[..., Config], tmp_path: Path, preactivation: bool
+    answers: Answers, configs: list[Config], index: int
 ) -> None:
     """Losses, weights and statistics are equal in float64, with synchronised BatchNorm."""
-    config = make_config(
-        {
-            "patch": {"canvas_size": 8, "image_size": 8, "patch_size": 4, "targets": 2},
-            "model.preactivation": preactivation,
-            "model.attention.blocks": 1,
-            "pretrain.steps": 3,
-        }
-    )
-    images = Images(Grids(), config.patch, config.augmentation)
-    expected_losses, expected = train_in_float64(config, images, 0, 1)
+    config = configs[index]
+    expected_losses, expected = train_in_float64(config, images_of(config), 0, 1)
 
-    for losses, tensors in run_workers(tmp_path, "train", config, images):
+    for losses, tensors in answers.trained[index]:
         torch.testing.assert_close(losses, expected_losses)
         assert tensors.keys() == expected.keys()
         for name, tensor in expected.items():
             torch.testing.assert_close(tensors[name], tensor, msg=name)
 
 
-def test_all_workers_stop_after_the_same_step(tmp_path: Path) -> None:
+def test_all_workers_stop_after_the_same_step(answers: Answers) -> None:
     term = int(signal.SIGTERM)
-    polled = run_workers(tmp_path, "poll_stop_request")
-    assert polled == [[0, 0, 0, term, term, term]] * WORKERS
+    assert answers.polled == [[0, 0, 0, term, term, term]] * WORKERS
 
 
-def test_only_rank_zero_writes_checkpoints(tmp_path: Path) -> None:
-    assert run_workers(tmp_path, "save_and_load") == [[3, 0.0, [[0], [1]]]] * WORKERS
-    assert {path.name for path in (tmp_path / "of-0").iterdir()} == {
+def test_only_rank_zero_writes_checkpoints(answers: Answers) -> None:
+    assert answers.loaded == [[3, 0.0, [[0], [1]]]] * WORKERS
+    assert {path.name for path in (answers.folder / "of-0").iterdir()} == {
         "step-000000003.json",
         "step-000000003.safetensors",
         "note.json",
     }
-    assert not (tmp_path / "of-1").exists()
+    assert not (answers.folder / "of-1").exists()
 
 
 class Grids:
@@ -152,3 +172,7 @@ class Grids:
 
     def gather(self, rows: np.ndarray) -> Tensor:
         return self.patches[torch.from_numpy(rows)]
+
+
+def images_of(config: Config) -> Images:
+    return Images(Grids(), config.patch, config.augmentation)

@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -149,40 +149,43 @@ class Workers:
         spec = TrainingSpec(task, batches, checkpoints, title, self.compute, self.device, token)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         status = ray.remote(StatusActor).options(num_cpus=0, scheduling_strategy=here).remote()
-        trainer = TorchTrainer(
-            train_loop_per_worker,
-            train_loop_config={"spec": ray.put(spec), "status": status},
-            scaling_config=ScalingConfig(
-                num_workers=self.request.count,
-                use_gpu=self.request.gpus > 0,
-                resources_per_worker={"CPU": self.request.cpus},
-            ),
-            run_config=RunConfig(
-                name="training",
-                storage_path=str(folder),
-                failure_config=FailureConfig(max_failures=self.compute.max_failures),
-            ),
-        )
-        try:
-            _Monitor(trainer, status, self.request, self.compute.max_failures, title).run(
-                task, step
+        arguments = {"spec": ray.put(spec), "status": status}
+
+        def build_trainer(max_failures: int) -> TorchTrainer:
+            return TorchTrainer(
+                train_loop_per_worker,
+                train_loop_config=arguments,
+                scaling_config=ScalingConfig(
+                    num_workers=self.request.count,
+                    use_gpu=self.request.gpus > 0,
+                    resources_per_worker={"CPU": self.request.cpus},
+                ),
+                run_config=RunConfig(
+                    name="training",
+                    storage_path=str(folder),
+                    failure_config=FailureConfig(max_failures=max_failures),
+                ),
             )
+
+        monitor = _Monitor(build_trainer, status, self.request, self.compute.max_failures, title)
+        try:
+            monitor.run(task, step)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Monitor:
-    """Runs a Ray Train trainer, shows its progress, and passes signals on to its workers."""
+    """Runs Ray Train, shows the progress, and passes signals on to the workers."""
 
     def __init__(
         self,
-        trainer: TorchTrainer,
+        build_trainer: Callable[[int], TorchTrainer],
         status: Any,
         request: ResourceRequest,
         max_failures: int,
         title: str,
     ) -> None:
-        self.trainer = trainer
+        self.build_trainer = build_trainer
         self.status = status
         self.request = request
         self.max_failures = max_failures
@@ -203,8 +206,10 @@ class _Monitor:
         thread = threading.Thread(target=self._fit, daemon=True)
         thread.start()
         with StopRequest() as stop, ProgressBar(self.title, task.recipe, step) as progress:
-            while thread.is_alive():
+            has_ended = False
+            while not has_ended:
                 thread.join(_POLL_INTERVAL_S)
+                has_ended = not thread.is_alive()  # before the last read of the status
                 status: TrainingStatus = ray.get(self.status.read.remote())
                 self._log(status)
                 if status.step not in {0, step}:
@@ -233,16 +238,18 @@ class _Monitor:
         After such a death Ray Train gives up, and leaves the workers' resources reserved.
         """
         before = _placement_groups()
-        for _ in range(self.max_failures + 1):
+        failures = 0
+        while failures <= self.max_failures:
             self.error = None
             try:
-                self.trainer.fit()
+                self.build_trainer(self.max_failures - failures).fit()
             except Exception as error:  # raised by the main thread
                 self.error = error
             if not (isinstance(self.error, ControllerError) and _worker_death_reason(self.error)):
                 return
             for group in _placement_groups() - before:
                 remove_placement_group(PlacementGroup(group))
+            failures = max(failures + 1, self.starts)  # a training that started died since
 
     def _log(self, status: TrainingStatus) -> None:
         """Log the first worker's messages, and restarts."""
