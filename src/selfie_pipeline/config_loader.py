@@ -11,7 +11,7 @@ from kedro.config import MissingConfigException, OmegaConfigLoader
 from selfie_pipeline.config import UserError
 from selfie_pipeline.printable import list_first
 
-_parsed: dict[tuple[str, str, str | None], tuple[list[tuple[str, int, int]], Any]] = {}
+_parsed: dict[tuple[Path, str, str | None], tuple[list[tuple[str, int, int]], Any]] = {}
 """The parsed files of a folder, a kind and an environment, with the state of the folder's files."""
 
 
@@ -53,9 +53,10 @@ class ProjectConfigLoader(OmegaConfigLoader):
         """
         if key == "credentials":  # depend on environment variables
             return super()._read_raw_config(key)
-        files = [path for path in Path(self.conf_source).rglob("*") if path.is_file()]
+        conf = Path(self.conf_source)
+        files = [path for path in conf.rglob("*") if path.is_file()]
         state = sorted((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
-        name = (self.conf_source, key, self.env)
+        name = (conf, key, self.env)
         if name not in _parsed or _parsed[name][0] != state:
             _parsed[name] = (state, super()._read_raw_config(key))
         return copy.deepcopy(_parsed[name][1])

@@ -55,7 +55,7 @@ NOT_RUN = {
     r".*compute\.engine=ray": "starts a Ray cluster, as the tests marked `ray` do",
     r"ray |export ": "is about a cluster of several machines",
     r"python benchmarks/duplicates\.py": "needs a list that others published",
-    r"python benchmarks/gpu\.py": "takes minutes; tests/benchmarks has a rehearsal",
+    r"python benchmarks/(gpu|peers)\.py": "takes minutes; tests/benchmarks has a rehearsal of both",
     r"python benchmarks/gpu_bundle\.py": "needs CIFAR-10 and a network; see tests/benchmarks",
     r"python -m tests\.hostile": "is what tests/hostile runs, with fewer inputs",
     r".*weights_selfie": "needs what the line above it makes; test_starts.py runs it",
@@ -74,7 +74,6 @@ SHORTER = {
     "benchmarks/overhead.py": "--block 1 --pairs 3",
     "benchmarks/checksums.py": "--photographs 8 --arrays 8 --rounds 1",
     "benchmarks/ingest.py": "--images 8 --pairs 1",
-    "benchmarks/peers.py": "--batch 2 --rounds 1",
     "benchmarks/profile_stages.py": "--steps 1 --files 16",
 }
 """Options with which a benchmark takes seconds."""
