@@ -60,9 +60,9 @@ def test_a_complete_experiment(finished: Any, capsys: pytest.CaptureFixture[str]
     assert list(table["seeds"]) == [2, 2, 2, 2]
     assert list(table["labeled_percent"]) == [5, 5, 10, 10]
     assert "n = 2" in done.output
-    for arm, fraction, seed in GRID:
-        params = f"labeled_frac={fraction},seed={seed}"
-        assert finished.load(f"{arm}_metrics", params)["seed"] == seed
+    params = "labeled_frac=0.1,seed=1"  # as for a run of this cell alone
+    for arm in ("selfie", "supervised"):
+        assert finished.load(f"{arm}_metrics", params)["seed"] == 1
         assert len(finished.load(f"{arm}_predictions", params)) == 540
 
 
