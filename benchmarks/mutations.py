@@ -54,6 +54,7 @@ MIRRORS = {
     "sources/image_set.py": ("sources/test_open_source.py", "sources/test_webdataset.py"),
     "sources/listing.py": ("sources/test_image_folder.py", "sources/test_label_tables.py"),
     "sources/shards.py": ("sources/test_webdataset.py", "sources/test_parquet.py"),
+    "datasets/patch_grid_manifest.py": ("datasets/test_patch_grids.py",),
     "datasets/patch_grid_shards.py": ("datasets/test_patch_grids.py",),
     "report/image_grid.py": ("report/test_misclassified.py", "report/test_contact_sheet.py"),
     "report/style.py": ("report/test_figures.py", "report/test_page.py"),

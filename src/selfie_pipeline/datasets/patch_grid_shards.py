@@ -17,15 +17,21 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tqdm import tqdm
 
 from selfie_pipeline.atomic_write import atomic_write, fsync
 from selfie_pipeline.config import UserError
+from selfie_pipeline.datasets.patch_grid_manifest import (
+    LEAST_STD,
+    MANIFEST,
+    Manifest,
+    Progress,
+    Shard,
+    file_crc32,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,16 +41,9 @@ SHARD_BYTES = 2**30
 _MAX_EXACT_SQUARES = 2**24 // 255**2
 """Number of squared pixel values that add up without rounding in single precision."""
 
-_LEAST_STD = 1e-6
-"""Smallest standard deviation that pixels can be divided by."""
-
 PROGRESS_INTERVAL_S = 1.0
 """Seconds between two saves of the progress: the work that a killed process loses."""
 
-_BLOCK_BYTES = 2**22
-"""Bytes that are read at once for a checksum."""
-
-MANIFEST = "manifest.json"
 _PROGRESS = "progress.json"
 
 PatchChunk = tuple[NDArray[np.uint8], Mapping[int, str]]
@@ -70,86 +69,6 @@ class PendingPatchGrids:
     except for unreadable ones."""
     check_unreadable: Callable[[Mapping[int, str]], None] = lambda _: None
     """Function that is called with all unreadable samples found so far; may raise UserError."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Shard(_Strict):
-    """A shard file of a version."""
-
-    file: Annotated[str, Field(pattern=r"^shard-\d{5}\.npy$")]
-    rows: int
-    bytes: int
-    crc32: int | None = None
-    """CRC-32 of the file; None in versions of earlier commits."""
-
-
-class _Sealed(_Strict):
-    """A file with a checksum of its own."""
-
-    crc32: int | None = None
-    """CRC-32 of the other fields as JSON; None in files of earlier commits."""
-
-    def sealed(self) -> Self:
-        """Return a copy with the checksum."""
-        return self.model_copy(update={"crc32": self._content_crc32()})
-
-    def _content_crc32(self) -> int:
-        return zlib.crc32(self.model_dump_json(exclude={"crc32"}).encode())
-
-    @model_validator(mode="after")
-    def _check_content(self) -> Self:
-        if self.crc32 not in {None, self._content_crc32()}:
-            raise ValueError("its content is not what was written")
-        return self
-
-
-class Manifest(_Sealed):
-    """The description of a version, stored as manifest.json."""
-
-    format: Literal[1]
-    fingerprint: str
-    samples: int
-    grid: tuple[int, int]
-    channels: int
-    patch_size: int
-    mean: list[float]
-    """Mean of each channel over the readable statistics rows, in 0 to 1."""
-    std: list[float]
-    """Population standard deviation of each channel over the same rows, in 0 to 1."""
-    shards: list[Shard]
-    unreadable: dict[int, str] = {}
-    """Reasons of the samples without an image, by sample; their pixels are zero."""
-
-    @model_validator(mode="after")
-    def _check_statistics(self) -> Self:
-        for name, values, least in (("mean", self.mean, 0), ("std", self.std, _LEAST_STD)):
-            if len(values) != self.channels or not all(least <= value <= 1 for value in values):
-                raise ValueError(
-                    f"{name} = {values}, not {self.channels} numbers from {least:g} to 1"
-                )
-        return self
-
-    @property
-    def shape(self) -> tuple[int, int, int, int, int]:
-        """(samples, N, C, p, p)."""
-        patches = self.grid[0] * self.grid[1]
-        return (self.samples, patches, self.channels, self.patch_size, self.patch_size)
-
-
-class _Progress(_Sealed):
-    """The state from which an interrupted write resumes, stored as progress.json."""
-
-    fingerprint: str
-    written: int = 0
-    """Number of samples written."""
-    sums: list[list[int]] = []
-    """For each channel of the statistics rows: number, sum and sum of squares of the values."""
-    unreadable: dict[int, str] = {}
-    checksums: list[int] = []
-    """CRC-32 of each shard so far."""
 
 
 def write_version(new: PendingPatchGrids, folder: Path) -> Manifest:
@@ -180,7 +99,7 @@ def write_version(new: PendingPatchGrids, folder: Path) -> Manifest:
         if not (folder / _PROGRESS).exists():
             shutil.rmtree(folder, ignore_errors=True)
     mean, std = _mean_and_std(writer.sums)
-    if min(std) < _LEAST_STD:
+    if min(std) < LEAST_STD:
         shutil.rmtree(folder)
         raise UserError(
             f"the training pixels have the standard deviations {std}, so they can't be normalised: "
@@ -248,11 +167,11 @@ class _ShardWriter:
             self._restore(_read_progress(folder, new.fingerprint))
         except (OSError, ValueError) as error:
             logger.warning("%s can't be resumed (%s): restarting from scratch", folder, error)
-            self._restore(_Progress(fingerprint=new.fingerprint))
+            self._restore(Progress(fingerprint=new.fingerprint))
         if self.written:
             logger.info("Patch grids: resumes after sample %d of %d", self.written, new.samples)
 
-    def _restore(self, progress: _Progress) -> None:
+    def _restore(self, progress: Progress) -> None:
         """Restore the state of the progress, and truncate the shards to the rows it counts.
 
         Raises:
@@ -335,7 +254,7 @@ class _ShardWriter:
             OSError: The previous save has failed.
         """
         self.wait_for_progress()
-        progress = _Progress(
+        progress = Progress(
             fingerprint=self._new.fingerprint,
             written=self.written,
             sums=self.sums.tolist(),
@@ -388,20 +307,7 @@ class _ShardWriter:
         return self._folder / f"shard-{index:05d}.npy"
 
 
-def file_crc32(path: Path) -> int:
-    """Compute the CRC-32 of a file's content.
-
-    Raises:
-        OSError: The file can't be read.
-    """
-    checksum = 0
-    with path.open("rb", buffering=0) as file:
-        while block := file.read(_BLOCK_BYTES):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
-
-
-def _write_progress(folder: Path, progress: _Progress, files: set[Path]) -> None:
+def _write_progress(folder: Path, progress: Progress, files: set[Path]) -> None:
     """Write progress.json atomically, after forcing the shards that it counts to the disk."""
     for path in files:
         fsync(path)
@@ -409,15 +315,15 @@ def _write_progress(folder: Path, progress: _Progress, files: set[Path]) -> None
         path.write_text(progress.sealed().model_dump_json(), encoding="utf-8")
 
 
-def _read_progress(folder: Path, fingerprint: str) -> _Progress:
+def _read_progress(folder: Path, fingerprint: str) -> Progress:
     """Read progress.json; return no progress if it is missing, damaged or of other pixels."""
     try:
-        progress = _Progress.model_validate_json((folder / _PROGRESS).read_text(encoding="utf-8"))
+        progress = Progress.model_validate_json((folder / _PROGRESS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return _Progress(fingerprint=fingerprint)
+        return Progress(fingerprint=fingerprint)
     is_sealed = progress.crc32 is not None or not progress.checksums  # earlier commits had neither
     usable = is_sealed and progress.fingerprint == fingerprint
-    return progress if usable else _Progress(fingerprint=fingerprint)
+    return progress if usable else Progress(fingerprint=fingerprint)
 
 
 def _channel_sums(image: NDArray[np.uint8]) -> NDArray[np.int64]:

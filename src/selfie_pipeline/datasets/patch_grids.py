@@ -22,14 +22,8 @@ from numpy.typing import NDArray
 
 from selfie_pipeline.atomic_write import remove
 from selfie_pipeline.datasets.atomic import AtomicDataset, CatalogError
-from selfie_pipeline.datasets.patch_grid_shards import (
-    MANIFEST,
-    Manifest,
-    PendingPatchGrids,
-    Shard,
-    file_crc32,
-    write_version,
-)
+from selfie_pipeline.datasets.patch_grid_manifest import MANIFEST, Manifest, Shard, file_crc32
+from selfie_pipeline.datasets.patch_grid_shards import PendingPatchGrids, write_version
 from selfie_pipeline.printable import shorten
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ from pathlib import Path
 from selfie_pipeline.config import DataConfig, UserError
 from selfie_pipeline.sources.base import Source
 from selfie_pipeline.sources.cifar10 import open_cifar10
-from selfie_pipeline.sources.digits import Digits
 from selfie_pipeline.sources.image_set import open_image_set
 from selfie_pipeline.sources.imagenet32 import ImageNet32
 from selfie_pipeline.sources.label_tables import read_label_tables
@@ -16,7 +15,6 @@ from selfie_pipeline.sources.samples import check_samples, count_samples
 
 __all__ = ["Source", "check_samples", "count_samples", "open_source"]
 
-_EMBEDDED_SOURCES: dict[str, Callable[[], Source]] = {"digits": Digits}
 _FOLDER_SOURCES: dict[str, Callable[[Path], Source]] = {
     "cifar10": open_cifar10,
     "imagenet32": ImageNet32,
@@ -37,8 +35,12 @@ def open_source(config: DataConfig, root: Path) -> Source:
         UserError: The source needs a folder and `data.folder` is null, or its files or label tables
             are damaged, or missing and can't be downloaded.
     """
-    if config.source in _EMBEDDED_SOURCES:
-        return _EMBEDDED_SOURCES[config.source]()
+    if config.source == "digits":
+        from selfie_pipeline.sources.digits import (  # noqa: PLC0415  # scikit-learn is slow
+            Digits,
+        )
+
+        return Digits()
     if config.folder is None:
         raise UserError(
             f"data.folder = null is not allowed with data.source = {config.source!r}; "
