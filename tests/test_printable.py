@@ -1,10 +1,11 @@
-"""Tests of escaping control characters."""
+"""Tests of escaping control characters, and of errors in one line."""
 
 from __future__ import annotations
 
 import pytest
+from pydantic import BaseModel, ValidationError, field_validator
 
-from selfie_pipeline.printable import escape_controls, is_printable, shorten
+from selfie_pipeline.printable import escape_controls, explain, is_printable, shorten
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,34 @@ def test_names_in_any_script_stay_as_they_are(text: str) -> None:
 def test_only_long_texts_are_shortened() -> None:
     assert shorten("ab" * 5, limit=10) == "ab" * 5
     assert shorten("a" * 500 + "b" * 500, limit=10) == "aaaaa…bbbb"
+
+
+class Record(BaseModel):
+    rows: list[int]
+
+    @field_validator("rows")
+    @classmethod
+    def check(cls, rows: list[int]) -> list[int]:
+        if not rows:
+            raise ValueError("there are\nno rows")
+        return rows
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('{"rows": [1, "x\\n"]}', r"rows.1 = 'x\n': Input should be a valid integer"),
+        ('{"rows": []}', "rows: there are no rows"),
+        ("{}", "rows: Field required"),
+        ("{", "Invalid JSON: EOF while parsing an object"),
+    ],
+)
+def test_the_first_error_of_a_record_is_one_line(text: str, line: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Record.model_validate_json(text)
+    assert explain(caught.value).startswith(line)
+    assert "\n" not in explain(caught.value)
+
+
+def test_another_error_is_one_line() -> None:
+    assert explain(OSError("one\n two")) == "one two"

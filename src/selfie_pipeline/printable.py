@@ -1,10 +1,12 @@
-"""Names and values of any content, made fit to show on a terminal, in Markdown and in HTML."""
+"""Names, values and errors of any content, made fit for terminals, Markdown and HTML."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Collection
 from itertools import islice
+
+from pydantic import ValidationError
 
 _CONTROL_CATEGORIES = {"Cc", "Cs", "Zl", "Zp"}
 """Controls, surrogates, line and paragraph separators."""
@@ -43,3 +45,15 @@ def list_first(names: Collection[str], limit: int = 5) -> str:
     first = map(escape_controls, islice(names, limit))
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(first) + more
+
+
+def explain(error: Exception) -> str:
+    """Return the reason of an error in one line: of a `ValidationError`, that of its first."""
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error.__cause__ or error).split())
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    reason = " ".join(first["msg"].removeprefix("Value error, ").split())
+    if first["type"] in {"value_error", "missing", "json_invalid"}:
+        return f"{place}: {reason}" if place else reason
+    return f"{place} = {repr(first['input'])[:80]}: {reason}"

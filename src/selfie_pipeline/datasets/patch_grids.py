@@ -24,7 +24,7 @@ from selfie_pipeline.atomic_write import remove
 from selfie_pipeline.datasets.atomic import AtomicDataset, CatalogError
 from selfie_pipeline.datasets.patch_grid_manifest import MANIFEST, Manifest, Shard, file_crc32
 from selfie_pipeline.datasets.patch_grid_shards import PendingPatchGrids, write_version
-from selfie_pipeline.printable import shorten
+from selfie_pipeline.printable import explain, shorten
 
 logger = logging.getLogger(__name__)
 
@@ -259,7 +259,7 @@ def _read_manifest(folder: Path) -> Manifest:
         return manifest
     except (OSError, ValueError) as error:
         raise CatalogError(
-            f"{path} can't be read ({' '.join(str(error).split())}); run the patch stage again"
+            f"{path} can't be read ({explain(error)}); run the patch stage again"
         ) from error
 
 

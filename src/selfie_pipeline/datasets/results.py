@@ -20,7 +20,6 @@ from pydantic import (
     ConfigDict,
     Field,
     TypeAdapter,
-    ValidationError,
     model_validator,
 )
 from pydantic_core import from_json
@@ -38,7 +37,7 @@ from selfie_pipeline.config import (
 from selfie_pipeline.datasets.atomic import CatalogError
 from selfie_pipeline.datasets.tables import AtomicCSVDataset, AtomicParquetDataset
 from selfie_pipeline.datasets.text import AtomicJSONDataset, OptionalJSONDataset
-from selfie_pipeline.printable import is_printable
+from selfie_pipeline.printable import explain, is_printable
 
 _LOG = logging.getLogger(__name__)
 
@@ -219,7 +218,7 @@ class _CheckedLoadMixin:
             raise
         except (DatasetError, ValueError) as error:
             raise CatalogError(
-                f"{self._get_load_path()} can't be used: {_explain(error)}; delete its folder, and "
+                f"{self._get_load_path()} can't be used: {explain(error)}; delete its folder, and "
                 "make it again or use an earlier version"
             ) from error
         return content
@@ -323,7 +322,7 @@ class AllVersionsDataset(AbstractDataset[NoReturn, list[dict[str, Any]]]):
                 _LOG.warning(
                     "%s can't be used: %s; the other results are; delete its folder",
                     path,
-                    _explain(error),
+                    explain(error),
                 )
             else:
                 results.append(content | {"version": path.parent.name})
@@ -351,15 +350,3 @@ class AllVersionsDataset(AbstractDataset[NoReturn, list[dict[str, Any]]]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._filepath}
-
-
-def _explain(error: Exception) -> str:
-    """Return the reason of an error in one line: of a `ValidationError`, that of its first."""
-    if not isinstance(error, ValidationError):
-        return " ".join(str(error.__cause__ or error).split())
-    first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
-    reason = " ".join(first["msg"].removeprefix("Value error, ").split())
-    if first["type"] in {"value_error", "missing", "json_invalid"}:
-        return f"{place}: {reason}" if place else reason
-    return f"{place} = {repr(first['input'])[:80]}: {reason}"
