@@ -113,7 +113,7 @@ def test_a_full_disk_ends_a_stage_in_one_line(
         after = stored(finished)
         assert {name: after.get(name) for name in before} == before
         assert all(after.values()), "an empty file"
-        failures, free = failures + 1, 10 * free or 4096
+        failures, free = failures + 1, 2**8 * free or 2**16
 
     assert failures
     assert not [path for path in disk.data.rglob(".partial-*") if path.parent.name == "data"]
