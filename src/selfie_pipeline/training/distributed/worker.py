@@ -184,7 +184,8 @@ class _StatusLogHandler(logging.Handler):
         self._status = status
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._status.log.remote(record.levelno, record.getMessage())
+        # Waits, so that the message is not lost if this process is killed a moment later.
+        ray.get(self._status.log.remote(record.levelno, record.getMessage()))
 
 
 @contextmanager
