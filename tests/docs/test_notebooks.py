@@ -18,8 +18,7 @@ import nbformat
 from nbclient import NotebookClient
 
 notebook = nbformat.read(sys.argv[1], as_version=4)
-limits = {"timeout": 900, "startup_timeout": 300}  # CI runs them beside other tests
-NotebookClient(notebook, kernel_name="python3", **limits).execute(cwd=sys.argv[2])
+NotebookClient(notebook, timeout=240, kernel_name="python3").execute(cwd=sys.argv[2])
 nbformat.write(notebook, sys.argv[1])
 """
 

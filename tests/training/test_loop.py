@@ -465,7 +465,7 @@ def trainer() -> Iterator[Trainer]:
     trainer.process.stdout.close()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"

@@ -99,7 +99,7 @@ def test_the_next_micro_batch_is_read_while_the_present_one_is_computed(make_bat
     micro_batches = prefetch(batches, "cpu")
 
     assert next(micro_batches).step == 0
-    assert read[1].wait(timeout=300)  # nobody has asked for it yet
+    assert read[1].wait(timeout=30)  # nobody has asked for it yet
     assert not read[2].wait(timeout=0.05)
     micro_batches.close()
 
