@@ -10,7 +10,7 @@ demo: $(INSTALLED) ## Everything on scikit-learn's handwritten digits, in a few 
 	$(VENV)/bin/kedro run
 
 test: $(WITH_DEV) ## The tests, a process a core
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses auto
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses auto --dist worksteal
 
 check: $(WITH_DEV) ## Format, lint, types and dependencies
 	$(VENV)/bin/ruff format --check

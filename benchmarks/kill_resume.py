@@ -324,6 +324,17 @@ def digests(project: Path) -> dict[str, set[str]]:
     return found
 
 
+def differences(found: dict[str, set[str]], expected: dict[str, set[str]]) -> Iterator[str]:
+    """Yield the names of files that are missing, left over, or have other bytes."""
+    for name in found.keys() | expected.keys():
+        if name not in found:
+            yield f"{name} (missing)"
+        elif name not in expected:
+            yield f"{name} (left over)"
+        elif found[name] != expected[name]:
+            yield name
+
+
 def content(path: Path) -> bytes:
     """Return the compared part of a file, which excludes times and the status of cells."""
     if path.name == "experiment_cells.csv":
@@ -340,10 +351,7 @@ def try_stage(trial: Trial, stage: Stage, kills: int) -> dict[str, Any]:
         row["kills"] += run_killed(stage, expected.seconds, kills - row["kills"])
         row["runs"] += 1
         found = digests(trial.project)
-        names = found.keys() | expected.digests.keys()
-        row["different"] |= {
-            name for name in names if found.get(name) != expected.digests.get(name)
-        }
+        row["different"] |= set(differences(found, expected.digests))
     row |= {"different": sorted(row["different"]), "seconds": round(expected.seconds, 2)}
     print(f"{stage.name:16}", row, flush=True)
     return row

@@ -184,7 +184,9 @@ def test_an_unknown_pipeline_is_refused(project: Path, option: str) -> None:
     assert_refused(run_kedro(option), project, "'pretrian'", "allowed: ", *STAGES)
 
 
-@pytest.mark.parametrize("runner", ["Nope", "no.such.module.Runner", "selfie_pipeline.cli.Nope"])
+@pytest.mark.parametrize(
+    "runner", ["Nope", "no.such.module.Runner", "selfie_pipeline.cli.Nope", "../.."]
+)
 def test_an_unknown_runner_is_refused(project: Path, runner: str) -> None:
     result = run_kedro(f"--runner={runner}")
 
@@ -424,49 +426,48 @@ for module in pkgutil.walk_packages(selfie_pipeline.__path__, "selfie_pipeline."
         importlib.import_module(module.name)
 assert not extras & sys.modules.keys()
 """
-COMMAND_LINE = """
+RUN_EACH = """
+import os
 from kedro.framework.project import configure_project
+
 configure_project("selfie_pipeline")
 from selfie_pipeline.cli import cli
-cli(prog_name="kedro")
+
+for command in sys.argv[1:]:
+    if not (child := os.fork()):
+        cli(command.split(), prog_name="kedro")
+    _, status = os.waitpid(child, 0)
+    print(f"exit status {os.waitstatus_to_exitcode(status)}", file=sys.stderr, flush=True)
 """
+NEEDS_EXTRA = {
+    "run --pipelines=ingest": None,
+    "run --pipelines=ingest --params=compute.engine=ray": (
+        "compute.engine = ray, but Ray is not installed; install it with [ray]"
+    ),
+    "run --pipelines=ingest,patch,pretrain,tune": (
+        "the tuning needs Optuna, which is not installed; install it with [tune]"
+    ),
+    "viz": "Kedro-Viz is not installed; install it with [viz]",
+    "viz build --include-previews": "Kedro-Viz is not installed; install it with [viz]",
+}
+"""Commands, with what they print before they end if no extra is installed."""
 
 
 @pytest.mark.slow
-def test_without_the_extras_all_else_is_imported() -> None:
-    subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS + IMPORT_ALL], check=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("command", "refusals"),
-    [
-        ("run --pipelines=ingest", []),
-        (
-            "run --pipelines=ingest --params=compute.engine=ray",
-            ["compute.engine = ray, but Ray is not installed; install it with [ray]"],
-        ),
-        (
-            "run --pipelines=ingest,patch,pretrain,tune",
-            ["the tuning needs Optuna, which is not installed; install it with [tune]"],
-        ),
-        ("viz", ["Kedro-Viz is not installed; install it with [viz]"]),
-        ("viz build --include-previews", ["Kedro-Viz is not installed; install it with [viz]"]),
-    ],
-)
-def test_without_the_extras_a_message_names_the_one_that_is_needed(
-    project: Path, command: str, refusals: list[str]
-) -> None:
+def test_without_the_extras_a_message_names_the_one_that_is_needed(project: Path) -> None:
+    """The commands run in forks of one process, which imports the whole package without extras."""
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_EXTRAS + COMMAND_LINE, *command.split()],
+        [sys.executable, "-c", WITHOUT_EXTRAS + IMPORT_ALL + RUN_EACH, *NEEDS_EXTRA],
         capture_output=True,
         text=True,
-        check=False,
+        check=True,
     )
 
-    assert done.returncode == len(refusals), done.stderr
     assert "Traceback" not in done.stderr
     install = r'`pip install --constraint constraints.txt --editable ".\1"`'
-    assert [line for line in done.stderr.splitlines() if "pip install" in line] == [
-        "Error: " + re.sub(r"(\[\w+\])", install, refusal) for refusal in refusals
-    ]
+    printed = re.findall(r"(.*?)exit status (\d)\n", done.stderr, flags=re.DOTALL)
+    for (told, status), refusal in zip(printed, NEEDS_EXTRA.values(), strict=True):
+        errors = [line for line in told.splitlines() if "pip install" in line]
+        assert status == str(len(errors)), told
+        expected = [refusal] if refusal else []
+        assert errors == ["Error: " + re.sub(r"(\[\w+\])", install, line) for line in expected]

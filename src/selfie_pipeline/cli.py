@@ -119,7 +119,7 @@ def check_runner(ctx: click.Context, option: click.Parameter, value: str | None)
     allowed = "allowed: SequentialRunner, ThreadRunner, or the full name of a class, as in "
     try:
         runner = load_obj(value or "SequentialRunner", "kedro.runner")
-    except (ImportError, AttributeError, ValueError):
+    except (ImportError, AttributeError, TypeError, ValueError):
         problem = "is not a runner"
     else:
         if not (isinstance(runner, type) and issubclass(runner, ParallelRunner)):

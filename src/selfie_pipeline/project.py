@@ -13,6 +13,7 @@ from typing import Any
 from kedro.framework import project as kedro_project
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
+from kedro.io import AbstractVersionedDataset
 from kedro.runner import SequentialRunner
 from kedro.utils import find_kedro_project
 
@@ -79,14 +80,16 @@ class Project:
         Runs that this run starts later load the same version.
 
         Returns:
-            The data, or None if there is no version.
+            The data, or None if there are none.
         """
         with self._create_session(params) as session:
             catalog = session.load_context().catalog
             if not catalog.exists(name):
                 return None
             entry = catalog[name]
-            self.versions.chosen[str(entry._filepath)] = entry.resolve_load_version()
+            versioned = isinstance(entry, AbstractVersionedDataset)
+            if versioned and (version := entry.resolve_load_version()):
+                self.versions.chosen[str(entry._filepath)] = version
             return entry.load()
 
     def bootstrap(self) -> None:

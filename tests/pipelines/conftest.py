@@ -26,7 +26,8 @@ _RECIPE = "batch_size: 8, warmup_steps: 1, log_every: 2, checkpoint_every: 2"
 TINY = {
     "globals.yml": "recipe: tiny\n",
     "parameters.yml": (
-        "model: {width: 8, attention: {blocks: 1, heads: 2, intermediate: 16}}\n"
+        "model: {layers: [1, 1, 1, 1], width: 8, "
+        "attention: {blocks: 1, heads: 2, intermediate: 16}}\n"
         f"pretrain: {{steps: 6, {_RECIPE}}}\n"
         f"finetune: {{steps: 4, {_RECIPE}}}\n"
         "experiment: {labeled_fracs: [0.05, 0.1], seeds: [0, 1]}\n"

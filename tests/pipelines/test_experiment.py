@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import shutil
 import signal
@@ -121,9 +122,17 @@ def test_cells_side_by_side_resume(finished: Any) -> None:
 
 def test_only_changed_cells_are_run_again(finished: Any) -> None:
     one = "experiment.labeled_fracs=[0.05],experiment.seeds=[0]"
+    # The first is what a run leaves that was killed after it had saved its result.
+    for arm, more in (("selfie", {}), ("supervised", {"encoder": "another"})):
+        lineage = finished.load(f"{arm}_classifier").provenance
+        record = {"step": 4, "sha256": "", "identity": {**lineage, **more}}
+        finished.load(f"{arm}_checkpoints").mkdir()
+        (finished.load(f"{arm}_checkpoints") / "step-000000004.json").write_text(json.dumps(record))
 
     finished.run("experiment", params=one)
     assert set(load_statuses(finished).values()) == {"kept"}
+    assert not finished.load("selfie_checkpoints").exists()
+    assert finished.load("supervised_checkpoints").exists()
     finished.run("experiment", params=f"{one},finetune.weight_decay=0.01")
     assert set(load_statuses(finished).values()) == {"done"}
     finished.run("experiment", params=one)  # not the latest results, but they still exist

@@ -28,7 +28,12 @@ import torch
 from selfie_pipeline import atomic_write
 from selfie_pipeline.config import UserError
 from selfie_pipeline.training import checkpoints as module
-from selfie_pipeline.training.checkpoints import Checkpoint, Checkpoints, remove_checkpoints
+from selfie_pipeline.training.checkpoints import (
+    Checkpoint,
+    Checkpoints,
+    are_leftovers,
+    remove_checkpoints,
+)
 
 IDENTITY = {"configuration": {"pretrain": {"steps": 9, "seed": 0}}, "data": "f00d", "seed": None}
 
@@ -481,6 +486,19 @@ def test_only_one_of_many_that_start_at_once_has_the_folder(
         assert select.select([process.stdout for process in others], [], [], 0)[0] == []
         processes = others
         owner.communicate("done\n")
+
+
+def test_leftovers_are_of_a_training_with_this_lineage(store: Checkpoints) -> None:
+    store.save(state(2))
+    lineage = dict(list(IDENTITY.items())[:1])
+    (key,) = lineage
+
+    assert are_leftovers(store.folder, lineage)
+    assert not are_leftovers(store.folder, {**lineage, key: "another"})
+    weights(store, 2).with_suffix(".json").write_text("{")
+    assert not are_leftovers(store.folder, lineage)
+    weights(store, 2).with_suffix(".json").unlink()
+    assert are_leftovers(store.folder, lineage)
 
 
 def test_checkpoints_in_use_are_not_removed(

@@ -197,13 +197,31 @@ class Checkpoints:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove a folder of checkpoints and those beside it, except where a process is training."""
+    """Remove a folder of checkpoints and those beside it, except where a process is training.
+
+    If the process is killed meanwhile, a record or an empty folder is left: see `are_leftovers`.
+    """
     for each in (folder, *folder.parent.glob(f"{folder.name}-*")):
         lock = _create_lock(each)
         if _acquire(lock):
+            for file in each.glob("*.safetensors"):  # the records, which name the training, later
+                file.unlink()
             shutil.rmtree(each, ignore_errors=True)
             Path(lock.lock_file).unlink(missing_ok=True)  # others that wait for it notice
             lock.release()
+
+
+def are_leftovers(folder: Path, lineage: Mapping[str, Any]) -> bool:
+    """Return whether a folder has only checkpoints of trainings with this lineage, or nothing."""
+    expected = json.loads(json.dumps(lineage))
+    try:
+        records = [_Record.model_validate_json(path.read_bytes()) for path in folder.glob("*.json")]
+    except (OSError, ValueError):
+        return False
+    return not any(
+        _differing_keys({key: record.identity.get(key) for key in expected}, expected)
+        for record in records
+    )
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from selfie_pipeline.config import Arm, ComputeConfig, ExperimentConfig, UserError
 from selfie_pipeline.evaluation.tables import Cell
 from selfie_pipeline.project import Project
+from selfie_pipeline.training.checkpoints import are_leftovers, remove_checkpoints
 from selfie_pipeline.training.jobs import Job, WorkerDiedError, run_jobs
 from selfie_pipeline.training.lineage import comparison_key
 from selfie_pipeline.training.signals import TrainingInterrupted
@@ -179,6 +181,17 @@ def run_cells(
     return [outcomes[cell.key] for cell in planned]
 
 
+def _load(project: Project, entry: str, cell: PlannedCell) -> Any:
+    """Load a catalog entry of a cell, or None if there is no version of it."""
+    key = cell.key
+    return project.load(
+        f"{key.arm.removeprefix('weights_')}_{entry}",
+        labeled_frac=key.labeled_frac,
+        seed=key.seed,
+        **cell.params,
+    )
+
+
 def _log_progress(
     outcomes: Mapping[CellKey, CellOutcome], kept: int, planned: int, seconds: float
 ) -> None:
@@ -197,13 +210,7 @@ def _log_progress(
 def _run_on_cluster(project: Project, cell: PlannedCell) -> CellOutcome:
     """Run a cell in a process of the cluster, possibly for the second time."""
     project.bootstrap()
-    key = cell.key
-    result: Cell | None = project.load(
-        f"{key.arm.removeprefix('weights_')}_metrics",
-        labeled_frac=key.labeled_frac,
-        seed=key.seed,
-        **cell.params,
-    )
+    result: Cell | None = _load(project, "metrics", cell)
     if result is not None and cell.matches(result):  # the first process died after saving it
         return _build_outcome(cell, "done")
     return _run_cell(project, cell, compute={"engine": "local"})
@@ -247,6 +254,25 @@ def _build_outcome(
         seconds=seconds,
         error=error,
     )
+
+
+def remove_leftover_checkpoints(kept: Iterable[PlannedCell], project: Project) -> None:
+    """Remove the checkpoints of cells that were killed after they had saved their results.
+
+    Those of a training with other parameters, which may yet be resumed, are kept. A folder is
+    looked up in the catalog, which takes a session of Kedro, once for each arm, and then only for
+    seeds that have checkpoints, of which there are hardly any.
+    """
+    seeds: dict[Arm, set[str]] = {}
+    for cell in kept:
+        arm, seed = cell.key.arm, f"seed_{cell.key.seed}"
+        if arm in seeds and seed not in seeds[arm]:
+            continue
+        folder: Path = _load(project, "checkpoints", cell)
+        if arm not in seeds:
+            seeds[arm] = {path.parent.name for path in folder.parents[2].glob("*/*/checkpoints")}
+        if folder.exists() and are_leftovers(folder, cell.lineage):
+            remove_checkpoints(folder)
 
 
 def outcomes_to_table(outcomes: Sequence[CellOutcome]) -> pd.DataFrame:

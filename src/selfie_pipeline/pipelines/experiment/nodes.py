@@ -29,6 +29,7 @@ from selfie_pipeline.pipelines.experiment.cells import (
     cell_keys,
     outcomes_from_table,
     outcomes_to_table,
+    remove_leftover_checkpoints,
     run_cells,
 )
 from selfie_pipeline.project import Project
@@ -94,7 +95,10 @@ def run_experiment(
     planned = [plan_cell(key) for key in cell_keys(experiment)]
     _log_tuned_values(planned)
     cell_bytes = finetuning_bytes(model, recipe, patch)
-    return outcomes_to_table(run_cells(planned, results, project, compute, cell_bytes))
+    outcomes = run_cells(planned, results, project, compute, cell_bytes)
+    pairs = zip(planned, outcomes, strict=True)
+    remove_leftover_checkpoints((cell for cell, row in pairs if row.status == "kept"), project)
+    return outcomes_to_table(outcomes)
 
 
 def _log_tuned_values(planned: list[PlannedCell]) -> None:
