@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pandas as pd
@@ -77,22 +77,19 @@ def run_experiment(
     data = fingerprint_data(patch_grids, samples)
     starts = load_starts(experiment.arms, encoder, weights, project)
 
-    def plan_cell(key: CellKey) -> PlannedCell:
+    @cache
+    def plan(arm: Arm, labeled_frac: float) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the lineage and the parameters that the cells of all seeds share."""
         build_lineage = partial(
-            classifier_lineage,
-            start_lineage(starts[key.arm]),
-            data,
-            patch,
-            augmentation,
-            model,
+            classifier_lineage, start_lineage(starts[arm]), data, patch, augmentation, model
         )
-        search = Search(key.arm, key.labeled_frac, build_lineage(recipe), tune)
+        search = Search(arm, labeled_frac, build_lineage(recipe), tune)
         settings = search.find_settings(found)
         tuned = recipe.model_copy(update={**settings, "tuned": sorted(settings)})
-        own = {"pretrain": {"weights": weights}} if key.arm == "weights_selfie" else {}
-        return PlannedCell(key, build_lineage(tuned), own)
+        own = {"pretrain": {"weights": weights}} if arm == "weights_selfie" else {}
+        return build_lineage(tuned), own
 
-    planned = [plan_cell(key) for key in cell_keys(experiment)]
+    planned = [PlannedCell(key, *plan(key.arm, key.labeled_frac)) for key in cell_keys(experiment)]
     _log_tuned_values(planned)
     cell_bytes = finetuning_bytes(model, recipe, patch)
     outcomes = run_cells(planned, results, project, compute, cell_bytes)
