@@ -45,14 +45,20 @@ EXCLUDED = ("training/distributed/", "training/processes.py")
 """Modules that are not mutated, because their tests start processes and Ray clusters: minutes."""
 MIRRORS = {
     "training/engine.py": ("training/test_loop.py",),
+    "training/locks.py": ("training/test_checkpoints.py", "training/test_trials.py"),
     "training/search.py": ("training/test_trials.py",),
-    "training/state.py": ("training/test_loop.py", "training/test_waiting.py"),
+    "training/state.py": (
+        "training/test_state.py",
+        "training/test_loop.py",
+        "training/test_waiting.py",
+    ),
     "training/tasks.py": ("training/test_loop.py", "training/test_finetuning.py"),
     "training/data/transfer.py": ("training/test_transfer.py",),
     "sources/__init__.py": ("sources/test_open_source.py",),
     "sources/columns.py": ("sources/test_parquet.py", "sources/test_label_tables.py"),
     "sources/image_set.py": ("sources/test_open_source.py", "sources/test_webdataset.py"),
     "sources/listing.py": ("sources/test_image_folder.py", "sources/test_label_tables.py"),
+    "sources/repeats.py": ("sources/test_folders.py",),
     "sources/shards.py": ("sources/test_webdataset.py", "sources/test_parquet.py"),
     "datasets/patch_grid_manifest.py": ("datasets/test_patch_grids.py",),
     "datasets/patch_grid_shards.py": ("datasets/test_patch_grids.py",),

@@ -163,6 +163,44 @@ def test_versions_are_chosen_before_the_first_node_and_logged(
     assert list(versions.chosen.values()) == ["2026-01-01T00.00.00.000Z"]
 
 
+def test_samples_older_than_their_images_are_refused(tmp_path: Path, hooks: ProjectHooks) -> None:
+    """A patch stage that is killed has saved the images, but not the samples that are left."""
+    old, new = "2026-01-01T00.00.00.000Z", "2026-01-02T00.00.00.000Z"
+    entries = {}
+    for name, version in (("patch_grids", new), ("usable_samples", old)):
+        entries[name] = AtomicTextDataset(
+            filepath=str(tmp_path / name), version=Version(None, None)
+        )
+        (tmp_path / name / version).mkdir(parents=True)
+        (tmp_path / name / version / name).touch()
+
+    with pytest.raises(UserError) as caught:
+        hooks.before_pipeline_run(RUN, pipelines["pretrain"], make_catalog("pretrain", **entries))
+
+    assert str(caught.value) == (
+        f"usable_samples {old} is older than patch_grids {new}: the patch stage was interrupted; "
+        "run `kedro run --pipeline=patch` again"
+    )
+
+
+def test_an_encoder_without_its_history_is_refused(tmp_path: Path, hooks: ProjectHooks) -> None:
+    old, new = "2026-01-01T00.00.00.000Z", "2026-01-02T00.00.00.000Z"
+    for version in (old, new):
+        save_encoder(tmp_path, version)
+    (tmp_path / "history" / old).mkdir(parents=True)
+    (tmp_path / "history" / old / "history").touch()
+    history = AtomicTextDataset(filepath=str(tmp_path / "history"), version=Version(None, None))
+    catalog = make_catalog("report", encoder=make_encoder(tmp_path), pretrain_history=history)
+
+    with pytest.raises(UserError) as caught:
+        hooks.before_pipeline_run(RUN, pipelines["report"], catalog)
+
+    assert str(caught.value) == (
+        f"pretrain_history has no version {new}, which is that of encoder; run "
+        "`kedro run --pipeline=pretrain` again"
+    )
+
+
 def test_a_second_start_says_what_is_kept(
     tmp_path: Path, hooks: ProjectHooks, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -82,6 +82,29 @@ def test_a_requested_version_is_loaded(tmp_path: Path) -> None:
     assert catalog.load("numbers") == [0]
 
 
+def test_a_history_is_loaded_in_the_version_of_its_encoder(tmp_path: Path) -> None:
+    def make(**load_versions: str) -> DataCatalog:
+        kind = {"type": "selfie_pipeline.datasets.text.AtomicJSONDataset", "versioned": True}
+        names = ("encoder", "pretrain_history")
+        entries = {name: kind | {"filepath": str(tmp_path / name)} for name in names}
+        return DataCatalog.from_config(entries, load_versions=load_versions)
+
+    for number, day in enumerate(DAYS[:3]):
+        for name in ("encoder", "pretrain_history"):
+            folder = tmp_path / name / day
+            folder.mkdir(parents=True)
+            (folder / name).write_text(f"[{number}]")
+
+    for load_versions, expected in (
+        ({}, [2]),
+        ({"encoder": DAYS[1]}, [1]),
+        ({"encoder": DAYS[1], "pretrain_history": DAYS[0]}, [0]),
+    ):
+        catalog = make(**load_versions)
+        pin_versions(catalog, [], DAYS[3])
+        assert catalog.load("pretrain_history") == expected
+
+
 @pytest.mark.parametrize(
     ("outer", "expected"),
     [

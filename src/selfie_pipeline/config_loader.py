@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,17 @@ class ProjectConfigLoader(OmegaConfigLoader):
         """Return the merged configuration of a kind, such as "parameters".
 
         Raises:
-            UserError: The environment does not exist, or the files or `--params` can't be read.
+            UserError: The environment does not exist, or the files or `--params` can't be read, or
+                the project's path looks like a pattern.
             MissingConfigException, KeyError: There is no configuration of this kind, which Kedro
                 does without.
         """
         conf = Path(self.conf_source)
+        if has_magic(str(conf)):
+            raise UserError(
+                f"the path {conf} has one of the characters * ? [, by which Kedro takes it for a "
+                "pattern; rename that folder"
+            )
         known = sorted(path.name for path in conf.glob("*") if path.is_dir())
         if self.env not in {None, "", *known}:  # of a path, Kedro would read all that is below it
             raise UserError(

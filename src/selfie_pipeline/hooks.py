@@ -28,7 +28,13 @@ from selfie_pipeline.project import Project
 from selfie_pipeline.provenance import flatten
 from selfie_pipeline.run_budget import find_budget, plan_run
 from selfie_pipeline.run_summary import summarise_run
-from selfie_pipeline.versions import pin_versions, release_claims, versioned_entries
+from selfie_pipeline.versions import (
+    SAVED_WITH,
+    RunVersions,
+    pin_versions,
+    release_claims,
+    versioned_entries,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -77,6 +83,7 @@ class ProjectHooks:
         for line in summarise_run(self._config, pipeline.all_outputs(), self._budget):
             _LOG.info("%s", line)
         versions = pin_versions(catalog, pipeline.all_outputs(), run_params["run_id"])
+        _check_versions_belong(versions, pipeline, catalog)
         loads = [
             f"{name} {versions.chosen[str(entry._filepath)]}"
             for name, entry in versioned_entries(pipeline.inputs(), catalog).items()
@@ -206,6 +213,26 @@ def _check_saved_is_loaded(
                 f"{name} is the {paths[dataset._filepath]} that this run makes; run the pipeline "
                 "that reads it afterwards, on its own"
             )
+
+
+def _check_versions_belong(versions: RunVersions, pipeline: Pipeline, catalog: DataCatalog) -> None:
+    """Check that what the run loads was saved together, as far as it must have been."""
+    loads = {
+        name: versions.chosen.get(str(entry._filepath))
+        for name, entry in versioned_entries(pipeline.inputs(), catalog).items()
+    }
+    for name, other in SAVED_WITH.items():
+        if name in loads and not catalog.exists(name):
+            raise UserError(
+                f"{name} has no version {loads[name]}, which is that of {other}; run "
+                f"`kedro run --pipeline={_find_producer(other, catalog)}` again"
+            )
+    grids, samples = loads.get("patch_grids"), loads.get("usable_samples")
+    if grids and samples and samples < grids:
+        raise UserError(
+            f"usable_samples {samples} is older than patch_grids {grids}: the patch stage was "
+            "interrupted; run `kedro run --pipeline=patch` again"
+        )
 
 
 def _check_version_exists(name: str, catalog: DataCatalog, run_params: dict[str, Any]) -> None:

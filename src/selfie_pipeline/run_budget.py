@@ -71,7 +71,10 @@ def plan_run(
     counts = {"pretrain": int("encoder" in outputs), "finetune": len(_CLASSIFIERS & outputs)}
     trainings = {kind: count for kind, count in counts.items() if count}
     is_study = bool(_INPUTS_OF_STUDIES & pipeline.inputs())
-    if not (trainings or is_study):
+    if is_study:
+        least = {"finetune": 1} | ({"pretrain": 1} if "params:ratio" in pipeline.inputs() else {})
+        trainings = least | trainings
+    if not trainings:
         return {}
     borrows = is_study or config.compute.engine == "ray"
     from selfie_pipeline.training import budget  # noqa: PLC0415  # torch
@@ -79,9 +82,9 @@ def plan_run(
 
     grids = catalog.load("patch_grids")
     data = fingerprint_data(grids, samples)
-    file = budget.plan_file(catalog.load("budget_plans"), config, data)
+    file = budget.plan_file(catalog.load("budget_plans"), config, data, trainings)
     plan = budget.load_plan(file)
-    if plan and (borrows or (trainings.keys() <= plan.keys() and config.resume == "auto")):
+    if plan and (borrows or config.resume == "auto"):
         steps = budget.format_plan(plan)
         _LOG.info("budget of %s: %s, as in an earlier run", config.budget, steps)
     elif borrows:

@@ -19,6 +19,12 @@ from kedro.io.core import VERSION_FORMAT
 from selfie_pipeline.config import UserError
 
 Entry = AbstractVersionedDataset[Any, Any]
+SAVED_WITH = {"pretrain_history": "encoder"} | {
+    f"{arm}_{name}": f"{arm}_metrics"
+    for arm in ("supervised", "selfie", "weights")
+    for name in ("history", "predictions")
+}
+"""Entries that a run loads in the version of another one, which the same run has saved."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,8 @@ def pin_versions(catalog: DataCatalog, outputs: Collection[str], run_id: str) ->
     """Choose the versions that a run loads and saves, and fix them in its catalog.
 
     An entry is loaded in the version that `--load-versions` names, or that an outer run has saved
-    or chosen, or in the latest. What the run saves itself is loaded in that version (see
-    `datasets.atomic`).
+    or chosen, or in the latest; those of `SAVED_WITH` in that of the other one. What the run saves
+    itself is loaded in that version (see `datasets.atomic`).
 
     Args:
         catalog: The run's catalog.
@@ -67,6 +73,10 @@ def pin_versions(catalog: DataCatalog, outputs: Collection[str], run_id: str) ->
     outer = outer_versions.get()
     entries = versioned_entries(catalog.keys(), catalog)
     loads = {name: _choose_version(entry, outer) for name, entry in entries.items()}
+    for name in SAVED_WITH.keys() & entries.keys():
+        version = entries[name]._version
+        if not (version and version.load):
+            loads[name] = loads.get(SAVED_WITH[name]) or loads[name]
     save = claim_version(run_id, versioned_entries(outputs, catalog).values())
     for name, entry in entries.items():
         entry._version = Version(loads[name], save)  # Kedro has no public way to set it

@@ -20,10 +20,10 @@ from kedro.io import DataCatalog
 from kedro.io.core import DatasetError, Version
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.datasets import patch_grid_shards
+from selfie_pipeline.datasets import patch_grid_shards, patch_grids
 from selfie_pipeline.datasets.atomic import CatalogError
 from selfie_pipeline.datasets.patch_grid_shards import PendingPatchGrids
-from selfie_pipeline.datasets.patch_grids import PatchGridDataset
+from selfie_pipeline.datasets.patch_grids import PatchGridDataset, PatchGrids
 from selfie_pipeline.models.patch_grid import patchify
 
 SAMPLES, GRID, SIDE = 23, (2, 3), 4
@@ -364,6 +364,37 @@ def test_a_damaged_version_is_named_and_not_shared(grids, tmp_path, damage):
 
     dataset(tmp_path, save="v2").save(pending())
     assert np.array_equal(dataset(tmp_path).load().gather(np.arange(23)).numpy(), PIXELS)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [PIXELS[:5].astype("i1"), PIXELS[:5].swapaxes(1, 2), PIXELS[:5].view("u2")],
+    ids=["another type", "another shape", "both"],
+)
+def test_a_shard_of_another_type_or_shape_but_the_same_size_is_refused(grids, tmp_path, rows):
+    folder = tmp_path / "grids/v1/grids"
+    size = (folder / SHARDS[0]).stat().st_size
+    np.save(folder / SHARDS[0], np.ascontiguousarray(rows))
+    assert (folder / SHARDS[0]).stat().st_size == size
+
+    with pytest.raises(CatalogError, match=r"shard-00000\.npy does not match manifest\.json"):
+        PatchGrids(folder)
+
+
+def test_a_shard_is_checked_once_in_a_process(tmp_path, monkeypatch):
+    checked = []
+    original = patch_grids.file_crc32
+    monkeypatch.setattr(
+        patch_grids, "file_crc32", lambda path: checked.append(path.name) or original(path)
+    )
+    dataset(tmp_path, save="v1").save(pending())
+
+    for _ in range(3):
+        dataset(tmp_path).load()
+    dataset(tmp_path, save="v2").save(pending(chunks=never_called))
+    dataset(tmp_path).load()
+
+    assert checked == SHARDS
 
 
 def test_a_shard_with_objects_is_not_unpickled(grids, tmp_path):

@@ -150,6 +150,17 @@ def test_an_intact_file_is_loaded_unchanged(make_dataset, kind, options, content
         assert loaded == content
 
 
+@pytest.mark.parametrize(
+    ("test_samples", "correct", "accuracy"), [(8, "f0", 1 / 2), (9, "f000", 4 / 9)]
+)
+def test_each_byte_has_the_answers_to_eight_samples(make_dataset, test_samples, correct, accuracy):
+    result = change_result(test_samples=test_samples, correct=correct, accuracy=accuracy)
+    dataset = make_dataset(ResultDataset)
+    dataset.save(result)
+
+    assert dataset.load() == result
+
+
 @pytest.mark.parametrize(("kind", "options", "content"), KINDS)
 @pytest.mark.parametrize("damage", [b"", b"\xff\x00", b'{"a', b"[1]", b"1\n2\n"])
 def test_a_damaged_file_is_named(make_dataset, tmp_path, kind, options, content, damage):
@@ -203,6 +214,7 @@ def assert_refused(dataset, *parts):
         (SamplesDataset, {}, SAMPLES.drop(columns=["label", "place"]), "no column label, place"),
         (SamplesDataset, {}, SAMPLES.assign(label=0.5), "label has the type float64"),
         (SamplesDataset, {}, SAMPLES.assign(place=["a", None, "b"]), "place is not text"),
+        (SamplesDataset, {}, SAMPLES.assign(place=1, split=1, class_name=1), "class_name is not"),
         (SamplesDataset, {}, SAMPLES.assign(split="val"), "split = 'val', not one of train"),
         (SamplesDataset, {}, SAMPLES.assign(sample=[0, 2, 2]), "sample is not ascending"),
         (SamplesDataset, {}, SAMPLES.assign(sample=[-1, 2, 3]), "sample is not ascending"),
@@ -222,6 +234,23 @@ def test_a_missing_result_is_not_called_damaged(make_dataset):
         make_dataset(ResultDataset).load()
     assert make_dataset(BestSettingsDataset).load() == []
     assert make_dataset(DataCheckDataset).load() == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"), [(BestSettingsDataset, [SETTINGS]), (DataCheckDataset, CHECK)]
+)
+def test_a_requested_version_that_does_not_exist_is_not_an_empty_list(tmp_path, kind, content):
+    requested = kind(filepath=str(tmp_path / "file"), version=Version("2026-02-30", None))
+    with pytest.raises(UserError, match=r"2026-02-30/file does not exist; available .*: none$"):
+        requested.load()
+    kind(filepath=str(tmp_path / "file"), version=Version(None, VERSION)).save(content)
+
+    assert not requested.exists()
+    with pytest.raises(UserError) as error:
+        requested.load()
+    assert str(error.value) == (
+        f"{tmp_path}/file/2026-02-30/file does not exist; available versions: {VERSION}"
+    )
 
 
 def test_all_versions_at_any_depth_are_read_in_the_order_of_paths(tmp_path, results):
@@ -274,6 +303,15 @@ def test_the_preview_lists_the_files(tmp_path, results):
     files = [save(tmp_path, "selfie/seed-0", version) for version in ("2026-01-01", "2026-01-02")]
 
     assert json.loads(results.preview()) == [str(file) for file in files]
+
+
+def test_results_in_a_folder_whose_name_looks_like_a_pattern_are_found(tmp_path):
+    project = tmp_path / "proj [v2]"
+    written = save(project, "selfie/seed-0", "2026-01-01")
+
+    results = AllVersionsDataset(filepath=str(project / "digits/**/metrics.json"))
+
+    assert json.loads(results.preview()) == [str(written)]
 
 
 def test_it_is_read_only(results):

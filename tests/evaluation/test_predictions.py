@@ -24,6 +24,12 @@ def test_predictions_by_hand() -> None:
     assert table["runner_up_probability"].tolist() == pytest.approx([0.2, 0.3, 0.25])
 
 
+def test_two_classes_of_each_image_are_kept() -> None:
+    top = find_top_two(LOGITS, 3)
+
+    assert top.labels.shape == top.probabilities.shape == (len(LOGITS), 2)
+
+
 def test_predictions_match_the_predictions_table() -> None:
     logits = np.random.default_rng(0).normal(size=(200, 7)).round(1)  # some are equal
     classes = [str(label) for label in range(7)]

@@ -22,6 +22,13 @@ def test_a_margin_is_the_lead_of_the_most_likely_class():
     np.testing.assert_allclose(compute_margins(logits), [0.3, 0, 0.9997], atol=1e-9)
 
 
+def test_margins_of_many_classes():
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(200), size=50)  # (50, 200)
+    runner_up, best = np.sort(probabilities, axis=1)[:, -2:].T
+
+    np.testing.assert_allclose(compute_margins(np.log(probabilities)), best - runner_up, atol=1e-9)
+
+
 def test_one_of_each_group_is_chosen():
     vectors, margins = draw_groups(6, 20), np.linspace(0, 0.5, 120)
 

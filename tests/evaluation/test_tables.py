@@ -193,6 +193,41 @@ def test_a_seed_that_was_run_again_counts_once_with_its_latest_version(make_cell
         assert (selfie["seeds"], selfie["mean"]) == (2, pytest.approx(75))
 
 
+def made(encoder: str | None, rate: float | None = None, **other) -> dict:
+    """Return the keys of cells by their encoder and their tuned rate."""
+    tuned = {} if rate is None else {"finetune.peak_learning_rate": rate}
+    return {"provenance": {"encoder": encoder, "tuned": tuned}} | other
+
+
+def test_a_row_has_one_encoder_and_the_tuned_values_of_the_latest_cell(make_cells) -> None:
+    old = make_cells("selfie", {0: 0.7, 1: 0.8, 2: 0.9}, version="2026-11-01", **made("old", 0.1))
+    new = make_cells("selfie", {0: 0.5}, version="2026-11-02", **made("new", 0.1))
+    tuned = make_cells("selfie", {1: 0.6}, version="2026-11-03", **made("new", 0.2))
+    scratch = make_cells("supervised", {0: 0.4, 1: 0.4}, **made(None, 0.3))
+
+    selection = select_cells([*old, *new, *tuned, *scratch], {"present"})
+
+    assert selection.used == [*tuned, *scratch]
+    assert selection.other_training == [*old, *new]
+    assert selection.superseded == []
+
+
+def test_the_shown_cell_determines_the_encoder_of_all_fractions(make_cells) -> None:
+    """The tuned values may differ from fraction to fraction."""
+    shown = make_cells("selfie", {0: 0.7, 1: 0.8}, version="2026-11-01", **made("old", 0.1))
+    more = {"labeled_frac": 0.5, "labels": 60, "version": "2026-11-01"}
+    fraction = make_cells("selfie", {0: 0.9}, **more, **made("old", 0.4))
+    later = make_cells("selfie", {0: 0.5}, version="2026-11-02", **made("new", 0.1))
+    other = make_cells("selfie", {0: 0.9}, **more | {"version": "2026-11-02"}, **made("new", 0.4))
+    cells = [*shown, *fraction, *later, *other]
+
+    selection = select_cells(cells, {"present"}, shown[:1])
+
+    assert selection.used == [*shown, *fraction]
+    assert selection.other_training == [*later, *other]
+    assert select_cells(cells, {"present"}).used == [*later, *other]
+
+
 def pretrained_on(images: int | None, number: int | None = None, **other) -> dict:
     """Return the keys of a Selfie cell by its number of pretraining images, None for all."""
     configuration = {"model": {"width": 16}, "pretrain": {"steps": 10, "images": images}}

@@ -71,6 +71,11 @@ def test_the_numbers_are_those_of_splitmix64():
     assert [word % 2**64 for word in drawn.flatten().tolist()] == published
 
 
+def test_a_batch_begins_with_its_first_row():
+    shape = torch.Size([12, 5])
+    assert torch.equal(DropoutRng(0, batch_size=12).draw(shape), make_rng().draw(shape))
+
+
 def test_without_random_numbers_nothing_drops():
     values = torch.rand(4, 9)
     assert torch.equal(dropout(values, 0.5, None), values)

@@ -33,11 +33,12 @@ def load(project: Any) -> tuple[Config, Any]:
         return load_config(context.config_loader["parameters"]), context.catalog
 
 
-def find_file(project: Any) -> Path:
-    """Return the file of the plan of runs with `BUDGET`."""
+def find_file(project: Any, **trainings: int) -> Path:
+    """Return the file of the plan of runs with `BUDGET`; by default, of all stages."""
     config, catalog = load(project)
+    trainings = trainings or {"pretrain": 1, "finetune": 2}
     fingerprint = catalog.load("patch_grids").fingerprint
-    return project.path / plan_file(catalog.load("budget_plans"), config, fingerprint)
+    return project.path / plan_file(catalog.load("budget_plans"), config, fingerprint, trainings)
 
 
 def steps(project: Any, name: str, kind: str) -> int:
@@ -79,6 +80,9 @@ def test_an_experiment_takes_the_steps_of_the_run_before_it(prepared: Any) -> No
         "Error: budget = 2min, but no run of one training each on this machine has set its steps; "
         "run `kedro run` with it first, or give the steps instead"
     )
+    # Of a pretraining alone it has no steps of finetunings to take.
+    save_plan(find_file(prepared, pretrain=1), {"pretrain": PLAN["pretrain"]})
+    assert prepared.refuse("--pipeline=experiment", BUDGET) == error
     save_plan(find_file(prepared), PLAN)
 
     prepared.succeed("--pipeline=experiment", BUDGET + grid)
@@ -109,7 +113,9 @@ def test_a_new_plan_is_measured_and_saved(prepared: Any) -> None:
     assert plan("patch") == {}
     anew = plan("pretrain", config.model_copy(update={"resume": "never"}))
     assert anew.keys() == {"pretrain"}
-    assert load_plan(find_file(prepared)) == anew
+    assert load_plan(find_file(prepared, pretrain=1)) == anew
+    assert load_plan(find_file(prepared)) == both
+    assert plan("__default__") == both
 
 
 @pytest.mark.parametrize("stages", ["pretrain", "__default__"])

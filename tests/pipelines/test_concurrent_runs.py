@@ -24,6 +24,7 @@ LONGEST_DELAY_S = 2.5
 BASELINE = ("--pipeline=baseline",)
 THREADS = (*BASELINE, "--runner=ThreadRunner")
 EXPERIMENT = ("--pipeline=experiment",)
+TUNE = ("--pipeline=tune",)
 
 
 def start(project: Path, options: tuple[str, ...], decay: float) -> subprocess.Popen[str]:
@@ -96,3 +97,15 @@ def test_two_identical_runs_give_the_same_result_twice(finished: Any) -> None:
     )
     assert one == other
     assert list(finished.path.rglob("*checkpoints*")) == []
+
+
+def test_two_searches_at_once_find_the_same(finished: Any) -> None:
+    """The trials of one run are not those that the other takes for interrupted ones."""
+    processes = [start(finished.path, TUNE, 0.25) for _ in range(2)]
+    for process in processes:
+        finish(process)
+
+    files = finished.path.rglob("best_settings.json/*/*")
+    one, other = (json.loads(file.read_text()) for file in files)
+    assert one == other
+    assert [search["trials"] for search in one] == [3, 3]

@@ -16,8 +16,10 @@ from selfie_pipeline.pipelines.report.nodes import (
     check_comparable,
     check_predictions,
     list_class_names,
+    solve_puzzles,
     tabulate_results,
 )
+from selfie_pipeline.weights import Weights
 
 
 def cell(arm: str, tuned: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
@@ -81,6 +83,24 @@ def test_arms_of_different_data_are_not_comparable() -> None:
     other["provenance"]["data"] = "other data"
     with pytest.raises(UserError, match="different the data"):
         check_comparable(cell("selfie"), other)
+
+
+class Grids(list[int]):
+    """Patch grids, as far as a fingerprint of the data needs them."""
+
+    fingerprint = "other data"
+    unreadable: dict[int, str] = {}  # noqa: RUF012
+
+
+def test_a_result_of_other_images_is_refused(make_config: Any) -> None:
+    """Its predictions have the numbers of samples and classes that are others now."""
+    config = make_config()
+    parts = (config.patch, config.augmentation, config.model, config.compute)
+
+    with pytest.raises(UserError, match="finetuned on other images than those in the catalog"):
+        solve_puzzles(
+            Weights({}, {}), cell("selfie"), pd.DataFrame({"sample": [0, 1]}), Grids([0, 1]), *parts
+        )
 
 
 def test_comparable_cells_are_tabulated(make_config: Any) -> None:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
+from optuna.trial import FrozenTrial, TrialState
 
 from selfie_pipeline.config import UserError
+from selfie_pipeline.pipelines.tune.nodes import _Trial
+from selfie_pipeline.training.search import Search
+from selfie_pipeline.training.signals import TrainingInterrupted
 from selfie_pipeline.training.state import TrainingState
 from selfie_pipeline.training.tasks import FinetuningTask
+from selfie_pipeline.training.trials import run_trial
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.filterwarnings(
         "ignore:Accessing the 'model_fields' attribute on the instance"  # Kedro's own doing
     ),
+    pytest.mark.filterwarnings("ignore:The given NumPy array is not writable"),  # of MemoryGrids
 ]
 SOME = "experiment.labeled_fracs=[0.05]"
 
@@ -27,6 +35,7 @@ def trials(project: Any) -> pd.DataFrame:
     return table.drop(columns="study")
 
 
+@pytest.mark.slow
 def test_what_is_found_is_the_best_of_the_trials(finished: Any) -> None:
     finished.run("tune", params=SOME)
 
@@ -54,6 +63,7 @@ def test_what_is_found_is_the_best_of_the_trials(finished: Any) -> None:
     assert {entry["study"] for entry in best} == set(names)
 
 
+@pytest.mark.slow
 def test_more_trials_go_on_where_fewer_ended(finished: Any, monkeypatch: Any) -> None:
     finished.run("tune", params=f"{SOME},tune.trials=2")
     two = trials(finished)
@@ -65,6 +75,7 @@ def test_more_trials_go_on_where_fewer_ended(finished: Any, monkeypatch: Any) ->
     assert len(three) == 6
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_ends_as_an_undisturbed_one(
     finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +100,7 @@ def test_an_interrupted_search_ends_as_an_undisturbed_one(
     pd.testing.assert_frame_equal(interrupted, trials(finished))
 
 
+@pytest.mark.slow
 def test_a_rate_that_diverges_is_pruned_not_fatal(
     finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +120,32 @@ def test_a_rate_that_diverges_is_pruned_not_fatal(
     assert best["settings"] == {"peak_learning_rate": 0.1}
 
 
+@pytest.mark.slow
+def test_searches_whose_trials_all_diverge_do_not_end_the_others(
+    finished: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    original = FinetuningTask.forward
+    diverging = {"selfie"}
+
+    def forward(task: Any, batch: Any) -> Any:
+        loss, accuracy = original(task, batch)
+        arm = "selfie" if task.pretrained else "supervised"
+        return (loss * float("nan") if arm in diverging else loss), accuracy
+
+    monkeypatch.setattr(FinetuningTask, "forward", forward)
+
+    finished.run("tune", params=SOME)
+    assert [entry["arm"] for entry in finished.load("best_settings")] == ["supervised"]
+    assert list(trials(finished)["state"]) == ["complete"] * 3 + ["pruned"] * 3
+    (line,) = (line for line in caplog.messages if "no values were found" in line)
+    assert line.startswith("tune: selfie, 5 %: ")
+
+    diverging.add("supervised")
+    with pytest.raises(UserError, match=r"supervised, 5 %; selfie, 5 %\): .* learning rates in"):
+        finished.run("tune", params=f"{SOME},tune.seed=1")
+
+
+@pytest.mark.slow
 def test_the_test_split_has_no_part_in_it(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With other test labels the search is the same, trial for trial."""
     finished.run("tune", params=SOME)
@@ -123,3 +161,88 @@ def test_the_test_split_has_no_part_in_it(finished: Any, monkeypatch: pytest.Mon
     finished.run("tune", params=SOME)
 
     pd.testing.assert_frame_equal(trials(finished), expected)
+
+
+@pytest.fixture
+def run(
+    make_config: Any, make_images: Any, digits: Any, tmp_path: Path
+) -> Callable[..., FrozenTrial]:
+    """Return a function that runs a trial on the digits, in a folder of its own."""
+    config = make_config({"finetune.steps": 6, "finetune.checkpoint_every": 1})
+    labels = digits[1]
+    split = np.where(np.arange(len(labels)) % 9 == 0, "validation", "train")
+    samples = pd.DataFrame({"sample": np.arange(len(labels)), "label": labels, "split": split})
+    search = Search("supervised", 0.1, {}, config.tune)
+
+    def run(folder: str = "", before: list[FrozenTrial] | None = None) -> FrozenTrial:
+        images, recipe, compute = make_images(config), config.finetune, config.compute
+        folders = (tmp_path / folder, "auto", None)
+        trial = _Trial(search, samples, images, config.model, recipe, compute, *folders)
+        return run_trial(trial, {"peak_learning_rate": 0.05}, before or [])
+
+    return run
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, step: int, happens: Callable[[], None]) -> None:
+    """Have something happen at the end of a step, before its checkpoint."""
+    original = TrainingState.end_step
+
+    def end_step(state: TrainingState) -> None:
+        original(state)
+        if state.step == step:
+            happens()
+
+    monkeypatch.setattr(TrainingState, "end_step", end_step)
+
+
+@pytest.mark.parametrize("step", [2, 4, 6])
+def test_a_resumed_trial_reports_the_scores_of_an_undisturbed_one(
+    run: Callable[..., FrozenTrial], monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Also if it was stopped after its last step."""
+    whole = run("whole")
+    with monkeypatch.context() as patch:
+        at_step(patch, step, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(TrainingInterrupted):
+            run("resumed")
+
+    resumed = run("resumed")
+
+    assert whole.intermediate_values.keys() == {1, 3, 4}
+    assert resumed.intermediate_values == whole.intermediate_values
+    assert resumed.value == whole.value
+
+
+def test_a_trial_that_is_resumed_and_diverges_reports_its_scores_and_leaves_no_checkpoint(
+    run: Callable[..., FrozenTrial], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(TrainingInterrupted):
+            run()
+    assert list(tmp_path.glob("checkpoints/*/*"))
+    original = FinetuningTask.forward
+
+    def forward(task: Any, batch: Any) -> Any:
+        loss, accuracy = original(task, batch)
+        return (loss * float("nan") if batch.step == 5 else loss), accuracy
+
+    monkeypatch.setattr(FinetuningTask, "forward", forward)
+
+    trial = run()
+
+    assert trial.state == TrialState.PRUNED
+    assert trial.intermediate_values.keys() == {1, 3, 4}
+    assert not list(tmp_path.glob("checkpoints/*/*"))
+
+
+def test_a_pruned_trial_leaves_no_checkpoint(
+    run: Callable[..., FrozenTrial], tmp_path: Path
+) -> None:
+    better = optuna.trial.create_trial(value=1.0, intermediate_values={3: 1.0})
+
+    pruned = run(before=[better] * 3)
+
+    assert pruned.state == TrialState.PRUNED
+    assert pruned.intermediate_values.keys() == {1, 3}
+    assert not list(tmp_path.glob("checkpoints/*/*"))

@@ -121,6 +121,29 @@ def test_a_network_that_timm_lacks_has_only_the_onnx_file() -> None:
     assert front_matter(page)["library_name"] == "onnx"
 
 
+def test_names_of_classes_are_shown_as_they_are() -> None:
+    page = card(classes=["<img src=x>", "*a* [b](c)"])
+
+    assert r"2 classes: \<img src=x\>, \*a\* \[b\](c)." in page
+
+
+def test_given_weights_are_named() -> None:
+    patch = {"patch": PROVENANCE["configuration"]["patch"]}
+
+    assert "began from given weights (digest `c0ffee`)" in card(
+        configuration={**patch, "pretrain": {"weights": "c0ffee"}}
+    )
+    assert "given weights" not in card(configuration={**patch, "pretrain": {"steps": 1}})
+
+
+def test_seeds_of_another_encoder_or_with_other_tuned_values_are_not_listed() -> None:
+    other = {"classifier": "another", "encoder": "another"}
+    tuned = {"classifier": "another", "tuned": {"finetune.peak_learning_rate": 0.1}}
+    page = card(cell(2, 0.1, provenance=other), cell(3, 0.2, provenance=tuned))
+
+    assert "the result of one seed" in page
+
+
 def test_control_characters_are_escaped_and_the_code_keeps_its_lines() -> None:
     page = card(
         loader="first = 1\nsecond = 2\n",
@@ -130,6 +153,6 @@ def test_control_characters_are_escaped_and_the_code_keeps_its_lines() -> None:
     )
 
     assert all(is_printable(line) for line in page.split("\n"))
-    assert r"2 classes: c\nat, \x1b[2Jowl." in page
+    assert r"2 classes: c\\nat, \\x1b\[2Jowl." in page
     assert r"a\rprocessor" in page
     assert "first = 1\nsecond = 2\n" in page

@@ -51,6 +51,14 @@ def test_images_are_in_order_and_in_chunks_of_limited_size(monkeypatch):
     assert np.array_equal(np.concatenate(chunks), images)
 
 
+def test_an_image_larger_than_a_chunk_is_a_chunk_of_its_own(monkeypatch):
+    monkeypatch.setattr(base, "CHUNK_BYTES", 3 * 8 * 8 - 1)
+
+    chunks = [chunk.images for chunk in base.fit_images([noise(3, 8, 8, 3)], 8)]
+
+    assert [len(chunk) for chunk in chunks] == [1, 1, 1]
+
+
 def test_one_part_is_kept_in_memory_at_a_time():
     made = []
 
@@ -75,11 +83,12 @@ def test_a_transposed_view_becomes_contiguous():
     assert np.array_equal(result[:, :, :, 2], planes[:, 2])
 
 
-def test_images_of_another_size_are_each_fitted():
-    images = noise(3, 8, 8, 3)
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (8, 16), (16, 8)])
+def test_images_of_another_size_are_each_fitted(height, width):
+    images = noise(3, height, width, 3)
 
     result = fitted(images, 16)
 
-    expected = np.asarray(Image.fromarray(images[2]).resize((16, 16), Image.Resampling.BICUBIC))
+    expected = [np.asarray(base.fit_image(Image.fromarray(image), 16)) for image in images]
     assert result.shape == (3, 16, 16, 3)
-    assert np.array_equal(result[2], expected)
+    assert np.array_equal(result, np.stack(expected))

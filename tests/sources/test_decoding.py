@@ -112,7 +112,8 @@ def test_images_of_several_frames_are_counted_in_one_log_line(format_, caplog):
     PICTURE.save(file, format_, save_all=True, append_images=[GREY.convert("RGB")])
     PICTURE.save(single, format_)
 
-    (chunk,) = decode_chunks([single, file, single, file], lambda file: file, SIDE)
+    files = [each.getvalue() for each in (single, file, single, file)]
+    (chunk,) = decode_chunks(files, io.BytesIO, SIDE)
 
     assert abs(chunk.images.astype(int) - fitted(PICTURE)).max() <= 40
     assert caplog.messages == ["2 images have several frames or pages: the first is used"]
@@ -193,18 +194,28 @@ def test_damaged_exif_is_ignored_without_a_warning(tmp_path):
     assert abs(pixels.astype(int) - fitted(PICTURE)).max() <= 8
 
 
-def test_a_large_photograph_is_decoded_at_a_fraction_of_its_size(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("size", "decoded_size"),
+    [
+        ((1280, 960), (160, 120)),  # an eighth, which is more than twice the canvas
+        ((256, 256), (32, 32)),  # an eighth, exactly twice the canvas
+        ((248, 248), (62, 62)),  # a quarter
+    ],
+)
+def test_a_large_photograph_is_decoded_at_a_fraction_of_its_size(
+    tmp_path, monkeypatch, size, decoded_size
+):
     sizes = []
     original = ImageOps.fit
     monkeypatch.setattr(
         ImageOps, "fit", lambda image, *args: sizes.append(image.size) or original(image, *args)
     )
-    large = PICTURE.resize((1280, 960), Image.Resampling.BICUBIC)
+    large = PICTURE.resize(size, Image.Resampling.BICUBIC)
     path = save(tmp_path, large, "a.jpg", quality=95)
 
     pixels = decoded(path)
 
-    assert sizes == [(160, 120)]  # an eighth, which is more than twice the canvas
+    assert sizes == [decoded_size]
     assert abs(pixels - fitted(large)).max() <= 4
 
 
@@ -269,6 +280,16 @@ def test_images_that_would_fill_the_memory_are_refused_but_not_large_photographs
         decode_file(save(tmp_path, large, "a.tif"), SIDE)
     with pytest.raises(UnreadableImageError, match="more than 150,000,000 pixels"):
         decode_file(save(tmp_path, Image.new("L", (15_001, 10_000)), "a.png"), SIDE)
+
+
+def test_an_image_of_exactly_the_largest_number_of_pixels_is_decoded(tmp_path, monkeypatch):
+    path = save(tmp_path, PICTURE, "a.bmp")
+    monkeypatch.setattr(decoding, "_MOST_PIXELS", 64 * 48)
+    assert np.array_equal(decoded(path), fitted(PICTURE))
+
+    monkeypatch.setattr(decoding, "_MOST_PIXELS", 64 * 48 - 1)
+    with pytest.raises(UnreadableImageError, match=r"^more than 3,071 pixels$"):
+        decode_file(path, SIDE)
 
 
 def _chunk(name, content):

@@ -28,6 +28,7 @@ def test_labels_and_images_are_in_the_library_order(digits, all_images):
     images = all_images(digits, 8)
 
     assert digits.samples()["label"].tolist() == library.target.tolist()
+    assert digits.classes == tuple(str(name) for name in library.target_names)
     assert np.array_equal(images[..., 1], np.rint(library.images * 255 / 16).astype(np.uint8))
 
 

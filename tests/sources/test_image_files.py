@@ -71,6 +71,34 @@ def test_a_file_and_patterns_are_found(tmp_path: Path) -> None:
     assert names("[ab]") == (tmp_path.name, ["b/1.png", "b/2.jpg", "b/c/3.png"])
 
 
+def test_linked_folders_are_found_as_by_a_pattern(tmp_path: Path) -> None:
+    for place in ("photos/a/1.png", "elsewhere/2.png", "elsewhere/deep/3.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    (tmp_path / "photos/b").symlink_to("../elsewhere")
+    (tmp_path / "photos/a/loop").symlink_to("..")
+    expected = ["a/1.png", "b/2.png", "b/deep/3.png"]
+
+    assert find_files(tmp_path / "photos") == (tmp_path / "photos", expected)
+    assert find_files(tmp_path / "photos/*") == (tmp_path / "photos", expected)
+
+
+def test_an_empty_folder_that_fits_a_pattern_is_refused_only_on_its_own(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"^images = .*/\* has no files; allowed: a folder"):
+        find_files(tmp_path / "*")
+
+    (tmp_path / "1.png").touch()
+    assert find_files(tmp_path / "*") == (tmp_path, ["1.png"])
+
+
+def test_a_pattern_in_a_folder_whose_name_looks_like_one(tmp_path: Path) -> None:
+    (tmp_path / "photos [v2]").mkdir()
+    (tmp_path / "photos [v2]/1.png").touch()
+
+    assert find_files(tmp_path / "photos [v2]/*.png") == (tmp_path / "photos [v2]", ["1.png"])
+
+
 def test_windows_are_the_centres_of_the_images_in_order(tmp_path: Path) -> None:
     paths = [add_image(tmp_path / f"{number}.png", number) for number in range(5)]
 

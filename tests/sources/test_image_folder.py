@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,10 @@ import pytest
 from PIL import Image
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.sources import decoding
+from selfie_pipeline.sources import decoding, image_folder
 from selfie_pipeline.sources.decoding import decode_file
 from selfie_pipeline.sources.image_folder import ImageFolder
+from selfie_pipeline.sources.label_tables import LabelRow, LabelTable
 from selfie_pipeline.sources.samples import check_samples
 
 COLUMNS = ["split", "label", "class_name", "place", "bytes", "sha256"]
@@ -289,6 +291,31 @@ def test_a_flat_folder_gets_its_classes_from_the_ground_truth(folder, caplog, tr
     assert line == f"Skipped 1 files, such as {images}/v3.JPEG: not in the ground truth"
 
 
+@pytest.mark.parametrize(
+    "lines", ["cat/1.png\ndog/1.png\n", "cat/1.png 0\ndog/1.png 1\n", "a/0 0\n"]
+)
+@pytest.mark.parametrize("train", ["train/", ""])
+def test_a_ground_truth_beside_class_folders_is_ignored(folder, caplog, lines, train):
+    add(folder, *(f"{train}{name}/{n}.png" for name in ("cat", "dog") for n in range(5)))
+    add(folder, "test/cat/1.png", "test/dog/1.png")
+    (folder / "test.txt").write_text(lines)
+
+    test = [sample for sample in listed(ImageFolder(folder)) if sample[0] == "test"]
+
+    assert test == [("test", "cat", "test/cat/1.png"), ("test", "dog", "test/dog/1.png")]
+    assert not caplog.messages
+
+
+def test_a_ground_truth_beside_class_folders_that_a_table_classifies_is_ignored(folder, tmp_path):
+    add(folder, "train/1.png", "test/cat/2.png", "test/dog/3.png")
+    (folder / "test.txt").write_text("cat/2.png\n")
+    rows = [LabelRow("1.png", "cat", "")]
+
+    source = ImageFolder(folder, [LabelTable(tmp_path / "labels.csv", rows)])
+
+    assert ("test", "cat", "test/cat/2.png") in listed(source)
+
+
 def test_a_class_without_training_files_is_refused(folder):
     add(folder, *TRAIN, "val/cat/a.png", "val/owl/a.png")
     source = ImageFolder(folder)
@@ -367,6 +394,49 @@ def test_a_changed_file_is_detected_when_it_is_decoded(folder, change):
 
     with pytest.raises(UserError, match=r"train/cat/5\.png has changed since the samples were"):
         list(source.images(samples, 8))
+
+
+def test_a_class_whose_name_is_not_utf8_is_escaped(folder):
+    add(folder, "cat/1.png", "dog/1.png")
+    (folder / "dog").rename(os.fsdecode(os.fsencode(folder) + b"/caf\xe9"))
+
+    source = ImageFolder(folder)
+
+    assert source.classes == (r"caf\xe9", "cat")
+    assert r"caf\xe9/1.png" in source.samples()["place"].tolist()
+    source.fingerprint(source.samples())
+
+
+def test_a_large_file_is_not_read_into_memory(folder, monkeypatch):
+    monkeypatch.setattr(image_folder, "_MOST_BYTES_IN_MEMORY", 2**20)
+    add(folder, *TRAIN, "test/cat/a.png")
+    with (folder / "train/cat/photos.zip").open("wb") as file:
+        file.truncate(2**28)  # sparse
+    picture = folder / "train/dog/0.png"
+    picture.write_bytes(picture.read_bytes() + bytes(2**20))  # Pillow ignores what follows
+    source = ImageFolder(folder)
+    samples = source.samples()
+
+    tracemalloc.start()
+    (chunk,) = source.images(samples, 8)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert [samples["place"][row] for row in chunk.unreadable] == ["train/cat/photos.zip"]
+    assert set(chunk.unreadable.values()) == {"not an image"}
+    assert peak < 2**26
+    flip_a_bit(picture)
+    with pytest.raises(UserError, match=r"dog/0\.png has changed"):
+        list(source.images(samples, 8))
+
+
+def test_a_table_of_another_format_is_stale(folder):
+    add(folder, *TRAIN, "test/cat/a.png")
+    source = ImageFolder(folder)
+    of_shards = source.samples().drop(columns=["bytes", "sha256"])
+
+    with pytest.raises(UserError, match=r"the raw files have changed since"):
+        source.fingerprint(of_shards)
 
 
 @pytest.mark.parametrize("places", [[], ["a.png"], ["train/a.png"], ["test/cat/a.png"]])

@@ -103,6 +103,20 @@ def test_files_are_named_by_the_end_of_their_path_with_or_without_extension(fold
     }
 
 
+def test_files_not_named_as_images_count_if_they_have_a_class_or_are_unlabeled_for_certain(
+    folder, listed
+):
+    touch(folder, "photos/1.jpg", "photos/scan", "photos/readme", "unlabeled/scan")
+    rows = [("photos/1.jpg", "cat"), ("photos/scan", "dog")]
+    write(folder.parent / "labels.csv", ("file", "class"), *rows)
+
+    assert listed("labels.csv") == {
+        "photos/1.jpg": ("train", "cat"),
+        "photos/scan": ("train", "dog"),
+        "unlabeled/scan": ("unlabeled", ""),
+    }
+
+
 def test_parameters_name_the_columns(photos, listed):
     rows = [("9", file, "x", name, split) for file, (split, name) in ROWS.items()]
     write(photos / "labels.csv", ("id", "where", "label", "dx", "use"), *rows)

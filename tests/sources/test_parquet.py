@@ -178,6 +178,32 @@ def test_rows_are_labeled_by_a_table(folder, opened, tmp_path):
     assert samples["split"].tolist() == ["train", "unlabeled", "train", "unlabeled"]
 
 
+def test_the_fingerprint_depends_on_the_table_and_on_the_names_of_the_shards(
+    folder, opened, tmp_path
+):
+    write(folder / "unlabeled.parquet", images_table(4))
+
+    def fingerprint(*rows):
+        table = pd.DataFrame(rows, columns=["file", "class", "split"])
+        table.to_csv(tmp_path / "labels.csv", index=False)
+        source = opened(labels="labels.csv")
+        return source.fingerprint(source.samples())
+
+    rows = [("[0]", "a", "train"), ("[1]", "b", "train"), ("[2]", "a", "test")]
+    rows = [(f"unlabeled.parquet{row}", *more) for row, *more in rows]
+    before = fingerprint(*rows)
+    assert fingerprint(*rows) == before
+    changed = [
+        fingerprint(*rows, ("unlabeled.parquet[3]", "b", "train")),
+        fingerprint(*rows, ("unlabeled.parquet[3]", "a", "train")),
+        fingerprint(*rows, ("unlabeled.parquet[3]", "a", "test")),
+    ]
+    (folder / "unlabeled.parquet").rename(folder / "more.parquet")
+    changed.append(fingerprint(*((row[0].replace("unlabeled", "more"), *row[1:]) for row in rows)))
+
+    assert len({before, *changed}) == 5
+
+
 def test_null_and_damaged_images_are_unreadable(folder, opened):
     images = [
         None,
@@ -226,6 +252,21 @@ def test_damaged_pages_are_named(folder, opened):
 
     with pytest.raises(UserError, match=r"train\.parquet is damaged: "):
         list(source.images(source.samples(), 8))
+
+
+def test_damaged_classes_are_named(folder, opened):
+    path = folder / "train.parquet"
+    write(path, images_table(40, label=["a", "b"] * 20))
+    column = pq.read_metadata(path).row_group(0).column(2)
+    assert column.path_in_schema == "label"
+    start = column.dictionary_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
+    path.write_bytes(content)
+
+    with pytest.raises(UserError, match=r"train\.parquet is damaged: ") as error:
+        opened()
+    assert "\n" not in str(error.value)
 
 
 def test_a_number_without_a_name_is_refused(folder, opened):

@@ -89,6 +89,13 @@ def test_many_missing_classes_make_one_short_line():
     assert len(str(error.value)) < 300
 
 
+def test_five_missing_classes_are_all_named():
+    samples = table(("train", 0), ("test", 0))
+
+    with pytest.raises(UserError, match=r"of 5 of the 6 classes: .* 'e' \(label 5\); every"):
+        check_samples(samples, ["cat", *"abcde"])
+
+
 def test_a_single_class_is_refused():
     with pytest.raises(UserError, match=r"a single class, 'cat', and a classifier needs two"):
         check_samples(table(("train", 0), ("test", 0)), ["cat"])

@@ -88,6 +88,35 @@ def test_other_files_of_a_sample_and_samples_without_an_image_are_skipped(folder
     assert "more-000000.tar: 2 samples without an image are skipped" in caplog.text
 
 
+def test_only_regular_files_that_are_not_hidden_are_images(folder, opened):
+    write(folder, "train", [0, 1, 0, 1], count=9)
+    with tarfile.open(folder / "train-000000.tar", "a") as tar:
+        for name, kind in (
+            ("folder.jpg", tarfile.DIRTYPE),
+            ("link.jpg", tarfile.SYMTYPE),
+            ("sparse.jpg", tarfile.GNUTYPE_SPARSE),
+            (".jpg", tarfile.REGTYPE),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "000000.jpg"
+            tar.addfile(member)
+
+    places = opened().samples()["place"].tolist()
+
+    assert places == [f"train-000000.tar/{number:06d}.jpg" for number in range(4)]
+
+
+def test_the_format_of_the_images_is_logged(folder, opened, caplog):
+    caplog.set_level("INFO", "selfie_pipeline")
+    write(folder, "train", [0, 1] * 2, count=2)
+    write(folder, "test", [0, 1])
+    image(1).save(folder / "preview.jpg")
+
+    opened()
+
+    assert caplog.messages == [f"{folder}: the images are in 3 tar files; other files are left out"]
+
+
 def test_tar_files_without_classes_are_unlabeled_if_there_are_no_image_files(folder, opened):
     """Those beside class folders are what ImageNet's folders were unpacked from."""
     write(folder, "images", [None] * 3)

@@ -1,16 +1,20 @@
 import logging
 
+import pandas as pd
 import pytest
 
 from selfie_pipeline.config import UserError
+from selfie_pipeline.training import budget
 from selfie_pipeline.training.budget import (
     EPOCHS,
     choose_steps,
     format_plan,
     load_plan,
+    make_plan,
     plan_file,
     save_plan,
 )
+from selfie_pipeline.training.speed import Speed
 
 RECIPES = {
     "budget": "10min",
@@ -89,15 +93,19 @@ def test_too_short_a_budget_is_refused_with_one_that_suffices(config, left_s):
     assert choose(config, left_s=10.0)["pretrain"]["steps"] == 10
 
 
+def find_file(folder, config, data="data", **trainings):
+    return plan_file(folder, config, data, trainings or {"pretrain": 1, "finetune": 2})
+
+
 def test_a_saved_plan_is_loaded_and_no_other(config, make_config, tmp_path):
     plan = choose(config)
-    file = plan_file(tmp_path, config, "data")
+    file = find_file(tmp_path, config)
     assert load_plan(file) == {}
 
     save_plan(file, plan)
 
     assert load_plan(file) == plan
-    assert plan_file(tmp_path, make_config(RECIPES | {"seed": 9}), "data") == file
+    assert find_file(tmp_path, make_config(RECIPES | {"seed": 9})) == file
     others = [
         {"budget": "20min"},
         {"pretrain.batch_size": 12},
@@ -105,11 +113,41 @@ def test_a_saved_plan_is_loaded_and_no_other(config, make_config, tmp_path):
         {"model.width": 16},
         {"labeled_frac": 0.2},
     ]
-    files = {plan_file(tmp_path, make_config(RECIPES | other), "data") for other in others}
-    assert len(files | {file, plan_file(tmp_path, config, "other data")}) == len(others) + 2
+    files = {find_file(tmp_path, make_config(RECIPES | other)) for other in others}
+    assert len(files | {file, find_file(tmp_path, config, "other data")}) == len(others) + 2
+    assert all(load_plan(other) == {} for other in files)
+
+
+def test_a_plan_for_more_trainings_of_each_kind_is_used(config, tmp_path):
+    plan = choose(config)
+    save_plan(find_file(tmp_path, config, pretrain=1, finetune=2), plan)
+
+    def load(**trainings):
+        return load_plan(find_file(tmp_path, config, **trainings))
+
+    assert load(pretrain=1) == load(finetune=2) == load(finetune=1) == plan
+    assert load(finetune=3) == load(pretrain=2) == {}
+    save_plan(find_file(tmp_path, config, pretrain=1), {"pretrain": plan["pretrain"]})
+    assert load(pretrain=1) == {"pretrain": plan["pretrain"]}
+    assert load(finetune=1) == plan
 
 
 def test_a_plan_is_shown_as_parameters():
     plan = {"pretrain": {"steps": 7, "warmup_steps": 1}, "finetune": {"steps": 3}}
 
     assert format_plan(plan) == "pretrain.steps=7,pretrain.warmup_steps=1,finetune.steps=3"
+
+
+def test_time_is_left_for_two_scorings_of_the_held_out_samples_and_one_of_the_test_split(
+    config, monkeypatch, caplog
+):
+    monkeypatch.setattr(budget, "open_images", lambda *_: None)
+    speed = Speed(STEP_S, first_s={"pretrain": 0.0, "finetune": 0.0}, score_s=1.0, core=1.0)
+    monkeypatch.setattr(budget, "measure_speed", lambda *_: speed)  # of a known machine
+    samples = pd.DataFrame({"split": ["train"] * 20 + ["test"] * 7})
+    caplog.set_level(logging.INFO)
+
+    make_plan(config, BOTH, samples, None, lambda: 0.0, report=False)
+
+    scored = 7 + 2 * (20 - 2)  # 2 of 20 are labeled
+    assert f"{2 * scored} s for all else" in caplog.text

@@ -519,6 +519,12 @@ def test_checkpoints_in_use_are_not_removed(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_checkpoints_that_were_never_saved_can_be_removed(tmp_path: Path) -> None:
+    remove_checkpoints(tmp_path / "checkpoints")
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_lock_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / ".checkpoints.lock").mkdir()
 

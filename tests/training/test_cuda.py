@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from selfie_pipeline.training.cuda import AsyncCopy, to_device
+from selfie_pipeline.training.cuda import AsyncCopy, has_bf16, to_device, use_gpu
 
 DEVICES = [
     "cpu",
@@ -27,3 +27,21 @@ def test_a_copy_keeps_the_values_of_the_time_of_the_call(device):
     numbers.zero_()
 
     assert torch.equal(fetched.read(), torch.full((1000,), 2.0))
+
+
+def test_emulated_bfloat16_does_not_count(monkeypatch):
+    def is_supported(*, including_emulation=True):
+        return including_emulation  # as an old GPU answers
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+
+    assert not has_bf16()
+
+
+def test_the_gpu_to_use_is_the_one_that_torch_computes_on(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+
+    use_gpu(torch.device("cuda", 1))
+
+    assert chosen == [torch.device("cuda", 1)]

@@ -1,5 +1,7 @@
 """Tests of the choice of device and precision, and of compilation."""
 
+import platform
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch import nn
 from selfie_pipeline.config import ComputeConfig, UserError
 from selfie_pipeline.models.classifier import build_classifier
 from selfie_pipeline.models.selfie import Selfie
+from selfie_pipeline.training import cuda
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import patch_order
 from selfie_pipeline.training.device import Device, find_device, torch_threads
@@ -26,9 +29,9 @@ CPU = Device(type="cpu", bf16=False)
 COMPILING_CPU = Device(type="cpu", bf16=False, compile=True)
 
 
-def find(accelerator="cpu", precision="auto", compiled="auto"):
+def find(accelerator="cpu", precision="auto", compiled="auto", deterministic=False):
     config = ComputeConfig.model_construct(
-        accelerator=accelerator, precision=precision, compile=compiled, deterministic=False
+        accelerator=accelerator, precision=precision, compile=compiled, deterministic=deterministic
     )
     return find_device(config)
 
@@ -107,10 +110,27 @@ def test_a_device_names_its_processor():
     assert f"{torch.get_num_threads()} threads" in find().name
 
 
+@pytest.mark.parametrize(("processor", "named"), [("EPYC", "EPYC"), ("", "x86_64")])
+def test_a_processor_without_a_name_is_named_by_its_kind(monkeypatch, processor, named):
+    monkeypatch.setattr(platform, "processor", lambda: processor)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+
+    assert find().name == f"{named}, {torch.get_num_threads()} threads"
+
+
 def test_auto_compiles_on_a_gpu_only():
     assert not find().compile
     assert not find(compiled="never").compile
     assert find(compiled="always").compile
+
+
+def test_auto_does_not_compile_on_a_gpu_that_must_be_deterministic(monkeypatch):
+    monkeypatch.setattr(cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda, "has_bf16", lambda: True)
+
+    assert find("auto").compile
+    assert not find("auto", deterministic=True).compile
+    assert find("auto", compiled="always", deterministic=True).compile
 
 
 @pytest.mark.parametrize("network", ["selfie", "resnet", "resnet36_attention"])
@@ -155,6 +175,20 @@ def test_a_compiled_training_is_the_same_training(make_config, make_images, capt
     assert trained[1].tensors.keys() == trained[0].tensors.keys()
     for row, expected in zip(trained[1].history, trained[0].history, strict=True):
         assert row == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_cuda_graphs_are_recorded_on_a_gpu_that_may(monkeypatch, kind, allowed):
+    options = {}
+    monkeypatch.setattr(nn.Module, "compile", lambda _, **given: options.update(given))
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda _: None)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # as it was, after the test
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+    Device(kind, bf16=False, compile=True).prepare(nn.Linear(1, 1), cuda_graphs=allowed)
+
+    assert options["options"] == {"triton.cudagraphs": kind == "cuda" and allowed}
 
 
 @needs_gpu

@@ -1,12 +1,15 @@
 import copy
 import inspect
+import logging
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
+from selfie_pipeline.config import UserError
 from selfie_pipeline.models.backbone import build_resnet
+from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.training import finetuning
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.augmentation import normalise
@@ -17,6 +20,8 @@ from selfie_pipeline.training.finetuning import (
     classify,
     finetune,
     initialise_classifier,
+    load_encoder_into,
+    load_start,
     reestimate_statistics,
 )
 from selfie_pipeline.training.optimizer import (
@@ -25,6 +30,7 @@ from selfie_pipeline.training.optimizer import (
     set_learning_rate,
 )
 from selfie_pipeline.training.tasks import FinetuningTask
+from selfie_pipeline.weights import Weights
 
 PROCESSOR = Device(type="cpu", bf16=False)
 ROWS = np.arange(5, 205, 10)  # 20 digits
@@ -423,3 +429,48 @@ def test_a_resumed_training_has_the_scores_of_an_undisturbed_one(
 
     assert list(resumed.measured.items()) == list(whole.measured.items())  # the order is stored
     assert set(whole.measured) == {"held_out_half", "held_out"}
+
+
+@pytest.mark.parametrize(
+    ("key", "wanted", "pretrained"),
+    [("encoder_positions", False, True), ("attention.heads", 2, 4)],
+)
+def test_an_encoder_whose_attention_works_in_another_way_is_refused(
+    make_config, key, wanted, pretrained
+):
+    """Its tensors have the same shapes."""
+    made, config = make_config(HYBRID), make_config(HYBRID | {f"model.{key}": wanted})
+    tensors = Selfie(made.model, made.patch).state_dict()
+    encoder = Weights(tensors, {"configuration": {"model": made.model.model_dump()}})
+
+    with pytest.raises(UserError) as caught:
+        load_encoder_into(fresh(config), encoder, config.model)
+
+    assert str(caught.value).startswith(
+        f"model.{key} = {wanted} does not fit the encoder, which has {pretrained}; the encoder was "
+        "pretrained with other model parameters"
+    )
+    load_encoder_into(fresh(made), encoder, made.model)
+
+
+def test_the_log_counts_the_pretrained_tensors_of_each_part(make_config, caplog):
+    caplog.set_level(logging.INFO, "selfie_pipeline")
+    config = make_config()
+    encoder = Weights(Selfie(config.model, config.patch).state_dict(), {})
+
+    names = load_start(fresh(config), encoder, config.model)
+
+    stem = sum(name.startswith("stem.") for name in names)
+    assert caplog.messages == [
+        f"Loaded {len(names)} pretrained tensors: {len(names) - stem} of stages, {stem} of stem"
+    ]
+
+
+def test_the_log_counts_the_given_tensors(make_config, caplog):
+    caplog.set_level(logging.INFO, "selfie_pipeline")
+    config = make_config()
+    given = Weights(dict(fresh(config, seed=1).state_dict()), {"weights": "a file"})
+
+    names = load_start(fresh(config), given, config.model)
+
+    assert caplog.messages == [f"Loaded {len(names)} given tensors"]

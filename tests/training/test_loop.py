@@ -27,11 +27,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selfie_pipeline.config import Config, UserError, load_config
-from selfie_pipeline.training.checkpoints import Checkpoints
+from selfie_pipeline.training import loop
+from selfie_pipeline.training.checkpoints import Checkpoint, Checkpoints
 from selfie_pipeline.training.data.batches import Images
-from selfie_pipeline.training.device import find_device
+from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.finetuning import finetune, initialise_classifier
+from selfie_pipeline.training.loop import StepCallback
 from selfie_pipeline.training.pretraining import pretrain
+from selfie_pipeline.training.signals import TrainingInterrupted
 from selfie_pipeline.training.state import TrainingResult, TrainingState
 from selfie_pipeline.training.tasks import PretrainingTask
 
@@ -73,7 +76,9 @@ class Noise:
         return self.patches[torch.from_numpy(rows)]
 
 
-def train(config: Config, folder: Path, stage: str = "pretrain") -> TrainingResult:
+def train(
+    config: Config, folder: Path, stage: str = "pretrain", callback: StepCallback | None = None
+) -> TrainingResult:
     """A training as the nodes run it."""
     recipe = config.pretrain if stage == "pretrain" else config.finetune
     identity = {"stage": stage, "recipe": recipe.model_dump()}
@@ -83,7 +88,7 @@ def train(config: Config, folder: Path, stage: str = "pretrain") -> TrainingResu
     rows = np.arange(SAMPLES)
     device = find_device(config.compute)
     if stage == "pretrain":
-        return pretrain(config.model, config.pretrain, images, rows, device, checkpoints)
+        return pretrain(config.model, config.pretrain, images, rows, device, checkpoints, callback)
     architecture = config.finetune.architecture
     network = initialise_classifier(config.model, architecture, config.patch, 3, config.seed)
     return finetune(
@@ -97,6 +102,7 @@ def train(config: Config, folder: Path, stage: str = "pretrain") -> TrainingResu
         device=device,
         checkpoints=checkpoints,
         title="finetune",
+        callback=callback,
     )
 
 
@@ -163,6 +169,7 @@ VARIANTS = {
         {"pretrain.accumulate": 2, "pretrain.clip_norm": 1.0},
     ),
     "finetune": ("finetune", {}),
+    "finetune without momentum": ("finetune", {"finetune.momentum": 0.0}),
     "finetune, bf16 where there is": ("finetune", {"compute.precision": "auto"}),
     "finetune the hybrid in parts, at two rates": (
         "finetune",
@@ -360,6 +367,29 @@ def test_sigint_in_the_last_step_is_not_lost(
     assert digest(train(small(), tmp_path)) == undisturbed["pretrain"]
 
 
+def test_sigint_while_the_last_checkpoint_is_written_is_not_lost(
+    small: Callable[..., Config],
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    save = Checkpoints.save
+
+    def interrupted_save(checkpoints: Checkpoints, checkpoint: Checkpoint) -> None:
+        if checkpoint.step == STEPS:
+            signal.raise_signal(signal.SIGINT)
+        save(checkpoints, checkpoint)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", interrupted_save)
+        with pytest.raises(
+            TrainingInterrupted, match=r"^pretrain was stopped by SIGINT after its last step; run"
+        ):
+            train(small(), tmp_path)
+
+    assert digest(train(small(), tmp_path)) == undisturbed["pretrain"]
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_loss_that_is_not_finite_stops_the_training(
     small: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
@@ -402,6 +432,43 @@ def test_an_absurd_learning_rate(small: Callable[..., Config], tmp_path: Path) -
     assert [path.stem for path in tmp_path.glob("step-*.json")] == ["step-000000001"]
     with pytest.raises(UserError, match="at step 2,"):  # the same batch again, by itself
         train(config, tmp_path)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_the_callback_sees_every_step_before_its_checkpoint(
+    small: Callable[..., Config], tmp_path: Path, stage: str
+) -> None:
+    seen = []
+
+    def look(state: TrainingState) -> None:
+        seen.append((state.step, newest_step(tmp_path)))
+
+    train(small(), tmp_path, stage, look)
+
+    assert seen == [(step, (step - 1) // 2 * 2) for step in range(1, STEPS + 1)]
+    assert newest_step(tmp_path) == STEPS
+
+
+@pytest.mark.parametrize(("accumulate", "workers"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_the_network_may_use_cuda_graphs_if_no_gradient_is_accumulated_or_averaged(
+    small: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    accumulate: int,
+    workers: int,
+) -> None:
+    prepared, trained = [], []
+
+    def prepare(_: Device, network: torch.nn.Module, *, cuda_graphs: bool = False) -> None:
+        prepared.append((network, cuda_graphs))
+
+    monkeypatch.setattr(Device, "prepare", prepare)
+    monkeypatch.setattr(loop, "world_size", lambda: workers)
+
+    config = small({"pretrain.accumulate": accumulate})
+    train(config, tmp_path, callback=lambda state: trained.append(state.network))
+
+    assert prepared == [(trained[0], accumulate == workers == 1)]
 
 
 # --- in processes that are killed

@@ -99,3 +99,5 @@ def test_available_memory_is_what_a_container_leaves(tmp_path, monkeypatch) -> N
     (tmp_path / "memory.max").write_text(f"{3 * 2**20}\n")
     (tmp_path / "memory.current").write_text(f"{2**20}\n")
     assert available_memory() == 2 * 2**20
+    (tmp_path / "memory.stat").write_text(f"anon 7\ninactive_file {2**19}\nactive_file 9\n")
+    assert available_memory() == 2 * 2**20 + 2**19  # what can be read from the disk again

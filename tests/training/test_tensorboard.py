@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,26 @@ def test_a_resumed_training_has_each_point_once(
     assert first.folder == second.folder
     assert [row.step for row in trained.history] == [2, 4, 6, 8]
     assert_is(points(second.folder), trained)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
+def test_no_thread_goes_on_writing_after_the_last_step(
+    train: Callable[..., TrainingResult], checkpoints: Checkpoints
+) -> None:
+    pytest.importorskip("tensorboard")
+    before = set(threading.enumerate())
+    curves, during = tensorboard_writer(checkpoints), set()
+
+    def write_and_look(state: TrainingState) -> None:
+        curves(state)
+        if state.step < STEPS:
+            during.update(threading.enumerate())
+
+    train(write_and_look, checkpoints)
+
+    writers = {thread for thread in during - before if "tensorboard" in type(thread).__module__}
+    assert writers
+    assert not any(thread.is_alive() for thread in writers)
 
 
 def test_other_trainings_have_other_curves(checkpoints: Checkpoints) -> None:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import itertools
 import resource
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import optuna
@@ -166,6 +172,20 @@ def test_the_result_is_the_best_of_the_trials(make_search, make_trials) -> None:
     assert make_search(seed=1).find_settings([result]) == {}
 
 
+def test_no_result_if_no_trial_was_completed(make_search, make_trials) -> None:
+    def diverge(trial: optuna.Trial) -> float:
+        raise optuna.TrialPruned
+
+    search, storage = make_search(trials=2), optuna.storages.InMemoryStorage()
+    make_trials(search, diverge, storage)
+
+    assert best_result(search, open_study(search, storage)) is None
+
+
+def test_the_largest_seed(make_search, make_trials) -> None:
+    assert len(make_trials(make_search(trials=3, seed=2**32 - 1), peak)) == 3
+
+
 def test_a_study_is_that_of_all_its_trials_depend_on_but_their_number(make_search) -> None:
     study = make_search().study
 
@@ -241,3 +261,41 @@ def test_a_damaged_file_of_the_studies_is_named(tmp_path: Path) -> None:
         open_studies(path),
     ):
         pass
+
+
+SEARCHING = """
+import sys
+from pathlib import Path
+from selfie_pipeline.training.trials import open_studies
+
+with open_studies(Path(sys.argv[1])):
+    print("searching", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("end", ["finished", "killed"])
+def test_a_second_run_waits_until_the_first_has_ended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, end: str
+) -> None:
+    path = tmp_path / "tuning" / "studies.db"
+    first = subprocess.Popen(
+        [sys.executable, "-c", SEARCHING, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert first.stdout
+    assert first.stdout.readline() == "searching\n"
+    ending = Timer(0.5, first.kill if end == "killed" else partial(first.communicate, "\n"))
+    ending.start()
+
+    with open_studies(path):
+        assert first.wait() == (-signal.SIGKILL if end == "killed" else 0)
+
+    ending.join()
+    first.communicate()
+    assert caplog.messages == [
+        f"tune: waits for process {first.pid} on {socket.gethostname()}, which searches in {path}"
+    ]
+    assert list(path.parent.iterdir()) == [path]

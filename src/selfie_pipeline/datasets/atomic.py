@@ -8,8 +8,9 @@ paths only, because renaming is not atomic elsewhere.
 from __future__ import annotations
 
 import json
+import os
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
@@ -27,6 +28,21 @@ _Loaded = TypeVar("_Loaded")
 
 class CatalogError(UserError, DatasetError):
     """A failure to read or write a file of the catalog; Kedro re-raises it unchanged."""
+
+
+class MissingVersionError(CatalogError):
+    """A version that was asked for does not exist."""
+
+    def __init__(self, path: Path, versions: Collection[str]) -> None:
+        """Create the error.
+
+        Args:
+            path: Path of the version.
+            versions: The versions that exist, latest first.
+        """
+        super().__init__(
+            f"{path} does not exist; available versions: {list_first(versions, 10) or 'none'}"
+        )
 
 
 @contextmanager
@@ -52,7 +68,7 @@ def atomic_save(path: Path) -> Iterator[Path]:
 
 
 class _OwnVersionMixin:
-    """Mixin that loads what the same run has saved, whatever other runs have saved since.
+    """Mixin that finds versions, that of the same run before those that others have saved since.
 
     Precedes a Kedro type in the bases, and is none itself: Kedro would replace that type's
     `__init__`.
@@ -65,6 +81,21 @@ class _OwnVersionMixin:
             return str(own)
         version: str | None = super().resolve_load_version()  # type: ignore[misc]
         return version
+
+    def _get_versions(self: Any) -> list[str]:
+        """Return the paths of all versions, latest first.
+
+        Kedro takes the path for a pattern, in which brackets stand for one character.
+        """
+        if getattr(self, "_protocol", "file") != "file":
+            return list(super()._get_versions())  # type: ignore[misc]
+        folder = Path(self._filepath)
+        try:
+            names = os.listdir(folder)
+        except OSError:  # absent, as before the first version, or not a folder
+            return []
+        paths = [str(folder / name / folder.name) for name in names if not name.startswith(".")]
+        return sorted(filter(self._exists_function, paths), reverse=True)
 
 
 class AtomicDataset(
@@ -94,15 +125,14 @@ class AtomicDataset(
         """Load the requested version, by default the latest.
 
         Raises:
-            CatalogError: The requested version does not exist or is damaged.
+            MissingVersionError: The requested version does not exist.
+            CatalogError: It is damaged.
             VersionNotFoundError: There is no version at all.
         """
         path = Path(self._get_load_path())
         if not path.exists():
             versions = self.list_versions(full_path=False) if self._version else []
-            raise CatalogError(
-                f"{path} does not exist; available versions: {list_first(versions, 10) or 'none'}"
-            )
+            raise MissingVersionError(path, versions)
         return self._read(path)
 
     def save(self, data: _Saved) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from collections.abc import Iterator
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, get_args
 
@@ -34,7 +35,7 @@ from selfie_pipeline.config import (
     Seed,
     TunedName,
 )
-from selfie_pipeline.datasets.atomic import CatalogError
+from selfie_pipeline.datasets.atomic import CatalogError, MissingVersionError
 from selfie_pipeline.datasets.tables import AtomicCSVDataset, AtomicParquetDataset
 from selfie_pipeline.datasets.text import AtomicJSONDataset, OptionalJSONDataset
 from selfie_pipeline.printable import explain, is_printable
@@ -209,12 +210,13 @@ class _CheckedLoadMixin:
 
         Raises:
             CatalogError: It is damaged; the message names the file.
+            MissingVersionError: A version of an optional file is requested that does not exist.
             VersionNotFoundError: There is no version.
         """
         try:
             content = super().load()  # type: ignore[misc]
             self._check(content)
-        except VersionNotFoundError:
+        except (VersionNotFoundError, MissingVersionError):
             raise
         except (DatasetError, ValueError) as error:
             raise CatalogError(
@@ -341,7 +343,10 @@ class AllVersionsDataset(AbstractDataset[NoReturn, list[dict[str, Any]]]):
         return JSONPreview(json.dumps([str(path) for path in self._versions()]))
 
     def _versions(self) -> Iterator[Path]:
-        folders = map(Path, sorted(glob(self._filepath, recursive=True)))
+        pattern = Path(self._filepath)
+        fixed = next(parent for parent in pattern.parents if parent.is_dir())
+        matches = glob(os.path.join(escape(str(fixed)), pattern.relative_to(fixed)), recursive=True)
+        folders = map(Path, sorted(matches))
         for folder in filter(Path.is_dir, folders):  # "**" also matches the files inside
             yield from sorted(folder.glob(f"*/{folder.name}"))
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 from kedro_datasets._typing import TablePreview
 from kedro_datasets.json.json_dataset import JSONDataset
 from kedro_datasets.text.text_dataset import TextDataset
 
-from selfie_pipeline.datasets.atomic import AtomicSaveMixin
+from selfie_pipeline.datasets.atomic import AtomicSaveMixin, MissingVersionError
 
 _HIDDEN_ELEMENTS = {"head", "style", "script", "svg"}
 """HTML elements whose text is not part of the visible page."""
@@ -23,11 +24,20 @@ class OptionalJSONDataset(AtomicJSONDataset):
     """An `AtomicJSONDataset` that loads an empty list if nothing has been saved."""
 
     def load(self) -> Any:
-        """Load the requested version, by default the latest; an empty list if there is none."""
-        return super().load() if super()._exists() else []
+        """Load the requested version, by default the latest; an empty list if there is none.
+
+        Raises:
+            MissingVersionError: A version is requested that does not exist.
+        """
+        if super()._exists():
+            return super().load()
+        if self._version and self._version.load:
+            path = Path(self._get_load_path())
+            raise MissingVersionError(path, self.list_versions(full_path=False))
+        return []
 
     def _exists(self) -> bool:
-        return True
+        return not (self._version and self._version.load) or super()._exists()
 
 
 class AtomicTextDataset(AtomicSaveMixin, TextDataset):

@@ -104,35 +104,67 @@ class Selection:
     Attributes:
         used: One cell per data set, network, fraction, arm and seed.
         other_configuration: Cells with other parameters, which are not comparable.
+        other_training: Cells of another encoder or with other tuned values.
         superseded: Cells that were run again later with the same seed.
     """
 
     used: list[Cell]
     other_configuration: list[Cell]
+    other_training: list[Cell]
     superseded: list[Cell]
 
 
-def select_cells(cells: Sequence[Cell], configurations: Collection[str]) -> Selection:
+def select_cells(
+    cells: Sequence[Cell], configurations: Collection[str], shown: Sequence[Cell] = ()
+) -> Selection:
     """Select the cells that may be compared in one table.
+
+    The seeds of a row share their encoder and their tuned values: those of the cells in `shown`, or
+    else those of the latest cell.
 
     Args:
         cells: All cells, in any order.
         configurations: Hashes of the configurations to use.
+        shown: Cells that must be used, of different arms.
 
     Returns:
-        Every cell in one of three lists, each ordered by version.
+        Every cell in one of four lists, each ordered by version.
     """
+    ordered = sorted(cells, key=lambda cell: str(cell["version"]))
+    other = [cell for cell in ordered if cell["configuration"] not in configurations]
+    comparable = [cell for cell in ordered if cell["configuration"] in configurations]
+    encoders = {_get_arm(cell): _get_encoder(cell) for cell in [*comparable, *shown]}  # last wins
+    same = [cell for cell in comparable if _get_encoder(cell) == encoders[_get_arm(cell)]]
+    tuned = {_get_row(cell): _get_tuned(cell) for cell in [*same, *shown]}
     latest: dict[tuple[Any, ...], Cell] = {}
-    other, superseded = [], []
-    for cell in sorted(cells, key=lambda cell: str(cell["version"])):
-        if cell["configuration"] not in configurations:
-            other.append(cell)
+    superseded = []
+    for cell in same:
+        if _get_tuned(cell) != tuned[_get_row(cell)]:
             continue
-        key = tuple(cell[name] for name in (*_GROUP_KEYS, "arm", "seed"))
+        key = (*_get_row(cell), cell["seed"])
         if key in latest:
             superseded.append(latest.pop(key))
         latest[key] = cell
-    return Selection(list(latest.values()), other, superseded)
+    used = list(latest.values())
+    rest = {id(cell) for cell in (*used, *superseded)}
+    return Selection(used, other, [c for c in comparable if id(c) not in rest], superseded)
+
+
+def _get_arm(cell: Cell) -> tuple[Any, ...]:
+    return cell["data"], cell["network"], cell["arm"], cell["configuration"]
+
+
+def _get_row(cell: Cell) -> tuple[Any, ...]:
+    return (*(cell[name] for name in _GROUP_KEYS), cell["arm"])
+
+
+def _get_encoder(cell: Cell) -> str | None:
+    encoder: str | None = cell["provenance"].get("encoder")
+    return encoder
+
+
+def _get_tuned(cell: Cell) -> dict[str, float]:
+    return cell["provenance"].get("tuned") or {}
 
 
 def build_results_table(cells: Sequence[Cell]) -> pd.DataFrame:

@@ -159,7 +159,7 @@ def load_pretrained(encoder: Mapping[str, Tensor], classifier: Classifier) -> li
     problems = [f"{name} is missing in the encoder" for name in sorted(wanted - given.keys())]
     problems += [f"{name} is not part of the network" for name in sorted(given.keys() - wanted)]
     problems += [
-        f"{name} is {_format_shape(given[name])} in the encoder, {_format_shape(own[name])} in the "
+        f"{name} is {format_shape(given[name])} in the encoder, {format_shape(own[name])} in the "
         "network"
         for name in sorted(wanted & given.keys())
         if given[name].shape != own[name].shape
@@ -184,5 +184,6 @@ def _name_prefixes(classifier: Classifier) -> tuple[str, tuple[str, ...], tuple[
     return "patch_network.", unused, (f"stages.{PRETRAINED_STAGES}.", "norm.", "head.")
 
 
-def _format_shape(tensor: Tensor) -> str:
+def format_shape(tensor: Tensor) -> str:
+    """Return a tensor's shape for a message."""
     return "×".join(map(str, tensor.shape)) or "a scalar"

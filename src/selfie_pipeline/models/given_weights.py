@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from selfie_pipeline.config import UserError
 from selfie_pipeline.models.backbone import PRETRAINED_STAGES
+from selfie_pipeline.models.classifier import format_shape
 from selfie_pipeline.printable import list_first
 
 _V1_NAMES = (  # of timm's and torchvision's ResNet v1, and of timm's ResNetV2: the same blocks
@@ -82,7 +83,7 @@ def _find_problems(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) ->
     ]
     surplus = [name for name in given if name not in wanted]
     shapes = [
-        f"{name} is {_format_shape(given[name])} instead of {_format_shape(wanted[name])}"
+        f"{name} is {format_shape(given[name])} instead of {format_shape(wanted[name])}"
         for name in wanted
         if name in given and given[name].shape != wanted[name].shape
     ]
@@ -114,7 +115,3 @@ def _describe(tensors: Mapping[str, Tensor]) -> str:
         f"model.layers={layers},model.width={len(stem)},model.stem={size},".replace(" ", "")
         + f"model.preactivation={preactivation}{basic}"
     )
-
-
-def _format_shape(tensor: Tensor) -> str:
-    return "×".join(map(str, tensor.shape)) or "a scalar"

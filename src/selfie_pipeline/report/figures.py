@@ -106,7 +106,7 @@ def draw_variance_over_labels(table: pd.DataFrame) -> Figure:
     ratios = (
         f"{row.data}, {row.labeled_percent:g} %: supervised's is {row.std_ratio:.2g} times "
         f"Selfie's, 95 % interval {row.std_ratio_low:.2g} to {row.std_ratio_high:.2g}"
-        for row in table.dropna(subset="std_ratio").itertuples()
+        for row in table[table["arm"] == "selfie"].dropna(subset="std_ratio").itertuples()
     )
     values = [*points, *ratios] or ["There are fewer than two seeds, so there are no values"]
     figure.set_label(

@@ -33,7 +33,7 @@ def render_model_card(
         loader: Code that loads the weights into timm; None if timm has no such network.
         tolerance: Maximum difference between the probabilities of the ONNX file and of PyTorch.
     """
-    comparable = select_cells(cells, {cell["configuration"]}).used
+    comparable = select_cells(cells, {cell["configuration"]}, [cell]).used
     same = ("arm", "labeled_frac", "labels", "network")
     accuracies = {
         other["seed"]: float(other["accuracy"])
@@ -58,6 +58,7 @@ def render_model_card(
         std=stdev(accuracies.values()) if len(accuracies) > 1 else None,
         digest=cell["provenance"]["classifier"],
         provenance=provenance,
+        start=provenance["configuration"].get("pretrain", {}).get("weights"),
         classes=classes,
         listed_classes=listed,
         image_size=patch["image_size"],

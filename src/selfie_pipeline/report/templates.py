@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from typing import Any
 
@@ -30,8 +31,14 @@ def render_template(name: str, /, *, html: bool, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["thousands"] = "{:,}".format
+    environment.filters["markdown"] = _escape_markdown
     source = resources.files(__package__).joinpath(name).read_text("utf-8")
     return environment.from_string(source).render(values)
+
+
+def _escape_markdown(text: str) -> str:
+    """Return text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_\[\]<>#|&~$])", r"\\\1", escape_controls(text))
 
 
 def _escape_controls(value: Any) -> Any:

@@ -131,7 +131,8 @@ def decode_chunks(
 
     Args:
         files: Items of any type, consumed as needed.
-        load: Returns an item's file, or the reason that there is none; called in several threads.
+        load: Returns an item's file, which is closed after it is decoded, or the reason that there
+            is none; called in several threads.
         canvas_size: Side of the images, pixels.
         start: Sample of the first file.
 
@@ -150,6 +151,9 @@ def decode_chunks(
             return _decode(file, canvas_size)
         except UnreadableImageError as error:
             return error
+        finally:
+            if not isinstance(file, Path):
+                file.close()
 
     decoded = map_ordered(decode, files)
     step = max(1, CHUNK_BYTES // (3 * canvas_size**2))

@@ -14,7 +14,7 @@ _META = "meta.mat"
 
 
 def load_ground_truth(folder: Path, split: str) -> dict[str, str] | None:
-    """Find and read the file with the classes of the images in `folder`/`split`.
+    """Find and read the file with the classes of the images in `folder`/`split`, which is flat.
 
     It is in that folder or in `folder`, and is one of
 

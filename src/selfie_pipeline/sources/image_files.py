@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from glob import glob, has_magic
+from collections.abc import Iterable, Iterator, Sequence
+from glob import escape, glob
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from selfie_pipeline.config import PatchConfig, UserError
 from selfie_pipeline.sources.decoding import UnreadableImageError, try_decode
+from selfie_pipeline.sources.folders import walk_folders
 
 _ALLOWED = "allowed: a folder of image files, one file, or a pattern such as photos/*.jpg"
 
@@ -21,7 +22,7 @@ def find_files(images: Path) -> tuple[Path, list[str]]:
 
     Args:
         images: A file, a folder or a pattern, in which `**` stands for any number of folders. In
-            folders and their subfolders, files of any name are found.
+            folders, their subfolders and links to folders, files of any name are found.
 
     Returns:
         The folder that contains them all, and the files' paths in it with "/", sorted by their
@@ -29,38 +30,38 @@ def find_files(images: Path) -> tuple[Path, list[str]]:
         dead links are listed.
 
     Raises:
-        UserError: There is no such file or folder, or a folder has no files or can't be read.
+        UserError: There is no such file or folder, there are no files in it, or a folder can't be
+            read.
     """
     if images.is_file():
         return images.parent, [images.name]
     if images.is_dir():
-        return images, _sort(_list_files(images, images))
-    matches = list(map(Path, glob(str(images), recursive=True)))
+        folder, matches = images, [images]
+    else:
+        folder = next(parent for parent in images.parents if parent.is_dir())
+        pattern = os.path.join(escape(str(folder)), images.relative_to(folder))
+        matches = list(map(Path, glob(pattern, recursive=True)))
     if not matches:
         raise UserError(f"images = {images} does not exist; {_ALLOWED}")
-    folder = next(parent for parent in images.parents if not has_magic(str(parent)))
-    listed = [
-        _list_files(match, folder) if match.is_dir() else [match.relative_to(folder).as_posix()]
-        for match in matches
-    ]
-    return folder, _sort({name for names in listed for name in names})
-
-
-def _list_files(folder: Path, base: Path) -> list[str]:
-    """Return the paths in `base` of the files in a folder and its subfolders."""
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"images: {error.filename} can't be read: {error.strerror}") from error
-
-    found = []
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = Path(parent).relative_to(base).as_posix()
-        prefix = "" if inside == "." else f"{inside}/"
-        found += [prefix + name for name in names if _is_file_or_dead(os.path.join(parent, name))]
+    found: set[str] = set()
+    for match in matches:
+        if match.is_dir():
+            found.update(_list_files(match, folder))
+        else:
+            found.add(match.relative_to(folder).as_posix())
     if not found:
-        raise UserError(f"images = {folder} has no files; {_ALLOWED}")
-    return found
+        raise UserError(f"images = {images} has no files; {_ALLOWED}")
+    return folder, _sort(found)
+
+
+def _list_files(folder: Path, base: Path) -> Iterator[str]:
+    """Yield the paths in `base` of the files in a folder and its subfolders."""
+    for walked in walk_folders(folder, subject="images: "):
+        inside = Path(walked.path).relative_to(base).as_posix()
+        prefix = "" if inside == "." else f"{inside}/"
+        for name in walked.files:
+            if _is_file_or_dead(os.path.join(walked.path, name)):
+                yield prefix + name
 
 
 def _is_file_or_dead(path: str) -> bool:

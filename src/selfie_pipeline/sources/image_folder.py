@@ -7,9 +7,11 @@ import io
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import pandas as pd
 from tqdm import tqdm
@@ -18,6 +20,7 @@ from selfie_pipeline.config import UserError
 from selfie_pipeline.printable import list_first
 from selfie_pipeline.sources.base import Chunk, stale_error
 from selfie_pipeline.sources.decoding import decode_chunks, has_image_extension, map_ordered
+from selfie_pipeline.sources.folders import identify, is_loop, walk_folders
 from selfie_pipeline.sources.ground_truth import load_ground_truth
 from selfie_pipeline.sources.label_tables import LabelTable, apply_label_tables
 from selfie_pipeline.sources.listing import (
@@ -30,12 +33,15 @@ from selfie_pipeline.sources.listing import (
     choose_splits,
     log_skipped,
 )
+from selfie_pipeline.sources.repeats import drop_repeats, two_roles_error
 from selfie_pipeline.sources.samples import SPLITS
 
 _LAYOUT = (
     "put images there, in train/CLASS/ and test/CLASS/ (or in CLASS/ alone), and those without a "
     "class in unlabeled/; or name a table of their classes with data.labels"
 )
+_MOST_BYTES_IN_MEMORY = 2**25
+"""Size up to which a file is read at once, for both digest and decoder; larger ones, twice."""
 
 
 class ImageFolder:
@@ -45,10 +51,11 @@ class ImageFolder:
     - Without train/, every other folder that has images is a class.
     - The splits are also found by their other common names, in upper and lower case; see
       `choose_splits`. That of the tests may be flat if a ground-truth file lists the classes (see
-      `ground_truth`).
+      `ground_truth`); beside class folders, such a file is ignored.
     - With label tables, every other image of the folder belongs to the data set, too, and is
       unlabeled unless it has a row (see `apply_label_tables`).
     - Hidden folders are skipped.
+    - Links to folders are followed, but no folder may get two classes (see `drop_repeats`).
     """
 
     def __init__(self, folder: Path, tables: Sequence[LabelTable] = ()) -> None:
@@ -59,18 +66,20 @@ class ImageFolder:
             tables: Label tables.
 
         Raises:
-            UserError: There are no training or unlabeled files, a ground truth is damaged, or the
-                label tables contradict themselves or the files.
+            UserError: There are no training or unlabeled files, a ground truth is damaged, links
+                give a folder two classes or splits, or the label tables contradict themselves or
+                the files.
         """
         if not folder.is_dir():
             raise UserError(f"{folder} does not exist; {_LAYOUT}")
         self._folder = folder
         listed = _list_layout(folder)
         if tables:
+            listed = drop_repeats(folder, listed)
             labeled = apply_label_tables(listed, tables, folder.absolute())
             listed = [image for image in labeled if _may_be_used(image)]
         else:
-            listed = _skip_unclassified(folder, listed)
+            listed = drop_repeats(folder, _skip_unclassified(folder, listed))
         images = choose_splits(listed)
         images.sort(key=lambda image: SPLITS.index(image.split))
         if not images:
@@ -98,9 +107,12 @@ class ImageFolder:
         """Return the SHA-256 over the files' names, contents, splits and labels, in hex digits.
 
         Raises:
-            UserError: Files were added, removed or resized since the samples were listed.
+            UserError: Files were added, removed or resized since the samples were listed, or these
+                were in another format.
         """
-        if not self._listed.equals(samples[self._listed.columns]):
+        columns = self._listed.columns
+        known = {*columns, "sha256"} <= {*samples.columns}
+        if not known or not self._listed.equals(samples[columns]):
             raise stale_error()
         digest = hashlib.sha256()
         for column in ("split", "class_name", "place", "sha256"):
@@ -125,23 +137,40 @@ class ImageFolder:
             return ""  # the patch stage reports the reason
 
     def _load(self, listed: tuple[str, str]) -> Path | BinaryIO:
-        """Read a listed file (place, sha256); return its path if it can't be read.
+        """Open a listed file (place, sha256); return its path if it can't be read.
 
         Raises:
             UserError: Its content is not the listed one.
         """
         place, sha256 = listed
         path = self._folder / place
-        file: Path | BinaryIO = path
         try:
-            content = path.read_bytes()  # once, for both digest and decoder
-        except OSError:
-            digest = ""  # the decoder returns the reason
-        else:
-            digest, file = hashlib.sha256(content).hexdigest(), io.BytesIO(content)
+            digest, file = _open_digested(path)
+        except OSError:  # the decoder returns the reason
+            if sha256:
+                raise stale_error(f"{path} has") from None
+            return path
         if digest != sha256:
+            file.close()
             raise stale_error(f"{path} has")
         return file
+
+
+def _open_digested(path: Path) -> tuple[str, BinaryIO]:
+    """Return the SHA-256 of a file in hex digits, and the file, in memory unless it is large.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    with ExitStack() as stack:
+        file = stack.enter_context(path.open("rb"))
+        if os.fstat(file.fileno()).st_size <= _MOST_BYTES_IN_MEMORY:
+            content = file.read()
+            return hashlib.sha256(content).hexdigest(), io.BytesIO(content)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        stack.pop_all()  # it stays open
+        return digest, file
 
 
 def _list_layout(folder: Path) -> list[ListedImage]:
@@ -154,17 +183,24 @@ def _list_layout(folder: Path) -> list[ListedImage]:
     has_train = any(path.name.casefold() in TRAIN_NAMES for path in subfolders)
     if not has_train:
         _check_no_split_is_deeper(folder, subfolders)
-    images = _list_files(folder, "", recursive=False)
-    for path in subfolders:
-        split = path.name.casefold()
-        if split in SPLIT_NAMES:
-            images += [image._replace(split=split) for image in _list_split(folder, path.name)]
+    parts: dict[str, list[ListedImage]] = {}
+    tests = []
+    for name in (path.name for path in subfolders):
+        split = name.casefold()
+        if split in TEST_NAMES:
+            tests.append(name)
+        elif split in SPLIT_NAMES:
+            parts[name] = _list_split(folder, name)
         else:
-            listed = _list_files(folder, path.name)
-            is_class = not has_train and any(has_image_extension(i.place) for i in listed)
-            class_name = path.name if is_class else ""
-            images += [image._replace(class_name=class_name) for image in listed]
-    return images
+            images = _list_files(folder, name).images
+            is_class = not has_train and any(has_image_extension(i.place) for i in images)
+            class_name = _escape(name) if is_class else ""
+            parts[name] = [image._replace(class_name=class_name) for image in images]
+    trained = {image.class_name for images in parts.values() for image in images} - {""}
+    for name in tests:
+        parts[name] = _list_split(folder, name, trained)
+    top = _list_files(folder, "", recursive=False).images
+    return [*top, *(image for path in subfolders for image in parts[path.name])]
 
 
 def _check_no_split_is_deeper(folder: Path, subfolders: Sequence[Path]) -> None:
@@ -183,24 +219,39 @@ def _check_no_split_is_deeper(folder: Path, subfolders: Sequence[Path]) -> None:
         )
 
 
-def _list_split(folder: Path, split: str) -> list[ListedImage]:
-    """List the files of a split with their classes.
+def _list_split(
+    folder: Path, name: str, trained: Collection[str] = frozenset()
+) -> list[ListedImage]:
+    """List the files of a split with their classes, which are in a ground truth if it is flat.
+
+    Args:
+        folder: Folder of the data set.
+        name: Name of the split's folder.
+        trained: Classes of the other splits, for a test split.
 
     Raises:
-        UserError: A folder can't be read, or a ground truth is damaged.
+        UserError: A folder can't be read or has two classes, or a ground truth is damaged.
     """
-    images = _list_files(folder, split)
-    if split.casefold() in UNLABELED_NAMES:
+    split = name.casefold()
+    listed = _list_files(folder, name)
+    images = [image._replace(split=split) for image in listed.images]
+    if split in UNLABELED_NAMES:
         return images
-    if split.casefold() in TEST_NAMES:
-        ground_truth = load_ground_truth(folder, split)
+    below = {image.place.split("/")[1] for image in images if image.place.count("/") > 1}
+    is_flat = below.isdisjoint(trained) if trained else len(below) < 2  # noqa: PLR2004
+    if split in TEST_NAMES and is_flat:
+        ground_truth = load_ground_truth(folder, name)
         if ground_truth is not None:
             return _assign_classes(images, ground_truth)
-    parents = [image.place.split("/")[1:-1] for image in images]
-    return [
-        image._replace(class_name=folders[0] if folders else "")
-        for image, folders in zip(images, parents, strict=True)
-    ]
+    for place, first in listed.repeats:
+        if _class_folder(place) != _class_folder(first):
+            raise two_roles_error(folder, place, first)
+    return [image._replace(class_name=_class_folder(image.place, -1)) for image in images]
+
+
+def _class_folder(place: str, end: int | None = None) -> str:
+    """Return the name of the folder below that of the split; "" for none."""
+    return next(iter(place.split("/")[1:end]), "")
 
 
 def _assign_classes(
@@ -264,35 +315,42 @@ def _check_classes_are_not_deeper(folder: Path, images: Sequence[ListedImage]) -
         )
 
 
-def _list_files(folder: Path, subfolder: str, *, recursive: bool = True) -> list[ListedImage]:
-    """List the files in a subfolder and below, sorted by place.
+class _Files(NamedTuple):
+    images: list[ListedImage]
+    """Sorted by place."""
+    repeats: list[tuple[str, str]]
+    """Places of links to folders that are listed already, and of these folders."""
+
+
+def _list_files(folder: Path, subfolder: str, *, recursive: bool = True) -> _Files:
+    """List the files in a subfolder and below.
 
     Raises:
         UserError: A folder can't be read.
     """
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename} can't be read: {error.strerror}") from error
-
-    files = []
-    for parent, folders, names in os.walk(folder / subfolder, followlinks=True, onerror=refuse):
-        folders[:] = [name for name in folders if recursive and _should_enter(parent, name)]
-        relative = os.path.relpath(parent, folder).replace(os.sep, "/")
-        for name in names:
-            size = _file_size(os.path.join(parent, name))
+    images: list[ListedImage] = []
+    repeats: list[tuple[str, str]] = []
+    skipped = {identify(folder)} if subfolder else ()
+    for walked in islice(walk_folders(folder / subfolder, skipped=skipped), not recursive or None):
+        parent = _find_place(walked.path, folder)
+        if walked.first is not None:
+            repeats.append((parent, _find_place(walked.first, folder)))
+        for name in walked.files:
+            size = _file_size(os.path.join(walked.path, name))
             if size is not None:
                 # A name that is not UTF-8 is escaped; its file then counts as unreadable.
-                path = name if relative == "." else f"{relative}/{name}"
-                place = os.fsencode(path).decode("utf-8", "backslashreplace")
-                files.append(ListedImage(place, size=size))
-    return sorted(files)
+                place = _escape(name) if parent == "." else f"{parent}/{_escape(name)}"
+                images.append(ListedImage(place, size=size, folder=walked.identity))
+    return _Files(sorted(images), repeats)
 
 
-def _should_enter(parent: str, name: str) -> bool:
-    """Return True unless a folder is hidden or a link to one of its parents."""
-    real = os.path.realpath(os.path.join(parent, name))
-    real_parent = os.path.realpath(parent)
-    return not name.startswith(".") and os.path.commonpath([real, real_parent]) != real
+def _find_place(path: str, folder: Path) -> str:
+    return _escape(os.path.relpath(path, folder).replace(os.sep, "/"))
+
+
+def _escape(name: str) -> str:
+    """Return a name of a file or a path in UTF-8, whatever its bytes are."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _file_size(path: str) -> int | None:
@@ -305,12 +363,18 @@ def _file_size(path: str) -> int | None:
 
 
 def _list_subfolders(folder: Path) -> list[Path]:
-    """List the subfolders that are not hidden, sorted by name.
+    """List the subfolders that are neither hidden nor links to folders around them, sorted by name.
 
     Raises:
         UserError: The folder can't be read.
     """
     try:
-        return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        return sorted(
+            path
+            for path in folder.iterdir()
+            if path.is_dir()
+            and not path.name.startswith(".")
+            and not (path.is_symlink() and is_loop(path))
+        )
     except OSError as error:
         raise UserError(f"{folder} can't be read: {error.strerror}") from error

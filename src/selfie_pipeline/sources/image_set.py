@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from selfie_pipeline.config import DataConfig
 from selfie_pipeline.sources.base import Source
 from selfie_pipeline.sources.decoding import has_image_extension
+from selfie_pipeline.sources.folders import walk_folders
 from selfie_pipeline.sources.image_folder import ImageFolder
 from selfie_pipeline.sources.label_tables import LabelTable
 from selfie_pipeline.sources.parquet import ParquetReader, has_images
@@ -27,12 +27,13 @@ def open_image_set(folder: Path, config: DataConfig, tables: Sequence[LabelTable
     - Otherwise the folder is an `ImageFolder`.
 
     Args:
-        folder: The folder; files in hidden folders do not count.
+        folder: The folder; files in hidden folders do not count, those behind links do.
         config: Data parameters, which may name the columns of Parquet files.
         tables: Label tables.
 
     Raises:
-        UserError: The files are absent or damaged, or the tables contradict them.
+        UserError: The files are absent or damaged, a folder can't be read, or the tables contradict
+            them.
     """
     parquet, tar, has_image_files = _find_shards(folder)
     parquet = [path for path in parquet if has_images(path)]
@@ -46,18 +47,21 @@ def open_image_set(folder: Path, config: DataConfig, tables: Sequence[LabelTable
 
 
 def _find_shards(folder: Path) -> tuple[list[Path], list[Path], bool]:
-    """Find the Parquet and the tar files, sorted, and if there are image files."""
+    """Find the Parquet and the tar files, sorted, and if there are image files.
+
+    Raises:
+        UserError: A folder can't be read.
+    """
     parquet, tar = [], []
     has_image_files = False
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
+    for walked in walk_folders(folder) if folder.is_dir() else ():
+        for name in walked.files:
             if name.startswith("."):
                 continue
             if name.lower().endswith(".parquet"):
-                parquet.append(Path(parent, name))
+                parquet.append(Path(walked.path, name))
             elif name.lower().endswith(".tar"):
-                tar.append(Path(parent, name))
+                tar.append(Path(walked.path, name))
             has_image_files = has_image_files or has_image_extension(name)
     return sorted(parquet), sorted(tar), has_image_files
 

@@ -37,6 +37,8 @@ class ListedImage(NamedTuple):
     """Number of the image among all that its reader lists."""
     source: int = 0
     """The first that named a class: 0 for the data set itself, n for the n-th label table."""
+    folder: tuple[int, int] = (0, 0)
+    """Device and inode of the file's folder."""
 
 
 def choose_splits(images: Sequence[ListedImage]) -> list[ListedImage]:

@@ -35,26 +35,46 @@ _MEASURED_SHARE, _LONGEST_MEASURED_S = 0.02, 30.0
 """Time that steps of one kind are timed for: a fraction of the budget, at most so many seconds."""
 
 
-def plan_file(folder: Path, config: Config, data: str) -> Path:
-    """Return the file of the plan for these parameters, which may not exist yet.
+def plan_file(folder: Path, config: Config, data: str, trainings: Mapping[str, int]) -> Path:
+    """Return the file of the plan for these parameters and trainings, which may not exist yet.
 
     Args:
         folder: Folder of the plans.
         config: Parameters of the run. Its seed has no influence: all seeds get the same steps.
         data: Fingerprint of the data.
+        trainings: Number of the run's trainings by kind: `pretrain`, `finetune` or both.
     """
     names = ("patch", "augmentation", "model", "pretrain", "finetune")
     settings = dump_configuration(**{name: getattr(config, name) for name in names})
     device = find_device(config.compute)
     others = {"budget": config.budget, "labeled_frac": config.labeled_frac, "data": data}
     key = hash_json(settings | others | {"device": device.type, "precision": device.precision})
-    return folder / f"{key[:16]}.json"
+    counts = "".join(f"-{kind}-{count}" for kind, count in sorted(trainings.items()))
+    return folder / f"{key[:16]}{counts}.json"
 
 
 def load_plan(file: Path) -> Plan:
-    """Return the plan of an earlier run; an empty one if there is none."""
-    plan: Plan = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    """Return the plan in a file from `plan_file`, or the latest for more trainings; else none."""
+    if file.exists():
+        return _read_plan(file)
+    key, wanted = _parse_name(file)
+    others = file.parent.glob(f"{key}-*.json")
+    for other in sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        counts = _parse_name(other)[1]
+        if all(counts.get(kind, 0) >= count for kind, count in wanted.items()):
+            return _read_plan(other)
+    return {}
+
+
+def _read_plan(file: Path) -> Plan:
+    plan: Plan = json.loads(file.read_text("utf-8"))
     return plan
+
+
+def _parse_name(file: Path) -> tuple[str, dict[str, int]]:
+    """Return the key and the trainings that the name of a plan's file has."""
+    key, *rest = file.stem.split("-")
+    return key, {kind: int(count) for kind, count in zip(rest[::2], rest[1::2], strict=True)}
 
 
 def make_plan(

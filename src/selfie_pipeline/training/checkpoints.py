@@ -4,8 +4,7 @@ A batch is a function of seed and step, so a checkpoint contains the step, the w
 and the history, but no random state. Each is one safetensors file, written atomically, with its
 checksum in a JSON record beside it.
 
-Only one process at a time writes to a folder of checkpoints: the one that holds its lock. The lock
-is the system's (flock), so it ends with the process, also on NFS.
+Only one process at a time writes to a folder of checkpoints: the one that holds its lock.
 """
 
 from __future__ import annotations
@@ -13,16 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
-import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -31,6 +27,7 @@ from torch import Tensor
 from selfie_pipeline.atomic_write import atomic_write
 from selfie_pipeline.config import NonNegativeInt, UserError
 from selfie_pipeline.provenance import hash_json
+from selfie_pipeline.training.locks import Owner, acquire, create_lock, read_owner, write_owner
 
 _LOG = logging.getLogger(__name__)
 
@@ -87,16 +84,16 @@ class Checkpoints:
         beside = self.folder.with_name(f"{self.folder.name}-{training}")
         # An interrupted run may have used the folder beside, and its checkpoints are there.
         folder = beside if beside.exists() else self.folder
-        lock = _create_lock(folder)
-        if not _acquire(lock) and (owner := _read_owner(lock)).training not in {training, ""}:
+        lock = create_lock(folder)
+        if not acquire(lock) and (owner := read_owner(lock)).task not in {training, ""}:
             _LOG.info("%s: %s trains in %s; uses %s", title, owner, folder, beside)
-            folder, lock = beside, _create_lock(beside)
-        if not lock.is_locked and not _acquire(lock):
-            owner = _read_owner(lock)
+            folder, lock = beside, create_lock(beside)
+        if not lock.is_locked and not acquire(lock):
+            owner = read_owner(lock)
             _LOG.warning("%s: waits for %s, which does the same in %s", title, owner, folder)
             lock.acquire()
         try:
-            _write_owner(lock, _Owner(training, socket.gethostname(), os.getpid()))
+            write_owner(lock, Owner(training))
             yield replace(self, folder=folder)
         finally:
             if not folder.exists():
@@ -202,8 +199,8 @@ def remove_checkpoints(folder: Path) -> None:
     If the process is killed meanwhile, a record or an empty folder is left: see `are_leftovers`.
     """
     for each in (folder, *folder.parent.glob(f"{folder.name}-*")):
-        lock = _create_lock(each)
-        if _acquire(lock):
+        lock = create_lock(each)
+        if acquire(lock):
             for file in each.glob("*.safetensors"):  # the records, which name the training, later
                 file.unlink()
             shutil.rmtree(each, ignore_errors=True)
@@ -222,61 +219,6 @@ def are_leftovers(folder: Path, lineage: Mapping[str, Any]) -> bool:
         _differing_keys({key: record.identity.get(key) for key in expected}, expected)
         for record in records
     )
-
-
-@dataclass(frozen=True)
-class _Owner:
-    """The process that holds the lock of a folder.
-
-    Attributes:
-        training: Hash of the training's identity; empty if it is not known.
-        host: Its machine.
-        pid: Its process ID there.
-    """
-
-    training: str = ""
-    host: str = "this or another machine"
-    pid: int | None = None
-
-    def __str__(self) -> str:
-        return f"process {self.pid or ''} on {self.host}"
-
-
-def _create_lock(folder: Path) -> FileLock:
-    """Return the lock of a folder: a hidden file beside it, so that the folder can be removed."""
-    return FileLock(folder.with_name(f".{folder.name}.lock"))
-
-
-def _acquire(lock: FileLock) -> bool:
-    """Acquire a lock if it is free; return whether it was.
-
-    Raises:
-        UserError: The file system refused.
-    """
-    try:
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        return False
-    except OSError as error:
-        raise UserError(
-            f"{lock.lock_file} can't be locked: {error}; fix the cause (permissions, a network "
-            "file system without locks) and run again"
-        ) from error
-    return True
-
-
-def _write_owner(lock: FileLock, owner: _Owner) -> None:
-    with suppress(OSError):  # it is information, and not the lock
-        Path(lock.lock_file).write_text(json.dumps(asdict(owner)), "utf-8")
-
-
-def _read_owner(lock: FileLock) -> _Owner:
-    """Return the owner of a lock that is held, as far as it has said so."""
-    try:
-        return _Owner(**json.loads(Path(lock.lock_file).read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
-        return _Owner()
 
 
 class _Record(BaseModel):

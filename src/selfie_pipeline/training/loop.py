@@ -24,7 +24,11 @@ from selfie_pipeline.training.distributed.process_group import (
 from selfie_pipeline.training.memory import out_of_memory_error
 from selfie_pipeline.training.optimizer import clip_gradients, set_learning_rate
 from selfie_pipeline.training.progress import ProgressBar
-from selfie_pipeline.training.signals import StopRequest, TrainingInterrupted
+from selfie_pipeline.training.signals import (
+    StopRequest,
+    TrainingInterrupted,
+    interrupted_after_last_step,
+)
 from selfie_pipeline.training.state import (
     HistoryRow,
     NonFiniteLossError,
@@ -115,6 +119,8 @@ def fit(
         while state.step < recipe.steps:
             compute_step(model, micro_batches, state, device)
             _end_step(state, checkpoints, reporter, stop.poll, title, callback)
+    if received := stop.missed():  # while the last checkpoint was written
+        raise interrupted_after_last_step(title, received)
     return state.result()
 
 

@@ -71,8 +71,18 @@ def available_memory() -> int:
     available = int(fields["MemAvailable"].split()[0]) * 2**10
     with suppress(OSError, ValueError):  # no container of version 2, or without a limit
         limit = int((_CGROUP / "memory.max").read_text())
-        available = min(available, limit - int((_CGROUP / "memory.current").read_text()))
+        used = int((_CGROUP / "memory.current").read_text())
+        available = min(available, limit - used + _reclaimable_memory())
     return available
+
+
+def _reclaimable_memory() -> int:
+    """Return the page cache that the container's system frees on demand, bytes; 0 if not known."""
+    try:
+        lines = (_CGROUP / "memory.stat").read_text().splitlines()
+        return int(dict(line.split() for line in lines)["inactive_file"])
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 @contextmanager

@@ -37,10 +37,11 @@ def set_learning_rate(optimizer: torch.optim.SGD, step: int, recipe: TrainingCon
 def learning_rate_factor(step: int, recipe: TrainingConfig) -> float:
     """Return the share of the peak learning rate at a step.
 
-    Linear warm-up, then "decay in a cosine shape" (paper, "Experiments") to zero at the last step.
+    Linear warm-up, then "decay in a cosine shape" (paper, "Experiments"), to zero after the last
+    step.
 
     Args:
-        step: Steps completed before this one, from 0.
+        step: Steps completed before this one, from 0 to `steps`.
         recipe: For `warmup_steps` and `steps`.
 
     Returns:
@@ -49,7 +50,7 @@ def learning_rate_factor(step: int, recipe: TrainingConfig) -> float:
     if step < recipe.warmup_steps:
         return (step + 1) / (recipe.warmup_steps + 1)
     progress = (step - recipe.warmup_steps) / (recipe.steps - recipe.warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def clip_gradients(network: nn.Module, recipe: TrainingConfig) -> None:

@@ -16,6 +16,13 @@ class TrainingInterrupted(UserError):  # noqa: N818  # not an error
     """A signal stopped a training, which can be resumed."""
 
 
+def interrupted_after_last_step(title: str, received: signal.Signals) -> TrainingInterrupted:
+    """Return the error for a signal that a training received after its last step."""
+    return TrainingInterrupted(
+        f"{title} was stopped by {received.name} after its last step; run the same command to go on"
+    )
+
+
 class StopRequest:
     """Records SIGINT and SIGTERM while its context is open; a second signal acts as by default.
 
@@ -38,6 +45,10 @@ class StopRequest:
 
     def poll(self) -> signal.Signals | None:
         """Return the first signal received, or None; called once after every step."""
+        return self.received
+
+    def missed(self) -> signal.Signals | None:
+        """Return the signal received after the last `poll`, or None; called after the last step."""
         return self.received
 
     def _record(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002

@@ -20,6 +20,7 @@ from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.finetuning import classify, finetune, initialise_classifier
 from selfie_pipeline.training.loop import Fit, fit
 from selfie_pipeline.training.pretraining import pretrain
+from selfie_pipeline.training.signals import StopRequest, TrainingInterrupted
 
 _FEWEST_STEPS = 4
 _SCORED_SAMPLES = 256
@@ -54,6 +55,9 @@ def measure_speed(
         samples: The usable samples.
         images: Their images.
         limit_s: Time for the steps of one kind, seconds; at least a few are timed.
+
+    Raises:
+        TrainingInterrupted: A signal stopped it.
     """
     device, times, score_s = find_device(config.compute), {}, 0.0
     started, busy = time.monotonic(), time.process_time()
@@ -103,10 +107,15 @@ def measure_speed(
 
 def _time_steps(train: Callable[[Checkpoints, Fit], object], limit_s: float) -> tuple[float, float]:
     """Return the time of a step, and that which the first takes in addition, both in seconds."""
-    watch = _Stopwatch(limit_s)
-    with TemporaryDirectory() as folder, suppress(_MeasuredError):
+    watch, stop = _Stopwatch(limit_s), StopRequest()
+    with TemporaryDirectory() as folder, suppress(_MeasuredError, TrainingInterrupted):
         checkpoints = Checkpoints(Path(folder, "checkpoints"), {}, every=10**9, resume="never")
-        train(checkpoints, partial(fit, progress=lambda *_: watch))
+        train(checkpoints, partial(fit, progress=lambda *_: watch, stop_request=lambda: stop))
+    if stop.received:
+        raise TrainingInterrupted(
+            f"stopped by {stop.received.name} while the time of a step was measured for the "
+            "budget; run the same command to start again"
+        )
     return watch.read()
 
 

@@ -133,6 +133,7 @@ class TrainingState:
         } | {
             f"momentum.{name}": self.optimizer.state[parameter]["momentum_buffer"]
             for name, parameter in self.network.named_parameters()
+            if self.recipe.momentum  # else there are none
         }
         for name, value in self.measured.items():
             tensors[f"measured.{name}"] = torch.tensor(value, dtype=torch.float64)
@@ -150,8 +151,9 @@ class TrainingState:
         self.network.load_state_dict(_with_prefix(tensors, "network."), strict=True)
         momentum = _with_prefix(tensors, "momentum.")
         for name, parameter in self.network.named_parameters():
-            buffer = torch.empty_like(parameter).copy_(momentum[name])
-            self.optimizer.state[parameter]["momentum_buffer"] = buffer
+            if self.recipe.momentum:
+                buffer = torch.empty_like(parameter).copy_(momentum[name])
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer
         self.step = checkpoint.step
         self.history = [HistoryRow(int(step), *rest) for step, *rest in tensors["history"].tolist()]
         measured = _with_prefix(tensors, "measured.")

@@ -5,6 +5,7 @@ Nothing imports this module before a search begins: Optuna is an extra.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +18,10 @@ from optuna.trial import FrozenTrial, TrialState
 from selfie_pipeline.atomic_write import atomic_write
 from selfie_pipeline.config import UserError
 from selfie_pipeline.training.jobs import Job
+from selfie_pipeline.training.locks import Owner, acquire, create_lock, read_owner, write_owner
 from selfie_pipeline.training.search import Search, SearchResult
 
+_LOG = logging.getLogger(__name__)
 Objective = Callable[[optuna.Trial], float]
 
 
@@ -26,14 +29,17 @@ Objective = Callable[[optuna.Trial], float]
 def open_studies(path: Path) -> Iterator[optuna.storages.RDBStorage]:
     """Open the file of the studies, an SQLite database, and create it if there is none.
 
+    If another run has it open, wait for the end of that run, whose trials are of use to this one.
+
     Raises:
         UserError: It can't be created, read or written, also within the context.
     """
     try:
-        if not path.exists():
-            with atomic_write(path) as partial:  # for its tables are made one by one
-                optuna.storages.RDBStorage(f"sqlite:///{partial}").engine.dispose()
-        yield optuna.storages.RDBStorage(f"sqlite:///{path}")
+        with _reserved(path):
+            if not path.exists():
+                with atomic_write(path) as partial:  # for its tables are made one by one
+                    optuna.storages.RDBStorage(f"sqlite:///{partial}").engine.dispose()
+            yield optuna.storages.RDBStorage(f"sqlite:///{path}")
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, sqlite3.Error):
@@ -44,6 +50,25 @@ def open_studies(path: Path) -> Iterator[optuna.storages.RDBStorage]:
             f"{path} can't be used: {cause}; fix the cause (free space, permissions), or delete it "
             "if it is damaged, and run again"
         ) from error
+
+
+@contextmanager
+def _reserved(path: Path) -> Iterator[None]:
+    """Reserve the file for this process; wait for another one that has it.
+
+    Raises:
+        UserError: The file system refused to create the lock.
+    """
+    lock = create_lock(path)
+    if not acquire(lock):
+        _LOG.warning("tune: waits for %s, which searches in %s", read_owner(lock), path)
+        lock.acquire()
+    try:
+        write_owner(lock, Owner("tune"))
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # others that wait for it notice
+        lock.release()
 
 
 def open_study(search: Search, storage: optuna.storages.BaseStorage) -> optuna.Study:
@@ -75,7 +100,7 @@ def run_search(search: Search, study: optuna.Study, objective: Objective) -> Job
     """
     while (finished := len(finished_trials(study))) < search.tune.trials:
         study.sampler = optuna.samplers.TPESampler(
-            n_startup_trials=5, seed=search.tune.seed + finished
+            n_startup_trials=5, seed=(search.tune.seed + finished) % 2**32
         )
         trial = study.ask()
         settings = search.suggest(trial)
@@ -86,8 +111,10 @@ def run_search(search: Search, study: optuna.Study, objective: Objective) -> Job
         study.tell(trial, None if pruned else tried.value, tried.state)
 
 
-def best_result(search: Search, study: optuna.Study) -> SearchResult:
-    """Return the best values that the study has found so far."""
+def best_result(search: Search, study: optuna.Study) -> SearchResult | None:
+    """Return the best values that the study has found so far; None if no trial was completed."""
+    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        return None
     return SearchResult(
         study=search.study,
         arm=search.arm,

@@ -11,6 +11,16 @@ from selfie_pipeline.training.data.randomness import (
 )
 
 
+def test_streams_keep_their_numbers_as_stored_results_follow_from_them():
+    names = (
+        "weights shuffle augmentation mask dropout subset pretraining_images validation held_out"
+    )
+
+    assert {stream.name.lower(): int(stream) for stream in RandomStream} == {
+        name: number for number, name in enumerate(names.split())
+    }
+
+
 def test_seeds_differ_between_seeds_streams_and_steps():
     seeds = [
         fold_in(seed, stream, step)

@@ -1,6 +1,7 @@
 """Tests of the choice of labeled samples, and of those that are held out."""
 
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -103,6 +104,33 @@ def test_a_fraction_that_leaves_a_class_without_a_label_is_an_error():
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_the_fraction_that_the_error_recommends_is_allowed_and_hardly_larger_than_needed(seed):
+    rng = np.random.default_rng(seed)
+    labels = shuffled_labels(*rng.integers(1, 300, rng.integers(2, 30)), 3000)
+
+    with pytest.raises(UserError) as caught:
+        labeled_subset(labels, 0.0001, seed)
+
+    least = float(re.search(r"about ([\d.]+) or more", str(caught.value))[1])
+    assert len(np.unique(labels[labeled_subset(labels, least, seed)])) == labels.max() + 1
+    with pytest.raises(UserError):
+        labeled_subset(labels, 0.9 * least - 1 / len(labels), seed)
+
+
+@pytest.mark.parametrize("fraction", [0.06, 0.14, 0.16, 0.5])
+def test_small_classes_take_few_places_of_a_very_large_one(fraction):
+    counts = np.array([2000, *[10] * 30])
+    labels = shuffled_labels(*counts)
+
+    chosen = labeled_subset(labels, fraction, seed=0)
+
+    share = counts / len(labels)
+    bound = (1 + share * (len(counts) - 2)) / 2
+    off = np.abs(count_per_class(labels, chosen) - share * len(chosen))
+    assert (off <= bound + 1e-9).all()
+
+
 def samples(*counts):
     """Some training samples of each class, and one test sample of each."""
     rows = [("train", label) for label, count in enumerate(counts) for _ in range(count)]
@@ -133,6 +161,16 @@ def test_the_validation_split_is_cut_from_the_training_samples_stratified():
 def test_too_few_samples_to_hold_out():
     with pytest.raises(UserError, match=r"tune.validation_share = 0.1 of 3 training samples"):
         hold_out(samples(2, 1), tune())
+
+
+def test_a_class_of_which_none_is_held_out():
+    with pytest.raises(UserError, match=r"\(1 of 3 classes have no validation sample\); allowed"):
+        hold_out(samples(100, 100, 2), tune())
+
+
+def test_a_class_of_which_all_are_held_out():
+    with pytest.raises(UserError, match=r"\(1 of 3 classes have no training sample\); allowed"):
+        hold_out(samples(100, 100, 2), tune(validation_share=0.9))
 
 
 @pytest.mark.parametrize(

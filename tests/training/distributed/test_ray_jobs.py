@@ -146,6 +146,22 @@ def test_a_user_error_of_a_task_reaches_the_driver(cluster: Any, compute: Comput
         run_jobs([job()], compute, 0)
 
 
+def test_an_error_of_a_task_lets_the_others_end_their_step(
+    cluster: Any, compute: ComputeConfig, tmp_path: Path
+) -> None:
+    def fail_beside_another() -> None:
+        while not list(tmp_path.glob("begun-*")):
+            time.sleep(0.05)
+        fail()
+
+    def job(call: Callable[[], object]) -> Job[None]:
+        yield call
+
+    with pytest.raises(UserError, match=r"^the disk is full$"):
+        run_jobs([job(partial(wait_for_signal, tmp_path)), job(fail_beside_another)], compute, 0)
+    assert len(list(tmp_path.glob("ended-*"))) == 1
+
+
 def test_ctrl_c_lets_tasks_end_their_step(
     cluster: Any, compute: ComputeConfig, tmp_path: Path
 ) -> None:

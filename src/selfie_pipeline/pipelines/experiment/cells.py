@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections import defaultdict
@@ -84,6 +85,7 @@ class CellOutcome:
         seed: Seed of the cell.
         configuration: Comparison key of its result.
         encoder: Digest of its encoder; empty for an arm without one.
+        tuned: Values that the tuning found, as JSON.
         status: `kept` if its result existed before.
         seconds: Time that this run spent on it.
         error: Cause of the failure in one line; empty if there was none.
@@ -94,6 +96,7 @@ class CellOutcome:
     seed: int
     configuration: str
     encoder: str
+    tuned: str
     status: Status
     seconds: float
     error: str
@@ -109,6 +112,7 @@ class CellOutcome:
             self.key == CellKey.of(result)
             and result["configuration"] == self.configuration
             and (result["provenance"]["encoder"] or "") == self.encoder
+            and result["provenance"]["tuned"] == json.loads(self.tuned)
         )
 
 
@@ -250,6 +254,7 @@ def _build_outcome(
         **asdict(cell.key),
         configuration=comparison_key(cell.lineage),
         encoder=cell.lineage["encoder"] or "",
+        tuned=json.dumps(cell.lineage["tuned"]),
         status=status,
         seconds=seconds,
         error=error,

@@ -144,13 +144,17 @@ def _find_versions(pair: list[CellOutcome], results: list[Cell]) -> dict[str, st
     return versions
 
 
-def check_complete(failed: pd.DataFrame) -> None:
-    """End the run with an error if a cell failed; this is the last node, so the report exists.
+def check_complete(cells: pd.DataFrame) -> None:
+    """End the run with an error if a cell failed; an experiment has saved its report before.
 
     Raises:
         UserError: A cell failed; the message names all failed cells and their errors.
     """
-    errors = [f"{outcome.key}: {outcome.error}" for outcome in outcomes_from_table(failed)]
+    errors = [
+        f"{outcome.key}: {outcome.error}"
+        for outcome in outcomes_from_table(cells)
+        if outcome.status == "failed"
+    ]
     if errors:
         raise UserError(
             f"{len(errors)} cells failed ({'; '.join(errors)}); run the same command to retry them "

@@ -13,6 +13,11 @@ from selfie_pipeline.pipelines.experiment.nodes import (
 
 def create_cells_pipeline() -> Pipeline:
     """Build the pipeline of the cells alone."""
+    check = node(check_complete, inputs="experiment_cells", outputs=None, name="check_cells")
+    return _create_cells() + pipeline([check])
+
+
+def _create_cells() -> Pipeline:
     return pipeline(
         [
             node(
@@ -42,7 +47,7 @@ def create_cells_pipeline() -> Pipeline:
 
 def create_pipeline() -> Pipeline:
     """Build the pipeline of the cells and their report."""
-    return create_cells_pipeline() + pipeline(
+    return _create_cells() + pipeline(
         [
             node(
                 report_experiment,

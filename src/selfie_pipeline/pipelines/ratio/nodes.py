@@ -62,7 +62,8 @@ def run_ratio(
     for images in ratio.images:
         found: Weights | None = project.load("encoder", pretrain={"images": images})
         stages = ["cells"]
-        if found is None or found.provenance["configuration"] != dump_settings(images):
+        expected = {"configuration": dump_settings(images), "data": encoder.provenance["data"]}
+        if found is None or any(found.provenance.get(key) != expected[key] for key in expected):
             _LOG.info("ratio: pretraining on %d images", images)
             stages = ["pretrain", "cells"]  # one run, whose cells use the encoder that it saves
         project.run(*stages, pretrain={"images": images})

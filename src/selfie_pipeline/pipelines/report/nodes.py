@@ -47,6 +47,7 @@ from selfie_pipeline.report.text import to_markdown
 from selfie_pipeline.report.training_curves import draw_training_curves
 from selfie_pipeline.training.data.batches import open_images, patch_order
 from selfie_pipeline.training.device import find_device
+from selfie_pipeline.training.lineage import fingerprint_data
 from selfie_pipeline.training.pretraining import predict_patches
 from selfie_pipeline.weights import Weights
 
@@ -92,9 +93,15 @@ def solve_puzzles(
     """Let the encoder identify the masked patches of a few test images.
 
     Raises:
-        UserError: This run's result was finetuned from a different encoder, or the encoder does not
-            fit the parameters.
+        UserError: This run's result was finetuned from a different encoder or on other data, or the
+            encoder does not fit the parameters.
     """
+    if selfie["provenance"]["data"] != fingerprint_data(patch_grids, samples):
+        raise UserError(
+            "the result was finetuned on other images than those in the catalog: run `kedro run "
+            "--pipelines=finetune,baseline` again, or load its images with "
+            "--load-versions=patch_grids:VERSION,usable_samples:VERSION"
+        )
     if encoder.digest() != selfie["provenance"]["encoder"]:
         raise UserError(
             "the result was finetuned from a different encoder: run `kedro run "
@@ -175,7 +182,7 @@ def tabulate_results(
             for cell in others
             if _starts_from(cell, digest, selfie, supervised)
         }
-    selection = select_cells(cells, shown)
+    selection = select_cells(cells, shown, [supervised, selfie])
     table = build_results_table(selection.used)
     return selection, table, to_markdown(table)
 
@@ -265,7 +272,7 @@ def write_report(
         table,
         selection,
         data=str(table["data"].iloc[0]),
-        counts=sample_counts.iloc[:-1].set_index("class_name"),  # the last row is the total
+        counts=_name_unlabeled(sample_counts.iloc[:-1]),  # the last row is the total
         check=check,
         figures={
             "data": {"Images in two splits": draw_twins(**twins)} if twins["pairs"] else {},
@@ -279,6 +286,11 @@ def write_report(
         },
     )
     return page, *drawn.values()
+
+
+def _name_unlabeled(counts: pd.DataFrame) -> pd.DataFrame:
+    """Return the counts by class, of which unlabeled images have none."""
+    return counts.replace({"class_name": {"": "no class"}}).set_index("class_name")
 
 
 def check_predictions(predictions: pd.DataFrame, classes: Sequence[str]) -> None:

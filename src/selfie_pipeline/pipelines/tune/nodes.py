@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +20,7 @@ from selfie_pipeline.config import (
     ModelConfig,
     PatchConfig,
     TuneConfig,
+    UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.evaluation.scores import accuracy
@@ -55,6 +56,12 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _EVALUATIONS = 4
 """Validations of a trial, the last one at its end; it may be pruned after each of the others."""
+_MEASURED = "validation_"
+"""Beginning of a score's name in the checkpoints; the step follows."""
+_ALL_DIVERGED = (
+    "the loss of every trial diverged; lower the learning rates in tune.space and "
+    "finetune.peak_learning_rate, or set finetune.clip_norm, and run again"
+)
 
 
 def tune_finetuning(
@@ -80,10 +87,12 @@ def tune_finetuning(
     so it finds the same as alone.
 
     Returns:
-        The results, with the fields of `SearchResult`; and one row a trial.
+        The results, with the fields of `SearchResult`, of the searches that found some values; and
+        one row a trial.
 
     Raises:
-        UserError: The file of the studies can't be read or written; or see `run_jobs`.
+        UserError: The file of the studies can't be read or written, or all trials of all searches
+            diverged; or see `run_jobs`.
     """
     import optuna  # noqa: PLC0415  # an extra
 
@@ -102,7 +111,7 @@ def tune_finetuning(
     starts = load_starts(experiment.arms, encoder, weights, project)
     within = compute.model_copy(update={"engine": "local"})  # of a trial, wherever it runs
 
-    def search_one(arm: Arm, fraction: float) -> Job[tuple[SearchResult, pd.DataFrame]]:
+    def search_one(arm: Arm, fraction: float) -> Job[tuple[SearchResult | None, pd.DataFrame]]:
         start = starts[arm]
         lineage = classifier_lineage(start_lineage(start), data, patch, augmentation, model, recipe)
 
@@ -111,14 +120,7 @@ def tune_finetuning(
         trial = _Trial(search, split, images, model, recipe, within, folder, resume, start)
         yield from run_search(search, study, trial)
         best = best_result(search, study)
-        _LOG.info(
-            "tune: %s, %g %%: %s, validation accuracy %.1f %% (%d trials)",
-            arm,
-            100 * fraction,
-            ", ".join(f"{name} = {value:.3g}" for name, value in best.settings.items()),
-            100 * best.validation_accuracy,
-            best.trials,
-        )
+        _log_result(search, best)
         return best, _trials_table(search, finished_trials(study))
 
     jobs = [
@@ -129,7 +131,29 @@ def tune_finetuning(
     trial_bytes = finetuning_bytes(model, recipe, patch)
     with open_studies(folder / "studies.db") as storage:
         found, tables = zip(*run_jobs(jobs, compute, trial_bytes), strict=True)
-    return [asdict(best) for best in found], pd.concat(tables, ignore_index=True)
+    results = [asdict(best) for best in found if best is not None]
+    if not results:
+        searches = "; ".join(
+            f"{arm}, {100 * fraction:g} %"
+            for arm in experiment.arms
+            for fraction in experiment.labeled_fracs
+        )
+        raise UserError(f"no values were found ({searches}): {_ALL_DIVERGED}")
+    return results, pd.concat(tables, ignore_index=True)
+
+
+def _log_result(search: Search, best: SearchResult | None) -> None:
+    title = f"tune: {search.arm}, {100 * search.labeled_frac:g} %"
+    if best is None:
+        _LOG.warning("%s: no values were found: %s", title, _ALL_DIVERGED)
+        return
+    _LOG.info(
+        "%s: %s, validation accuracy %.1f %% (%d trials)",
+        title,
+        ", ".join(f"{name} = {value:.3g}" for name, value in best.settings.items()),
+        100 * best.validation_accuracy,
+        best.trials,
+    )
 
 
 @dataclass(frozen=True)
@@ -159,38 +183,69 @@ class _Trial:
             recipe.checkpoint_every,
             self.resume,
         )
+        title = f"tune, {self.search.arm}, {100 * self.search.labeled_frac:g} %"
+        try:
+            value = self._train(
+                trial, recipe, device, checkpoints, f"{title}, trial {trial.number + 1}"
+            )
+        except (TrialPruned, NonFiniteLossError) as error:
+            if isinstance(error, NonFiniteLossError):
+                _LOG.warning("%s: pruned: %s", title, error)
+            remove_checkpoints(checkpoints.folder)
+            raise TrialPruned from None
+        remove_checkpoints(checkpoints.folder)
+        return value
+
+    def _train(
+        self,
+        trial: optuna.Trial,
+        recipe: FinetuneConfig,
+        device: Device,
+        checkpoints: Checkpoints,
+        title: str,
+    ) -> float:
+        """Train, and report the scores on the way; return the last one.
+
+        Raises:
+            TrialPruned: Another score was too low.
+            NonFiniteLossError: The loss diverged.
+        """
+        from optuna import TrialPruned  # noqa: PLC0415  # an extra
+
         evaluated = {recipe.steps * part // _EVALUATIONS for part in range(1, _EVALUATIONS)}
+        reported: set[str] = set()
+
+        def report(measured: Mapping[str, float]) -> None:
+            """Report new scores, which are those before a checkpoint if the trial was resumed."""
+            for name in measured.keys() - reported:
+                trial.report(measured[name], int(name.removeprefix(_MEASURED)))
+            reported.update(measured)
 
         def evaluate(state: TrainingState) -> None:
             if state.step in evaluated:
-                trial.report(self.score(state.network, device), state.step)
+                state.measured[f"{_MEASURED}{state.step}"] = self.score(state.network, device)
                 state.network.train()
-                if trial.should_prune():
-                    raise TrialPruned
+            report(state.measured)
+            if state.step in evaluated and trial.should_prune():
+                raise TrialPruned
 
-        title = f"tune, {self.search.arm}, {100 * self.search.labeled_frac:g} %"
         network, pretrained = self._initialise(recipe)
         labeled = self._labeled_samples()
-        try:
-            finetune(
-                network,
-                pretrained=pretrained,
-                recipe=recipe,
-                seed=self.search.tune.seed,
-                images=self.images,
-                rows=labeled["sample"].to_numpy(),
-                labels=labeled["label"].to_numpy(),
-                device=device,
-                checkpoints=checkpoints,
-                title=f"{title}, trial {trial.number + 1}",
-                callback=evaluate,
-            )
-        except NonFiniteLossError as error:
-            _LOG.warning("%s: pruned: %s", title, error)
-            raise TrialPruned from None
-        value = self.score(network, device)
-        remove_checkpoints(checkpoints.folder)
-        return value
+        trained = finetune(
+            network,
+            pretrained=pretrained,
+            recipe=recipe,
+            seed=self.search.tune.seed,
+            images=self.images,
+            rows=labeled["sample"].to_numpy(),
+            labels=labeled["label"].to_numpy(),
+            device=device,
+            checkpoints=checkpoints,
+            title=title,
+            callback=evaluate,
+        )
+        report(trained.measured)  # of a trial that was resumed after its last step
+        return self.score(network, device)
 
     def _initialise(self, recipe: FinetuneConfig) -> tuple[Classifier, list[str]]:
         """Initialise the classifier; return it with the names of its pretrained tensors."""
@@ -222,7 +277,7 @@ def _trials_table(search: Search, trials: Iterable[FrozenTrial]) -> pd.DataFrame
                 "trial": number,
                 "state": trial.state.name.lower(),
                 **trial.params,
-                "validation_accuracy": trial.value,
+                "validation_accuracy": float("nan") if trial.value is None else trial.value,
                 "study": search.study,
             }
             for number, trial in enumerate(trials, 1)  # without those that were interrupted

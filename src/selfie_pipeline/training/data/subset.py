@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import numpy as np
@@ -43,9 +44,12 @@ def check_labels(samples: pd.DataFrame, config: Config, entries: Collection[str]
 def labeled_subset(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
     """Choose a share of the training samples, stratified and nested.
 
-    Every class has its share, to within one sample. With the same seed, the subset of a smaller
-    fraction is contained in that of a larger one. Both follow from one order of all samples: each
-    class is shuffled and spread evenly over it, and the subset is its beginning (Webster's method).
+    A class with the share p of all samples has the share p of the subset: to within one sample if
+    the classes are of similar size, to within (1 + p · (C - 2)) / 2 samples with any C classes, so
+    small classes can take some places of a very large one. With the same seed, the subset of a
+    smaller fraction is contained in that of a larger one. Both follow from one order of all
+    samples: each class is shuffled and spread evenly over it, and the subset is its beginning
+    (Webster's method).
 
     Args:
         labels: (N,), int64: the class of each training sample.
@@ -69,16 +73,24 @@ def labeled_subset(labels: NDArray[np.int64], fraction: float, seed: int) -> NDA
     for label, count in zip(classes, counts, strict=True):
         rank[labels == label] = (rng.permutation(count) + 0.5) / count
     size = round(len(labels) * fraction)
-    chosen = np.lexsort((rng.random(len(labels)), rank))[:size]  # ties between classes are random
+    order = np.lexsort((rng.random(len(labels)), rank))  # ties between classes are random
+    chosen = order[:size]
     missing = np.setdiff1d(classes, labels[chosen])
     if len(missing):
-        least = len(classes) / len(labels)
+        _, first = np.unique(labels[order], return_index=True)  # place of each class in the order
+        least = _round_up((first.max() + 1) / len(labels))
         raise UserError(
             f"labeled_frac = {fraction:g} of {len(labels)} training samples leaves "
             f"{len(missing)} of {len(classes)} classes without a label; allowed: about "
-            f"{least:.2g} or more"
+            f"{least:g} or more"
         )
     return np.sort(chosen)
+
+
+def _round_up(fraction: float) -> float:
+    """Return the least number of two significant digits that is not less."""
+    scale = 10.0 ** (1 - math.floor(math.log10(fraction)))
+    return math.ceil(round(fraction * scale, 6)) / scale
 
 
 def hold_out(samples: pd.DataFrame, tune: TuneConfig) -> pd.DataFrame:
@@ -93,13 +105,17 @@ def hold_out(samples: pd.DataFrame, tune: TuneConfig) -> pd.DataFrame:
     from sklearn.model_selection import train_test_split  # noqa: PLC0415  # a second to import
 
     train = samples[samples["split"] == "train"].copy()
+    classes = set(train["label"])
     try:
-        _, held_out = train_test_split(
+        kept, held_out = train_test_split(
             train.index,
             test_size=tune.validation_share,
             stratify=train["label"],
             random_state=fold_in(tune.seed, RandomStream.VALIDATION) % 2**32,
         )
+        for part, side in ((kept, "training"), (held_out, "validation")):
+            if lacking := classes - set(train.loc[part, "label"]):
+                raise ValueError(f"{len(lacking)} of {len(classes)} classes have no {side} sample")
     except ValueError as error:
         raise UserError(
             f"tune.validation_share = {tune.validation_share:g} of {len(train)} training samples "

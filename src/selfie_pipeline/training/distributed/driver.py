@@ -43,7 +43,11 @@ from selfie_pipeline.training.distributed.status import StatusActor, TrainingSta
 from selfie_pipeline.training.distributed.worker import TrainingSpec, train_loop_per_worker
 from selfie_pipeline.training.loop import StepCallback
 from selfie_pipeline.training.progress import ProgressBar
-from selfie_pipeline.training.signals import StopRequest, TrainingInterrupted
+from selfie_pipeline.training.signals import (
+    StopRequest,
+    TrainingInterrupted,
+    interrupted_after_last_step,
+)
 from selfie_pipeline.training.state import HistoryRow, TrainingResult, TrainingState
 from selfie_pipeline.training.tasks import Task
 
@@ -231,6 +235,8 @@ class _Monitor:
             ) from self.error
         if self.error is not None:
             raise self.error
+        if stop.received:  # too late for the workers
+            raise interrupted_after_last_step(self.title, stop.received)
 
     def _fit(self) -> None:
         """Train; again if a worker died between its start and that of the training.

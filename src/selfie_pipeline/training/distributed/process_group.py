@@ -100,6 +100,9 @@ class SynchronisedStopRequest(StopRequest):
         self._exchange = (work, own)
         return signal.Signals(number) if number else None
 
+    def missed(self) -> None:
+        """Return None: the driver, which receives the signals, acts on one after the last step."""
+
 
 @dataclass(frozen=True)
 class RankZeroCheckpoints(Checkpoints):

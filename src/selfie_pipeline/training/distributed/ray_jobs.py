@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
@@ -57,19 +58,19 @@ def run_ray_jobs(jobs: Sequence[Job[R]], compute: ComputeConfig) -> list[R]:
             except StopIteration as end:
                 results[number] = end.value
 
-        while waiting or running:
-            while waiting and len(running) < max(capacity(request), 1):
-                number, job = waiting.pop()
-                advance(number, job, job.__next__)
-            if not running:
-                break
-            ready, _ = ray.wait(list(running), timeout=POLL_INTERVAL_S)
-            for answer in ready:
-                number, job = running.pop(answer)
-                advance(number, job, lambda: _send_result(answer, job))  # noqa: B023  # at once
-            if stop.received:
-                _cancel(list(running))
-                raise interruption(stop.received, len(results), len(jobs))
+        with _cancelled_on_error(running):
+            while waiting or running:
+                while waiting and len(running) < max(capacity(request), 1):
+                    number, job = waiting.pop()
+                    advance(number, job, job.__next__)
+                if not running:
+                    break
+                ready, _ = ray.wait(list(running), timeout=POLL_INTERVAL_S)
+                for answer in ready:
+                    number, job = running.pop(answer)
+                    advance(number, job, lambda: _send_result(answer, job))  # noqa: B023  # at once
+                if stop.received:
+                    raise interruption(stop.received, len(results), len(jobs))
         return [results[number] for number in range(len(jobs))]
 
 
@@ -93,6 +94,16 @@ def _send_result(answer: ray.ObjectRef[Any], job: Job[R]) -> Callable[[], Any]:
         reason = str(error).strip().splitlines()[0]
         return job.throw(WorkerDiedError(f"its process died at every attempt: {reason}"))
     return job.send(result_or_raise(value))
+
+
+@contextmanager
+def _cancelled_on_error(running: Collection[ray.ObjectRef[Any]]) -> Iterator[None]:
+    """If an error ends the context, let the calls that run by then save their state."""
+    try:
+        yield
+    except BaseException:
+        _cancel(list(running))
+        raise
 
 
 def _cancel(running: list[ray.ObjectRef[Any]]) -> None:

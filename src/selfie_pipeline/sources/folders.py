@@ -1,0 +1,99 @@
+"""Walks through folders of images, for which all readers have the same rules."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from selfie_pipeline.config import UserError
+
+Identity = tuple[int, int]
+"""Device and inode of a folder, the same for all links to it."""
+
+
+class WalkedFolder(NamedTuple):
+    """A folder on a walk."""
+
+    path: str
+    """With the names of links, not of their targets."""
+    identity: Identity
+    files: list[str]
+    """Names, in any order, including those of dead links; empty if `first` is set."""
+    first: str | None = None
+    """The path under which the walk has already seen this folder; None for a new one."""
+
+
+def walk_folders(
+    top: Path, *, skipped: Collection[Identity] = (), subject: str = ""
+) -> Iterator[WalkedFolder]:
+    """Walk through a folder and its subfolders; links are followed, hidden folders are not.
+
+    The files of each folder are found once, under a path without links if there is one. A link to
+    a folder that contains the link is skipped; other links to a folder that was seen are reported.
+
+    Args:
+        top: The folder.
+        skipped: Folders that are not entered.
+        subject: Beginning of the error message.
+
+    Raises:
+        UserError: A folder can't be read.
+    """
+    seen: dict[Identity, str] = {}
+    folders, links = deque([str(top)]), deque[str]()
+    while folders or links:
+        path = (folders or links).popleft()
+        try:
+            identity = identify(path)
+            if identity in skipped:
+                continue
+            first = seen.setdefault(identity, path)
+            files, subfolders = _scan(path) if first is path else ([], [])
+        except OSError as error:
+            reason = f"{error.filename} can't be read: {error.strerror}"
+            raise UserError(f"{subject}{reason}") from error
+        for subfolder in subfolders:
+            if not os.path.islink(subfolder):
+                folders.append(subfolder)
+            elif not is_loop(subfolder):
+                links.append(subfolder)
+        yield WalkedFolder(path, identity, files, None if first is path else first)
+
+
+def identify(folder: str | Path) -> Identity:
+    """Return the identity of a folder.
+
+    Raises:
+        OSError: It does not exist or can't be read.
+    """
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def is_loop(path: str | Path) -> bool:
+    """Return True for a link to a folder that contains the link."""
+    real = os.path.realpath(path)
+    return os.path.commonpath([real, os.path.realpath(os.path.dirname(path))]) == real
+
+
+def _scan(path: str) -> tuple[list[str], list[str]]:
+    """Return the names of a folder's files, and the paths of its subfolders, sorted.
+
+    Raises:
+        OSError: The folder can't be read.
+    """
+    files, subfolders = [], []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            is_folder = False
+            with suppress(OSError):  # such as a link to itself
+                is_folder = entry.is_dir()
+            if not is_folder:
+                files.append(entry.name)
+            elif not entry.name.startswith("."):
+                subfolders.append(entry.path)
+    return files, sorted(subfolders)
