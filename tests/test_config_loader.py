@@ -42,7 +42,7 @@ def test_other_folders_are_no_environments(tmp_path: Path, env: str) -> None:
 @pytest.mark.parametrize("name", ["project [v2]", "what?", "a*b"])
 def test_a_path_that_looks_like_a_pattern_is_refused(tmp_path: Path, name: str) -> None:
     """Kedro would find no configuration there, and no version."""
-    with pytest.raises(UserError, match="takes it for a pattern; rename that folder$"):
+    with pytest.raises(UserError, match=r"takes it for a pattern; rename that folder$"):
         make_loader(tmp_path / name / "conf", "other")["parameters"]
 
 
