@@ -193,7 +193,7 @@ def test_one_seed_has_no_interval():
     assert summary([cell], 0.05)["gain"] == {"mean": 10.0}
 
 
-@pytest.mark.slow
+@pytest.mark.rehearsal
 def test_a_rehearsal_runs_every_part(tmp_path):
     done = run_benchmark(tmp_path, "--rehearse", "--budget", "850")
 

@@ -102,7 +102,7 @@ def test_cells_side_by_side_have_the_numbers_of_cells_in_turn(finished: Any) -> 
 def test_cells_side_by_side_resume(finished: Any) -> None:
     """The command is stopped when the trainings of two cells have begun."""
     few = "experiment.labeled_fracs=[0.1],experiment.seeds=[0]"
-    params = f"{few},finetune.steps=200,compute.cells_at_once=2"
+    params = f"{few},finetune.steps=100,compute.cells_at_once=2"
     first = start(finished, params)
     checkpoints = finished.path / "data/06_models"
     while len({path.parent for path in checkpoints.rglob("step-*.json")}) < 2:

@@ -175,7 +175,7 @@ def test_few_files_no_locale_no_home_and_an_odd_path_change_nothing(
 ) -> None:
     project = type(complete_run.project)(tmp_path / PLACE)
     shutil.copytree(complete_run.project.path, project.path)
-    few = "experiment.labeled_fracs=[0.1],experiment.seeds=[0],tune.trials=2"
+    few = "experiment.labeled_fracs=[0.1],experiment.seeds=[0],tune.trials=1"
 
     params = f"{few},compute.cells_at_once=2"
     run_restricted(project, None, "--pipelines=tune,cells", f"--params={params}")
