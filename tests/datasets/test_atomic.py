@@ -73,22 +73,6 @@ def test_versions_load_as_they_were_saved(dataset_type, tmp_path):
     assert equal(version(dataset_type, tmp_path, load="v1").load(), first)
 
 
-@every_type
-def test_versions_are_found_in_a_folder_whose_name_looks_like_a_pattern(dataset_type, tmp_path):
-    project = tmp_path / "proj [v2]"
-    for number in ("v1", "v2"):
-        version(dataset_type, project, save=number).save(VALUES[dataset_type][0])
-    (project / "thing/v3").mkdir()
-    (project / "thing/notes.txt").touch()
-    dataset = version(dataset_type, project)
-
-    assert dataset.exists()
-    assert dataset.resolve_load_version() == "v2"
-    assert dataset.list_versions() == [
-        str(project / "thing" / number / "thing") for number in ("v2", "v1")
-    ]
-
-
 def test_a_requested_version_that_does_not_exist_is_named_with_those_that_do(tmp_path):
     requested = version(FolderDataset, tmp_path, load="v9")
     with pytest.raises(MissingVersionError, match=r"thing/v9/thing does not .* versions: none$"):

@@ -305,15 +305,6 @@ def test_the_preview_lists_the_files(tmp_path, results):
     assert json.loads(results.preview()) == [str(file) for file in files]
 
 
-def test_results_in_a_folder_whose_name_looks_like_a_pattern_are_found(tmp_path):
-    project = tmp_path / "proj [v2]"
-    written = save(project, "selfie/seed-0", "2026-01-01")
-
-    results = AllVersionsDataset(filepath=str(project / "digits/**/metrics.json"))
-
-    assert json.loads(results.preview()) == [str(written)]
-
-
 def test_it_is_read_only(results):
     with pytest.raises(UserError, match="read-only"):
         results.save([])

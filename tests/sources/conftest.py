@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import struct
 from collections.abc import Callable
@@ -137,3 +138,26 @@ def all_images() -> AllImages:
         return np.concatenate([chunk.images for chunk in chunks])
 
     return read
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return an empty folder for a data set."""
+    (tmp_path / "images").mkdir()
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def make_unreadable() -> Callable[[Path], None]:
+    """Return a function that makes subfolders until their path is longer than the system allows."""
+
+    def make(folder: Path) -> None:
+        deep = os.open(folder, os.O_RDONLY)
+        for _ in range(20):
+            os.mkdir("d" * 250, dir_fd=deep)
+            below = os.open("d" * 250, os.O_RDONLY, dir_fd=deep)
+            os.close(deep)
+            deep = below
+        os.close(deep)
+
+    return make

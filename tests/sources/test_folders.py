@@ -1,7 +1,6 @@
 """Tests of links between the folders of a data set."""
 
 import io
-import os
 import tarfile
 
 import pytest
@@ -11,12 +10,6 @@ from selfie_pipeline.sources import open_source
 from selfie_pipeline.sources.image_folder import ImageFolder
 
 TRAIN = [f"train/{name}/{number}.png" for name in ("cat", "dog") for number in range(10)]
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "images").mkdir()
-    return tmp_path / "images"
 
 
 def add(folder, *places):
@@ -162,16 +155,10 @@ def test_shards_in_a_linked_folder_are_found(folder, tmp_path, data_config):
     assert places == ["train/0.tar/1.png"]
 
 
-def test_a_subfolder_that_cannot_be_read_is_refused(folder, tmp_path, data_config):
+def test_a_subfolder_that_cannot_be_read_is_refused(folder, tmp_path, data_config, make_unreadable):
     add(folder, *TRAIN)
     write_tar(folder / "0.tar", {"1.png": b"an image", "1.cls": b"cat"})
-    deep = os.open(folder, os.O_RDONLY)
-    for _ in range(20):  # until the path is longer than the system allows
-        os.mkdir("d" * 250, dir_fd=deep)
-        below = os.open("d" * 250, os.O_RDONLY, dir_fd=deep)
-        os.close(deep)
-        deep = below
-    os.close(deep)
+    make_unreadable(folder)
 
     with pytest.raises(UserError, match=r"dd can't be read: File name too long$"):
         open_source(data_config(folder="images"), tmp_path)

@@ -1,6 +1,6 @@
 """Tests of listing image files and reading their windows."""
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +43,10 @@ def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
         find_files(tmp_path / "*.tif")
 
 
-def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    folder = os.open(tmp_path, os.O_RDONLY)
-    for _ in range(20):  # until the path is longer than the system allows
-        os.mkdir("d" * 250, dir_fd=folder)
-        below = os.open("d" * 250, os.O_RDONLY, dir_fd=folder)
-        os.close(folder)
-        folder = below
-    os.close(folder)
+def test_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, make_unreadable: Callable[[Path], None]
+) -> None:
+    make_unreadable(tmp_path)
 
     with pytest.raises(UserError, match=r"^images: .*dd can't be read: File name too long$"):
         find_files(tmp_path)

@@ -20,13 +20,6 @@ from selfie_pipeline.sources.samples import check_samples
 COLUMNS = ["split", "label", "class_name", "place", "bytes", "sha256"]
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Return an empty folder, to which `add` adds images."""
-    (tmp_path / "images").mkdir()
-    return tmp_path / "images"
-
-
 def add(folder, *places):
     """Write a small, different image to each place."""
     for place in places:

@@ -8,7 +8,6 @@ paths only, because renaming is not atomic elsewhere.
 from __future__ import annotations
 
 import json
-import os
 from abc import abstractmethod
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -68,7 +67,7 @@ def atomic_save(path: Path) -> Iterator[Path]:
 
 
 class _OwnVersionMixin:
-    """Mixin that finds versions, that of the same run before those that others have saved since.
+    """Mixin that loads what the same run has saved, whatever other runs have saved since.
 
     Precedes a Kedro type in the bases, and is none itself: Kedro would replace that type's
     `__init__`.
@@ -81,21 +80,6 @@ class _OwnVersionMixin:
             return str(own)
         version: str | None = super().resolve_load_version()  # type: ignore[misc]
         return version
-
-    def _get_versions(self: Any) -> list[str]:
-        """Return the paths of all versions, latest first.
-
-        Kedro takes the path for a pattern, in which brackets stand for one character.
-        """
-        if getattr(self, "_protocol", "file") != "file":
-            return list(super()._get_versions())  # type: ignore[misc]
-        folder = Path(self._filepath)
-        try:
-            names = os.listdir(folder)
-        except OSError:  # absent, as before the first version, or not a folder
-            return []
-        paths = [str(folder / name / folder.name) for name in names if not name.startswith(".")]
-        return sorted(filter(self._exists_function, paths), reverse=True)
 
 
 class AtomicDataset(

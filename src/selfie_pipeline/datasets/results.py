@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections.abc import Iterator
-from glob import escape, glob
+from glob import glob
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, get_args
 
@@ -343,10 +342,7 @@ class AllVersionsDataset(AbstractDataset[NoReturn, list[dict[str, Any]]]):
         return JSONPreview(json.dumps([str(path) for path in self._versions()]))
 
     def _versions(self) -> Iterator[Path]:
-        pattern = Path(self._filepath)
-        fixed = next(parent for parent in pattern.parents if parent.is_dir())
-        matches = glob(os.path.join(escape(str(fixed)), pattern.relative_to(fixed)), recursive=True)
-        folders = map(Path, sorted(matches))
+        folders = map(Path, sorted(glob(self._filepath, recursive=True)))
         for folder in filter(Path.is_dir, folders):  # "**" also matches the files inside
             yield from sorted(folder.glob(f"*/{folder.name}"))
 

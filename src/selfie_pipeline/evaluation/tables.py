@@ -133,28 +133,32 @@ def select_cells(
     ordered = sorted(cells, key=lambda cell: str(cell["version"]))
     other = [cell for cell in ordered if cell["configuration"] not in configurations]
     comparable = [cell for cell in ordered if cell["configuration"] in configurations]
-    encoders = {_get_arm(cell): _get_encoder(cell) for cell in [*comparable, *shown]}  # last wins
-    same = [cell for cell in comparable if _get_encoder(cell) == encoders[_get_arm(cell)]]
-    tuned = {_get_row(cell): _get_tuned(cell) for cell in [*same, *shown]}
+    # Of cells with the same key, the last one counts.
+    encoders = {_configuration_key(cell): _get_encoder(cell) for cell in [*comparable, *shown]}
+    same = [cell for cell in comparable if _get_encoder(cell) == encoders[_configuration_key(cell)]]
+    tuned = {_row_key(cell): _get_tuned(cell) for cell in [*same, *shown]}
     latest: dict[tuple[Any, ...], Cell] = {}
     superseded = []
     for cell in same:
-        if _get_tuned(cell) != tuned[_get_row(cell)]:
+        if _get_tuned(cell) != tuned[_row_key(cell)]:
             continue
-        key = (*_get_row(cell), cell["seed"])
+        key = (*_row_key(cell), cell["seed"])
         if key in latest:
             superseded.append(latest.pop(key))
         latest[key] = cell
     used = list(latest.values())
-    rest = {id(cell) for cell in (*used, *superseded)}
-    return Selection(used, other, [c for c in comparable if id(c) not in rest], superseded)
+    compared = {id(cell) for cell in (*used, *superseded)}
+    other_training = [cell for cell in comparable if id(cell) not in compared]
+    return Selection(used, other, other_training, superseded)
 
 
-def _get_arm(cell: Cell) -> tuple[Any, ...]:
+def _configuration_key(cell: Cell) -> tuple[Any, ...]:
+    """Return what cells share that have one encoder."""
     return cell["data"], cell["network"], cell["arm"], cell["configuration"]
 
 
-def _get_row(cell: Cell) -> tuple[Any, ...]:
+def _row_key(cell: Cell) -> tuple[Any, ...]:
+    """Return what the cells of one row of the table share."""
     return (*(cell[name] for name in _GROUP_KEYS), cell["arm"])
 
 

@@ -45,8 +45,6 @@ from selfie_pipeline.weights import Weights
 
 _PAIR: tuple[Arm, Arm] = ("supervised", "selfie")
 _LOG = logging.getLogger(__name__)
-_ENTRIES_PER_CELL = ("metrics", "history", "predictions")
-"""Catalog entries of a cell that the report reads."""
 
 
 def run_experiment(
@@ -136,12 +134,13 @@ def report_experiment(
 
 
 def _find_versions(pair: list[CellOutcome], results: list[Cell]) -> dict[str, str]:
-    """Return the versions of the catalog entries of two cells, which may not be the latest."""
-    versions: dict[str, str] = {}
-    for outcome in pair:
-        latest = max(result["version"] for result in results if outcome.matches(result))
-        versions |= {f"{outcome.arm}_{name}": latest for name in _ENTRIES_PER_CELL}
-    return versions
+    """Return the versions of the results of two cells, which may not be the latest."""
+    return {
+        f"{outcome.arm}_metrics": max(
+            result["version"] for result in results if outcome.matches(result)
+        )
+        for outcome in pair
+    }
 
 
 def check_complete(cells: pd.DataFrame) -> None:

@@ -184,17 +184,17 @@ class _Trial:
             self.resume,
         )
         title = f"tune, {self.search.arm}, {100 * self.search.labeled_frac:g} %"
+        numbered, score = f"{title}, trial {trial.number + 1}", None
         try:
-            value = self._train(
-                trial, recipe, device, checkpoints, f"{title}, trial {trial.number + 1}"
-            )
-        except (TrialPruned, NonFiniteLossError) as error:
-            if isinstance(error, NonFiniteLossError):
-                _LOG.warning("%s: pruned: %s", title, error)
-            remove_checkpoints(checkpoints.folder)
-            raise TrialPruned from None
-        remove_checkpoints(checkpoints.folder)
-        return value
+            score = self._train(trial, recipe, device, checkpoints, numbered)
+        except NonFiniteLossError as error:
+            _LOG.warning("%s: pruned: %s", title, error)
+        except TrialPruned:
+            pass
+        remove_checkpoints(checkpoints.folder)  # kept if the trial is interrupted
+        if score is None:
+            raise TrialPruned
+        return score
 
     def _train(
         self,
