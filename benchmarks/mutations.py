@@ -55,6 +55,7 @@ MIRRORS = {
     "training/tasks.py": ("training/test_loop.py", "training/test_finetuning.py"),
     "training/data/transfer.py": ("training/test_transfer.py",),
     "sources/__init__.py": ("sources/test_open_source.py",),
+    "sources/image_folder.py": ("sources/test_image_folder.py", "sources/test_label_tables.py"),
     "sources/columns.py": ("sources/test_parquet.py", "sources/test_label_tables.py"),
     "sources/image_set.py": ("sources/test_open_source.py", "sources/test_webdataset.py"),
     "sources/listing.py": ("sources/test_image_folder.py", "sources/test_label_tables.py"),

@@ -42,9 +42,10 @@ def test_the_default_is_the_sum_of_the_stages():
 
 
 def modules_imported_by(pipeline: str) -> set[str]:
+    """Return the modules that the pipeline, and the check of the labels before it, import."""
     code = f"""
 import sys
-from pathlib import Path
+import selfie_pipeline.training.data.subset
 from selfie_pipeline.pipeline_registry import create_pipeline
 create_pipeline({pipeline!r})
 print(*sys.modules)
@@ -58,6 +59,7 @@ print(*sys.modules)
     [
         ("ingest", {"torch", "matplotlib.pyplot", "optuna"}),
         ("pretrain", {"sklearn", "scipy.stats", "matplotlib.pyplot", "optuna"}),
+        ("experiment", {"sklearn", "scipy.stats", "matplotlib.pyplot", "optuna"}),
     ],
 )
 def test_a_stage_does_not_import_what_others_need(pipeline, libraries):

@@ -102,7 +102,7 @@ def test_cells_side_by_side_have_the_numbers_of_cells_in_turn(finished: Any) -> 
 def test_cells_side_by_side_resume(finished: Any) -> None:
     """The command is stopped when the trainings of two cells have begun."""
     few = "experiment.labeled_fracs=[0.1],experiment.seeds=[0]"
-    params = f"{few},finetune.steps=100,compute.cells_at_once=2"
+    params = f"{few},finetune.steps=40,compute.cells_at_once=2"
     first = start(finished, params)
     checkpoints = finished.path / "data/06_models"
     while len({path.parent for path in checkpoints.rglob("step-*.json")}) < 2:
@@ -129,11 +129,11 @@ def test_only_changed_cells_are_run_again(finished: Any) -> None:
         finished.load(f"{arm}_checkpoints").mkdir()
         (finished.load(f"{arm}_checkpoints") / "step-000000004.json").write_text(json.dumps(record))
 
-    finished.run("experiment", params=one)
+    finished.run("cells", params=one)
     assert set(load_statuses(finished).values()) == {"kept"}
     assert not finished.load("selfie_checkpoints").exists()
     assert finished.load("supervised_checkpoints").exists()
-    finished.run("experiment", params=f"{one},finetune.weight_decay=0.01")
+    finished.run("cells", params=f"{one},finetune.weight_decay=0.01")
     assert set(load_statuses(finished).values()) == {"done"}
     finished.run("experiment", params=one)  # not the latest results, but they still exist
     assert set(load_statuses(finished).values()) == {"kept"}
@@ -161,10 +161,10 @@ def test_a_failing_cell_is_reported_and_retried(finished: Any, diverging: Any) -
     assert list(finished.load("results_table")["seeds"]) == [2, 2, 2]
 
     diverging.undo()
-    finished.succeed("--pipeline=experiment")
+    finished.succeed("--pipelines=cells")
 
     assert load_statuses(finished) == {key: "done" if key in failed else "kept" for key in GRID}
-    assert list(finished.load("results_table")["seeds"]) == [2, 2, 2, 2]
+    assert load_cell_keys(finished) == sorted(GRID)
 
 
 def test_an_interrupted_experiment_keeps_finished_cells(
@@ -199,7 +199,7 @@ def test_the_experiment_uses_tuned_values(finished: Any, caplog: pytest.LogCaptu
     finished.run("tune", params=some)
     best = {entry["arm"]: entry["settings"] for entry in finished.load("best_settings")}
 
-    finished.run("experiment", params=some)
+    finished.run("cells", params=some)
 
     # The cells of the complete run are not kept, because they were not tuned.
     assert set(load_statuses(finished).values()) == {"done"}
@@ -208,7 +208,7 @@ def test_the_experiment_uses_tuned_values(finished: Any, caplog: pytest.LogCaptu
         rate = best[arm]["peak_learning_rate"]
         assert made["tuned"] == {"finetune.peak_learning_rate": rate}
         assert made["configuration"]["finetune"]["peak_learning_rate"] == rate
-    finished.run("experiment", params=f"{some},finetune.weight_decay=0.01")
+    finished.run("cells", params=f"{some},finetune.weight_decay=0.01")
     assert "selfie, 5 %: not tuned" in caplog.messages  # it was tuned with another weight decay
 
 

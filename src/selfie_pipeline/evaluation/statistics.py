@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 from scipy.special import fdtri, stdtrit
 
 _RESAMPLES = 2**14
@@ -104,7 +104,7 @@ def paired_t_p(ours: ArrayLike, theirs: ArrayLike) -> float:
     ours, theirs = _check_pairs(ours, theirs)
     if len(ours) < 2 or _all_equal(ours - theirs):  # noqa: PLR2004
         return math.nan
-    return float(stats.ttest_rel(ours, theirs).pvalue)
+    return float(scipy.stats.ttest_rel(ours, theirs).pvalue)
 
 
 def paired_permutation_p(ours: ArrayLike, theirs: ArrayLike) -> float:
@@ -127,7 +127,7 @@ def paired_permutation_p(ours: ArrayLike, theirs: ArrayLike) -> float:
     ours, theirs = _check_pairs(ours, theirs)
     if len(ours) < 2:  # noqa: PLR2004
         return math.nan
-    result = stats.permutation_test(  # type: ignore[attr-defined]  # scipy has no types
+    result = scipy.stats.permutation_test(  # type: ignore[attr-defined]  # scipy has no types
         (ours - theirs,),  # with a single sample, "samples" flips the signs
         np.mean,
         permutation_type="samples",
@@ -184,7 +184,7 @@ def mcnemar_test(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> McNemarR
         raise ValueError(f"predictions of shapes {ours.shape} and {theirs.shape} cannot be paired")
     gained, lost = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
     decided = gained + lost  # under the null hypothesis, a fair coin decides each
-    test = stats.binomtest  # type: ignore[attr-defined]  # scipy has no types
+    test = scipy.stats.binomtest  # type: ignore[attr-defined]  # scipy has no types
     return McNemarResult(gained, lost, float(test(gained, decided).pvalue) if decided else 1.0)
 
 

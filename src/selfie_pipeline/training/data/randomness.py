@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # torch takes seconds to import; the ingest stage works without it
+    import torch
 
 
 class RandomStream(IntEnum):
@@ -34,12 +37,16 @@ def generator(
     seed: int, stream: RandomStream, step: int = 0, device: torch.device | str = "cpu"
 ) -> torch.Generator:
     """Create a torch generator for one stream at one step."""
+    import torch  # noqa: PLC0415
+
     return torch.Generator(device).manual_seed(fold_in(seed, stream, step))
 
 
 @contextmanager
 def seeded_initialisation(seed: int) -> Iterator[None]:
     """Initialise networks from the seed within this context; torch's random state is kept."""
+    import torch  # noqa: PLC0415
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(fold_in(seed, RandomStream.WEIGHTS))
         yield
