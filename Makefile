@@ -31,7 +31,9 @@ clean: ## Remove the virtual environment
 	rm -rf $(VENV)
 
 # torch and torchvision come in one go, so that they match. Python compiles what it imports, at its first
-# import; pip would compile everything, most of which nobody imports.
+# import; pip would compile everything, most of which nobody imports. Images of containers often set the
+# variable with which Python keeps nothing of it, so that each start takes more than twice as long.
+unexport PYTHONDONTWRITEBYTECODE
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --no-compile --constraint constraints.txt --editable .

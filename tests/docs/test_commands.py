@@ -44,7 +44,7 @@ PAGES = [
     *sorted(REPOSITORY.glob("docs/*.md")),
 ]
 NOT_RUN = {
-    r"python3? -m venv|.*\bpip install\b|source ": "makes the environment that the tests run in",
+    r"python3? -m (venv|compileall)|.*\bpip install\b|source ": "makes the environment that the tests run in",
     r"make |\.ci/run|.*\bpytest\b": "runs the tests, or is run by .ci/run itself",
     r"kedro viz": "serves until it is stopped",
     r".*--env=imagenet": "needs ImageNet; tests/pipelines/test_sources.py has a few files",
