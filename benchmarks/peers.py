@@ -31,6 +31,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from common import (
@@ -45,6 +46,7 @@ from common import (
     report,
     seconds,
 )
+from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -57,10 +59,10 @@ from selfie_pipeline.training.device import Device, find_device
 
 
 class Pictures(Dataset[Any]):
-    """A data set of the digits, each passed through a transform."""
+    """A data set of images, (M, H, W, 3), uint8, each passed through a transform."""
 
-    def __init__(self, transform: Callable[[Image.Image], Any]) -> None:
-        self.images = drawn_digits()
+    def __init__(self, images: NDArray[np.uint8], transform: Callable[[Image.Image], Any]) -> None:
+        self.images = images
         self.transform = transform
 
     def __len__(self) -> int:
@@ -70,10 +72,12 @@ class Pictures(Dataset[Any]):
         return self.transform(Image.fromarray(self.images[index]))
 
 
-def endless(transform: Callable[[Image.Image], Any], batch: int, workers: int) -> Iterator[Any]:
-    """Yield batches of transformed digits, epoch after epoch."""
+def endless(
+    images: NDArray[np.uint8], transform: Callable[[Image.Image], Any], batch: int, workers: int
+) -> Iterator[Any]:
+    """Yield batches of transformed images, epoch after epoch."""
     loader = DataLoader(
-        Pictures(transform),
+        Pictures(images, transform),
         batch,
         shuffle=True,
         drop_last=True,
@@ -160,7 +164,7 @@ def plain(config: Config, device: Device, workers: int) -> Callable[[], None]:
             transforms.Normalize([0.5] * 3, [0.25] * 3),
         ]
     )
-    batches = endless(transform, config.pretrain.batch_size, workers)
+    batches = endless(drawn_digits(), transform, config.pretrain.batch_size, workers)
     network = PlainSelfie(config).to(device.type)
     return stepper(network.parameters(), lambda: network(next(batches).to(device.type)))
 
@@ -171,7 +175,8 @@ def simclr(config: Config, device: Device, workers: int) -> Callable[[], None]:
     from lightly.models.modules import SimCLRProjectionHead
     from lightly.transforms import SimCLRTransform
 
-    batches = endless(SimCLRTransform(input_size=32), config.pretrain.batch_size, workers)
+    transform = SimCLRTransform(input_size=32)
+    batches = endless(drawn_digits(), transform, config.pretrain.batch_size, workers)
     backbone = small_resnet50().to(device.type)
     head = SimCLRProjectionHead(2048, 512, 128).to(device.type)
     criterion = NTXentLoss()
@@ -187,7 +192,7 @@ class LabeledPictures(Pictures):
     """Random pictures, as many as CIFAR-10 has, each with a class."""
 
     def __init__(self, transform: Callable[[Image.Image], Any], **_: Any) -> None:
-        super().__init__(transform)
+        super().__init__(drawn_digits(), transform)
 
     def __len__(self) -> int:
         return 50_000
