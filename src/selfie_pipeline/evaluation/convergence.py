@@ -23,8 +23,8 @@ def measure_convergence(history: pd.DataFrame) -> dict[str, float | None]:
 
     Returns:
         ``loss``: mean loss over the last fifth of the steps, nats; ``loss_before``: over the fifth
-        before it, None if no row ends in it; ``accuracy``: of the augmented training batches over
-        the last fifth, a fraction.
+        before it, None if no row ends in it; ``loss_first``: of the first row; ``accuracy``: of the
+        augmented training batches over the last fifth, a fraction.
     """
     part = (_PARTS * history["step"] - 1) // history["step"].max()  # in which a row ends
     steps = history["step"].diff().fillna(history["step"])  # that a row is the mean of
@@ -32,6 +32,7 @@ def measure_convergence(history: pd.DataFrame) -> dict[str, float | None]:
     return {
         "loss": float(np.average(history["loss"], weights=last)),
         "loss_before": float(np.average(history["loss"], weights=before)) if any(before) else None,
+        "loss_first": float(history["loss"].iloc[0]),
         "accuracy": float(np.average(history["accuracy"], weights=last)),
     }
 
@@ -39,9 +40,14 @@ def measure_convergence(history: pd.DataFrame) -> dict[str, float | None]:
 def has_converged(ending: Mapping[str, Any]) -> bool:
     """Return whether a training, from its `measure_convergence`, needs no more steps.
 
-    It has learned its labels, or its loss no longer falls. Both are signs of the training alone:
-    only a longer one can tell whether the test accuracy would still rise.
+    It has learned its labels, or its loss has fallen and no longer does; a loss that never fell is
+    that of a training that has learned nothing. These are signs of the training alone: only a
+    longer one can tell whether the test accuracy would still rise.
+
+    Args:
+        ending: From `measure_convergence`; results of earlier commits have no ``loss_first``.
     """
-    before = ending["loss_before"]
-    is_flat = before is not None and ending["loss"] >= (1 - FLAT) * before
-    return is_flat or bool(ending["accuracy"] >= FITTED)
+    loss, before, first = ending["loss"], ending["loss_before"], ending.get("loss_first")
+    is_flat = before is not None and loss >= (1 - FLAT) * before
+    has_fallen = first is None or loss < (1 - FLAT) * first
+    return (is_flat and has_fallen) or bool(ending["accuracy"] >= FITTED)
