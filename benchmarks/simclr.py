@@ -23,9 +23,6 @@ import torch
 from common import arguments, now, report
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
-from lightly.loss import NTXentLoss
-from lightly.models.modules import SimCLRProjectionHead
-from lightly.transforms import SimCLRTransform
 from numpy.typing import NDArray
 from peers import endless
 from safetensors.torch import save_file
@@ -73,6 +70,10 @@ def load_images(env: str | None) -> Stored:
 
 def pretrain(stored: Stored, steps: int, batch: int, device: Device) -> dict[str, torch.Tensor]:
     """Pretrain for so many steps; return the ResNet's tensors, named as timm names them."""
+    from lightly.loss import NTXentLoss
+    from lightly.models.modules import SimCLRProjectionHead
+    from lightly.transforms import SimCLRTransform
+
     config = stored.config
     transform = SimCLRTransform(
         input_size=config.patch.image_size,

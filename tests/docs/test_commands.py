@@ -54,6 +54,7 @@ NOT_RUN = {
     r".*\bbudget=": "takes as long as it says",
     r".*compute\.engine=ray": "starts a Ray cluster, as the tests marked `ray` do",
     r"ray |export ": "is about a cluster of several machines",
+    r"python benchmarks/simclr\.py": "needs lightly, which is not in the extra `dev`",
     r"python benchmarks/duplicates\.py": "needs a list that others published",
     r"python benchmarks/(gpu|peers)\.py": "takes minutes; tests/benchmarks has a rehearsal of both",
     r"python benchmarks/gpu_bundle\.py": "needs CIFAR-10 and a network; see tests/benchmarks",
