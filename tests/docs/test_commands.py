@@ -69,6 +69,7 @@ STANDS_FOR = {
     "path/to/folder": "photographs/train",
     "path/to/image.jpg": "photographs/train/cat/1.jpg",
     "path/to/resnet.safetensors": "resnet.safetensors",
+    "simclr.safetensors": "resnet.safetensors",
 }
 SHORTER = {
     "benchmarks/throughput.py": "--recipe base --batch 8 --steps 1",
