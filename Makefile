@@ -4,6 +4,9 @@ VENV ?= .venv
 INSTALLED := $(VENV)/.installed
 WITH_DEV := $(VENV)/.installed-dev
 
+# Images of containers often set it, and then Python compiles what it imports at each start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check reference picture clean
 
 demo: $(INSTALLED) ## Everything on scikit-learn's handwritten digits, in a few minutes
@@ -31,9 +34,7 @@ clean: ## Remove the virtual environment
 	rm -rf $(VENV)
 
 # torch and torchvision come in one go, so that they match. Python compiles what it imports, at its first
-# import; pip would compile everything, most of which nobody imports. Images of containers often set the
-# variable with which Python keeps nothing of it, so that each start takes more than twice as long.
-unexport PYTHONDONTWRITEBYTECODE
+# import; pip would compile everything, most of which nobody imports.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --no-compile --constraint constraints.txt --editable .

@@ -78,7 +78,7 @@ def pretrain(stored: Stored, steps: int, batch: int, device: Device) -> dict[str
     transform = SimCLRTransform(
         input_size=config.patch.image_size,
         hf_prob=0.5 * config.augmentation.flip,
-        gaussian_blur=0.5 * (config.patch.image_size > 32),  # noqa: PLR2004  # as in the paper
+        gaussian_blur=0.5 * (config.patch.image_size > 32),  # noqa: PLR2004  # lightly: none on CIFAR-10
         normalize=stored.normalize,
     )
     with seeded_initialisation(config.pretrain.seed):
