@@ -44,7 +44,7 @@ def folders(folder: Path) -> list[str]:
 
 def test_a_run_loads_what_it_has_saved(tmp_path: Path) -> None:
     catalog = make_catalog(tmp_path, DAYS[1])
-    pin_versions(catalog, ["numbers"], DAYS[1])
+    pin_versions(catalog, catalog.keys(), ["numbers"], DAYS[1])
     catalog.save("numbers", [1])
     save(tmp_path, DAYS[2], [2])  # another run
 
@@ -56,18 +56,26 @@ def test_a_run_loads_what_it_has_saved(tmp_path: Path) -> None:
 def test_what_an_earlier_run_saved_is_chosen_before_the_first_node(tmp_path: Path) -> None:
     save(tmp_path, DAYS[0], [0])
     catalog = make_catalog(tmp_path, DAYS[1])
-    versions = pin_versions(catalog, ["text"], DAYS[1])
+    versions = pin_versions(catalog, catalog.keys(), ["text"], DAYS[1])
     save(tmp_path, DAYS[2], [2])
 
     assert catalog.load("numbers") == [0]
     assert versions == RunVersions((DAYS[1],), {str(tmp_path / "numbers"): DAYS[0]})
 
 
+def test_entries_that_a_run_does_not_use_are_not_created(tmp_path: Path) -> None:
+    """Creating them would import the libraries of their types."""
+    config = {"unused": {"type": "no_such_library.Dataset", "versioned": True}}
+    catalog = DataCatalog.from_config(config, save_version=DAYS[1])
+
+    assert pin_versions(catalog, ["params:seed"], [], DAYS[1]) == RunVersions((DAYS[1],), {})
+
+
 def test_an_output_that_is_not_saved_again_is_that_of_the_earlier_run(tmp_path: Path) -> None:
     """This is what `kedro run --only-missing-outputs` needs."""
     save(tmp_path, DAYS[0], [0])
     catalog = make_catalog(tmp_path, DAYS[1])
-    pin_versions(catalog, ["numbers"], DAYS[1])
+    pin_versions(catalog, catalog.keys(), ["numbers"], DAYS[1])
 
     assert catalog.exists("numbers")
     assert catalog.load("numbers") == [0]
@@ -77,7 +85,7 @@ def test_a_requested_version_is_loaded(tmp_path: Path) -> None:
     for day, numbers in enumerate([[0], [1]]):
         save(tmp_path, DAYS[day], numbers)
     catalog = make_catalog(tmp_path, DAYS[2], numbers=DAYS[0])
-    pin_versions(catalog, ["text"], DAYS[2])
+    pin_versions(catalog, catalog.keys(), ["text"], DAYS[2])
 
     assert catalog.load("numbers") == [0]
 
@@ -101,7 +109,7 @@ def test_a_history_is_loaded_in_the_version_of_its_encoder(tmp_path: Path) -> No
         ({"encoder": DAYS[1], "pretrain_history": DAYS[0]}, [0]),
     ):
         catalog = make(**load_versions)
-        pin_versions(catalog, [], DAYS[3])
+        pin_versions(catalog, ["pretrain_history"], [], DAYS[3])
         assert catalog.load("pretrain_history") == expected
 
 
@@ -126,7 +134,7 @@ def test_a_run_within_a_run_loads_what_that_one_saved_or_chose(
     token = outer_versions.set(RunVersions(outer.saved, chosen))
     try:
         catalog = make_catalog(tmp_path, DAYS[6])
-        versions = pin_versions(catalog, ["text"], DAYS[6])
+        versions = pin_versions(catalog, catalog.keys(), ["text"], DAYS[6])
     finally:
         outer_versions.reset(token)
 
@@ -138,7 +146,7 @@ def test_the_latest_saved_is_the_latest_although_the_clock_was_set_back(tmp_path
     save(tmp_path, "2026-01-05T10.00.00.999Z", [1])
     run = "2026-01-05T09.00.00.000Z"
     catalog = make_catalog(tmp_path, run)
-    versions = pin_versions(catalog, ["numbers"], run)
+    versions = pin_versions(catalog, catalog.keys(), ["numbers"], run)
     catalog.save("numbers", [2])
 
     assert versions.saved == ("2026-01-05T10.00.01.000Z",)
@@ -165,7 +173,7 @@ def test_no_two_runs_save_the_same_version(tmp_path: Path) -> None:
 
 def test_claims_into_which_nothing_was_saved_are_removed(tmp_path: Path) -> None:
     catalog = make_catalog(tmp_path, DAYS[0])
-    pin_versions(catalog, ["numbers", "text"], DAYS[0])
+    pin_versions(catalog, catalog.keys(), ["numbers", "text"], DAYS[0])
     assert folders(tmp_path / "numbers") == folders(tmp_path / "text") == DAYS[:1]
     catalog.save("numbers", [0])
 

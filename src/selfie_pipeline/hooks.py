@@ -82,7 +82,9 @@ class ProjectHooks:
             self._check_samples(lambda: catalog.load("usable_samples"))
         for line in summarise_run(self._config, pipeline.all_outputs(), self._budget):
             _LOG.info("%s", line)
-        versions = pin_versions(catalog, pipeline.all_outputs(), run_params["run_id"])
+        starts_runs = "project" in pipeline.inputs()  # which may use any entry
+        used = catalog.keys() if starts_runs else pipeline.datasets()
+        versions = pin_versions(catalog, used, pipeline.all_outputs(), run_params["run_id"])
         _check_versions_belong(versions, pipeline, catalog)
         loads = [
             f"{name} {versions.chosen[str(entry._filepath)]}"

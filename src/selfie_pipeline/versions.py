@@ -55,7 +55,9 @@ def versioned_entries(names: Iterable[str], catalog: DataCatalog) -> dict[str, E
     }
 
 
-def pin_versions(catalog: DataCatalog, outputs: Collection[str], run_id: str) -> RunVersions:
+def pin_versions(
+    catalog: DataCatalog, names: Iterable[str], outputs: Collection[str], run_id: str
+) -> RunVersions:
     """Choose the versions that a run loads and saves, and fix them in its catalog.
 
     An entry is loaded in the version that `--load-versions` names, or that an outer run has saved
@@ -64,6 +66,8 @@ def pin_versions(catalog: DataCatalog, outputs: Collection[str], run_id: str) ->
 
     Args:
         catalog: The run's catalog.
+        names: Names of the entries that the run uses. Others are not created, because that imports
+            their types: matplotlib for figures.
         outputs: Names of the entries that the run saves.
         run_id: The run's time stamp, which is the version to save unless a later one exists.
 
@@ -71,7 +75,9 @@ def pin_versions(catalog: DataCatalog, outputs: Collection[str], run_id: str) ->
         UserError: The folder of a version can't be created.
     """
     outer = outer_versions.get()
-    entries = versioned_entries(catalog.keys(), catalog)
+    used = set(names)
+    used |= {SAVED_WITH[name] for name in used & SAVED_WITH.keys()}
+    entries = versioned_entries(used, catalog)
     loads = {name: _choose_version(entry, outer) for name, entry in entries.items()}
     for name in SAVED_WITH.keys() & entries.keys():
         version = entries[name]._version

@@ -106,7 +106,6 @@ def test_a_full_disk_ends_a_stage_in_one_line(
         result = finished.kedro_run(f"--pipeline={stage}", f"--params={params}")
         if result.exit_code == 0:
             break
-        assert isinstance(result.exception, SystemExit), (free, result.exception)
         (line,) = result.stderr.splitlines()
         assert line.startswith("Error: "), line
         assert "space" in line, line
