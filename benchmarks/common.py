@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
 import tempfile
 import time
@@ -13,6 +14,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+# Kedro's own configuration writes to standard output, to which a benchmark writes its result.
+os.environ["KEDRO_LOGGING_CONFIG"] = str(Path(__file__).resolve().parents[1] / "conf/logging.yml")
 
 import numpy as np
 import torch

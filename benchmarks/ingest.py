@@ -47,9 +47,16 @@ def make_images(folder: Path, count: int) -> None:
         split = "val" if number % 10 == 0 else "train"
         path = folder / split / str(number % 2) / f"{number}.JPEG"
         path.parent.mkdir(parents=True, exist_ok=True)
-        x, y = random.integers(0, 100, 2)
-        box = (x, y, x + 480, y + 320)
-        photographs[number % 2].resize(SIZE, Image.Resampling.BICUBIC, box).save(path, quality=90)
+        photograph = photographs[number % 2]
+        width = random.integers(160, 480)  # so that few images are versions of each other
+        height = width * SIZE[1] // SIZE[0]
+        x, y = (
+            random.integers(0, whole - part)
+            for whole, part in zip(photograph.size, (width, height), strict=True)
+        )
+        box = (x, y, x + width, y + height)
+        image = photograph.resize(SIZE, Image.Resampling.BICUBIC, box)
+        image.rotate(90 * random.integers(0, 4), expand=True).save(path, quality=90)
 
 
 def ours(folder: Path, config: Config, checks: list[float]) -> None:

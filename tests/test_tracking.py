@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import pandas as pd
 import pytest
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.io.core import Version
+from kedro.pipeline import Pipeline, node
 
 from selfie_pipeline import tracking
 from selfie_pipeline.datasets.folder import FolderDataset
@@ -25,6 +28,8 @@ from selfie_pipeline.tracking import MlflowHooks, tracking_hooks
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 VERSION = "2026-01-01T00.00.00.000Z"
 RUN: dict[str, Any] = {"run_id": VERSION, "pipeline_names": ["pretrain", "report"]}
+SINGLE = Pipeline([])
+STARTS_RUNS = Pipeline([node(len, "project", "count")])
 HISTORY = pd.DataFrame(
     {"step": [2, 4], "loss": [1.5, 1.25], "accuracy": [0.25, 0.5], "learning_rate": [0.1, 0.05]}
 )
@@ -91,7 +96,7 @@ def test_a_run_is_tracked_with_everything(
     from mlflow import MlflowClient  # noqa: PLC0415
 
     hook = hooks()
-    hook.before_pipeline_run(RUN, catalog)
+    hook.before_pipeline_run(RUN, SINGLE, catalog)
     catalog["report"].save("<html>")
     catalog["exported"].save({"a.txt": b"a", "b.txt": b"b"})
     catalog["note"].save("note")
@@ -119,12 +124,50 @@ def test_a_run_is_tracked_with_everything(
     assert files == {"report.html", "a.txt", "b.txt"}
 
 
+def test_a_run_does_not_wait_for_mlflow_before_its_end(
+    tmp_path: Path,
+    hooks: Callable[..., MlflowHooks],
+    catalog: DataCatalog,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = threading.Event()
+
+    def create_client_late(uri: str | None, project: Path) -> Any:
+        assert begun.wait(60)
+        return create_client(uri, project)
+
+    create_client = tracking._create_client
+    monkeypatch.setattr(tracking, "_create_client", create_client_late)
+    hook = hooks()
+    hook.before_pipeline_run(RUN, SINGLE, catalog)
+    hook.after_dataset_saved("selfie_metrics", METRICS)
+    begun.set()
+    hook.after_pipeline_run()
+
+    (run,) = find_runs(tmp_path)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["selfie/accuracy"] == 0.75
+
+
+def test_runs_in_other_processes_are_told_the_run_that_starts_them(
+    tmp_path: Path, hooks: Callable[..., MlflowHooks], catalog: DataCatalog
+) -> None:
+    hook = hooks()
+    hook.before_pipeline_run(RUN, STARTS_RUNS, catalog)
+    told = os.environ[tracking._OUTER_RUN]
+    hook.after_pipeline_run()
+
+    (run,) = find_runs(tmp_path)
+    assert told == run.info.run_id
+    assert tracking._OUTER_RUN not in os.environ
+
+
 def test_a_run_within_a_run_is_its_child(
     tmp_path: Path, hooks: Callable[..., MlflowHooks], catalog: DataCatalog
 ) -> None:
     hook = hooks()
-    hook.before_pipeline_run(RUN, catalog)
-    hooks(hook).before_pipeline_run(RUN | {"run_id": "inner"}, catalog)
+    hook.before_pipeline_run(RUN, SINGLE, catalog)
+    hooks(hook).before_pipeline_run(RUN | {"run_id": "inner"}, SINGLE, catalog)
     hook.on_pipeline_error()
     hook.after_dataset_saved("selfie_metrics", METRICS)
     hook.after_pipeline_run()
@@ -140,7 +183,7 @@ def test_nothing_is_tracked_if_tracking_is_switched_off(
     tmp_path: Path, hooks: Callable[..., MlflowHooks], catalog: DataCatalog
 ) -> None:
     hook = hooks(**{"tracking.mlflow": "never"})
-    hook.before_pipeline_run(RUN, catalog)
+    hook.before_pipeline_run(RUN, SINGLE, catalog)
     hook.after_dataset_saved("selfie_metrics", METRICS)
     hook.after_pipeline_run()
 
@@ -155,7 +198,7 @@ def test_a_failure_to_track_does_not_end_the_run(
 ) -> None:
     (tmp_path / "file").touch()
     hook = hooks(**{"tracking.mlflow_uri": f"sqlite:///{tmp_path}/file/mlflow.db"})
-    hook.before_pipeline_run(RUN, catalog)
+    hook.before_pipeline_run(RUN, SINGLE, catalog)
     hook.after_dataset_saved("selfie_metrics", METRICS)
     hook.after_pipeline_run()
 
@@ -193,9 +236,9 @@ def mlflow_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def run_three_within_one(hooks: Callable[..., MlflowHooks], catalog: DataCatalog, uri: str) -> None:
     hook = hooks(**{"tracking.mlflow_uri": uri})
-    hook.before_pipeline_run(RUN, catalog)
+    hook.before_pipeline_run(RUN, SINGLE, catalog)
     for _ in range(3):
-        hook.before_pipeline_run(RUN, catalog)
+        hook.before_pipeline_run(RUN, SINGLE, catalog)
         hook.after_dataset_saved("selfie_metrics", METRICS)
         hook.after_pipeline_run()
     hook.after_pipeline_run()
@@ -239,10 +282,10 @@ def test_tracking_that_fails_later_is_given_up_once(
     tmp_path: Path,
 ) -> None:
     hook = hooks()
-    hook.before_pipeline_run(RUN, catalog)
+    hook.before_pipeline_run(RUN, SINGLE, catalog)
     (tmp_path / "data" / "mlflow.db").write_bytes(b"no database")
     for _ in range(3):
-        hook.before_pipeline_run(RUN, catalog)
+        hook.before_pipeline_run(RUN, SINGLE, catalog)
         hook.after_dataset_saved("selfie_metrics", METRICS)
         hook.after_pipeline_run()
     hook.after_pipeline_run()

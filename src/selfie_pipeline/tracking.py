@@ -12,6 +12,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from numbers import Real
@@ -21,6 +22,7 @@ from typing import Any
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import AbstractVersionedDataset, DataCatalog
+from kedro.pipeline import Pipeline
 
 from selfie_pipeline.provenance import describe_environment, flatten
 
@@ -53,15 +55,26 @@ def tracking_hooks() -> tuple[MlflowHooks, ...]:
 
 @dataclass
 class _Run:
-    """A run in progress."""
+    """A run in progress.
 
-    client: Any
-    id: str
+    Attributes:
+        catalog: Its catalog.
+        tracked: False from the first failure on.
+        client: MLflow's client, once the run is created in MLflow.
+        id: MLflow's ID of it.
+    """
+
     catalog: DataCatalog
+    tracked: bool = True
+    client: Any = None
+    id: str = ""
 
 
 class MlflowHooks:
     """Kedro hooks that log parameters, curves, metrics, figures and weights to MLflow.
+
+    A background thread does all of it, in order, so that a run need not wait for MLflow's import
+    or for a server before its first node. Its end waits for the thread.
 
     Runs that another run starts, such as the cells of an experiment, are its child runs. A failure
     here ends the tracking of all runs in progress with one warning, never the runs.
@@ -70,6 +83,8 @@ class MlflowHooks:
     def __init__(self) -> None:
         self._runs: list[_Run | None] = []  # innermost last; None for a run that is not tracked
         self._outer: list[str | None] = []  # the value of _OUTER_RUN before each of them
+        self._thread = ThreadPoolExecutor(1, "mlflow")
+        self._last: Future[None] | None = None  # the action that was submitted last
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -79,21 +94,29 @@ class MlflowHooks:
         self._recipe = context.config_loader["globals"]["recipe"]
 
     @hook_impl
-    def before_pipeline_run(self, run_params: dict[str, Any], catalog: DataCatalog) -> None:
+    def before_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> None:
         """Start a run and log its parameters, unless it is part of a run that is not tracked."""
+        self._wait()  # for the run that this one is part of
         parent = os.environ.get(_OUTER_RUN)
         self._runs.append(None)
         self._outer.append(parent)
         os.environ[_OUTER_RUN] = ""
-        if parent != "" and self._parameters["tracking"]["mlflow"] != "never":
-            self._try(lambda: self._start(run_params, catalog, parent))
+        if parent == "" or self._parameters["tracking"]["mlflow"] == "never":
+            return
+        warnings.filterwarnings("ignore", module="mlflow")  # which its own libraries deprecate
+        self._runs[-1] = run = _Run(catalog)
+        self._submit(run, lambda: self._start(run, run_params, parent))
+        if "project" in pipeline.inputs():  # it starts runs, maybe in other processes
+            self._wait()
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
         """Log histories as curves, numbers as metrics and files as artifacts."""
         run = self._runs[-1] if self._runs else None
         if run is not None:
-            self._try(lambda: _log_dataset(run, dataset_name, data))
+            self._submit(run, lambda: _log_dataset(run, dataset_name, data))
 
     @hook_impl
     def after_pipeline_run(self) -> None:
@@ -105,9 +128,7 @@ class MlflowHooks:
         """End the failed run."""
         self._end("FAILED")
 
-    def _start(
-        self, run_params: Mapping[str, Any], catalog: DataCatalog, parent: str | None
-    ) -> None:
+    def _start(self, run: _Run, run_params: Mapping[str, Any], parent: str | None) -> None:
         client = _create_client(self._parameters["tracking"]["mlflow_uri"], self._project)
         from mlflow.entities import Param  # noqa: PLC0415  # an extra, and slow
 
@@ -120,7 +141,7 @@ class MlflowHooks:
         }
         experiment = self._ensure_experiment(client)
         created = client.create_run(experiment, run_name=run_params["run_id"], tags=tags)
-        self._runs[-1] = run = _Run(client, created.info.run_id, catalog)
+        run.client, run.id = client, created.info.run_id
         values = [
             Param(key, str(value)[:_MAX_VALUE_CHARACTERS])
             for key, value in flatten(self._parameters)
@@ -143,25 +164,37 @@ class MlflowHooks:
     def _end(self, status: str) -> None:
         run = self._runs.pop() if self._runs else None
         if run is not None:
-            self._try(lambda: run.client.set_terminated(run.id, status))
+            self._submit(run, lambda: run.client.set_terminated(run.id, status))
+        self._wait()
         outer = self._outer.pop() if self._outer else None
         os.environ.pop(_OUTER_RUN, None)
         if outer is not None:
             os.environ[_OUTER_RUN] = outer
 
-    def _try(self, action: Callable[[], Any]) -> None:
+    def _submit(self, run: _Run, action: Callable[[], Any]) -> None:
+        """Run an action for a run in the background, after those before it."""
+        self._last = self._thread.submit(self._try, run, action)
+
+    def _wait(self) -> None:
+        """Wait until all actions are done."""
+        if self._last is not None:
+            self._last.result()
+
+    def _try(self, run: _Run, action: Callable[[], Any]) -> None:
         """Run an action; if it fails, log a warning and stop tracking the runs in progress."""
+        if not run.tracked:
+            return
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # MLflow's dependencies warn about MLflow
-                action()
+            action()
         except Exception as error:
             _LOG.warning(
                 "mlflow: this run is no longer tracked: %s; switch tracking off with "
                 "--params tracking.mlflow=never",
                 " ".join(str(error).split()),
             )
-            self._runs = [None] * len(self._runs)
+            for other in (run, *self._runs):
+                if other is not None:
+                    other.tracked = False
             # Runs that these start are not tracked either, nor others in a process for cells.
             self._outer = [None if outer is None else "" for outer in self._outer]
             os.environ[_OUTER_RUN] = ""

@@ -32,6 +32,7 @@ def test_the_means_are_those_of_the_fifths(log_every: int) -> None:
     tolerance = log_every / 1000 / 2 + 1e-9  # a row is in the fifth in which it ends
     assert ending["loss"] == pytest.approx(1.1, abs=tolerance + 0.001)
     assert ending["loss_before"] == pytest.approx(1.3, abs=tolerance + 0.001)
+    assert ending["loss_middle"] == pytest.approx(1.5, abs=tolerance + 0.001)
     assert ending["loss_first"] == pytest.approx(2 - log_every / 2000, abs=0.001)
     assert ending["accuracy"] == pytest.approx(0.9, abs=tolerance + 0.001)
 
@@ -43,6 +44,7 @@ def test_every_history_has_an_ending(steps: int, log_every: int) -> None:
     assert ending["loss"] == 1.0
     assert ending["accuracy"] == 0.5
     assert ending["loss_before"] in (1.0, None)
+    assert ending["loss_middle"] in (1.0, None)
     assert not has_converged(ending)
 
 
@@ -74,6 +76,17 @@ def test_a_loss_that_never_fell_has_not_converged(loss) -> None:
     ending = measure_convergence(make_history(loss, constant(0.1)))
     assert not has_converged(ending)
     assert has_converged(ending | {"loss_first": None})  # unknown in results of earlier commits
+
+
+@pytest.mark.parametrize("fall", [0.5, 0.6, 0.7])
+def test_a_loss_that_is_flat_only_because_the_rate_decayed_has_not_converged(fall: float) -> None:
+    """Its slope is proportional to the learning rate, which follows a cosine."""
+    ending = measure_convergence(
+        make_history(lambda p: 1.5 - fall * (p + np.sin(np.pi * p) / np.pi), constant(0.5))
+    )
+    assert ending["loss"] > 0.95 * ending["loss_before"]
+    assert not has_converged(ending)
+    assert has_converged(ending | {"loss_middle": None})  # unknown in results of earlier commits
 
 
 def test_the_faster_the_fall_the_less_converged() -> None:

@@ -63,7 +63,8 @@ class _Stored(BaseModel):
 class _Training(_Stored):
     loss: NonNegativeFloat
     loss_before: NonNegativeFloat | None
-    loss_first: NonNegativeFloat | None = None  # results of earlier commits have none
+    loss_middle: NonNegativeFloat | None = None  # results of earlier commits have neither
+    loss_first: NonNegativeFloat | None = None
     accuracy: Fraction
     held_out_half: Fraction | None = None
     held_out: Fraction | None = None

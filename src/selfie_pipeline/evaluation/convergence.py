@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import pandas as pd
 FITTED = 0.98
 """Training accuracy from which on a finetuning has learned its labels."""
 FLAT = 0.05
-"""Largest fall of the loss, relative to itself, that counts as none."""
+"""Largest fall of the loss from one fifth of the steps to the next, as a fraction, that counts as
+none."""
 _PARTS = 5
 
 
@@ -22,32 +24,44 @@ def measure_convergence(history: pd.DataFrame) -> dict[str, float | None]:
         history: One row a log interval: ``step``, ``loss``, ``accuracy``; see `state.HistoryRow`.
 
     Returns:
-        ``loss``: mean loss over the last fifth of the steps, nats; ``loss_before``: over the fifth
-        before it, None if no row ends in it; ``loss_first``: of the first row; ``accuracy``: of the
-        augmented training batches over the last fifth, a fraction.
+        ``loss``: mean loss over the last fifth of the steps, nats; ``loss_before`` and
+        ``loss_middle``: over the fourth and third fifths, None if no row ends in them;
+        ``loss_first``: of the first row; ``accuracy``: of the augmented training batches over the
+        last fifth, a fraction.
     """
     part = (_PARTS * history["step"] - 1) // history["step"].max()  # in which a row ends
     steps = history["step"].diff().fillna(history["step"])  # that a row is the mean of
-    last, before = (steps.where(part == number, 0) for number in (_PARTS - 1, _PARTS - 2))
+
+    def average(column: str, number: int) -> float | None:
+        weights = steps.where(part == number, 0)
+        return float(np.average(history[column], weights=weights)) if any(weights) else None
+
     return {
-        "loss": float(np.average(history["loss"], weights=last)),
-        "loss_before": float(np.average(history["loss"], weights=before)) if any(before) else None,
+        "loss": average("loss", _PARTS - 1),
+        "loss_before": average("loss", _PARTS - 2),
+        "loss_middle": average("loss", _PARTS - 3),
         "loss_first": float(history["loss"].iloc[0]),
-        "accuracy": float(np.average(history["accuracy"], weights=last)),
+        "accuracy": average("accuracy", _PARTS - 1),
     }
 
 
 def has_converged(ending: Mapping[str, Any]) -> bool:
     """Return whether a training, from its `measure_convergence`, needs no more steps.
 
-    It has learned its labels, or its loss has fallen and no longer does; a loss that never fell is
-    that of a training that has learned nothing. These are signs of the training alone: only a
-    longer one can tell whether the test accuracy would still rise.
+    It has learned its labels, or its loss has fallen and no longer did over the last three fifths
+    of the steps. Over the last fifth alone, the loss of any training is flat, because the learning
+    rate has decayed. These are signs of the training alone: only a longer one can tell whether the
+    test accuracy would still rise.
 
     Args:
-        ending: From `measure_convergence`; results of earlier commits have no ``loss_first``.
+        ending: From `measure_convergence`; results of earlier commits have no ``loss_first`` and
+            no ``loss_middle``.
     """
-    loss, before, first = ending["loss"], ending["loss_before"], ending.get("loss_first")
-    is_flat = before is not None and loss >= (1 - FLAT) * before
-    has_fallen = first is None or loss < (1 - FLAT) * first
+    losses = [ending.get("loss_middle"), ending["loss_before"], ending["loss"]]
+    known = [loss for loss in losses if loss is not None]
+    is_flat = ending["loss_before"] is not None and all(
+        later >= (1 - FLAT) * earlier for earlier, later in pairwise(known)
+    )
+    first = ending.get("loss_first")
+    has_fallen = first is None or ending["loss"] < (1 - FLAT) * first
     return (is_flat and has_fallen) or bool(ending["accuracy"] >= FITTED)

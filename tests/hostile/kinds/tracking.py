@@ -12,6 +12,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
 from tests.hostile.damage import NAMES
 from tests.hostile.inputs import Input, Kind, WrongResultError
 from tests.hostile.kinds.addresses import HOSTS, PORTS, refuse_names
@@ -89,7 +90,9 @@ def _track(item: Input, folder: Path) -> None:
     try:
         hooks.after_context_created(context)
         hooks.before_pipeline_run(
-            {"run_id": "2026-01-01T00.00.00.000Z", "pipeline_names": ["ingest"]}, DataCatalog()
+            {"run_id": "2026-01-01T00.00.00.000Z", "pipeline_names": ["ingest"]},
+            Pipeline([]),
+            DataCatalog(),
         )
         hooks.after_pipeline_run()
         left = os.environ.get("SELFIE_MLFLOW_RUN")  # empty: its inner runs are not tracked either
