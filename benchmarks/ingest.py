@@ -9,8 +9,8 @@ in two splits. "Bare" opens, converts, resizes and crops each image to the same 
 of threads on all cores, and keeps nothing. The two alternate; the reported ratio is the median over
 the pairs.
 
-Without a folder, JPEGs of 500 × 375 pixels, as large as those of ImageNet, are cut out of
-scikit-learn's two photographs.
+Without a folder, JPEGs of 500 × 375 pixels, as large as those of ImageNet, are parts of
+scikit-learn's two photographs, of different sizes and turned.
 """
 
 from __future__ import annotations

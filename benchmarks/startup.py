@@ -2,6 +2,9 @@
 
     python benchmarks/startup.py --baseline ../earlier-checkout
 
+Of a training, also the time until it has made its two steps is measured, because a command may
+still have work to do afterwards.
+
 Each command runs in its own process, in a temporary copy of the project with the digits as patch
 grids. It alternates with the same command from another checkout, if one is given, and with the
 import of torch's compiler, which every training needs and which is therefore the lower bound.
@@ -9,6 +12,7 @@ import of torch's compiler, which every training needs and which is therefore th
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -17,7 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import PROJECT, arguments, median, recipe, report, seconds
+from common import PROJECT, arguments, median, now, recipe, report
 
 from selfie_pipeline.training.device import find_device
 
@@ -35,19 +39,45 @@ COMMANDS = {
 FLOOR = "import torch._dynamo"
 
 
-def run(command: list[str], project: Path, checkout: Path) -> None:
-    """Run a command in the project, with a checkout's code."""
+def run(command: list[str], project: Path, checkout: Path) -> float:
+    """Run a command in the project, with a checkout's code.
+
+    Returns:
+        Seconds until a training has made its steps; nan if the command is none.
+    """
     environment = {**os.environ, "PYTHONPATH": str(checkout / "src")}
-    subprocess.run(command, cwd=project, env=environment, check=True, stdout=subprocess.DEVNULL)
+    steps_s = math.nan
+    started = now()
+    with subprocess.Popen(
+        command,
+        cwd=project,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if "steps done" in line:
+                steps_s = now() - started
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return steps_s
 
 
-def measure(command: list[str], project: Path, checkout: Path) -> tuple[float, float]:
-    """Return a process's wall time and CPU time, seconds."""
-    before = os.times()
-    wall_s = seconds(lambda: run(command, project, checkout))
-    after = os.times()
+def measure(command: list[str], project: Path, checkout: Path) -> dict[str, float]:
+    """Return a process's wall time and CPU time, and the time until its steps are made, seconds."""
+    before, started = os.times(), now()
+    steps_s = run(command, project, checkout)
+    wall_s, after = now() - started, os.times()
     user_s = after.children_user - before.children_user
-    return wall_s, user_s + after.children_system - before.children_system
+    system_s = after.children_system - before.children_system
+    times = {
+        "wall s": wall_s,
+        "processor s": user_s + system_s,
+        "until the steps are made, s": steps_s,
+    }
+    return {name: value for name, value in times.items() if not math.isnan(value)}
 
 
 def copy_project(checkout: Path, project: Path) -> None:
@@ -71,22 +101,21 @@ def main() -> None:
     checkouts = {"now": PROJECT}
     if options.baseline:
         checkouts["baseline"] = options.baseline.resolve()
-    times: dict[str, list[tuple[float, float]]] = {}
+    times: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for version, checkout in checkouts.items():
             copy_project(checkout, Path(folder, version))
         for _ in range(options.rounds):
             for name, command in COMMANDS.items():
                 for version, checkout in checkouts.items():
-                    measured = measure([*KEDRO, *command], Path(folder, version), checkout)
-                    times.setdefault(f"{name}, {version}", []).append(measured)
+                    taken = measure([*KEDRO, *command], Path(folder, version), checkout)
+                    times.setdefault(f"{name}, {version}", []).append(taken)
             floor = measure([sys.executable, "-c", FLOOR], Path(folder), PROJECT)
             times.setdefault(FLOOR, []).append(floor)
     result: dict[str, Any] = {}
-    for name, pairs in times.items():
-        result[f"{name}: wall s"], result[f"{name}: processor s"] = map(
-            median, zip(*pairs, strict=True)
-        )
+    for name, measured in times.items():
+        for unit in measured[0]:
+            result[f"{name}: {unit}"] = median([one[unit] for one in measured])
     report(result, find_device(recipe("base").compute), options.json)
 
 
