@@ -48,7 +48,7 @@ NOT_RUN = {
     r"make |\.ci/run|.*\bpytest\b": "runs the tests, or is run by .ci/run itself",
     r"kedro viz": "serves until it is stopped",
     r".*--env=imagenet": "needs ImageNet; tests/pipelines/test_sources.py has a few files",
-    r"python benchmarks/(budget|kill_resume|growth|scaling)\.py": "takes minutes at any size",
+    r"python benchmarks/(budget|cells|kill_resume|growth|scaling)\.py": "takes minutes at any size",
     r"python benchmarks/startup\.py": "takes a minute, as it starts the same command several times",
     r"python benchmarks/mutations\.py": "takes an hour; tests/benchmarks has its faults",
     r".*\bbudget=": "takes as long as it says",
