@@ -149,12 +149,17 @@ def test_a_run_does_not_wait_for_mlflow_before_its_end(
     assert run.data.metrics["selfie/accuracy"] == 0.75
 
 
-def test_runs_in_other_processes_are_told_the_run_that_starts_them(
-    tmp_path: Path, hooks: Callable[..., MlflowHooks], catalog: DataCatalog
+@pytest.mark.parametrize(("pipeline", "budget"), [(STARTS_RUNS, None), (SINGLE, "30min")])
+def test_a_run_waits_for_mlflow_if_it_starts_runs_or_times_steps(
+    pipeline: Pipeline,
+    budget: str | None,
+    tmp_path: Path,
+    hooks: Callable[..., MlflowHooks],
+    catalog: DataCatalog,
 ) -> None:
-    hook = hooks()
-    hook.before_pipeline_run(RUN, STARTS_RUNS, catalog)
-    told = os.environ[tracking._OUTER_RUN]
+    hook = hooks(budget=budget)
+    hook.before_pipeline_run(RUN, pipeline, catalog)
+    told = os.environ[tracking._OUTER_RUN]  # to runs in other processes
     hook.after_pipeline_run()
 
     (run,) = find_runs(tmp_path)

@@ -108,7 +108,9 @@ class MlflowHooks:
         warnings.filterwarnings("ignore", module="mlflow")  # which its own libraries deprecate
         self._runs[-1] = run = _Run(catalog)
         self._submit(run, lambda: self._start(run, run_params, parent))
-        if "project" in pipeline.inputs():  # it starts runs, maybe in other processes
+        # Runs that this one starts, maybe in other processes, need its ID; and the import of MLflow
+        # would slow down the steps that are timed for a budget.
+        if "project" in pipeline.inputs() or self._parameters["budget"]:
             self._wait()
 
     @hook_impl
