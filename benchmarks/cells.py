@@ -7,11 +7,13 @@ each has all threads (`compute.cells_at_once=1`). Side by side, as many as there
 thread each (`auto`). Both are whole `kedro run --pipeline=cells`, alternately.
 
 Times for more cores are calculated: the start of an experiment, and the time of a cell for each
-round of cells. Both follow from side-by-side experiments with all cells and with half of them.
+round of as many cells as there are cores. Both follow from side-by-side experiments with all cells
+and with one round of them.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -56,11 +58,13 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=8, help="cells of an experiment")
     parser.add_argument("--rounds", type=int, default=3, help="experiments of each kind")
     options = parser.parse_args()
-    cells = options.cells
+    cells, cores = options.cells, len(os.sched_getaffinity(0))
+    if cells <= cores:
+        parser.error(f"--cells {cells} are a single round here; allowed: more than {cores}")
     kinds: dict[str, tuple[int, int | str]] = {
         "in turn": (cells, 1),
         "side by side": (cells, "auto"),
-        "side by side, half of the cells": (cells // 2, "auto"),
+        "side by side, one round": (cores, "auto"),
     }
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
     with tempfile.TemporaryDirectory() as folder:
@@ -76,11 +80,9 @@ def main() -> None:
         side / turn for side, turn in zip(times["side by side"], times["in turn"], strict=True)
     ]
     medians = {kind: median(values) for kind, values in times.items()}
-    cores = len(os.sched_getaffinity(0))
-    rounds = -(-cells // cores), -(-(cells // 2) // cores)
-    whole, half = medians["side by side"], medians["side by side, half of the cells"]
-    cell_s = (whole - half) / (rounds[0] - rounds[1])
-    start_s = whole - rounds[0] * cell_s
+    rounds = math.ceil(cells / cores)
+    cell_s = (medians["side by side"] - medians["side by side, one round"]) / (rounds - 1)
+    start_s = medians["side by side, one round"] - cell_s
     low, high = median_interval(ratios)
     result: dict[str, Any] = {"cells": cells, "cores": cores, "rounds": options.rounds}
     result |= {f"{kind}, s": value for kind, value in medians.items()}
@@ -92,7 +94,8 @@ def main() -> None:
         "a round of cells, s": cell_s,
     }
     result |= {
-        f"{count} cores, calculated, s": start_s + -(-cells // count) * cell_s for count in _CORES
+        f"{count} cores, calculated, s": start_s + math.ceil(cells / count) * cell_s
+        for count in _CORES
     }
     report(result, find_device(recipe("base").compute), options.json)
 

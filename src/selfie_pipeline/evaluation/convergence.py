@@ -49,7 +49,7 @@ def has_converged(ending: Mapping[str, Any]) -> bool:
     """Return whether a training, from its `measure_convergence`, needs no more steps.
 
     It has learned its labels, or its loss has fallen and no longer did over the last three fifths
-    of the steps. Over the last fifth alone, the loss of any training is flat, because the learning
+    of the steps. Over the last fifth alone, the loss of most trainings is flat, as the learning
     rate has decayed. These are signs of the training alone: only a longer one can tell whether the
     test accuracy would still rise.
 
