@@ -24,7 +24,7 @@ from selfie_pipeline.config import Config, UserError, load_config
 from selfie_pipeline.extras import install_extra
 from selfie_pipeline.pipeline_registry import PIPELINE_NAMES, create_pipeline
 from selfie_pipeline.printable import list_first
-from selfie_pipeline.project import Project
+from selfie_pipeline.project import Project, starts_runs
 from selfie_pipeline.provenance import flatten
 from selfie_pipeline.run_budget import find_budget, plan_run
 from selfie_pipeline.run_summary import summarise_run
@@ -82,8 +82,8 @@ class ProjectHooks:
             self._check_samples(lambda: catalog.load("usable_samples"))
         for line in summarise_run(self._config, pipeline.all_outputs(), self._budget):
             _LOG.info("%s", line)
-        starts_runs = "project" in pipeline.inputs()  # which may use any entry
-        used = catalog.keys() if starts_runs else pipeline.datasets()
+        # The runs that it starts may use any entry.
+        used = catalog.keys() if starts_runs(pipeline) else pipeline.datasets()
         versions = pin_versions(catalog, used, pipeline.all_outputs(), run_params["run_id"])
         _check_versions_belong(versions, pipeline, catalog)
         loads = [

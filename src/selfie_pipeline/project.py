@@ -14,6 +14,7 @@ from kedro.framework import project as kedro_project
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from kedro.io import AbstractVersionedDataset
+from kedro.pipeline import Pipeline
 from kedro.runner import SequentialRunner
 from kedro.utils import find_kedro_project
 
@@ -104,6 +105,11 @@ class Project:
         session = KedroSession.create(self.path, env=self.env, runtime_params=merged)
         with session:  # Kedro annotates __enter__ with a more general type
             yield session
+
+
+def starts_runs(pipeline: Pipeline) -> bool:
+    """Return whether nodes of the pipeline run other pipelines: experiment, tune and ratio."""
+    return "project" in pipeline.inputs()
 
 
 @contextmanager

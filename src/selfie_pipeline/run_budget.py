@@ -12,12 +12,11 @@ from kedro.io.core import VERSION_FORMAT
 from kedro.pipeline import Pipeline
 
 from selfie_pipeline.config import Config, UserError
+from selfie_pipeline.project import starts_runs
 
 _LOG = logging.getLogger(__name__)
 _KINDS = ("pretrain", "finetune")
 _CLASSIFIERS = {"selfie_classifier", "supervised_classifier", "weights_classifier"}
-_INPUTS_OF_STUDIES = {"project", "tuning"}
-"""Catalog entries of the pipelines that train many times: experiment, tune and ratio."""
 
 
 def find_budget(config: Config, params: Mapping[str, Any]) -> str | None:
@@ -70,7 +69,7 @@ def plan_run(
     outputs = pipeline.all_outputs()
     counts = {"pretrain": int("encoder" in outputs), "finetune": len(_CLASSIFIERS & outputs)}
     trainings = {kind: count for kind, count in counts.items() if count}
-    is_study = bool(_INPUTS_OF_STUDIES & pipeline.inputs())
+    is_study = starts_runs(pipeline)
     if is_study:
         least = {"finetune": 1} | ({"pretrain": 1} if "params:ratio" in pipeline.inputs() else {})
         trainings = least | trainings

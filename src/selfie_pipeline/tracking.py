@@ -24,6 +24,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import AbstractVersionedDataset, DataCatalog
 from kedro.pipeline import Pipeline
 
+from selfie_pipeline.project import starts_runs
 from selfie_pipeline.provenance import describe_environment, flatten
 
 _LOG = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ class MlflowHooks:
         self._submit(run, lambda: self._start(run, run_params, parent))
         # Runs that this one starts, maybe in other processes, need its ID; and the import of MLflow
         # would slow down the steps that are timed for a budget.
-        if "project" in pipeline.inputs() or self._parameters["budget"]:
+        if starts_runs(pipeline) or self._parameters["budget"]:
             self._wait()
 
     @hook_impl
