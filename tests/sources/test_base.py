@@ -5,6 +5,7 @@ import weakref
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from selfie_pipeline.sources import base
 
@@ -20,23 +21,39 @@ def fitted(images, canvas_size):
 def test_an_image_that_fits_keeps_its_pixels():
     image = noise(32, 32, 3)
 
-    assert np.array_equal(np.asarray(base.fit_image(Image.fromarray(image), 32)), image)
+    assert np.array_equal(base.fit_image(image, 32), image)
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 60), (60, 20)])
 def test_the_longer_side_is_cropped_at_the_centre(height, width):
     image = noise(height, width, 3)
 
-    result = np.asarray(base.fit_image(Image.fromarray(image), 20))
+    result = base.fit_image(image, 20)
 
     assert np.array_equal(result, image[20:40] if height > width else image[:, 20:40])
+
+
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 375), (427, 640), (90, 61)])
+@pytest.mark.parametrize("canvas_size", [32, 256])
+def test_resizing_is_pillows_but_for_the_rounding_of_a_few_values(height, width, canvas_size):
+    photograph = Image.fromarray(load_sample_image("china.jpg")).resize((width, height))
+
+    result = base.fit_image(np.array(photograph), canvas_size).astype(int)
+
+    side = min(height, width)
+    left, top = (width - side) // 2, (height - side) // 2
+    square = photograph.crop((left, top, left + side, top + side))
+    expected = square.resize((canvas_size, canvas_size), Image.Resampling.BICUBIC)
+    difference = abs(result - np.asarray(expected))
+    assert difference.max() <= 1
+    assert difference.mean() < 0.01
 
 
 def test_shrinking_is_antialiased():
     stripes = np.zeros((64, 64, 3), dtype=np.uint8)
     stripes[:, ::2] = 255
 
-    result = np.asarray(base.fit_image(Image.fromarray(stripes), 16)).astype(int)
+    result = base.fit_image(stripes, 16).astype(int)
 
     assert abs(result[:, 2:-2] - 127).max() < 10  # without antialiasing: 0 or 255
 
@@ -89,6 +106,6 @@ def test_images_of_another_size_are_each_fitted(height, width):
 
     result = fitted(images, 16)
 
-    expected = [np.asarray(base.fit_image(Image.fromarray(image), 16)) for image in images]
+    expected = [base.fit_image(image, 16) for image in images]
     assert result.shape == (3, 16, 16, 3)
     assert np.array_equal(result, np.stack(expected))

@@ -11,9 +11,10 @@ from functools import partial
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
 from selfie_pipeline.sources import decoding
+from selfie_pipeline.sources.base import fit_image
 from selfie_pipeline.sources.decoding import (
     UnreadableImageError,
     decode_chunks,
@@ -32,8 +33,7 @@ GREY = PICTURE.convert("L")
 
 
 def fitted(image):
-    size = (SIDE, SIDE)
-    return np.asarray(ImageOps.fit(image, size, Image.Resampling.BICUBIC)).astype(int)
+    return fit_image(np.array(image), SIDE).astype(int)
 
 
 def decoded(path):
@@ -206,9 +206,10 @@ def test_a_large_photograph_is_decoded_at_a_fraction_of_its_size(
     tmp_path, monkeypatch, size, decoded_size
 ):
     sizes = []
-    original = ImageOps.fit
     monkeypatch.setattr(
-        ImageOps, "fit", lambda image, *args: sizes.append(image.size) or original(image, *args)
+        decoding,
+        "fit_image",
+        lambda image, size: sizes.append(image.shape[1::-1]) or fit_image(image, size),
     )
     large = PICTURE.resize(size, Image.Resampling.BICUBIC)
     path = save(tmp_path, large, "a.jpg", quality=95)

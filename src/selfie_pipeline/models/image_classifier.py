@@ -1,9 +1,9 @@
 """A classifier and its preprocessing as one network: from an image of any size to probabilities.
 
-The preprocessing is that of the training images, which Pillow resizes: bicubic, antialiased, first
-each row, then each column, and rounded to whole numbers after both. Here it is two matrix products,
-which all programs that read ONNX compute alike. ONNX's Resize is not used: some programs ignore its
-antialiasing, and the crop that Pillow resizes may begin at half a pixel.
+The preprocessing is that of the training images: a square from the middle is resized (bicubic,
+antialiased), first each row, then each column, and rounded to whole numbers after both. Here it is
+two matrix products, which all programs that read ONNX compute alike; some ignore the antialiasing
+of ONNX's own Resize.
 """
 
 from __future__ import annotations
@@ -55,28 +55,31 @@ def fit_window(image: Tensor, canvas_size: int, window_size: int) -> Tensor:
     """
     height, width, _ = image.shape
     side = torch.minimum(torch.scalar_tensor(height), torch.scalar_tensor(width))
-    scale = side / canvas_size
     margin = (canvas_size - window_size) // 2
-    places = torch.arange(window_size) + (margin + 0.5 - canvas_size / 2)  # (S,)
-    columns = _bicubic_weights(width, places * scale, scale)  # (S, W)
-    rows = _bicubic_weights(height, places * scale, scale)  # (S, H)
+    places = (torch.arange(window_size) + (margin + 0.5)) * (side / canvas_size)  # (S,)
+    columns = _bicubic_weights(width, side, places, canvas_size)  # (S, W)
+    rows = _bicubic_weights(height, side, places, canvas_size)  # (S, H)
     narrowed = _to_pixels(image.permute(2, 0, 1).float() @ columns.T)  # (3, H, S)
     return _to_pixels(rows @ narrowed)  # (3, S, S)
 
 
-def _bicubic_weights(length: int, centres: Tensor, scale: Tensor) -> Tensor:
+def _bicubic_weights(length: int, side: Tensor, places: Tensor, canvas_size: int) -> Tensor:
     """Return the weight of each old pixel in each new one: (S, length), rows of sum 1.
 
     Args:
         length: Number of old pixels.
-        centres: (S,): centres of the new pixels, in old pixels from the middle of the old ones.
-        scale: Old pixels per new one; above 1, the filter is as much wider.
+        side: Number of them that are not cropped.
+        places: (S,): centres of the new pixels, in old pixels from the first that is not cropped.
+        canvas_size: Number of pixels that these become.
     """
-    pixels = torch.arange(length) + (0.5 - torch.scalar_tensor(length) / 2)  # (length,)
-    distance = ((pixels - centres[:, None]) / scale.clamp(min=1)).abs()  # (S, length)
-    near = (1.5 * distance - 2.5) * distance**2 + 1  # Keys's cubic with a = -0.5, as Pillow's
+    first = torch.floor((length - side) / 2)
+    pixels = torch.arange(length) + 0.5 - first  # (length,)
+    spread = (side / canvas_size).clamp(min=1)  # of the filter, in old pixels
+    distance = ((pixels - places[:, None]) / spread).abs()  # (S, length)
+    near = (1.5 * distance - 2.5) * distance**2 + 1  # Keys's cubic with a = -0.5
     far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
     weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))  # noqa: PLR2004
+    weights = weights * ((pixels > 0) & (pixels < side))  # (S, length)
     return weights / weights.sum(dim=1, keepdim=True)
 
 

@@ -1,7 +1,7 @@
 """Decodes image files of any format and fits them to the canvas, on all cores.
 
-Decoding runs in threads, because Pillow releases the GIL while it reads, decodes and resizes, and
-threads pass images on without copying them.
+Decoding runs in threads, because Pillow and torch release the GIL while they read, decode and
+resize, and threads pass images on without copying them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ REFUSED = "can't be read: "
 _MOST_PIXELS = 89_478_485
 """Largest number of pixels, Pillow's `MAX_IMAGE_PIXELS`; decoding takes up to 16 bytes for each."""
 _MOST_OPAQUE_PIXELS = 150_000_000
-"""Largest number for grey and RGB PNGs without transparency; decoding takes up to 8 bytes each."""
+"""Largest number for grey and RGB PNGs without transparency; decoding takes up to 10 bytes each."""
 _QUEUED_PER_CORE = 16
 
 _Item = TypeVar("_Item")
@@ -100,7 +100,7 @@ def _decode(file: Path | BinaryIO, canvas_size: int) -> tuple[NDArray[np.uint8],
             has_more = _has_more_frames(image)
             with suppress(Exception):  # damaged EXIF with intact pixels
                 ImageOps.exif_transpose(image, in_place=True)
-            return np.asarray(fit_image(_to_rgb(image), canvas_size)), has_more
+            return fit_image(np.asarray(_to_rgb(image)), canvas_size), has_more
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from selfie_pipeline.sources.base import Chunk, fit_images, stale_error
+from selfie_pipeline.sources.base import RESIZING, Chunk, fit_images, stale_error
 from selfie_pipeline.sources.samples import build_sample_table
 
 _MAX_GREY = 16
@@ -46,12 +46,14 @@ class Digits:
     def fingerprint(self, samples: pd.DataFrame) -> str:
         """Return the SHA-256 over grey levels, labels and split, in hex digits.
 
+        The way of resizing counts, too.
+
         Raises:
             UserError: The samples are not those of this version of the library.
         """
         if not self.samples().equals(samples):
             raise stale_error("the library's digits have")
-        digest = hashlib.sha256(self._grey.tobytes())
+        digest = hashlib.sha256(RESIZING + self._grey.tobytes())
         digest.update(samples.to_csv().encode())
         return digest.hexdigest()
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from selfie_pipeline.config import UserError
 from selfie_pipeline.printable import list_first
-from selfie_pipeline.sources.base import Chunk, stale_error
+from selfie_pipeline.sources.base import RESIZING, Chunk, stale_error
 from selfie_pipeline.sources.decoding import decode_chunks, has_image_extension, map_ordered
 from selfie_pipeline.sources.folders import identify, is_loop, walk_folders
 from selfie_pipeline.sources.ground_truth import load_ground_truth
@@ -106,6 +106,8 @@ class ImageFolder:
     def fingerprint(self, samples: pd.DataFrame) -> str:
         """Return the SHA-256 over the files' names, contents, splits and labels, in hex digits.
 
+        The way of resizing counts, too.
+
         Raises:
             UserError: Files were added, removed or resized since the samples were listed, or these
                 were in another format.
@@ -114,7 +116,7 @@ class ImageFolder:
         known = {*columns, "sha256"} <= {*samples.columns}
         if not known or not self._listed.equals(samples[columns]):
             raise stale_error()
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(RESIZING)
         for column in ("split", "class_name", "place", "sha256"):
             digest.update("\n".join(samples[column]).encode())
         return digest.hexdigest()

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.sources.base import Chunk, digest_files, stale_error
+from selfie_pipeline.sources.base import RESIZING, Chunk, digest_files, stale_error
 from selfie_pipeline.sources.decoding import UnreadableImageError, decode_chunks
 from selfie_pipeline.sources.label_tables import LabelTable, apply_label_tables
 from selfie_pipeline.sources.listing import (
@@ -102,12 +102,14 @@ class Shards:
     def fingerprint(self, samples: pd.DataFrame) -> str:
         """Return the SHA-256 over shards, places, splits and classes, in hex digits.
 
+        The way of resizing counts, too.
+
         Raises:
             UserError: The shards or label tables have changed since the samples were listed.
         """
         if not self._listed.equals(samples):
             raise stale_error()
-        digest = hashlib.sha256(digest_files(self._paths).encode())
+        digest = hashlib.sha256(RESIZING + digest_files(self._paths).encode())
         for column in ("split", "class_name", "place"):
             digest.update("\n".join(samples[column]).encode())
         return digest.hexdigest()
