@@ -104,7 +104,7 @@ def fit_image(image: NDArray[np.uint8], canvas_size: int) -> NDArray[np.uint8]:
         canvas_size: Side of the result, S, pixels.
 
     Returns:
-        (S, S, C).
+        (S, S, C); if it was resized, each channel is a plane in memory, as in patches.
     """
     height, width, _ = image.shape
     side = min(height, width)
@@ -114,11 +114,12 @@ def fit_image(image: NDArray[np.uint8], canvas_size: int) -> NDArray[np.uint8]:
         return np.ascontiguousarray(square)
     import torch  # noqa: PLC0415  (seconds to import)
 
-    pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]  # (1, C, side, side)
-    size = (canvas_size, canvas_size)
-    resized = torch.nn.functional.interpolate(pixels, size, mode="bicubic", antialias=True)
-    fitted: NDArray[np.uint8] = resized[0].permute(1, 2, 0).numpy()  # (S, S, C)
-    return fitted
+    pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)  # (C, side, side)
+    resized = torch.nn.functional.interpolate(
+        pixels[None], (canvas_size, canvas_size), mode="bicubic", antialias=True
+    )  # (1, C, S, S)
+    planes: NDArray[np.uint8] = resized[0].numpy()  # (C, S, S)
+    return planes.transpose(1, 2, 0)
 
 
 def fit_images(

@@ -159,7 +159,8 @@ def decode_chunks(
     step = max(1, CHUNK_BYTES // (3 * canvas_size**2))
     several_frames = 0
     while results := list(islice(decoded, step)):
-        images = np.zeros((len(results), canvas_size, canvas_size, 3), dtype=np.uint8)
+        planes = np.zeros((len(results), 3, canvas_size, canvas_size), dtype=np.uint8)
+        images = planes.transpose(0, 2, 3, 1)  # (n, H, W, C)
         unreadable = {}
         for row, result in enumerate(results):
             if isinstance(result, UnreadableImageError):
