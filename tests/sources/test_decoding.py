@@ -220,6 +220,15 @@ def test_a_large_photograph_is_decoded_at_a_fraction_of_its_size(
     assert abs(pixels - fitted(large)).max() <= 4
 
 
+def test_a_large_image_is_resized_without_a_copy_and_alike(tmp_path, monkeypatch):
+    path = save(tmp_path, PICTURE.resize((300, 201)), "a.png")
+    expected = decoded(path)
+    monkeypatch.setattr(decoding, "_MOST_COPIED_PIXELS", 300 * 201 - 1)
+    monkeypatch.setattr(decoding, "fit_image", None)
+
+    assert abs(decoded(path) - expected).max() <= 2
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (4000, 3), (3, 4000)])
 def test_of_a_tiny_or_long_image_the_centre_fills_the_canvas(tmp_path, size):
     image = PICTURE.resize(size)

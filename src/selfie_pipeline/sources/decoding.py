@@ -56,7 +56,9 @@ REFUSED = "can't be read: "
 _MOST_PIXELS = 89_478_485
 """Largest number of pixels, Pillow's `MAX_IMAGE_PIXELS`; decoding takes up to 16 bytes for each."""
 _MOST_OPAQUE_PIXELS = 150_000_000
-"""Largest number for grey and RGB PNGs without transparency; decoding takes up to 10 bytes each."""
+"""Largest number for grey and RGB PNGs without transparency; decoding takes up to 8 bytes each."""
+_MOST_COPIED_PIXELS = 2**24
+"""Largest number for torch, which resizes faster than Pillow but needs copies of 9 bytes each."""
 _QUEUED_PER_CORE = 16
 
 _Item = TypeVar("_Item")
@@ -100,7 +102,7 @@ def _decode(file: Path | BinaryIO, canvas_size: int) -> tuple[NDArray[np.uint8],
             has_more = _has_more_frames(image)
             with suppress(Exception):  # damaged EXIF with intact pixels
                 ImageOps.exif_transpose(image, in_place=True)
-            return fit_image(np.asarray(_to_rgb(image)), canvas_size), has_more
+            return _fit_to_canvas(_to_rgb(image), canvas_size), has_more
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
@@ -232,6 +234,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
+
+
+def _fit_to_canvas(image: Image.Image, canvas_size: int) -> NDArray[np.uint8]:
+    if image.width * image.height <= _MOST_COPIED_PIXELS:
+        return fit_image(np.asarray(image), canvas_size)
+    return np.asarray(ImageOps.fit(image, (canvas_size, canvas_size), Image.Resampling.BICUBIC))
 
 
 def _has_more_frames(image: Image.Image) -> bool:

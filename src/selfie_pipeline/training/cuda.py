@@ -54,7 +54,7 @@ class CopyStream:
         """Return a context whose operations go to this stream."""
         return torch.cuda.stream(self._stream)  # None changes nothing
 
-    def hand_over(self, tensors: Iterable[Tensor]) -> None:
+    def record_use(self, tensors: Iterable[Tensor]) -> None:
         """Make the step's stream wait for this one, and leave tensors made on this one to it."""
         if self._stream is None:
             return

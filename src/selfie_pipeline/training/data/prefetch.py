@@ -93,6 +93,6 @@ def prefetch(batches: Batches, device: str) -> Generator[Batch, None, None]:
     with ThreadPoolExecutor(max_workers=1) as reader:
         pending = reader.submit(read_next)
         while (batch := pending.result()) is not None:
-            stream.hand_over(filter(torch.is_tensor, batch[2:]))
+            stream.record_use(filter(torch.is_tensor, batch[2:]))
             pending = reader.submit(read_next)
             yield batch
