@@ -106,7 +106,7 @@ class PatchGrids:
             rows: int64 of shape (B,), in any order, with repeats.
 
         Returns:
-            A copy, uint8 of shape (B, H, W, C).
+            A copy, uint8 of shape (B, H, W, C); each channel is a plane in memory.
 
         Raises:
             CatalogError: A row is negative or beyond the last sample.
@@ -116,11 +116,8 @@ class PatchGrids:
         items = self.gather(rows).numpy().view(f"V{p}")  # (B, N, C, P, 1)
         items = items.reshape(-1, rows_of_patches, columns, c, p)  # (B, R, S, C, P)
         items = np.ascontiguousarray(items.transpose(0, 3, 1, 4, 2))  # (B, C, R, P, S)
-        planes = items.view(np.uint8).reshape(len(rows), c, rows_of_patches * p, columns * p)
-        images = np.empty((len(rows), *planes.shape[2:], c), dtype=np.uint8)  # (B, H, W, C)
-        for channel in range(c):
-            images[..., channel] = planes[:, channel]
-        return images
+        planes = items.view(np.uint8).reshape(-1, c, rows_of_patches * p, columns * p)
+        return planes.transpose(0, 2, 3, 1)  # (B, H, W, C)
 
 
 def _prefetch_row(shard: NDArray[np.uint8], row: int) -> None:

@@ -44,8 +44,9 @@ class ImageHashes(NamedTuple):
 
 def hash_images(images: NDArray[np.uint8]) -> ImageHashes:
     """Compute the hashes of images, (n, H, W, 3) uint8, RGB; n is at least 1."""
-    digests = [hashlib.sha256(image).digest()[:8] for image in images]
-    frequencies = _transform(images)  # (n, 32, 32)
+    planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2))  # (n, 3, H, W), as they are stored
+    digests = [hashlib.sha256(image).digest()[:8] for image in planes]
+    frequencies = _transform(planes)  # (n, 32, 32)
     coarse = frequencies[:, :_COARSE, :_COARSE] * np.outer(_FIRST, _FIRST)  # (n, 8, 8)
     coarse = coarse.reshape(len(images), -1)  # (n, 64)
     bits = coarse > np.median(coarse, axis=1, keepdims=True)  # (n, 64)
@@ -68,7 +69,8 @@ def extract_details(images: NDArray[np.uint8]) -> NDArray[np.complex64]:
     Returns:
         (n, 32, 17) complex64; zeros for an image without details.
     """
-    details = idctn(_drop_coarse(_transform(images)), axes=(1, 2), norm="ortho")  # (n, 32, 32)
+    planes = images.transpose(0, 3, 1, 2)  # (n, 3, H, W)
+    details = idctn(_drop_coarse(_transform(planes)), axes=(1, 2), norm="ortho")  # (n, 32, 32)
     length = np.sqrt(np.square(details).sum(axis=(1, 2), keepdims=True))  # (n, 1, 1)
     spectra: NDArray[np.complex64] = rfft2(details / np.maximum(length, 1e-3))  # (n, 32, 17)
     return spectra
@@ -92,12 +94,20 @@ def compare_details(
     return np.minimum(best, 1)
 
 
-def _transform(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the orthonormal cosine transforms of images in 32×32 grey pixels, (n, 32, 32)."""
+def _transform(planes: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the orthonormal cosine transforms of images in 32×32 grey pixels, (n, 32, 32).
+
+    Args:
+        planes: (n, 3, H, W), RGB.
+    """
     size, filter_ = (_SIDE, _SIDE), Image.Resampling.LANCZOS
     greys = [
-        np.asarray(Image.fromarray(image).convert("L").resize(size, filter_, reducing_gap=2))
-        for image in images
+        np.asarray(
+            Image.merge("RGB", [Image.fromarray(plane) for plane in image])
+            .convert("L")
+            .resize(size, filter_, reducing_gap=2)
+        )
+        for image in planes
     ]
     frequencies: NDArray[np.float32] = dctn(
         np.stack(greys).astype(np.float32), axes=(1, 2), norm="ortho"
