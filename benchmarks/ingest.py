@@ -41,7 +41,7 @@ from selfie_pipeline.training.device import find_device
 SIZE = (500, 375)
 
 
-def make_images(folder: Path, count: int, tiles: int) -> None:
+def make_images(folder: Path, count: int, tiles: int = 1) -> None:
     """Write JPEGs of realistic size, in two classes and two splits."""
     photographs = [Image.fromarray(image) for image in load_sample_images().images]
     random = np.random.default_rng(0)
