@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -105,6 +106,15 @@ def test_permutation_test_of_many_pairs_is_close_to_the_t_test_and_deterministic
     found = paired_permutation_p(ours, theirs)
     assert found == paired_permutation_p(ours, theirs)
     assert found == pytest.approx(paired_t_p(ours, theirs), abs=0.02)
+
+
+def test_the_memory_of_a_permutation_test_does_not_grow_with_the_pairs() -> None:
+    pairs = np.random.default_rng(0).normal(size=(2, 2000))
+    tracemalloc.start()
+    paired_permutation_p(*pairs)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 150e6  # all patterns at once: 2 GB
 
 
 @pytest.mark.parametrize("test", [paired_t_p, paired_permutation_p])

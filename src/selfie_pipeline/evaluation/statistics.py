@@ -12,6 +12,8 @@ from scipy.special import fdtri, stdtrit
 
 _RESAMPLES = 2**14
 """Maximum number of sign patterns; they are enumerated up to 14 pairs and drawn at random above."""
+_SIGNS_AT_ONCE = 2**20
+"""Number of signs that are in memory at once, of all pairs of some patterns."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ def paired_permutation_p(ours: ArrayLike, theirs: ArrayLike) -> float:
         np.mean,
         permutation_type="samples",
         n_resamples=_RESAMPLES,
+        batch=max(1, _SIGNS_AT_ONCE // len(ours)),
         rng=np.random.default_rng(0),
     )
     return float(result.pvalue)
