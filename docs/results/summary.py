@@ -62,7 +62,7 @@ STUDIES = [
         "cifar10/harder_puzzle",
         "CIFAR-10, narrow, 6,000 × 64, harder puzzle",
         f'{_GRID}"pretrain.steps=12500,pretrain.smallest_crop=0.3,pretrain.colour_jitter=0.5,'
-        'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1]"',
+        'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2]"',
     ),
     Study(
         "cifar10/cells",
