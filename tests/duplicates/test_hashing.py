@@ -9,7 +9,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
-from selfie_pipeline.duplicates.hashing import compare_details, extract_details, hash_images
+from selfie_pipeline.duplicates.hashing import (
+    compare_details,
+    digest_images,
+    extract_details,
+    hash_images,
+)
 
 PHOTOGRAPHS = [Image.fromarray(photograph) for photograph in load_sample_images().images]
 
@@ -45,7 +50,7 @@ def test_digests_are_equal_for_equal_pixels_only() -> None:
     image = stack(crop(PHOTOGRAPHS[0]))[0]
     other = image.copy()
     other[5, 5, 0] ^= 1
-    first, again, changed = hash_images(np.stack([image, image, other])).digests
+    first, again, changed = digest_images(np.stack([image, image, other]))
     assert first == again != changed
 
 

@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_images
 
 from selfie_pipeline.duplicates import search
 from selfie_pipeline.duplicates.hashing import ImageHashes, hash_images
-from selfie_pipeline.duplicates.search import CANDIDATES, DISTANCE, find_twins
+from selfie_pipeline.duplicates.search import CANDIDATES, DISTANCE, find_originals, find_twins
 
 PHOTOGRAPH = Image.fromarray(load_sample_images().images[0])
 
@@ -23,13 +23,21 @@ def window(x: int, y: int = 0) -> NDArray[np.uint8]:
     return np.asarray(PHOTOGRAPH.crop((x, y, x + 64, y + 64)))
 
 
+def find_all_twins(
+    images: NDArray[np.uint8], first: NDArray[np.int64], second: NDArray[np.int64]
+) -> pd.DataFrame:
+    hashes = hash_images(images)
+    originals = find_originals(hashes.codes, lambda rows: images[rows])
+    return find_twins(hashes, originals, first, second, lambda rows: images[rows])
+
+
 def search_images(
     first: list[NDArray[np.uint8]], second: list[NDArray[np.uint8]]
 ) -> list[tuple[int, int, str]]:
     """Return the pairs found among images, counted from 0 on each side."""
     images = np.stack([*first, *second])
     a, b = np.split(np.arange(len(images)), [len(first)])
-    twins = find_twins(hash_images(images), a, b, lambda rows: images[rows])
+    twins = find_all_twins(images, a, b)
     return [(one, two - len(first), kind) for one, two, kind, *_ in twins.itertuples(index=False)]
 
 
@@ -46,6 +54,34 @@ def test_equal_and_similar_images_are_found_and_no_others() -> None:
     first = [window(0), noise[0], window(200, 100), noise[1]]
     second = [noise[2], window(0), noise[3], window(201, 100), changed, noise[4]]
     assert search_images(first, second) == [(0, 1, "exact"), (1, 4, "near"), (2, 3, "near")]
+
+
+def test_the_original_of_an_image_is_the_first_with_its_pixels() -> None:
+    noise = far_apart(2)
+    changed = noise[0].copy()
+    changed[3, 3, 0] ^= 1
+    images = np.stack([noise[1], noise[0], changed, noise[0], noise[0]])
+    codes = hash_images(images).codes
+    assert codes[1] == codes[2]  # or the pixels would not be compared
+    read: list[int] = []
+
+    def read_images(rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        read.extend(rows.tolist())
+        return images[rows]
+
+    assert find_originals(codes, read_images).tolist() == [0, 1, 2, 1, 1]
+    assert read == [1, 2, 3, 4]
+
+
+def test_many_images_of_one_hash_are_read_a_few_at_a_time() -> None:
+    def read_images(rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        assert len(rows) <= 128
+        return np.broadcast_to(
+            (rows % 7).astype(np.uint8)[:, None, None, None], (len(rows), 8, 8, 3)
+        )
+
+    originals = find_originals(np.zeros(300, dtype=np.uint64), read_images)
+    assert originals.tolist() == [row % 7 for row in range(300)]
 
 
 def test_every_equal_image_is_found_but_not_every_pair() -> None:
@@ -79,9 +115,7 @@ def test_images_without_details_are_found_by_their_pixels_only() -> None:
 def test_an_empty_side_has_no_twins(sides: tuple[int, int]) -> None:
     images = np.stack(far_apart(3))
     rows = np.arange(3)
-    twins = find_twins(
-        hash_images(images), rows[: sides[0]], rows[: sides[1]], lambda rows: images[rows]
-    )
+    twins = find_all_twins(images, rows[: sides[0]], rows[: sides[1]])
     assert len(twins) == 0
     assert list(twins) == ["first", "second", "kind", "distance", "similarity"]
 
@@ -118,7 +152,7 @@ def test_candidates_are_those_within_the_distance(bits: int) -> None:
 def test_the_search_needs_little_memory_and_looks_at_few() -> None:
     codes = random_codes(60_000)
     detailed = np.ones(len(codes), dtype=bool)
-    hashes = ImageHashes(np.arange(len(codes), dtype=np.uint64), codes, detailed)
+    hashes = ImageHashes(codes, detailed)
     rows = np.arange(len(codes))
     compared = []
 
@@ -127,7 +161,8 @@ def test_the_search_needs_little_memory_and_looks_at_few() -> None:
         return np.zeros((len(rows), 32, 32, 3), dtype=np.uint8)
 
     tracemalloc.start()
-    twins = find_twins(hashes, rows[:10_000], rows[10_000:], read_flat)
+    originals = find_originals(codes, read_flat)
+    twins = find_twins(hashes, originals, rows[:10_000], rows[10_000:], read_flat)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert twins.empty

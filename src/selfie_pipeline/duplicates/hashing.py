@@ -1,9 +1,8 @@
 """Hashes of images, and the similarity of their details.
 
-Two numbers of 64 bits an image: a digest, equal for equal pixels only, and the perceptual hash
-pHash (Zauner, 2010), which differs in few bits for two versions of one picture. pHash has the signs
-of the coarse frequencies, so different pictures of the same layout may share it; the details tell
-them apart.
+The perceptual hash pHash (Zauner, 2010), 64 bits, differs in few bits for two versions of one
+picture. It has the signs of the coarse frequencies, so different pictures of the same layout may
+share it; the details tell them apart. Digests, also of 64 bits, are equal for equal pixels only.
 """
 
 from __future__ import annotations
@@ -24,6 +23,9 @@ _LEAST_DETAIL = 0.04
 images have more (tests: 0.048), the 8×8 digits at most 0.03."""
 _SHIFT = 2
 """Largest shift between two versions of a picture, in 32nds of its side."""
+_GREY = np.array([19595, 38470, 7471], dtype=np.float32) / 2**16
+"""Weights of red, green and blue in Pillow's grey (ITU-R BT.601). The sums over eight-bit values
+have at most 24 bits, so they are exact in float32."""
 # An orthonormal transform's first row and column, in units of those of an unnormalised one.
 _FIRST = np.where(np.arange(_COARSE) == 0, np.sqrt(2), 1).astype(np.float32)
 
@@ -32,12 +34,10 @@ class ImageHashes(NamedTuple):
     """The hashes of n images.
 
     Attributes:
-        digests: (n,) uint64; of the pixels.
         codes: (n,) uint64; pHash.
         detailed: (n,) bool; False if an image has too few details to tell it from others.
     """
 
-    digests: NDArray[np.uint64]
     codes: NDArray[np.uint64]
     detailed: NDArray[np.bool_]
 
@@ -45,7 +45,6 @@ class ImageHashes(NamedTuple):
 def hash_images(images: NDArray[np.uint8]) -> ImageHashes:
     """Compute the hashes of images, (n, H, W, 3) uint8, RGB; n is at least 1."""
     planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2))  # (n, 3, H, W), as they are stored
-    digests = [hashlib.sha256(image).digest()[:8] for image in planes]
     frequencies = _transform(planes)  # (n, 32, 32)
     coarse = frequencies[:, :_COARSE, :_COARSE] * np.outer(_FIRST, _FIRST)  # (n, 8, 8)
     coarse = coarse.reshape(len(images), -1)  # (n, 64)
@@ -54,10 +53,16 @@ def hash_images(images: NDArray[np.uint8]) -> ImageHashes:
     variance = np.square(frequencies).sum(axis=(1, 2))  # (n,)
     details = np.square(_drop_coarse(frequencies)).sum(axis=(1, 2))  # (n,)
     return ImageHashes(
-        digests=np.frombuffer(b"".join(digests), dtype=np.uint64),
         codes=np.packbits(bits, axis=1).view(np.uint64)[:, 0],
         detailed=details > _LEAST_DETAIL * variance,
     )
+
+
+def digest_images(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Compute digests of the pixels of images, (n, H, W, 3) uint8; n is at least 1."""
+    planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2))  # (n, 3, H, W), as they are stored
+    digests = [hashlib.sha256(image).digest()[:8] for image in planes]
+    return np.frombuffer(b"".join(digests), dtype=np.uint64)
 
 
 def extract_details(images: NDArray[np.uint8]) -> NDArray[np.complex64]:
@@ -102,17 +107,20 @@ def _transform(planes: NDArray[np.uint8]) -> NDArray[np.float32]:
     """
     size, filter_ = (_SIDE, _SIDE), Image.Resampling.LANCZOS
     greys = [
-        np.asarray(
-            Image.merge("RGB", [Image.fromarray(plane) for plane in image])
-            .convert("L")
-            .resize(size, filter_, reducing_gap=2)
-        )
+        np.asarray(Image.fromarray(_convert_to_grey(image)).resize(size, filter_, reducing_gap=2))
         for image in planes
     ]
     frequencies: NDArray[np.float32] = dctn(
         np.stack(greys).astype(np.float32), axes=(1, 2), norm="ortho"
     )
     return frequencies
+
+
+def _convert_to_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Convert (3, H, W), RGB, to (H, W), with the same numbers as Pillow, which wants pixels."""
+    grey = np.einsum("c,chw->hw", _GREY, image.astype(np.float32))  # (H, W)
+    rounded: NDArray[np.uint8] = (grey + 0.5).astype(np.uint8)
+    return rounded
 
 
 def _drop_coarse(frequencies: NDArray[np.float32]) -> NDArray[np.float32]:

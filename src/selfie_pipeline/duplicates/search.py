@@ -14,7 +14,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from selfie_pipeline.duplicates.hashing import ImageHashes, compare_details, extract_details
+from selfie_pipeline.duplicates.hashing import (
+    ImageHashes,
+    compare_details,
+    digest_images,
+    extract_details,
+)
 
 DISTANCE = 10
 """Largest number of different bits between the hashes of two versions of a picture."""
@@ -42,13 +47,38 @@ _COMPARED = 128
 ReadImages = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 
 
+def find_originals(codes: NDArray[np.uint64], read: ReadImages) -> NDArray[np.int64]:
+    """Find, for each image, the first row with the same pixels; for most images, that is its own.
+
+    Args:
+        codes: (n,) uint64; pHash of all images. Only the images that share it are read.
+        read: Reads the images of some rows, (n, H, W, 3) uint8.
+
+    Returns:
+        (n,) int64.
+    """
+    shared = np.flatnonzero(pd.Series(codes).duplicated(keep=False))  # (s,)
+    digests = np.empty(len(shared), dtype=np.uint64)
+    for start in range(0, len(shared), _COMPARED):
+        part = slice(start, start + _COMPARED)
+        digests[part] = digest_images(read(shared[part]))
+    originals = np.arange(len(codes))  # (n,)
+    originals[shared] = pd.Series(shared).groupby(digests).transform("first")
+    return originals
+
+
 def find_twins(
-    hashes: ImageHashes, first: NDArray[np.int64], second: NDArray[np.int64], read: ReadImages
+    hashes: ImageHashes,
+    originals: NDArray[np.int64],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    read: ReadImages,
 ) -> pd.DataFrame:
     """Find the images of one split that are also in another.
 
     Args:
         hashes: Of all images.
+        originals: Of all images, from `find_originals`.
         first: Rows of the images of one split.
         second: Rows of those of the other.
         read: Reads the images of some rows, (n, H, W, 3) uint8.
@@ -59,29 +89,29 @@ def find_twins(
         the details; 1 for equal pixels). Of many equal images not all pairs are listed, but each
         image is.
     """
-    exact = _pair_equal(hashes.digests, first, second)
+    exact = _pair_equal(originals, first, second)
     detailed = [rows[hashes.detailed[rows]] for rows in (first, second)]
     parts = [_verify(part, read) for part in _find_candidates(hashes.codes, *detailed)]
     near = pd.concat([exact.iloc[:0], *parts])
-    near = near[hashes.digests[near["first"]] != hashes.digests[near["second"]]]
+    near = near[originals[near["first"]] != originals[near["second"]]]
     order = ["first", "kind", "similarity"]
     pairs: pd.DataFrame = pd.concat([exact, near])
     return pairs.sort_values(order, ascending=[True, True, False], ignore_index=True)
 
 
 def _pair_equal(
-    digests: NDArray[np.uint64], first: NDArray[np.int64], second: NDArray[np.int64]
+    originals: NDArray[np.int64], first: NDArray[np.int64], second: NDArray[np.int64]
 ) -> pd.DataFrame:
     """Pair each image that has equals on the other side with the first of them."""
     sides = [
-        pd.DataFrame({"digest": digests[rows], name: rows})
+        pd.DataFrame({"original": originals[rows], name: rows})
         for name, rows in (("first", first), ("second", second))
     ]
-    representatives = [side.drop_duplicates("digest") for side in sides]
+    representatives = [side.drop_duplicates("original") for side in sides]
     pairs = pd.concat(
         [
-            sides[0].merge(representatives[1], on="digest"),
-            representatives[0].merge(sides[1], on="digest"),
+            sides[0].merge(representatives[1], on="original"),
+            representatives[0].merge(sides[1], on="original"),
         ]
     )
     pairs = pairs[["first", "second"]].drop_duplicates()

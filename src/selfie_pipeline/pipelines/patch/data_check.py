@@ -14,7 +14,7 @@ from tqdm import tqdm
 from selfie_pipeline.config import DataConfig
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.duplicates.hashing import ImageHashes, hash_images
-from selfie_pipeline.duplicates.search import find_twins
+from selfie_pipeline.duplicates.search import find_originals, find_twins
 from selfie_pipeline.report.data_check import describe_check, draw_twins, has_leaked
 from selfie_pipeline.sources.base import CHUNK_BYTES
 from selfie_pipeline.sources.decoding import map_ordered
@@ -37,12 +37,13 @@ def check_data(
     """
     readable = samples[~samples["sample"].isin(patch_grids.unreadable)]
     hashes = _hash_images(patch_grids)
+    originals = find_originals(hashes.codes, patch_grids.read_canvases)
     rows = {
         split: readable.loc[readable["split"] == split, "sample"].to_numpy() for split in SPLITS
     }
     twins = pd.concat(
         [
-            find_twins(hashes, rows[first], rows[second], patch_grids.read_canvases)
+            find_twins(hashes, originals, rows[first], rows[second], patch_grids.read_canvases)
             for first, second in _COMPARED_SPLITS
         ],
         ignore_index=True,
@@ -50,7 +51,7 @@ def check_data(
     pairs = _describe_pairs(twins, samples)
     check: dict[str, Any] = {
         "splits": [
-            _count_split(split, samples, readable, hashes.digests[rows[split]])
+            _count_split(split, samples, readable, originals[rows[split]])
             for split in SPLITS
             if (samples["split"] == split).any()
         ],
@@ -101,18 +102,18 @@ def _describe_pairs(twins: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
 
 
 def _count_split(
-    split: str, samples: pd.DataFrame, readable: pd.DataFrame, digests: NDArray[np.uint64]
+    split: str, samples: pd.DataFrame, readable: pd.DataFrame, originals: NDArray[np.int64]
 ) -> dict[str, Any]:
     classes = readable.loc[(readable["split"] == split) & (readable["label"] >= 0), "label"]
     sizes = classes.value_counts()
     return {
         "split": split,
-        "images": len(digests),
-        "unreadable": int((samples["split"] == split).sum()) - len(digests),
+        "images": len(originals),
+        "unreadable": int((samples["split"] == split).sum()) - len(originals),
         "classes": len(sizes),
         "smallest_class": int(sizes.min()) if len(sizes) else 0,
         "largest_class": int(sizes.max()) if len(sizes) else 0,
-        "copies": len(digests) - len(np.unique(digests)),
+        "copies": len(originals) - len(np.unique(originals)),
     }
 
 
