@@ -449,6 +449,25 @@ def test_the_callback_sees_every_step_before_its_checkpoint(
     assert newest_step(tmp_path) == STEPS
 
 
+def test_a_signal_is_not_lost_if_the_callback_ends_the_training(
+    small: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Ctrl-C while a trial is scored and pruned must also prevent the next trial."""
+
+    class PrunedError(Exception): ...
+
+    def prune(state: TrainingState) -> None:
+        if state.step == 3:
+            signal.raise_signal(signal.SIGINT)
+        if state.step >= 3:
+            raise PrunedError
+
+    with pytest.raises(TrainingInterrupted, match=f"SIGINT after step 3 of {STEPS}; run the same"):
+        train(small(), tmp_path, "finetune", prune)
+    with pytest.raises(PrunedError):  # again, after the checkpoint before it
+        train(small(), tmp_path, "finetune", lambda state: prune(state) if state.step > 3 else None)
+
+
 @pytest.mark.parametrize(("accumulate", "workers"), [(1, 1), (2, 1), (1, 2), (2, 2)])
 def test_the_network_may_use_cuda_graphs_if_no_gradient_is_accumulated_or_averaged(
     small: Callable[..., Config],

@@ -164,7 +164,8 @@ def _end_step(
     try:
         state.end_step()
         if callback is not None:
-            callback(state)  # before the checkpoint, which holds what it measures
+            # Before the checkpoint, which holds what it measures.
+            _call_back(callback, state, poll, title)
         reporter.update(state.step, state.history[-1] if state.history else None)
         received = poll()
         if received or state.step % checkpoints.every == 0 or state.step == state.recipe.steps:
@@ -173,7 +174,26 @@ def _end_step(
         checkpoints.write_record("not-finite", vars(error))
         raise
     if received:
-        raise TrainingInterrupted(
-            f"{title} was stopped by {received.name} after step {state.step} of "
-            f"{state.recipe.steps}; run the same command to resume it"
-        )
+        raise _interrupted(title, received, state)
+
+
+def _call_back(
+    callback: StepCallback,
+    state: TrainingState,
+    poll: Callable[[], signal.Signals | None],
+    title: str,
+) -> None:
+    """Call the callback; a signal takes precedence over what it raises, such as a pruned trial."""
+    try:
+        callback(state)
+    except Exception:
+        if received := poll():
+            raise _interrupted(title, received, state) from None
+        raise
+
+
+def _interrupted(title: str, received: signal.Signals, state: TrainingState) -> TrainingInterrupted:
+    return TrainingInterrupted(
+        f"{title} was stopped by {received.name} after step {state.step} of "
+        f"{state.recipe.steps}; run the same command to resume it"
+    )
