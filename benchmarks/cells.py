@@ -30,9 +30,11 @@ _CORES = (4, 8, 16)
 
 
 def kedro_run(project: Path, *options: str) -> None:
-    """Run a command in the project."""
+    """Run a command in the project; if it fails, exit with its messages."""
     command = [sys.executable, "-m", "kedro", "run", *options]
-    subprocess.run(command, cwd=project, check=True, capture_output=True)
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"`kedro run {' '.join(options)}` failed:\n{done.stderr}")
 
 
 def run_cells(project: Path, cells: int, at_once: int | str, number: int) -> float:

@@ -53,6 +53,8 @@ def test_pretraining_begins_from_the_given_weights(
     assert finished.load("encoder").digest() == before.digest() != begun.digest()
     assert finished.load("selfie_metrics", params)["arm"] == "weights_selfie"
     assert str(tmp_path) not in str(begun.provenance)
+    error = finished.refuse("--pipeline=ratio", f"--params={params}")
+    assert "ratio compares encoders that were pretrained from scratch; leave" in error
 
 
 @pytest.mark.slow

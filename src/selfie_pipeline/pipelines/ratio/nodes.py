@@ -41,8 +41,13 @@ def run_ratio(
         ratio: Numbers of images to pretrain on.
 
     Raises:
-        UserError: The encoder was pretrained with other parameters than these.
+        UserError: The encoder was pretrained with other parameters than these, or from given
+            weights.
     """
+    if recipe.weights is not None:
+        raise UserError(
+            "ratio compares encoders that were pretrained from scratch; leave pretrain.weights out"
+        )
 
     def dump_settings(images: int | None) -> dict[str, Any]:
         pretrain = recipe.model_copy(update={"images": images})
