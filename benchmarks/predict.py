@@ -3,7 +3,7 @@
     python benchmarks/predict.py
     python benchmarks/predict.py --recipe cifar10_small --rounds 7
 
-The files are scikit-learn's digits, four times over, as 32 × 32 PNG; the network is the recipe's
+The files are scikit-learn's digits, four times over (`--copies`), as 32 × 32 PNG; the network is the recipe's
 classifier with fresh weights, as fast as with trained ones. Ours is what the node does on all
 cores, from the list of the folder to the table, with either runtime; ONNX Runtime needs the seconds
 in which the classifier is converted besides, which are reported. Beside it stand the parts on one
@@ -51,7 +51,6 @@ from selfie_pipeline.training.inference import Inference
 from selfie_pipeline.weights import Weights
 
 BATCH = 64
-COPIES = 4
 MEAN, STD = np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32)  # (C,)
 
 
@@ -145,6 +144,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--recipe", default="base", help="base, or a folder of conf/")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--copies", type=int, default=4, help="files of each digit")
     options = parser.parse_args()
 
     config = recipe(options.recipe)
@@ -155,7 +155,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, processes(options.recipe) as serial:
         folder = Path(name)
         for number, pixels in enumerate(drawn_digits()):
-            for copy in range(COPIES):
+            for copy in range(options.copies):
                 Image.fromarray(pixels).save(folder / f"{number:05d}-{copy}.png")
         files = [folder / file for file in find_files(folder)[1]]
         some = files[:BATCH]

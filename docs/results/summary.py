@@ -32,11 +32,14 @@ class Study(NamedTuple):
         folder: The folder of the cells, below `docs/results`.
         title: Data, network and finetuning in a few words.
         command: The command that made the cells.
+        simclr: What `benchmarks/simclr.py` reported of the weights that the arm `weights` started
+            from, a file below `docs/results`; empty without such an arm.
     """
 
     folder: str
     title: str
     command: str
+    simclr: str = ""
 
     def cells(self) -> list[dict[str, Any]]:
         """Load the cells; their names stand for the versions, which are not committed."""
@@ -91,18 +94,20 @@ def summarise(study: Study) -> Iterator[dict[str, Any]]:
         origins = [cell["provenance"] for cell in same]
         seeds = {origin["configuration"].get("pretrain", {}).get("seed") for origin in origins}
         images = {origin["pretraining_images"] for origin in origins} - {None}
-        selfie = row.arm == "selfie"
+        if row.arm == "weights":
+            images = {json.loads((HERE / study.simclr).read_text())["images"]}
+        pretrained = row.arm != "supervised"
         yield {
             "data": study.title,
             "labels_percent": f"{row.labeled_percent:g}",
-            "arm": row.arm,
-            "baseline": "supervised" if selfie else "",
+            "arm": "simclr" if row.arm == "weights" else row.arm,
+            "baseline": "supervised" if pretrained else "",
             "accuracy": _round(row.mean),
             "gain": _round(row.difference),
             "gain_low": _round(row.difference_low),
             "gain_high": _round(row.difference_high),
             "finetuning_seeds": row.seeds,
-            "pretraining_seeds": len(seeds) if selfie else 0,
+            "pretraining_seeds": len(seeds) if pretrained else 0,
             "pretraining_images": max(images, default=0),
             "converged": "" if pd.isna(row.converged) else str(row.converged).lower(),
             "command": study.command,
@@ -110,18 +115,27 @@ def summarise(study: Study) -> Iterator[dict[str, Any]]:
 
 
 def readme_table() -> str:
-    """Return the studies as a Markdown table with a row for each labeled fraction."""
-    head = ["data, network, finetuning", "labels", "from scratch", "Selfie", "difference"]
-    rows = [[*head, "converged"], ["---"] * 6]
+    """Return the studies as a Markdown table with a row for each labeled fraction and start."""
+    head = ["data, network, finetuning", "labels", "from scratch", "pretrained", "accuracy"]
+    rows = [[*head, "difference", "converged"], ["---"] * 7]
     for study in STUDIES:
         text = display_table(build_results_table(study.cells()))
-        for labels, pair in text.groupby("Labeled", sort=False):
-            (_, scratch), (_, selfie) = pair.iterrows()  # the baseline is first
-            accuracies = [arm["Accuracy, %"] for arm in (scratch, selfie)]
-            converged = {scratch["Converged"], selfie["Converged"]}
-            answer = "not recorded" if "" in converged else "no" if "no" in converged else "yes"
-            difference = selfie["Difference, points (95 %)"]
-            rows.append([study.title, str(labels), *accuracies, difference, answer])
+        for labels, arms in text.groupby("Labeled", sort=False):
+            (_, scratch), *others = arms.iterrows()
+            for _, arm in others:
+                converged = {scratch["Converged"], arm["Converged"]}
+                answer = "not recorded" if "" in converged else "no" if "no" in converged else "yes"
+                rows.append(
+                    [
+                        study.title,
+                        str(labels),
+                        scratch["Accuracy, %"],
+                        "SimCLR" if arm["Arm"] == "weights" else arm["Arm"],
+                        arm["Accuracy, %"],
+                        arm["Difference, points (95 %)"],
+                        answer,
+                    ]
+                )
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
