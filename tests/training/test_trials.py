@@ -20,7 +20,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.training.jobs import run_jobs
+from selfie_pipeline.training.job_runner import run_jobs
 from selfie_pipeline.training.search import Search
 from selfie_pipeline.training.trials import (
     Objective,

@@ -34,7 +34,7 @@ R = TypeVar("R")
 
 
 def run_in_processes(jobs: Sequence[Job[R]], count: int, threads: int) -> list[R]:
-    """Run jobs in this number of processes; see `jobs.run_jobs`.
+    """Run jobs in this number of processes; see `job_runner.run_jobs`.
 
     Args:
         jobs: Generators that have not been started; the calls they yield are pickled.

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from selfie_pipeline.config import ComputeConfig, Config, UserError
-from selfie_pipeline.training.jobs import Job, WorkerDiedError, run_jobs
+from selfie_pipeline.training.job_runner import run_jobs
+from selfie_pipeline.training.jobs import Job, WorkerDiedError
 from selfie_pipeline.training.signals import StopRequest, TrainingInterrupted
 
 pytestmark = [

@@ -19,7 +19,8 @@ from selfie_pipeline.config import Arm, ComputeConfig, ExperimentConfig, UserErr
 from selfie_pipeline.evaluation.tables import Cell
 from selfie_pipeline.project import Project
 from selfie_pipeline.training.checkpoints import are_leftovers, remove_checkpoints
-from selfie_pipeline.training.jobs import Job, WorkerDiedError, run_jobs
+from selfie_pipeline.training.job_runner import run_jobs
+from selfie_pipeline.training.jobs import Job, WorkerDiedError
 from selfie_pipeline.training.lineage import comparison_key
 from selfie_pipeline.training.signals import TrainingInterrupted
 

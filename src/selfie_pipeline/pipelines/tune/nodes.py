@@ -39,7 +39,8 @@ from selfie_pipeline.training.finetuning import (
     initialise_classifier,
     load_start,
 )
-from selfie_pipeline.training.jobs import Job, run_jobs
+from selfie_pipeline.training.job_runner import run_jobs
+from selfie_pipeline.training.jobs import Job
 from selfie_pipeline.training.lineage import (
     classifier_lineage,
     fingerprint_data,

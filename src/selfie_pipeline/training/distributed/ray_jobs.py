@@ -35,7 +35,7 @@ R = TypeVar("R")
 
 
 def run_ray_jobs(jobs: Sequence[Job[R]], compute: ComputeConfig) -> list[R]:
-    """Run as many jobs at once as the cluster has resources for; see `jobs.run_jobs`.
+    """Run as many jobs at once as the cluster has resources for; see `job_runner.run_jobs`.
 
     A call whose process dies is repeated up to `max_failures` times, on any machine. So calls must
     be idempotent.

@@ -1,4 +1,4 @@
-"""Tests of jobs that run in this process, and of how many run at once."""
+"""Tests of running jobs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import joblib
 import pytest
 import torch
 
-from selfie_pipeline.training import jobs, processes
-from selfie_pipeline.training.jobs import Job, run_jobs
+from selfie_pipeline.training import job_runner
+from selfie_pipeline.training.job_runner import run_jobs
+from selfie_pipeline.training.jobs import Job
 
 
 def count_to(number: int) -> Job[list[int]]:
@@ -49,9 +50,9 @@ def count_at_once(make_config, monkeypatch):
 
     def count(cores: int = 8, gibibytes: int = 100, number: int = 20, **compute) -> tuple[int, int]:
         monkeypatch.setattr(joblib, "cpu_count", lambda: cores)
-        monkeypatch.setattr(jobs, "available_memory", lambda: gibibytes * 2**30)
+        monkeypatch.setattr(job_runner, "available_memory", lambda: gibibytes * 2**30)
         monkeypatch.setattr(
-            processes, "run_in_processes", lambda _, at_once, threads: [at_once, threads]
+            job_runner, "run_in_processes", lambda _, at_once, threads: [at_once, threads]
         )
         changes = {"cells_at_once": "auto"} | compute
         config = make_config({f"compute.{name}": value for name, value in changes.items()})
