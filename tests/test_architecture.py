@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,21 @@ def test_no_module_imports_pipelines():
         if "pipelines" in find_imported_parts((SOURCE / module).read_text("utf-8"), module)
     }
     assert not importers  # the registry imports them by their names
+
+
+def test_no_modules_import_each_other():
+    """Neither at their beginning nor in a function."""
+    names = {
+        f"selfie_pipeline/{path}".removesuffix(".py")
+        .removesuffix("/__init__")
+        .replace("/", "."): path
+        for path in MODULES
+    }
+    imports = {
+        name: find_imports((SOURCE / path).read_text("utf-8"), path) & names.keys() - {name}
+        for name, path in names.items()
+    }
+    TopologicalSorter(imports).prepare()  # raises CycleError, which names them
 
 
 def test_the_command_line_imports_only_dependencies_of_kedro():
