@@ -9,8 +9,9 @@
 It trains on the stored images of the project in the working directory, all but the test images and
 without their labels, as Selfie's pretraining does. Transforms, projection head and loss are
 lightly's; rate, weight decay and schedule are those of lightly's benchmark on CIFAR-10. All four
-stages are pretrained, three by Selfie. It prints the seconds of all steps, so `--steps` can be
-chosen for equal time, on as many threads as the other pretraining had.
+stages are pretrained, three by Selfie. The precision is that of Selfie's pretraining. It prints the
+seconds of all steps, so `--steps` can be chosen for equal time, on as many threads as the other
+pretraining had.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ def pretrain(stored: Stored, steps: int, batch: int, device: Device) -> dict[str
         network = build_resnet(config.model, classes=0).to(device.type)
         features = network.num_features
         head = SimCLRProjectionHead(features, features, 128).to(device.type)
+    device.prepare(network)
     weights = [*network.parameters(), *head.parameters()]
     optimizer = torch.optim.SGD(
         weights, _RATE * batch / 128, momentum=0.9, weight_decay=_WEIGHT_DECAY
@@ -94,7 +96,9 @@ def pretrain(stored: Stored, steps: int, batch: int, device: Device) -> dict[str
     batches = endless(stored.images, transform, batch, workers=0)
     for step in range(1, steps + 1):
         first, second = (view.to(device.type) for view in next(batches))
-        loss = criterion(head(network(first)), head(network(second)))
+        with device.autocast():
+            projections = [head(network(view)).float() for view in (first, second)]  # (B, 128) each
+        loss = criterion(*projections)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
