@@ -11,11 +11,7 @@ import torch
 
 from selfie_pipeline.config import Architecture, Config, UserError
 from selfie_pipeline.models.selfie import Selfie
-from selfie_pipeline.pipelines.finetune.nodes import (
-    initialise_from,
-    initialise_from_scratch,
-    network_name,
-)
+from selfie_pipeline.pipelines.finetune.nodes import initialise, network_name
 from selfie_pipeline.provenance import dump_configuration
 from selfie_pipeline.weights import Weights
 
@@ -33,15 +29,11 @@ def pretrained(config: Config) -> Weights:
 
 
 def from_encoder(encoder: Weights, config: Config) -> Weights:
-    return initialise_from(
-        encoder, SAMPLES, config.patch, config.model, config.finetune, config.seed
-    )
+    return initialise(SAMPLES, config.patch, config.model, config.finetune, config.seed, encoder)
 
 
 def from_scratch(config: Config) -> Weights:
-    return initialise_from_scratch(
-        SAMPLES, config.patch, config.model, config.finetune, config.seed
-    )
+    return initialise(SAMPLES, config.patch, config.model, config.finetune, config.seed)
 
 
 def hybrid(changes: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -236,6 +236,31 @@ def test_a_trial_that_is_resumed_and_diverges_reports_its_scores_and_leaves_no_c
     assert not list(tmp_path.glob("checkpoints/*/*"))
 
 
+def test_a_trial_whose_outputs_are_not_finite_is_pruned(
+    run: Callable[..., FrozenTrial], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its loss is finite to the end: the last update made its weights so."""
+
+    def spoil() -> None:
+        for network in spoilt:
+            network.head.fc.bias.data[0] = float("nan")
+
+    spoilt: list[Any] = []
+    original = FinetuningTask.__init__
+
+    def remember(task: Any, network: Any, *args: Any, **kwargs: Any) -> None:
+        spoilt.append(network)
+        original(task, network, *args, **kwargs)
+
+    monkeypatch.setattr(FinetuningTask, "__init__", remember)
+    at_step(monkeypatch, 6, spoil)
+
+    trial = run()
+
+    assert trial.state == TrialState.PRUNED
+    assert not list(tmp_path.glob("checkpoints/*/*"))
+
+
 def test_a_pruned_trial_leaves_no_checkpoint(
     run: Callable[..., FrozenTrial], tmp_path: Path
 ) -> None:

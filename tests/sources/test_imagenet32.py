@@ -169,6 +169,15 @@ def test_missing_parts_are_named(folder):
         ImageNet32(folder)
 
 
+def test_a_missing_part_has_the_format_of_the_others(tmp_path):
+    """Parts of the other format, left over from another download, do not count."""
+    for name in ("train_data_batch_1.npz", "train_data_batch_3.npz", "train_data_batch_2"):
+        (tmp_path / name).touch()
+
+    with pytest.raises(UserError, match=r"lacks train_data_batch_2\.npz;"):
+        ImageNet32(tmp_path)
+
+
 def test_a_part_of_a_huge_number_is_missing_parts_too(folder):
     path = next(folder.glob("train_data_batch_2*"))
     path.rename(path.with_stem("train_data_batch_2000000000"))

@@ -17,6 +17,7 @@ from selfie_pipeline.training.data.batches import Batches
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.finetuning import (
     HeldOutScore,
+    NonFiniteOutputError,
     classify,
     finetune,
     initialise_classifier,
@@ -367,6 +368,15 @@ def test_logits_do_not_depend_on_the_other_rows(classified):
         np.testing.assert_allclose(
             classified(rows[row : row + 1])[0], together[row], rtol=1e-4, atol=1e-4
         )
+
+
+def test_outputs_that_are_not_finite_are_an_error_for_the_person(make_config, make_images):
+    """The last update can make them so; there is no loss after it."""
+    config = make_config()
+    network = build_resnet(config.model, classes=10)
+    network.head.fc.weight.data[3] = float("inf")
+    with pytest.raises(NonFiniteOutputError, match=r"not finite.* lower peak_learning_rate"):
+        classify(network, make_images(config), np.arange(10), PROCESSOR)
 
 
 def test_classifying_changes_nothing(make_config, make_images):

@@ -43,6 +43,23 @@ class Terminal(io.StringIO):
         return True
 
 
+def test_steps_at_and_before_the_first_one_have_no_rate(
+    recipe: TrainingConfig, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Workers of a cluster may resume from an earlier checkpoint than the driver has seen."""
+    caplog.set_level(logging.INFO, "selfie_pipeline")
+    with ProgressBar("pretrain", recipe, 50) as progress:
+        for step in (40, 50, 100):
+            clock.now += 60
+            progress.update(step, None)
+
+    assert caplog.messages == [
+        "pretrain: step 40 of 100, 0 images/s",
+        "pretrain: step 50 of 100, 0 images/s",
+        "pretrain: 100 steps done, 6 images/s",
+    ]
+
+
 def test_a_line_now_and_then_where_there_is_no_terminal(
     recipe: TrainingConfig, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from selfie_pipeline.report.image_grid import draw_image_grid
-from selfie_pipeline.report.style import join_sentences, shorten, styled
+from selfie_pipeline.report.style import join_sentences, shorten, shorten_start, styled
 
 _MAX_CLASS_LENGTH = 20
 _MAX_FILE_LENGTH = 26
 _DESCRIBED = 5
 """Maximum number of images in the alt text."""
+
+
+class PredictedImages(TypedDict):
+    """Images with their predictions, as arguments of a function that draws them."""
+
+    images: NDArray[np.uint8]
+    predictions: pd.DataFrame
 
 
 @styled
@@ -36,7 +45,7 @@ def draw_predictions(images: NDArray[np.uint8], predictions: pd.DataFrame, *, ti
             (str(second), f"{100 * second_probability:.0f} %"),
         ]
         lines = [f"{shorten(name, _MAX_CLASS_LENGTH)}: {percent}" for name, percent in classes]
-        captions.append("\n".join([_shorten_start(str(file)), *lines]))
+        captions.append("\n".join([shorten_start(str(file), _MAX_FILE_LENGTH), *lines]))
         descriptions.append(f"{file}: " + " or ".join(map(" ".join, classes)))
     figure = draw_image_grid(
         images,
@@ -51,8 +60,3 @@ def draw_predictions(images: NDArray[np.uint8], predictions: pd.DataFrame, *, ti
         described.append(f"And {len(descriptions) - _DESCRIBED} more")
     figure.set_label(join_sentences(title, *described))
     return figure
-
-
-def _shorten_start(path: str) -> str:
-    """Cut the beginning of a long path, because its end is more specific."""
-    return path if len(path) <= _MAX_FILE_LENGTH else "…" + path[-(_MAX_FILE_LENGTH - 1) :]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from selfie_pipeline.printable import escape_controls
 from selfie_pipeline.report.image_grid import draw_image_grid
-from selfie_pipeline.report.style import join_sentences, shorten, styled
+from selfie_pipeline.report.style import join_sentences, shorten, shorten_start, styled
 
 
 def describe_check(check: Mapping[str, Any]) -> str:
@@ -92,7 +92,7 @@ def draw_twins(images: NDArray[np.uint8], pairs: Sequence[Mapping[str, Any]]) ->
         ]
         likeness = "same pixels" if pair["kind"] == "exact" else f"{pair['similarity']:.2f} alike"
         captions += [
-            f"{split}: {shorten(name, 16)}\n{_shorten_start(place, 24)}\n{words}"
+            f"{split}: {shorten(name, 16)}\n{shorten_start(place, 24)}\n{words}"
             for (split, name, place), words in zip(sides, (likeness, ""), strict=True)
         ]
         first, second = (f"{split}, {name}, {place}" for split, name, place in sides)
@@ -138,8 +138,3 @@ def _describe_split(split: Mapping[str, Any]) -> str:
     if split["unreadable"]:
         text += f" and {split['unreadable']:,} unreadable files"
     return text
-
-
-def _shorten_start(text: str, limit: int) -> str:
-    """Cut text to at most `limit` characters at its start, since a path's end tells it apart."""
-    return text if len(text) <= limit else f"…{text[1 - limit :]}"

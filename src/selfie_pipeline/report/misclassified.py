@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from selfie_pipeline.printable import shorten as shorten_middle
 from selfie_pipeline.report.image_grid import draw_image_grid
 from selfie_pipeline.report.style import LIGHT, join_sentences, shorten, styled
 
@@ -88,7 +89,7 @@ def draw_sample_errors(
     for label, predicted, probability in rows:
         true, wrong, percent = classes[label], classes[predicted], f"{100 * probability:.0f} %"
         captions.append(
-            f"true: {_keep_ends(true, 20)}\n✗ predicted: {_keep_ends(wrong, 14)}\n"
+            f"true: {shorten_middle(true, 20)}\n✗ predicted: {shorten_middle(wrong, 14)}\n"
             f"probability: {percent}"
         )
         descriptions.append(f"{true}, predicted as {wrong}, probability {percent}")
@@ -123,7 +124,7 @@ def _find_confused_pairs(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
 
 def _draw_matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     """Draw the matrix with rectangles, because their colours, unlike pixels, follow a dark page."""
-    names = [_keep_ends(name) for name in classes]
+    names = [shorten_middle(name, _MAX_NAME) for name in classes]
     entry, longest = max(2.8 / len(classes), 0.42), max(map(len, names))  # inches, characters
     side = entry * len(classes) + 0.08 * longest + 0.6
     figure = Figure(figsize=(side, side + 0.3))
@@ -165,12 +166,6 @@ def _draw_matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     # Over the names, too, so that it fits above few and narrow entries.
     figure.suptitle("Test images (bold: correct)", x=0.02, ha="left", size=11, weight="bold")
     return figure
-
-
-def _keep_ends(name: str, limit: int = _MAX_NAME) -> str:
-    """Cut a long name in its middle: names of many classes often differ at their ends."""
-    half = limit // 2
-    return name if len(name) <= limit else f"{name[:half]}…{name[1 - half :]}"
 
 
 def _draw_pairs(

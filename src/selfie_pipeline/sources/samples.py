@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.printable import escape_controls, is_printable
+from selfie_pipeline.printable import escape_controls, is_printable, list_first
 
 SPLITS = ("train", "test", "unlabeled")
 SAMPLE_COLUMNS = ("split", "label", "class_name", "place")
@@ -105,7 +105,7 @@ def check_samples(samples: pd.DataFrame, classes: Sequence[str]) -> None:
     if unprintable:
         raise UserError(
             f"control characters in the names of {len(unprintable)} of the {len(classes)} classes, "
-            f"escaped here: {_abbreviate(unprintable)}; rename them: a name must not break lines "
+            f"escaped here: {list_first(unprintable)}; rename them: a name must not break lines "
             "or steer a terminal"
         )
     labels = {split: samples.loc[samples["split"] == split, "label"] for split in SPLITS}
@@ -120,7 +120,7 @@ def check_samples(samples: pd.DataFrame, classes: Sequence[str]) -> None:
     if missing:
         raise UserError(
             f"no training samples of {len(missing)} of the {len(classes)} classes: "
-            f"{_abbreviate([f'{classes[label]!r} (label {label})' for label in missing])}; every "
+            f"{list_first([f'{classes[label]!r} (label {label})' for label in missing])}; every "
             "class needs one or more: add them, or remove the class from the data set"
         )
     if len(classes) == 1:
@@ -134,9 +134,3 @@ def check_samples(samples: pd.DataFrame, classes: Sequence[str]) -> None:
             f"the data set has {len(labels['train'])} training samples and no test samples; test "
             "samples are needed to measure the accuracy: check data.folder"
         )
-
-
-def _abbreviate(names: Sequence[str], limit: int = 5) -> str:
-    """Join the first names, and count the others."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

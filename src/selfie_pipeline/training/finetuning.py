@@ -164,6 +164,10 @@ def finetune(
         return fit(task, batches, device, own, title, callback)
 
 
+class NonFiniteOutputError(UserError):
+    """A network's outputs are infinite or not numbers: an update has made its weights so."""
+
+
 @dataclass(frozen=True)
 class HeldOutScore:
     """Measures the accuracy on samples outside the training, at half of its steps and at its end.
@@ -234,12 +238,21 @@ def classify(
 
     Returns:
         (M, classes), float32: logits.
+
+    Raises:
+        NonFiniteOutputError: An output is infinite or not a number.
     """
     infer = Inference(network, images.grids.mean, images.grids.std, device)
     batches = np.split(rows, range(_INFERENCE_BATCH_SIZE, len(rows), _INFERENCE_BATCH_SIZE))
     quiet = not sys.stderr.isatty()
     progress = tqdm(batches, "classify", unit="batch", delay=5, disable=quiet, leave=False)
-    return np.concatenate([infer(images.central_windows(batch)) for batch in progress])
+    logits = np.concatenate([infer(images.central_windows(batch)) for batch in progress])
+    if not np.isfinite(logits).all():
+        raise NonFiniteOutputError(
+            "the network's outputs are not finite, because its training diverged; train it again "
+            "(resume=never) with a lower peak_learning_rate, or clip_norm"
+        )
+    return logits
 
 
 def _central_windows(

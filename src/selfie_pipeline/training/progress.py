@@ -61,12 +61,13 @@ class ProgressBar:
 
     def _describe(self, step: int, latest: HistoryRow | None) -> str:
         seconds = time.monotonic() - self.started
-        rate = (step - self.first_step) * self.recipe.batch_size / seconds
-        parts = [f"{rate:,.0f} images/s"]
+        # Workers of a cluster may resume from an earlier step than the first one here.
+        steps_a_second = max(0, step - self.first_step) / seconds
+        parts = [f"{steps_a_second * self.recipe.batch_size:,.0f} images/s"]
         if latest is not None:
             parts.append(f"loss {latest.loss:.3f}, accuracy {latest.accuracy:.3f}")
             parts.append(f"learning rate {latest.learning_rate:.2g}")
-        left_s = (self.recipe.steps - step) * self.recipe.batch_size / rate
-        if self.bar.disable and left_s:
+        if self.bar.disable and step < self.recipe.steps and steps_a_second:
+            left_s = (self.recipe.steps - step) / steps_a_second
             parts.append(f"{tqdm.format_interval(left_s)} left")
         return ", ".join(parts)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from selfie_pipeline.config import UserError
 from selfie_pipeline.extras import install_extra
+from selfie_pipeline.provenance import hash_json
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.state import TrainingState
 
@@ -20,8 +19,7 @@ def tensorboard_writer(checkpoints: Checkpoints) -> TensorBoardWriter:
     A resumed training continues its curves; one with other parameters has another folder, which
     TensorBoard shows beside it.
     """
-    identity = json.dumps(checkpoints.identity, sort_keys=True)
-    name = hashlib.sha256(identity.encode()).hexdigest()[:8]
+    name = hash_json(checkpoints.identity)[:8]
     return TensorBoardWriter(checkpoints.folder.parent / "tensorboard" / name)
 
 

@@ -29,7 +29,7 @@ from selfie_pipeline.models.classifier import restore_classifier
 from selfie_pipeline.models.preprocessing import load_preprocessing
 from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.pipelines.embed.nodes import load_encoder
-from selfie_pipeline.pipelines.finetune.nodes import initialise_from
+from selfie_pipeline.pipelines.finetune.nodes import initialise
 from selfie_pipeline.provenance import dump_configuration
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import Images
@@ -262,7 +262,7 @@ def _load_weights(item: Input, folder: Path) -> None:
 def _use_encoder(encoder: Weights) -> None:
     config = small_config()
     samples = pd.DataFrame({"label": [0, 1]})
-    initialise_from(encoder, samples, config.patch, config.model, config.finetune, 0)
+    initialise(samples, config.patch, config.model, config.finetune, 0, encoder)
     load_encoder(encoder, config.patch, config.embed)
 
 

@@ -47,7 +47,6 @@ from selfie_pipeline.training.finetuning import (
     load_start,
 )
 from selfie_pipeline.training.lineage import (
-    FROM_SCRATCH,
     classifier_lineage,
     comparison_key,
     fingerprint_data,
@@ -80,15 +79,15 @@ def draw_labeled_subset(samples: pd.DataFrame, labeled_frac: float, seed: int) -
     return train.iloc[chosen].reset_index(drop=True)
 
 
-def initialise_from(
-    start: Weights,
+def initialise(
     samples: pd.DataFrame,
     patch: PatchConfig,
     model: ModelConfig,
     recipe: FinetuneConfig,
     seed: int,
+    start: Weights | None = None,
 ) -> Weights:
-    """Initialise a classifier, and load its pretrained part from an encoder or given weights.
+    """Initialise a classifier; load its pretrained part if it starts from an encoder or weights.
 
     Raises:
         UserError: They do not fit.
@@ -97,18 +96,6 @@ def initialise_from(
     lineage = start_lineage(start)
     pretrained = load_start(network, start, model)
     return Weights(network.state_dict(), lineage | {"pretrained": pretrained})
-
-
-def initialise_from_scratch(
-    samples: pd.DataFrame,
-    patch: PatchConfig,
-    model: ModelConfig,
-    recipe: FinetuneConfig,
-    seed: int,
-) -> Weights:
-    """Initialise the same classifier with the same random weights, without an encoder."""
-    network = initialise_classifier(model, recipe.architecture, patch, count_classes(samples), seed)
-    return Weights(network.state_dict(), FROM_SCRATCH | {"pretrained": []})
 
 
 def count_classes(samples: pd.DataFrame) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from kedro.pipeline import Node, Pipeline, node, pipeline
+from kedro.pipeline import Pipeline, node, pipeline
 
 from selfie_pipeline.pipelines.finetune.nodes import (
     draw_labeled_subset,
     finetune_classifier,
-    initialise_from,
-    initialise_from_scratch,
+    initialise,
     read_weights,
     test_classifier,
 )
@@ -25,13 +24,7 @@ _SHARED = {"usable_samples", "labeled_samples", "patch_grids"}
 
 def create_selfie_pipeline() -> Pipeline:
     """The arm that starts from the pretrained stages."""
-    initialise = node(
-        initialise_from,
-        inputs=["encoder", *_INITIAL],
-        outputs="initial_classifier",
-        name="initialise_from_encoder",
-    )
-    return _create_arm("selfie", initialise, {"encoder"})
+    return _create_arm("selfie", "initialise_from_encoder", ["encoder"])
 
 
 def create_weights_pipeline() -> Pipeline:
@@ -39,31 +32,24 @@ def create_weights_pipeline() -> Pipeline:
     read = node(
         read_weights, inputs="params:weights", outputs="given_weights", name="read_given_weights"
     )
-    initialise = node(
-        initialise_from,
-        inputs=["given_weights", *_INITIAL],
-        outputs="initial_classifier",
-        name="initialise_from_weights",
-    )
-    return pipeline([read]) + _create_arm("weights", initialise, {"given_weights"})
+    return pipeline([read]) + _create_arm("weights", "initialise_from_weights", ["given_weights"])
 
 
 def create_supervised_pipeline() -> Pipeline:
     """The arm that starts from scratch."""
-    initialise = node(
-        initialise_from_scratch,
-        inputs=_INITIAL,
-        outputs="initial_classifier",
-        name="initialise_from_scratch",
-    )
-    return _create_arm("supervised", initialise, set())
+    return _create_arm("supervised", "initialise_from_scratch", [])
 
 
-def _create_arm(namespace: str, initialise: Node, more_inputs: set[str]) -> Pipeline:
+def _create_arm(namespace: str, initialisation: str, start: list[str]) -> Pipeline:
     parameters = ["params:patch", "params:augmentation", "params:model"]
     arm = pipeline(
         [
-            initialise,
+            node(
+                initialise,
+                inputs=[*_INITIAL, *start],
+                outputs="initial_classifier",
+                name=initialisation,
+            ),
             node(
                 finetune_classifier,
                 inputs=[
@@ -102,7 +88,7 @@ def _create_arm(namespace: str, initialise: Node, more_inputs: set[str]) -> Pipe
     namespaced = pipeline(
         arm,
         namespace=namespace,
-        inputs={name: name for name in _SHARED | more_inputs}
+        inputs={name: name for name in _SHARED.union(start)}
         | {"checkpoints": f"{namespace}_checkpoints"},
         outputs={
             name: f"{namespace}_{name}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from math import ceil
@@ -75,6 +76,7 @@ def classify_in_blocks(
         if resumed := sum(len(block.reasons) for block in done.values()):
             _LOG.info("predict: resumes after %d of %d files", resumed, len(names))
         missing = {number: part for number, part in blocks.items() if number not in done}
+        start = time.monotonic()
         try:
             with tqdm(
                 initial=resumed,
@@ -93,6 +95,8 @@ def classify_in_blocks(
                 f"predict was stopped after {len(done)} of {len(blocks)} blocks of at most "
                 f"{BLOCK_FILES:,} files; run the same command to resume it"
             ) from None
+        rate = (len(names) - resumed) / (time.monotonic() - start)
+        _LOG.info("predict: %.0f files per second", rate)
     parts = [done[number] for number in blocks]
     labels, probabilities = zip(*(part.top for part in parts), strict=True)
     reasons = [reason for part in parts for reason in part.reasons]

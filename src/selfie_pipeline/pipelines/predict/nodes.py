@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from selfie_pipeline.config import ComputeConfig, PredictConfig, UserError
 from selfie_pipeline.evaluation.predictions import name_predictions, select_least_certain
@@ -23,7 +21,7 @@ from selfie_pipeline.pipelines.predict.blocks import classify_in_blocks
 from selfie_pipeline.printable import escape_controls
 from selfie_pipeline.project import resolve_path
 from selfie_pipeline.provenance import describe_environment, hash_json
-from selfie_pipeline.report.contact_sheet import draw_predictions
+from selfie_pipeline.report.contact_sheet import PredictedImages, draw_predictions
 from selfie_pipeline.sources.decoding import map_ordered
 from selfie_pipeline.sources.image_files import find_files, read_windows
 from selfie_pipeline.training.checkpoints import Checkpoints
@@ -36,13 +34,6 @@ _LOG = logging.getLogger(__name__)
 _CONTACT_SHEET_IMAGES = 24
 
 
-class UncertainImages(TypedDict):
-    """The images on the contact sheet and their predictions."""
-
-    images: NDArray[np.uint8]
-    predictions: pd.DataFrame
-
-
 def classify_files(
     classifier: Weights,
     images: str | None,
@@ -50,7 +41,7 @@ def classify_files(
     compute: ComputeConfig,
     checkpoints: Path,
     resume: Literal["auto", "never"],
-) -> tuple[pd.DataFrame, pd.DataFrame, UncertainImages]:
+) -> tuple[pd.DataFrame, pd.DataFrame, PredictedImages]:
     """Classify image files, preprocessed like the test images.
 
     Args:
@@ -90,12 +81,10 @@ def classify_files(
     }
     own = checkpoints.with_name(f"{checkpoints.name}-{hash_json(identity)[:16]}")
     state = Checkpoints(own, identity, every=1, resume=resume, keep=None)
-    start = time.monotonic()
     top, reasons = classify_in_blocks(infer, folder, names, preprocessing, state)
-    rate = len(names) / (time.monotonic() - start)
     is_readable = np.array([reason is None for reason in reasons])  # (N,)
     readable, unreadable = np.flatnonzero(is_readable), np.flatnonzero(~is_readable)
-    _LOG.info("Classified %d images, %.0f files per second", len(readable), rate)
+    _LOG.info("Classified %d images", len(readable))
     if len(unreadable):
         _LOG.warning("%d files are not readable images; see unreadable_images", len(unreadable))
     files = [_format_path(names[row]) for row in readable]
@@ -111,7 +100,7 @@ def classify_files(
     return (
         predictions,
         pd.DataFrame(refused),
-        UncertainImages(images=windows, predictions=uncertain),
+        PredictedImages(images=windows, predictions=uncertain),
     )
 
 
@@ -129,7 +118,7 @@ def _build_inference(
     return Inference(converted, mean, std, Device("cpu", bf16=False))
 
 
-def draw_contact_sheet(uncertain: UncertainImages) -> Figure:
+def draw_contact_sheet(uncertain: PredictedImages) -> Figure:
     """Draw the images that the classifier is least certain of."""
     title = "Images with the least certain predictions, the least certain first"
     return draw_predictions(**uncertain, title=title)

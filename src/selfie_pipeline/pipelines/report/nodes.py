@@ -30,6 +30,7 @@ from selfie_pipeline.evaluation.tables import (
 from selfie_pipeline.printable import escape_controls
 from selfie_pipeline.project import resolve_path
 from selfie_pipeline.provenance import flatten
+from selfie_pipeline.report.contact_sheet import PredictedImages
 from selfie_pipeline.report.data_check import draw_twins
 from selfie_pipeline.report.figures import (
     draw_accuracy_over_labels,
@@ -71,13 +72,6 @@ class Twins(TypedDict):
 
     images: NDArray[np.uint8]
     pairs: list[dict[str, Any]]
-
-
-class Mistakes(TypedDict):
-    """Arguments of `draw_sample_errors`."""
-
-    images: NDArray[np.uint8]
-    predictions: pd.DataFrame
 
 
 def solve_puzzles(
@@ -134,12 +128,13 @@ def pick_errors(
     patch_grids: PatchGrids,
     patch: PatchConfig,
     augmentation: AugmentationConfig,
-) -> Mistakes:
+) -> PredictedImages:
     """Collect the test images that a classifier misclassifies with the highest confidence."""
     wrong = select_worst_errors(predictions, _ERROR_IMAGES)
     images = open_images(patch_grids, patch, augmentation)
     windows = images.central_windows(wrong["sample"].to_numpy())  # (B, C, H, W)
-    return Mistakes(images=windows.permute(0, 2, 3, 1).numpy(), predictions=wrong)  # (B, H, W, C)
+    shown = windows.permute(0, 2, 3, 1).numpy()  # (B, H, W, C)
+    return PredictedImages(images=shown, predictions=wrong)
 
 
 def pick_twins(check: dict[str, Any], patch_grids: PatchGrids) -> Twins:
@@ -236,7 +231,7 @@ def write_report(
     samples: pd.DataFrame,
     selfie: dict[str, Any],
     predictions: pd.DataFrame,
-    mistakes: Mistakes,
+    mistakes: PredictedImages,
     puzzles: Puzzles,
     pretrain_history: pd.DataFrame,
     selfie_history: pd.DataFrame,

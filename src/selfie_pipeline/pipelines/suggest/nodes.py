@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import TypedDict
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from selfie_pipeline.config import (
     AugmentationConfig,
@@ -23,7 +21,7 @@ from selfie_pipeline.evaluation.suggestions import compute_margins, select_diver
 from selfie_pipeline.models.classifier import restore_classifier
 from selfie_pipeline.models.embedding import ImageEmbedding
 from selfie_pipeline.models.selfie import restore_encoder
-from selfie_pipeline.report.contact_sheet import draw_predictions
+from selfie_pipeline.report.contact_sheet import PredictedImages, draw_predictions
 from selfie_pipeline.training.data.batches import open_images
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.finetuning import classify
@@ -33,13 +31,6 @@ from selfie_pipeline.weights import Weights
 _LOG = logging.getLogger(__name__)
 _CHUNK = 65_536  # images whose logits are in memory at once
 _CONTACT_SHEET_IMAGES = 24
-
-
-class SuggestedImages(TypedDict):
-    """The images on the contact sheet and their predictions."""
-
-    images: NDArray[np.uint8]
-    predictions: pd.DataFrame
 
 
 def suggest_images(
@@ -53,7 +44,7 @@ def suggest_images(
     suggest: SuggestConfig,
     compute: ComputeConfig,
     seed: int,
-) -> tuple[pd.DataFrame, SuggestedImages]:
+) -> tuple[pd.DataFrame, PredictedImages]:
     """Choose the images most worth labeling, outside the test split and the labeled subset.
 
     Returns:
@@ -96,7 +87,7 @@ def suggest_images(
             "probability": predictions["probability"],
         }
     )
-    return table, SuggestedImages(images=windows, predictions=predictions[: len(shown)])
+    return table, PredictedImages(images=windows, predictions=predictions[: len(shown)])
 
 
 def _find_pool(
@@ -126,7 +117,7 @@ def _find_pool(
     return pool
 
 
-def draw_suggestions(suggested: SuggestedImages) -> Figure:
+def draw_suggestions(suggested: PredictedImages) -> Figure:
     """Draw the images most worth labeling with their two most likely classes."""
     return draw_predictions(
         **suggested, title="Images most worth labeling, the least certain first"

@@ -33,6 +33,7 @@ from selfie_pipeline.training.data.batches import Images, open_images
 from selfie_pipeline.training.data.subset import hold_out, labeled_subset
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.finetuning import (
+    NonFiniteOutputError,
     classify,
     finetune,
     finetuning_bytes,
@@ -188,7 +189,7 @@ class _Trial:
         numbered, score = f"{title}, trial {trial.number + 1}", None
         try:
             score = self._train(trial, recipe, device, checkpoints, numbered)
-        except NonFiniteLossError as error:
+        except (NonFiniteLossError, NonFiniteOutputError) as error:
             _LOG.warning("%s: pruned: %s", title, error)
         except TrialPruned:
             pass

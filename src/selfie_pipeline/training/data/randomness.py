@@ -33,13 +33,11 @@ def fold_in(seed: int, stream: RandomStream, step: int = 0) -> int:
     return int(state[0] >> np.uint64(1))
 
 
-def generator(
-    seed: int, stream: RandomStream, step: int = 0, device: torch.device | str = "cpu"
-) -> torch.Generator:
+def generator(seed: int, stream: RandomStream, step: int) -> torch.Generator:
     """Create a torch generator for one stream at one step."""
     import torch  # noqa: PLC0415
 
-    return torch.Generator(device).manual_seed(fold_in(seed, stream, step))
+    return torch.Generator().manual_seed(fold_in(seed, stream, step))
 
 
 @contextmanager
