@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from selfie_pipeline.atomic_write import atomic_write
@@ -186,8 +186,7 @@ class Checkpoints:
         try:
             if _sha256(file) != record.sha256:
                 raise _UnusableCheckpointError("its checksum does not match: the file is damaged")
-            with safe_open(file, framework="pt") as opened:
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            tensors = load_file(file)
         except (OSError, SafetensorError) as error:
             raise _UnusableCheckpointError(f"it can't be read ({error})") from None
         return Checkpoint(record.step, tensors)

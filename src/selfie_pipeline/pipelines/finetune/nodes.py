@@ -35,7 +35,6 @@ from selfie_pipeline.provenance import describe_environment
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import Images, open_images
 from selfie_pipeline.training.data.randomness import RandomStream, fold_in
-from selfie_pipeline.training.data.subset import labeled_subset
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.engine import open_engine
 from selfie_pipeline.training.finetuning import (
@@ -70,13 +69,6 @@ def read_weights(weights: str | None) -> Weights:
     if weights is None:
         raise UserError("weights = null, but this run starts from it; set weights=FILE (--params)")
     return read_given_weights(resolve_path(weights))
-
-
-def draw_labeled_subset(samples: pd.DataFrame, labeled_frac: float, seed: int) -> pd.DataFrame:
-    """Draw the training samples whose labels finetuning may see."""
-    train = samples[samples["split"] == "train"]
-    chosen = labeled_subset(train["label"].to_numpy(), labeled_frac, seed)
-    return train.iloc[chosen].reset_index(drop=True)
 
 
 def initialise(

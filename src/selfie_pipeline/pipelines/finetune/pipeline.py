@@ -5,12 +5,12 @@ from __future__ import annotations
 from kedro.pipeline import Pipeline, node, pipeline
 
 from selfie_pipeline.pipelines.finetune.nodes import (
-    draw_labeled_subset,
     finetune_classifier,
     initialise,
     read_weights,
     test_classifier,
 )
+from selfie_pipeline.training.data.subset import draw_labeled_subset
 
 _SUBSET = node(
     draw_labeled_subset,

@@ -30,7 +30,7 @@ from selfie_pipeline.provenance import hash_json
 from selfie_pipeline.starts import load_starts
 from selfie_pipeline.training.checkpoints import Checkpoints, remove_checkpoints
 from selfie_pipeline.training.data.batches import Images, open_images
-from selfie_pipeline.training.data.subset import hold_out, labeled_subset
+from selfie_pipeline.training.data.subset import draw_labeled_subset, hold_out
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.finetuning import (
     NonFiniteOutputError,
@@ -232,12 +232,13 @@ class _Trial:
                 raise TrialPruned
 
         network, pretrained = self._initialise(recipe)
-        labeled = self._labeled_samples()
+        fraction, seed = self.search.labeled_frac, self.search.tune.seed
+        labeled = draw_labeled_subset(self.samples, fraction, seed)
         trained = finetune(
             network,
             pretrained=pretrained,
             recipe=recipe,
-            seed=self.search.tune.seed,
+            seed=seed,
             images=self.images,
             rows=labeled["sample"].to_numpy(),
             labels=labeled["label"].to_numpy(),
@@ -255,12 +256,6 @@ class _Trial:
         patch = self.images.patch
         network = initialise_classifier(self.model, recipe.architecture, patch, classes, seed)
         return network, load_start(network, self.start, self.model)
-
-    def _labeled_samples(self) -> pd.DataFrame:
-        """Draw the labeled subset from the samples that are not held out."""
-        train = self.samples[self.samples["split"] == "train"]
-        labels, fraction = train["label"].to_numpy(), self.search.labeled_frac
-        return train.iloc[labeled_subset(labels, fraction, self.search.tune.seed)]
 
     def score(self, network: nn.Module, device: Device) -> float:
         """Compute the accuracy on the validation split, a fraction."""

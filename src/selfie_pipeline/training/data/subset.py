@@ -41,6 +41,13 @@ def check_labels(samples: pd.DataFrame, config: Config, entries: Collection[str]
         labeled_subset(kept["label"].to_numpy(), least, config.tune.seed)
 
 
+def draw_labeled_subset(samples: pd.DataFrame, labeled_frac: float, seed: int) -> pd.DataFrame:
+    """Draw the training samples whose labels finetuning may see; see `labeled_subset`."""
+    train = samples[samples["split"] == "train"]
+    chosen = labeled_subset(train["label"].to_numpy(), labeled_frac, seed)
+    return train.iloc[chosen].reset_index(drop=True)
+
+
 def labeled_subset(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
     """Choose a share of the training samples, stratified and nested.
 
