@@ -169,6 +169,19 @@ def test_standard_deviations_and_their_ratio(four_seeds) -> None:
     assert (low, high) == pytest.approx((selfie["std_ratio_low"], selfie["std_ratio_high"]))
 
 
+def test_similar_deviations_are_not_drawn_at_the_edge(make_cells) -> None:
+    cells = [
+        cell
+        for arm, high in (("supervised", 0.8201), ("selfie", 0.82))
+        for cell in make_cells(arm, {0: 0.8, 1: high})
+    ]
+    left, _ = draw_variance_over_labels(build_results_table(cells)).axes
+    highest = max(max(line.get_ydata()) for line in left.get_lines())
+    bottom, top = left.get_ylim()
+    assert bottom == 0
+    assert top > 1.04 * highest
+
+
 def test_deviation_panels_say_what_they_show(four_seeds) -> None:
     table = build_results_table(four_seeds)
     figure = draw_variance_over_labels(table)
