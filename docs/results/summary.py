@@ -55,6 +55,14 @@ STUDIES = [
         'kedro run --pipeline=experiment --params "experiment.labeled_fracs=[0.05,0.1]"',
     ),
     Study(
+        "cats_dogs/cells",
+        "cats and dogs, narrow, 500 × 64, harder puzzle",
+        'kedro run --env=image_folder --pipeline=experiment --params "data.folder=FOLDER,'
+        "pretrain.steps=10000,finetune.steps=500,weights=simclr.safetensors,"
+        'experiment.labeled_fracs=[0.1],experiment.arms=[supervised,selfie,weights]"',
+        simclr="benchmarks/simclr_cats_dogs.json",
+    ),
+    Study(
         "cifar10/long",
         "CIFAR-10, narrow, 6,000 × 64",
         f'{_GRID}"pretrain.steps=12500,finetune.steps=6000,finetune.batch_size=64,'

@@ -90,7 +90,7 @@ def draw_variance_over_labels(table: pd.DataFrame) -> Figure:
             _draw_deviations(left, arm, results)
         left.set_title(f"{title}\nStandard deviation over seeds")
         left.set_ylabel("test accuracy (points)")
-        left.set_ylim(0, 1.05 * left.get_ylim()[1])  # above similar values there is no margin else
+        left.set_ylim(0, 1.05 * left.get_ylim()[1])  # or similar values are at the edge
         _draw_ratios(right, rows[rows["arm"] == "selfie"])
         right.set_title("Ratio: supervised / Selfie")
         right.set_ylabel("ratio (above 1: Selfie varies less)")
