@@ -47,6 +47,10 @@ class Study(NamedTuple):
         return [json.loads(file.read_text()) | {"version": file.name} for file in files]
 
 
+_PHOTOGRAPHS = (
+    'kedro run --env=image_folder --pipeline=experiment --params "data.folder=FOLDER,'
+    "finetune.steps=500,experiment.labeled_fracs=[0.1],"
+)
 _GRID = "kedro run --env=cifar10_small --pipeline=experiment --params "
 STUDIES = [
     Study(
@@ -56,11 +60,20 @@ STUDIES = [
     ),
     Study(
         "cats_dogs/cells",
-        "cats and dogs, narrow, 500 × 64, harder puzzle",
-        'kedro run --env=image_folder --pipeline=experiment --params "data.folder=FOLDER,'
-        "pretrain.steps=10000,finetune.steps=500,weights=simclr.safetensors,"
-        'experiment.labeled_fracs=[0.1],experiment.arms=[supervised,selfie,weights]"',
+        "cats and dogs, narrow, 500 × 64, harder puzzle, 44 minutes",
+        f"{_PHOTOGRAPHS}pretrain.steps=10000,weights=simclr.safetensors,"
+        'experiment.arms=[supervised,selfie,weights]"',
         simclr="benchmarks/simclr_cats_dogs.json",
+    ),
+    Study(
+        "cats_dogs/second_pretraining",
+        "cats and dogs, narrow, 500 × 64, harder puzzle, 20 minutes",
+        f'{_PHOTOGRAPHS}pretrain.steps=5000,pretrain.seed=1"',
+    ),
+    Study(
+        "cats_dogs/paper_puzzle",
+        "cats and dogs, narrow, 500 × 64, paper's puzzle, 17 minutes",
+        f'{_PHOTOGRAPHS}pretrain.steps=5000,pretrain.smallest_crop=null,pretrain.colour_jitter=0"',
     ),
     Study(
         "cifar10/long",
