@@ -130,7 +130,8 @@ def draw_gain_over_ratio(gains: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     groups = gains.groupby(["data", "network", "labeled_percent", "labels"], sort=False)
     styles = zip("oDv^sPX*", ("-", "--", "-.", ":") * 2, strict=True)
-    for (key, rows), (marker, line) in zip(groups, cycle(styles), strict=False):  # without end
+    # The styles repeat, without end.
+    for (key, rows), (marker, line) in zip(groups, cycle(styles), strict=False):
         data, _, percent, labels = key
         axes.errorbar(
             rows["ratio"],

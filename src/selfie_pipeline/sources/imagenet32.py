@@ -109,7 +109,7 @@ def _find_training_parts(folder: Path) -> list[Path]:
     numbers = range(1, max(parts, default=1) + 1)
     missing = list(islice((number for number in numbers if number not in parts), 10))
     if missing:
-        suffix = "" if parts is by_suffix[""] and parts else ".npz"
+        suffix = ".npz" if by_suffix[".npz"] or not parts else ""
         names = ", ".join(f"train_data_batch_{number}{suffix}" for number in missing)
         raise UserError(
             f"{folder} lacks {names}; put the parts of ImageNet 32×32 there: train_data_batch_1 "
