@@ -21,9 +21,10 @@ from common import PROJECT, ArrayGrids, arguments, no_checkpoints, recipe, repor
 from numpy.typing import NDArray
 
 from selfie_pipeline.datasets.weights import WeightsDataset
+from selfie_pipeline.evaluation.predictions import find_top_two
 from selfie_pipeline.evaluation.scores import accuracy
 from selfie_pipeline.evaluation.statistics import paired_t_p, summarise
-from selfie_pipeline.evaluation.suggestions import compute_margins, select_diverse
+from selfie_pipeline.evaluation.suggestions import select_diverse
 from selfie_pipeline.models.classifier import Classifier
 from selfie_pipeline.models.embedding import ImageEmbedding
 from selfie_pipeline.models.selfie import restore_encoder
@@ -99,7 +100,8 @@ def compare(cifar: Cifar, seed: int, candidates: int) -> dict[str, float]:
     pool = np.setdiff1d(np.arange(_TRAIN), first)
     count = len(first)
     network = cifar.finetune(first, seed)
-    margins = compute_margins(cifar.infer(network, pool))  # (M,)
+    probabilities = find_top_two(cifar.infer(network, pool), 10).probabilities  # (M, 2)
+    margins = probabilities[:, 0] - probabilities[:, 1]  # (M,)
     unsure = np.argsort(margins, kind="stable")[: candidates * count]
     chosen = select_diverse(cifar.vectors(pool[unsure]), margins[unsure], count, seed)
     arms = {

@@ -440,7 +440,7 @@ for command in sys.argv[1:]:
 NEEDS_EXTRA = {
     "run --pipelines=ingest": None,
     "run --pipelines=ingest --params=compute.engine=ray": (
-        "compute.engine = ray, but Ray is not installed; install it with [ray]"
+        "compute.engine = ray needs Ray, which is not installed; install it with [ray]"
     ),
     "run --pipelines=ingest,patch,pretrain,tune": (
         "the tuning needs Optuna, which is not installed; install it with [tune]"

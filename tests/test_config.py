@@ -155,6 +155,15 @@ def test_an_item_of_a_list_is_named_by_its_index(make_parameters):
             "its feature map has a stride of 16 pixels; allowed: a multiple of 16",
         ),
         (
+            {"experiment.seeds": [0, 1, 0]},
+            "experiment.seeds = [0, 1, 0] is not allowed; allowed: a list of distinct whole "
+            "numbers",
+        ),
+        (
+            {"tune.space": {"momentum": {"low": 0.5, "high": 1.5, "log": False}}},
+            "tune.space.momentum.high = 1.5; allowed: less than 1",
+        ),
+        (
             {"finetune.warmup_steps": 4},
             "finetune.warmup_steps = 4 leaves no step after the warm-up; "
             "allowed: less than finetune.steps = 4",

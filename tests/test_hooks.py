@@ -24,6 +24,7 @@ from selfie_pipeline.datasets.weights import WeightsDataset
 from selfie_pipeline.evaluation.tables import build_results_table
 from selfie_pipeline.hooks import ProjectHooks
 from selfie_pipeline.settings import HOOKS
+from selfie_pipeline.training.checkpoints import Checkpoint, Checkpoints
 from selfie_pipeline.weights import Weights
 
 RUN: dict[str, Any] = {
@@ -75,9 +76,42 @@ def test_parameters_are_checked(make_parameters: Callable[..., dict[str, Any]]) 
         hooks.after_context_created(make_context(make_parameters({"seed": -1})))
 
 
-def make_context(parameters: dict[str, Any]) -> Any:
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        ({"labeled_frac": 0.2}, "set it with --params labeled_frac=0.2, or in globals.yml"),
+        ({"seed": 8}, "set it with --params seed=8, or in globals.yml"),
+        ({"pretrain.images": 100}, "set it with --params pretrain.images=100"),
+        ({"predict.arm": "supervised"}, "set it with --params predict.arm=supervised, .*"),
+    ],
+    ids=str,
+)
+def test_parameters_of_the_paths_are_refused_in_files_alone(
+    make_parameters: Callable[..., dict[str, Any]], changes: dict[str, Any], hint: str
+) -> None:
+    """The results would be stored under the default of `globals.yml`."""
+    context = make_context(make_parameters(changes), make_parameters())
+    ((key, value),) = changes.items()
+
+    with pytest.raises(UserError, match=f"^{key} = {value} is set in a file .*; {hint}$"):
+        ProjectHooks().after_context_created(context)
+
+    group, _, name = key.rpartition(".")
+    context._runtime_params = {group: {name: value}} if group else {name: value}
+    ProjectHooks().after_context_created(context)
+
+
+def make_context(parameters: dict[str, Any], defaults: dict[str, Any] | None = None) -> Any:
+    """Return a context with these parameters, and `globals.yml` as it is for the defaults."""
+    values = defaults or parameters
+    settings = {
+        "recipe": values["pretrained_on"],
+        "labeled_frac": values["labeled_frac"],
+        "seed": values["seed"],
+        "arm": values["predict"]["arm"],
+    }
     return SimpleNamespace(
-        config_loader={"parameters": parameters},
+        config_loader={"parameters": parameters, "globals": settings},
         project_path=Path(),
         env=None,
         _runtime_params=None,
@@ -163,24 +197,51 @@ def test_versions_are_chosen_before_the_first_node_and_logged(
     assert list(versions.chosen.values()) == ["2026-01-01T00.00.00.000Z"]
 
 
-def test_samples_older_than_their_images_are_refused(tmp_path: Path, hooks: ProjectHooks) -> None:
-    """A patch stage that is killed has saved the images, but not the samples that are left."""
-    old, new = "2026-01-01T00.00.00.000Z", "2026-01-02T00.00.00.000Z"
-    entries = {}
-    for name, version in (("patch_grids", new), ("usable_samples", old)):
-        entries[name] = AtomicTextDataset(
-            filepath=str(tmp_path / name), version=Version(None, None)
-        )
+@pytest.mark.parametrize(
+    ("grids", "samples", "loaded"),
+    [
+        # A patch stage that is killed has saved the images, but not the samples that are left.
+        (["2026-01-02T00.00.00.000Z"], "2026-01-01T00.00.00.000Z", None),
+        # The samples are those of the second patch stage.
+        (["2026-01-01T00.00.00.000Z", "2026-01-02T00.00.00.000Z"], "2026-01-02T00.00.00.000Z", 0),
+    ],
+    ids=["older", "of other images"],
+)
+def test_samples_of_other_images_are_refused(
+    tmp_path: Path, hooks: ProjectHooks, grids: list[str], samples: str, loaded: int | None
+) -> None:
+    chosen = None if loaded is None else grids[loaded]
+    entries = {
+        name: AtomicTextDataset(filepath=str(tmp_path / name), version=Version(load, None))
+        for name, load in (("patch_grids", chosen), ("usable_samples", None))
+    }
+    for name, version in [*(("patch_grids", each) for each in grids), ("usable_samples", samples)]:
         (tmp_path / name / version).mkdir(parents=True)
         (tmp_path / name / version / name).touch()
+    entries["encoder"] = make_encoder(tmp_path)
 
     with pytest.raises(UserError) as caught:
         hooks.before_pipeline_run(RUN, pipelines["pretrain"], make_catalog("pretrain", **entries))
 
     assert str(caught.value) == (
-        f"usable_samples {old} is older than patch_grids {new}: the patch stage was interrupted; "
-        "run `kedro run --pipeline=patch` again"
+        f"usable_samples {samples} are not those of patch_grids {chosen or grids[-1]}; name a "
+        "version of both with --load-versions, or run `kedro run --pipeline=patch` again"
     )
+    assert not list((tmp_path / "encoder.safetensors").glob("*"))  # of the refused run
+
+
+def test_samples_that_were_listed_again_are_accepted(tmp_path: Path, hooks: ProjectHooks) -> None:
+    entries = {}
+    for name, version in (
+        ("patch_grids", "2026-01-01T00.00.00.000Z"),
+        ("usable_samples", "2026-01-02T00.00.00.000Z"),
+    ):
+        path = tmp_path / name
+        entries[name] = AtomicTextDataset(filepath=str(path), version=Version(None, None))
+        (path / version).mkdir(parents=True)
+        (path / version / name).touch()
+
+    hooks.before_pipeline_run(RUN, pipelines["pretrain"], make_catalog("pretrain", **entries))
 
 
 def test_an_encoder_without_its_history_is_refused(tmp_path: Path, hooks: ProjectHooks) -> None:
@@ -268,13 +329,14 @@ def test_checkpoints_are_deleted_after_their_training(
     folders = {
         f"{name}_checkpoints": FolderPathDataset(filepath=str(tmp_path / name)) for name in names
     }
-    for name in names:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "step-000000001.json").touch()
+    stored = {name: Checkpoints(tmp_path / name, {}, every=1, resume="auto") for name in names}
+    for checkpoints in stored.values():
+        with checkpoints.reserved("training"):
+            checkpoints.save(Checkpoint(1, {}))
 
     ProjectHooks().after_pipeline_run(pipelines[stage], make_catalog(stage, **folders))
 
-    assert [name for name in names if not (tmp_path / name).exists()] == removed
+    assert [name for name in names if not stored[name].folder.exists()] == removed
     assert capsys.readouterr().out == ""
 
 

@@ -60,6 +60,14 @@ def test_experiment(make_config: MakeConfig) -> None:
     assert line.startswith("experiment: 12 cells: supervised, selfie; 5, 100 % of the labels; ")
 
 
+def test_steps_of_an_experiment_that_a_budget_will_set_are_not_said(
+    make_config: MakeConfig,
+) -> None:
+    line = summarise_run(make_config(), {"experiment_cells"}, "1h")[-1]
+
+    assert "each by the budget of 1h, steps of " in line
+
+
 def test_tuning(make_config: MakeConfig) -> None:
     line = summarise_run(make_config(), {"tuning_trials"})[-1]
 

@@ -26,33 +26,33 @@ def resume(run: Run) -> None:
     record = Record(run.out, "resume", steps=run.size.resume_steps)
     with tempfile.TemporaryDirectory() as name:
         whole, killed = (start_training(Path(name) / folder) for folder in ("whole", "killed"))
-        checkpoints = Path(name) / "killed"
-        while killed.poll() is None and not list(checkpoints.glob("step-*.json")):
+        pattern = "killed-*/step-*.json"
+        while killed.poll() is None and not list(Path(name).glob(pattern)):
             time.sleep(0.01)
         time.sleep(random.random() * 0.1)
         killed.kill()
         was_killed = killed.wait() == -signal.SIGKILL
-        saved = sorted(path.stem for path in checkpoints.glob("step-*.json"))
+        saved = sorted(path.stem for path in Path(name).glob(pattern))
         record.add(was_killed=was_killed, last_checkpoint=saved[-1] if saved else "none")
-        again = start_training(checkpoints)
+        again = start_training(Path(name) / "killed")
         digests = [process.communicate()[0].split()[-1] for process in (whole, again)]
         undisturbed, resumed = digests
         record.add(undisturbed=undisturbed, resumed=resumed, same_bits=undisturbed == resumed)
 
 
-def start_training(folder: Path) -> subprocess.Popen[str]:
-    """Start a process that trains with checkpoints in the folder and prints the digest."""
-    command = [sys.executable, *sys.argv, "--piece", str(folder)]
+def start_training(path: Path) -> subprocess.Popen[str]:
+    """Start a process that trains with checkpoints at the path and prints the digest."""
+    command = [sys.executable, *sys.argv, "--piece", str(path)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def compute_piece(run: Run, folder: str) -> None:
+def compute_piece(run: Run, path: str) -> None:
     """Pretrain deterministically; this is the process that is killed and resumed."""
     steps = run.size.resume_steps
     config = run.config(batch_size=run.size.check_batch, steps=steps, warmup_steps=4, log_every=5)
     device = run.device(config, deterministic=True)
     images, rows = digit_images(config)
-    checkpoints = Checkpoints(Path(folder), {"benchmark": "gpu"}, steps // CHECKPOINTS, "auto")
+    checkpoints = Checkpoints(Path(path), {"benchmark": "gpu"}, steps // CHECKPOINTS, "auto")
     result = pretrain(config.model, config.pretrain, images, rows, device, checkpoints)
     digest = hashlib.sha256()
     for name, tensor in sorted(result.tensors.items()):

@@ -37,6 +37,7 @@ _COMMA_OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
 _KEY_AND_VALUE = re.compile(r"(?P<key>[^=:\s]+)\s*[=:]\s*(?P<value>.*)", re.DOTALL)
 _LONGEST_MESSAGE = 4_000
 _REFUSED_WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_REFUSED_PATHS = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
 _NOTHING_TO_RUN = ("Pipeline does not contain", "Pipeline contains no nodes")
 
 
@@ -65,6 +66,8 @@ class _RunCommand(click.Command):
                 raise
             raise click.ClickException(message) from None
         except OSError as error:
+            if error.errno in _REFUSED_PATHS:
+                raise click.ClickException(_one_line(error)) from None
             if error.errno not in _REFUSED_WRITES:
                 raise
             hint = "; make room or allow writing there, and run again"

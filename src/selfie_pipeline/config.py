@@ -11,7 +11,15 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
@@ -32,6 +40,12 @@ def _check_duration(value: object) -> object:
     if value is None or (isinstance(value, str) and parse_duration(value) > 0):
         return value
     raise PydanticCustomError("not_allowed", "a time above 0 such as 90s, 30min or 8h, or null")
+
+
+def _check_distinct(values: list[object]) -> list[object]:
+    if len(set(values)) < len(values):
+        raise PydanticCustomError("not_allowed", "each value once")
+    return values
 
 
 def parse_duration(text: str) -> float:
@@ -98,7 +112,7 @@ class DataConfig(_StrictModel):
     none."""
     labels: FilesOrNone
     """Label tables (CSV, TSV, Parquet) of an `image_folder`, absolute or relative to the project.
-    A later one goes over an earlier one, and both over folder names."""
+    A later one takes precedence over an earlier one, and both over folder names."""
     image_column: str | None
     """Column of the files in a label table, or of the images in Parquet files; null: found."""
     class_column: str | None
@@ -306,13 +320,21 @@ class ExperimentConfig(_StrictModel):
     """The grid of finetunings behind a results table."""
 
     labeled_fracs: Annotated[
-        list[PositiveFraction], Field(min_length=1, description="a list of numbers in (0, 1]")
+        list[PositiveFraction],
+        AfterValidator(_check_distinct),
+        Field(min_length=1, description="a list of distinct numbers in (0, 1]"),
     ]
     """Values of `labeled_frac` in the grid."""
-    seeds: Annotated[list[Seed], Field(min_length=1, description="a list of whole numbers")]
+    seeds: Annotated[
+        list[Seed],
+        AfterValidator(_check_distinct),
+        Field(min_length=1, description="a list of distinct whole numbers"),
+    ]
     """Values of `seed` in the grid."""
     arms: Annotated[
-        list[Arm], Field(min_length=1, description=f"a list of {', '.join(get_args(Arm))}")
+        list[Arm],
+        AfterValidator(_check_distinct),
+        Field(min_length=1, description=f"a list of {', '.join(get_args(Arm))}, each at most once"),
     ]
     """`supervised`: trained from scratch. `selfie`: finetuned from the encoder. `weights`: from the
     file `weights`. `weights_selfie`: from an encoder whose pretraining began from that file."""
@@ -352,6 +374,13 @@ class TuneConfig(_StrictModel):
         Field(min_length=1, description="ranges of finetune's parameters by their names"),
     ]
     """Search range (`low`, `high`, `log`) of each finetuning parameter to be tuned."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        momentum = self.space.get("momentum")
+        if momentum is not None and momentum.high >= 1:
+            raise ValueError(f"tune.space.momentum.high = {momentum.high:g}; allowed: less than 1")
+        return self
 
 
 class RatioConfig(_StrictModel):
@@ -461,7 +490,7 @@ class Config(_StrictModel):
     budget: DurationOrNone
     """Time that the whole run may take. The steps of pretraining and finetuning, and their warm-up,
     then follow from the speed of this machine; see [A time budget](budget.md). null: the steps are
-    those of the recipe. Steps given with --params go over the budget of a recipe."""
+    those of the recipe. Steps given with --params override the budget of a recipe."""
     pretrained_on: str
     """Recipe of the encoder to finetune; a recipe other than the run's makes the run a transfer.
     Set it only with --params: paths in the catalog depend on it."""

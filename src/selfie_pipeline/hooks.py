@@ -12,6 +12,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,10 @@ class ProjectHooks:
             ConfigError: A parameter is unknown or not allowed.
         """
         self._config = load_config(context.config_loader["parameters"])
-        _check_engine_is_installed(self._config)
+        if self._config.compute.engine == "ray":
+            _check_installed("ray", "compute.engine = ray needs Ray", "ray")
         params = context._runtime_params or {}  # Kedro has no public access to them
+        _check_paths_fit(self._config, params, context.config_loader["globals"])
         self._project = Project(Path(context.project_path), context.env, params)
 
     @hook_impl
@@ -67,7 +70,8 @@ class ProjectHooks:
                 recipe's encoder, have too few labels, or requires a device or an extra that is
                 missing here.
         """
-        _check_optuna_is_installed(pipeline)
+        if "best_settings" in pipeline.all_outputs():
+            _check_installed("optuna", "the tuning needs Optuna", "tune")
         self._budget = find_budget(self._config, self._project.params)
         self._run, self._pipeline, self._catalog = run_params, pipeline, catalog
         _check_encoder_is_not_replaced(run_params, pipeline)
@@ -85,7 +89,11 @@ class ProjectHooks:
         # The runs that it starts may use any entry.
         used = catalog.keys() if starts_runs(pipeline) else pipeline.datasets()
         versions = pin_versions(catalog, used, pipeline.all_outputs(), run_params["run_id"])
-        _check_versions_belong(versions, pipeline, catalog)
+        try:
+            _check_versions_belong(versions, pipeline, catalog)
+        except UserError:
+            release_claims(versioned_entries(pipeline.all_outputs(), catalog).values())
+            raise
         loads = [
             f"{name} {versions.chosen[str(entry._filepath)]}"
             for name, entry in versioned_entries(pipeline.inputs(), catalog).items()
@@ -152,10 +160,10 @@ class ProjectHooks:
         for name in pipeline.inputs():
             if name.endswith("_checkpoints"):  # their results are in the catalog
                 from selfie_pipeline.training.checkpoints import (  # noqa: PLC0415  # torch
-                    remove_checkpoints,
+                    remove_completed,
                 )
 
-                remove_checkpoints(catalog.load(name))
+                remove_completed(catalog.load(name))
         if "report" not in pipeline.all_outputs():
             return
         report = catalog["report"]
@@ -173,20 +181,37 @@ def _describe_kept(outputs: Iterable[AbstractVersionedDataset[Any, Any]]) -> str
     return f"; keeps {len(kept):,} earlier, the latest {max(kept)}" if kept else ""
 
 
-def _check_engine_is_installed(config: Config) -> None:
-    if config.compute.engine == "ray" and importlib.util.find_spec("ray") is None:
-        raise UserError(
-            "compute.engine = ray, but Ray is not installed; install it with "
-            f"{install_extra('ray')}"
-        )
+def _check_paths_fit(
+    config: Config, params: Mapping[str, Any], settings: Mapping[str, Any]
+) -> None:
+    """Check the parameters that the catalog's paths have, which it can't take from the others.
+
+    Args:
+        config: All parameters.
+        params: Those that were given with `--params`, nested.
+        settings: The content of globals.yml.
+    """
+    given = dict(flatten(params))
+    for key, default in {
+        "labeled_frac": settings["labeled_frac"],
+        "seed": settings["seed"],
+        "pretrained_on": settings["recipe"],
+        "predict.arm": settings["arm"],
+        "pretrain.images": None,
+        "pretrain.weights": None,
+    }.items():
+        value = reduce(getattr, key.split("."), config)
+        if value != given.get(key, default):
+            raise UserError(
+                f"{key} = {value} is set in a file of parameters, but the catalog's paths depend "
+                f"on it; set it with --params {key}={value}"
+                + ("" if default is None else ", or in globals.yml")
+            )
 
 
-def _check_optuna_is_installed(pipeline: Pipeline) -> None:
-    if "best_settings" in pipeline.all_outputs() and importlib.util.find_spec("optuna") is None:
-        raise UserError(
-            "the tuning needs Optuna, which is not installed; install it with "
-            f"{install_extra('tune')}"
-        )
+def _check_installed(module: str, need: str, extra: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise UserError(f"{need}, which is not installed; install it with {install_extra(extra)}")
 
 
 def _check_encoder_is_not_replaced(run_params: dict[str, Any], pipeline: Pipeline) -> None:
@@ -230,10 +255,15 @@ def _check_versions_belong(versions: RunVersions, pipeline: Pipeline, catalog: D
                 f"`kedro run --pipeline={_find_producer(other, catalog)}` again"
             )
     grids, samples = loads.get("patch_grids"), loads.get("usable_samples")
-    if grids and samples and samples < grids:
+    if not (grids and samples):
+        return
+    saved = versioned_entries(["patch_grids"], catalog)["patch_grids"].list_versions(
+        full_path=False
+    )
+    if samples < grids or any(grids < version <= samples for version in saved):
         raise UserError(
-            f"usable_samples {samples} is older than patch_grids {grids}: the patch stage was "
-            "interrupted; run `kedro run --pipeline=patch` again"
+            f"usable_samples {samples} are not those of patch_grids {grids}; name a version of "
+            "both with --load-versions, or run `kedro run --pipeline=patch` again"
         )
 
 

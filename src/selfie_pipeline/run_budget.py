@@ -24,8 +24,8 @@ def find_budget(config: Config, params: Mapping[str, Any]) -> str | None:
 
     Args:
         config: Parameters of the run.
-        params: Those that were given with `--params`, nested. Steps among them go over the budget
-            of a recipe.
+        params: Those that were given with `--params`, nested. Steps among them override the
+            budget of a recipe.
 
     Raises:
         UserError: Both steps and a budget are among them.
@@ -87,8 +87,8 @@ def plan_run(
         steps = budget.format_plan(plan)
         _LOG.info("budget of %s: %s, as in an earlier run", config.budget, steps)
     elif borrows:
-        problem = f"budget = {config.budget}, but no run of one training each on this machine"
-        problem += " has set its steps"
+        problem = f"budget = {config.budget}, but no earlier run on this machine has set the "
+        problem += "steps for this budget and these parameters"
         if (run_params["runtime_params"] or {}).get("budget"):
             raise UserError(f"{problem}; run `kedro run` with it first, or give the steps instead")
         _LOG.info("%s: those of the recipe are taken", problem)

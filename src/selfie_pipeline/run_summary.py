@@ -58,23 +58,23 @@ def summarise_run(config: Config, outputs: Collection[str], budget: str | None =
             f"finetune {' and '.join(arms)}: {_format_recipe(config.finetune, budget)}, on "
             f"{100 * config.labeled_frac:g} % of the labels, seed {config.seed}"
         )
-    return lines + _summarise_studies(config, outputs)
+    return lines + _summarise_studies(config, outputs, budget)
 
 
-def _summarise_studies(config: Config, outputs: Collection[str]) -> list[str]:
-    grid, tune = config.experiment, config.tune
+def _summarise_studies(config: Config, outputs: Collection[str], budget: str | None) -> list[str]:
+    grid, tune, recipe = config.experiment, config.tune, _format_recipe(config.finetune, budget)
     fractions = ", ".join(f"{100 * fraction:g}" for fraction in grid.labeled_fracs)
     lines = []
     if "experiment_cells" in outputs:
         cells = len(grid.labeled_fracs) * len(grid.seeds) * len(grid.arms)
         lines.append(
             f"experiment: {cells} cells: {', '.join(grid.arms)}; {fractions} % of the labels; "
-            f"seeds {', '.join(map(str, grid.seeds))}; each {_format_recipe(config.finetune)}"
+            f"seeds {', '.join(map(str, grid.seeds))}; each {recipe}"
         )
     if "tuning_trials" in outputs:
         lines.append(
             f"tune: {tune.trials} trials each of {', '.join(grid.arms)} at {fractions} % of the "
-            f"labels, over {', '.join(tune.space)}; each {_format_recipe(config.finetune)}"
+            f"labels, over {', '.join(tune.space)}; each {recipe}"
         )
     return lines
 

@@ -32,8 +32,6 @@ _LOGGED_LAYERS = {"models", "reporting"}
 """Catalog layers that are logged as artifacts: weights, exports, metrics, tables and figures."""
 _MAX_VALUE_CHARACTERS = 6000
 """MLflow's limit for the value of a parameter."""
-_MAX_BATCH_METRICS = 1000
-"""MLflow's limit for one request."""
 _CLIENT_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # A server that does not answer is given up after 2 × 8 s; MLflow would try for minutes.
@@ -241,8 +239,7 @@ def _log_curves(run: _Run, name: str, rows: list[dict[str, Any]]) -> None:
         for key, value in row.items()
         if key != "step"
     ]
-    for first in range(0, len(points), _MAX_BATCH_METRICS):
-        run.client.log_batch(run.id, metrics=points[first : first + _MAX_BATCH_METRICS])
+    run.client.log_batch(run.id, metrics=points)  # in requests of a size that MLflow allows
 
 
 def _log_numbers(run: _Run, name: str, data: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_images
 
 from selfie_pipeline.duplicates import search
 from selfie_pipeline.duplicates.hashing import ImageHashes, hash_images
-from selfie_pipeline.duplicates.search import CANDIDATES, DISTANCE, find_originals, find_twins
+from selfie_pipeline.duplicates.search import CANDIDATES, DISTANCE, find_duplicates, find_originals
 
 PHOTOGRAPH = Image.fromarray(load_sample_images().images[0])
 
@@ -23,12 +23,12 @@ def window(x: int, y: int = 0) -> NDArray[np.uint8]:
     return np.asarray(PHOTOGRAPH.crop((x, y, x + 64, y + 64)))
 
 
-def find_all_twins(
+def find_all_duplicates(
     images: NDArray[np.uint8], first: NDArray[np.int64], second: NDArray[np.int64]
 ) -> pd.DataFrame:
     hashes = hash_images(images)
     originals = find_originals(hashes.codes, lambda rows: images[rows])
-    return find_twins(hashes, originals, first, second, lambda rows: images[rows])
+    return find_duplicates(hashes, originals, first, second, lambda rows: images[rows])
 
 
 def search_images(
@@ -37,8 +37,8 @@ def search_images(
     """Return the pairs found among images, counted from 0 on each side."""
     images = np.stack([*first, *second])
     a, b = np.split(np.arange(len(images)), [len(first)])
-    twins = find_all_twins(images, a, b)
-    return [(one, two - len(first), kind) for one, two, kind, *_ in twins.itertuples(index=False)]
+    found = find_all_duplicates(images, a, b)
+    return [(one, two - len(first), kind) for one, two, kind, *_ in found.itertuples(index=False)]
 
 
 def far_apart(count: int) -> list[NDArray[np.uint8]]:
@@ -112,12 +112,12 @@ def test_images_without_details_are_found_by_their_pixels_only() -> None:
 
 
 @pytest.mark.parametrize("sides", [(0, 3), (3, 0), (0, 0)])
-def test_an_empty_side_has_no_twins(sides: tuple[int, int]) -> None:
+def test_an_empty_side_has_no_duplicates(sides: tuple[int, int]) -> None:
     images = np.stack(far_apart(3))
     rows = np.arange(3)
-    twins = find_all_twins(images, rows[: sides[0]], rows[: sides[1]])
-    assert len(twins) == 0
-    assert list(twins) == ["first", "second", "kind", "distance", "similarity"]
+    found = find_all_duplicates(images, rows[: sides[0]], rows[: sides[1]])
+    assert len(found) == 0
+    assert list(found) == ["first", "second", "kind", "distance", "similarity"]
 
 
 def random_codes(count: int) -> NDArray[np.uint64]:
@@ -162,9 +162,9 @@ def test_the_search_needs_little_memory_and_looks_at_few() -> None:
 
     tracemalloc.start()
     originals = find_originals(codes, read_flat)
-    twins = find_twins(hashes, originals, rows[:10_000], rows[10_000:], read_flat)
+    found = find_duplicates(hashes, originals, rows[:10_000], rows[10_000:], read_flat)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert twins.empty
+    assert found.empty
     assert len(compared) < 100  # of 500 million pairs, those that are close by chance
     assert peak < 40 * 2**20

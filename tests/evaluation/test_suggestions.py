@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from selfie_pipeline.evaluation.suggestions import compute_margins, select_diverse
+from selfie_pipeline.evaluation.suggestions import select_diverse
 
 
 def draw_groups(groups: int, each: int) -> np.ndarray:
@@ -14,19 +14,6 @@ def draw_groups(groups: int, each: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.05, (groups * each, groups))
     return (np.repeat(np.eye(groups), each, axis=0) + noise).astype(np.float32)
-
-
-def test_a_margin_is_the_lead_of_the_most_likely_class():
-    logits = np.log([[0.6, 0.3, 0.1], [0.1, 0.45, 0.45], [0.0001, 0.9998, 0.0001]])
-
-    np.testing.assert_allclose(compute_margins(logits), [0.3, 0, 0.9997], atol=1e-9)
-
-
-def test_margins_of_many_classes():
-    probabilities = np.random.default_rng(0).dirichlet(np.ones(200), size=50)  # (50, 200)
-    runner_up, best = np.sort(probabilities, axis=1)[:, -2:].T
-
-    np.testing.assert_allclose(compute_margins(np.log(probabilities)), best - runner_up, atol=1e-9)
 
 
 def test_one_of_each_group_is_chosen():

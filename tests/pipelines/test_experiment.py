@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -123,16 +124,18 @@ def test_cells_side_by_side_resume(finished: Any) -> None:
 def test_only_changed_cells_are_run_again(finished: Any) -> None:
     one = "experiment.labeled_fracs=[0.05],experiment.seeds=[0]"
     # The first is what a run leaves that was killed after it had saved its result.
+    leftovers = {}
     for arm, more in (("selfie", {}), ("supervised", {"encoder": "another"})):
         lineage = finished.load(f"{arm}_classifier").provenance
         record = {"step": 4, "sha256": "", "identity": {**lineage, **more}}
-        finished.load(f"{arm}_checkpoints").mkdir()
-        (finished.load(f"{arm}_checkpoints") / "step-000000004.json").write_text(json.dumps(record))
+        leftovers[arm] = Path(f"{finished.load(f'{arm}_checkpoints')}-0")
+        leftovers[arm].mkdir()
+        (leftovers[arm] / "step-000000004.json").write_text(json.dumps(record))
 
     finished.run("cells", params=one)
     assert set(load_statuses(finished).values()) == {"kept"}
-    assert not finished.load("selfie_checkpoints").exists()
-    assert finished.load("supervised_checkpoints").exists()
+    assert not leftovers["selfie"].exists()
+    assert leftovers["supervised"].exists()
     finished.run("cells", params=f"{one},finetune.weight_decay=0.01")
     assert set(load_statuses(finished).values()) == {"done"}
     finished.run("experiment", params=one)  # not the latest results, but they still exist
@@ -210,6 +213,36 @@ def test_the_experiment_uses_tuned_values(finished: Any, caplog: pytest.LogCaptu
         assert made["configuration"]["finetune"]["peak_learning_rate"] == rate
     finished.run("cells", params=f"{some},finetune.weight_decay=0.01")
     assert "selfie, 5 %: not tuned" in caplog.messages  # it was tuned with another weight decay
+
+
+def test_values_for_some_fractions_only_are_refused(finished: Any) -> None:
+    """The cells could not be compared, and their report would leave some out."""
+    finished.run("tune", params="experiment.labeled_fracs=[0.05],experiment.seeds=[0]")
+
+    with pytest.raises(UserError, match="values for some of the arms and fractions only"):
+        finished.run("cells", params="experiment.labeled_fracs=[0.05,0.1],experiment.seeds=[0]")
+
+
+def test_the_ratio_finetunes_all_encoders_with_the_same_tuned_values(finished: Any) -> None:
+    some = "experiment.labeled_fracs=[0.05],experiment.seeds=[0]"
+    finished.run("tune", params=some)
+
+    finished.run("ratio", params=some)
+
+    tuned = {
+        cell["provenance"]["pretraining_images"]: cell["provenance"]["tuned"]
+        for cell in finished.load("results")
+        if cell["arm"] == "selfie" and cell["provenance"]["tuned"]
+    }
+    assert tuned.keys() == {100, 1257}
+    assert tuned[100] == tuned[1257]
+
+
+def test_more_images_than_there_are_is_refused_before_any_pretraining(finished: Any) -> None:
+    error = finished.refuse("--pipeline=ratio", "--params=ratio.images=[100,2000]")
+
+    assert "ratio.images has 2000, but there are 1257 images to pretrain on" in error
+    assert len(finished.versions("encoder")) == 1
 
 
 def test_one_arm_alone_has_no_report(finished: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -86,11 +86,11 @@ def disk(finished: Any) -> Iterator[Disk]:
 
 def stored(project: Any) -> dict[str, bytes]:
     """Return what a run may read: no hidden files, and nothing that a resumed run continues."""
-    own = ("checkpoints", "tuning", "filler")
+    own = (".", "checkpoints", "tuning", "filler")
     return {
         name: content
         for name, content in project.files().items()
-        if not any(part.startswith(".") or part in own for part in Path(name).parts)
+        if not any(part.startswith(own) for part in Path(name).parts)
     }
 
 

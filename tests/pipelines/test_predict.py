@@ -254,4 +254,4 @@ def test_an_arm_other_than_that_of_the_catalog_is_refused(finished: Any, digit_f
 
     error = finished.refuse("--pipeline=predict", f"--params=images={digit_files}")
 
-    assert "but the catalog has a classifier of the arm selfie; set it with --params" in error
+    assert "predict.arm = supervised is set in a file of parameters, but the catalog's" in error

@@ -24,7 +24,7 @@ from selfie_pipeline.training.state import TrainingState
 STAGES = ["ingest", "patch", "pretrain", "finetune", "baseline", "report"]
 IN_MEMORY = {
     "mistakes",
-    "twins",
+    "duplicate_examples",
     "puzzles",
     "selection",
     "selfie.initial_classifier",
@@ -54,7 +54,7 @@ def test_kedro_run(complete_run: Any) -> None:
     assert any("supervised" in line for line in table)
     assert any("Selfie" in line for line in table)
     assert Path(report.removeprefix("Report: ")).is_file()
-    assert not list(complete_run.project.path.rglob("checkpoints"))
+    assert not list(complete_run.project.path.rglob("checkpoints-*"))
     assert not list(complete_run.project.path.rglob(".partial-*"))
 
 
@@ -392,7 +392,7 @@ def test_an_interrupted_stage_resumes(
     pd.testing.assert_frame_equal(
         finished.load("pretrain_history"), uninterrupted[1], check_exact=True
     )
-    assert not list(finished.path.rglob("checkpoints"))
+    assert not list(finished.path.rglob("checkpoints-*"))
 
 
 @pytest.mark.parametrize(

@@ -27,11 +27,20 @@ def test_each_image_is_captioned_with_its_file_and_two_classes() -> None:
         np.testing.assert_array_equal(axes.images[0].get_array(), images[number])
         assert axes.get_title(loc="left").splitlines() == [
             f"{number}.png",
-            "a cat of a very lon…: 60 %",
+            "a cat of a…long name: 60 %",
             "dog: 40 %",
         ]
     assert "0.png: a cat of a very long name 60 % or dog 40 %. " in figure.get_label()
     assert figure.get_label().endswith("And 3 more.")
+
+
+def test_control_characters_in_names_of_files_are_escaped() -> None:
+    table = predictions(1).assign(file="a\x1b[2J\n.png")
+
+    figure = draw_predictions(np.zeros((1, 4, 4, 3), dtype=np.uint8), table, title="Some images")
+
+    assert figure.axes[0].get_title(loc="left").splitlines()[0] == r"a\x1b[2J\n.png"
+    assert r"a\x1b[2J\n.png: " in figure.get_label()
 
 
 def test_no_images_show_a_placeholder() -> None:
@@ -44,7 +53,7 @@ def test_no_images_show_a_placeholder() -> None:
 
 
 def test_more_images_than_predictions_raise() -> None:
-    with pytest.raises(ValueError, match="2 images do not match 1 predictions"):
+    with pytest.raises(ValueError, match="2 images do not match 1 captions"):
         draw_predictions(
             np.zeros((2, 4, 4, 3), dtype=np.uint8), predictions(1), title="Some images"
         )

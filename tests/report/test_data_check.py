@@ -8,7 +8,7 @@ import pandas as pd
 from selfie_pipeline.report.data_check import (
     describe_check,
     describe_overlaps,
-    draw_twins,
+    draw_duplicates,
     has_leaked,
     suggest_next_steps,
 )
@@ -76,7 +76,7 @@ def test_steps_where_the_data_is_clean(make_check) -> None:
 def test_pairs_are_drawn_with_what_tells_them_apart() -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     exact = PAIR | {"kind": "exact", "similarity": 1.0}
-    figure = draw_twins(images, [exact, PAIR])
+    figure = draw_duplicates(images, [exact, PAIR])
     drawn = [axes.images[0].get_array() for axes in figure.axes]
     assert np.array_equal(np.stack(drawn), images)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
@@ -88,5 +88,5 @@ def test_pairs_are_drawn_with_what_tells_them_apart() -> None:
 
 
 def test_no_pairs() -> None:
-    figure = draw_twins(np.empty((0, 8, 8, 3), dtype=np.uint8), [])
+    figure = draw_duplicates(np.empty((0, 8, 8, 3), dtype=np.uint8), [])
     assert figure.get_label().endswith("There are none.")

@@ -39,6 +39,29 @@ def test_up_to_ten_classes_have_a_marker_each_and_a_legend(kind: str) -> None:
     assert "all 80 images" in axes.get_title(loc="left")
 
 
+@pytest.mark.parametrize("kind", ["pca", "tsne"])
+@pytest.mark.parametrize("images", [1, 2, 100])
+def test_equal_vectors_are_one_point(kind: str, images: int) -> None:
+    """scikit-learn's t-SNE ends the process with a segmentation fault."""
+    table = make_vectors(1, each=images)
+    table["vector"] = [np.ones(8, np.float32)] * images
+
+    (axes,) = draw_embedding_map(table, kind, 1000).axes  # type: ignore[arg-type]
+
+    assert np.ptp(axes.get_lines()[0].get_xydata(), axis=0).tolist() == [0, 0]
+
+
+def test_the_legend_has_each_name_shortened() -> None:
+    names = {0: "_background", 1: "cat", 2: "dog" * 30}
+    table = make_vectors(3).assign(class_name=lambda t: t["label"].map(names))
+    table.loc[:2, "label"] = -1
+
+    (axes,) = draw_embedding_map(table, "pca", 1000).axes
+
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == ["unlabeled", "_background", "cat", "dogdogdogdog…ogdogdogdog"]
+
+
 def test_pca_separates_classes() -> None:
     table = make_vectors(3)
     (axes,) = draw_embedding_map(table, "pca", 1000).axes

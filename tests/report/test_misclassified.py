@@ -94,6 +94,15 @@ def test_up_to_thirty_classes_give_a_matrix_and_more_give_a_table() -> None:
     assert figure.get_size_inches()[0] < 10
 
 
+def test_a_table_of_many_classes_needs_no_matrix() -> None:
+    """It would take 80 GB."""
+    classes = [f"class {n}" for n in range(100_000)]
+
+    figure = draw_confusion_matrix(PREDICTIONS, classes)
+
+    assert figure.get_label().startswith("Confusion of 100,000 classes: 3 of 6 correct. class 0 is")
+
+
 def test_no_confusion_and_a_class_that_does_not_occur() -> None:
     for classes in (CLASSES, [f"class {n}" for n in range(31)]):
         figure = draw_confusion_matrix(predictions([(0, 0), (1, 1)]), classes)

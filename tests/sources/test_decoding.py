@@ -97,6 +97,13 @@ def test_transparent_pixels_become_white(tmp_path):
     assert (decoded(save(tmp_path, image, "a.png")) == 255).all()
 
 
+def test_the_transparent_grey_of_sixteen_bits_becomes_white(tmp_path):
+    image = Image.fromarray(np.full((8, 8), 1280, np.uint16))
+
+    assert (decoded(save(tmp_path, image, "a.png")) == 5).all()
+    assert (decoded(save(tmp_path, image, "b.png", transparency=1280)) == 255).all()
+
+
 def test_of_several_frames_the_first_is_decoded(tmp_path):
     more = [Image.new("RGB", PICTURE.size, "red")] * 2
 

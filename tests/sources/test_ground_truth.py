@@ -54,6 +54,8 @@ TINY = "val_0.JPEG\tn03000684\t0\t32\t44\t62\nval 1.JPEG\tn02102040\t52\t55\t57\
         ),
         ("val.txt", "a b.jpg cat\n\nc.jpg dog\n", {"a b.jpg": "cat", "c.jpg": "dog"}),
         ("val/val.txt", "a.jpg\tguinea pig\r\n", {"a.jpg": "guinea pig"}),
+        ("val.txt", "\ufeffa.jpg cat\n", {"a.jpg": "cat"}),
+        ("LOC_val_solution.csv", f"\ufeff{KAGGLE.splitlines()[0]}\na,n01 1\n", {"a": "n01"}),
     ],
 )
 def test_a_ground_truth_is_found_in_the_split_or_its_parent(
@@ -92,7 +94,6 @@ def test_the_devkit_without_its_table_of_classes_is_named(tmp_path, write):
         ("LOC_val_solution.csv", "ImageId\nILSVRC2012_val_00048981\n"),
         ("LOC_val_solution.csv", "ImageId,PredictionString\nILSVRC2012_val_00048981,\n"),
         ("LOC_val_solution.csv", "ImageId,PredictionString\nILSVRC2012_val_00048981\n"),
-        ("val.txt", "a.jpg\n"),
         ("val.txt", b"\xff\xfe"),
         ("ILSVRC2012_validation_ground_truth.txt", "cat\n"),
         ("ILSVRC2012_validation_ground_truth.txt", "491\n"),
@@ -105,6 +106,13 @@ def test_a_damaged_ground_truth_is_named(tmp_path, write, name, content):
     with pytest.raises(UserError, match=f"{name} is damaged") as caught:
         load_ground_truth(tmp_path, "val")
     assert "\n" not in str(caught.value)
+
+
+def test_a_list_of_files_is_no_ground_truth(tmp_path, write):
+    write("val.txt", "a.jpg\nb.jpg\n")
+
+    with pytest.raises(UserError, match=r"val\.txt: line 1 is not a name and a class; allowed: "):
+        load_ground_truth(tmp_path, "val")
 
 
 @pytest.mark.parametrize("content", [b"MATLAB 5.0 MAT-file, cut off", b"", b"\1" * 4, b"\0" * 99])

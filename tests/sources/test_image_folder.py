@@ -178,6 +178,30 @@ def test_class_folders_without_train_are_the_training_data(folder, caplog):
     assert drawn.startswith("There is no test split with labels (test/, val/ …): 20 % of each of")
 
 
+def test_files_of_other_kinds_are_not_drawn_for_the_test_split(folder):
+    """Such as those that macOS leaves beside each image."""
+    names = [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(5)]
+    add(folder, *names)
+    for name in names:
+        path = folder / name
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\26\7")
+        path.with_name(".DS_Store").write_bytes(b"Bud1")
+
+    samples = ImageFolder(folder).samples()
+
+    test = samples.loc[samples["split"] == "test", "place"].tolist()
+    assert len(test) == 2
+    assert {place.split("/")[0] for place in test} == {"cat", "dog"}
+    assert set(test) <= set(names)
+
+
+def test_a_file_in_place_of_the_folder_is_named_as_such(tmp_path):
+    (tmp_path / "images.zip").touch()
+
+    with pytest.raises(UserError, match=r"images\.zip is a file, not a folder; put images"):
+        ImageFolder(tmp_path / "images.zip")
+
+
 def test_the_drawn_split_is_the_same_with_and_without_train(folder, tmp_path):
     places = [f"{name}/{n}.png" for name in ("daisy", "rose") for n in range(10)]
     add(folder, *places)

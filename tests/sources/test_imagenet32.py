@@ -119,6 +119,14 @@ def test_class_names_come_from_the_publishers_list(folder):
     assert source.samples()["class_name"][1] == "English_setter"
 
 
+def test_classes_of_the_same_name_are_told_apart(folder):
+    (folder / "map_clsloc.txt").write_text(
+        "n02012849 1 crane\nn02100735 2 dog\nn03126707 3 crane\n"
+    )
+
+    assert ImageNet32(folder).classes == ("crane", "dog", "crane (3)")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -280,10 +280,20 @@ TABLES = {
     ),
     "a row that is too long": ("file,class\n1.jpg,cat,dog\n", "line 2 has 3 columns, the header 2"),
     "no rows": ("file,class\n", "it has no rows below its header"),
-    "nothing": ("", "which column is that of the image?"),
+    "nothing": ("", "is damaged: its first line is empty"),
+    "an empty first line": ("\nfile,class\n1.jpg,cat\n", "is damaged: its first line is empty"),
     "an open quote": ('file,class\n"1.jpg,cat\n', "is damaged: unexpected end of data"),
     "no text": (b"\x89PNG\xff", "is neither text in UTF-8 nor .parquet"),
 }
+
+
+def test_commas_in_the_header_of_a_tsv_file_separate_nothing(photos, listed):
+    header, row = "file\tclass (cat, dog, owl)", "1.jpg\tcat"
+    (photos / "labels.tsv").write_text(f"{header}\n{row}\n")
+
+    table = listed("raw/labels.tsv", class_column="class (cat, dog, owl)")
+
+    assert ("train", "cat") in table.values()
 
 
 @pytest.mark.parametrize(("content", "message"), TABLES.values(), ids=TABLES)

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Timer
@@ -31,8 +31,8 @@ from selfie_pipeline.training import checkpoints as module
 from selfie_pipeline.training.checkpoints import (
     Checkpoint,
     Checkpoints,
-    are_leftovers,
-    remove_checkpoints,
+    remove_completed,
+    remove_leftovers,
 )
 
 IDENTITY = {"configuration": {"pretrain": {"steps": 9, "seed": 0}}, "data": "f00d", "seed": None}
@@ -114,15 +114,6 @@ def test_steps_are_ordered_as_numbers(store: Checkpoints) -> None:
 
     assert same(store.latest(), state(100))
     assert not weights(store, 8).exists()
-
-
-def test_clear_removes_all_checkpoints(store: Checkpoints) -> None:
-    store.save(state(2))
-
-    store.clear()
-
-    assert store.latest() is None
-    assert list(store.folder.iterdir()) == []
 
 
 def flip_bit(content: bytes, index: int) -> bytes:
@@ -222,12 +213,15 @@ def test_a_checkpoint_of_another_training_is_not_used(
 ) -> None:
     store.save(state(2))
     other = {"configuration": {"pretrain": {"steps": 10, "seed": 0}}, "data": "beef", "seed": None}
+    caplog.set_level(logging.INFO)
 
-    assert open_store(tmp_path, other).latest() is None
+    with open_store(tmp_path, other).reserved("pretrain"):
+        assert open_store(tmp_path, other).latest() is None
 
-    (line,) = caplog.messages
-    assert str(weights(store, 2)) in line
-    assert line.endswith("it was made with different configuration.pretrain.steps, data")
+    assert caplog.messages == [
+        f"pretrain: starts from scratch; the checkpoints in {store.folder} have different "
+        "configuration.pretrain.steps, data"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -253,17 +247,29 @@ def test_order_and_tuples_make_no_difference(tmp_path: Path) -> None:
     assert same(again.latest(), state(2))
 
 
-def test_checkpoints_of_a_longer_training_do_not_displace_new_ones(
+def test_a_short_training_leaves_the_checkpoints_of_a_longer_one(
     store: Checkpoints, tmp_path: Path
 ) -> None:
+    store.save(state(5000))
+    other = open_store(tmp_path, {"seed": 1})
+
+    with other.reserved("pretrain"):
+        other.save(state(2))
+        assert same(other.latest(), state(2))
+    remove_completed(other.path)
+
+    assert not other.folder.exists()
+    assert same(store.latest(), state(5000))
+
+
+def test_damaged_checkpoints_of_later_steps_do_not_displace_new_ones(store: Checkpoints) -> None:
     for step in (100, 102, 104):
         store.save(state(step))
-    other = open_store(tmp_path, {"seed": 1})
-    assert other.latest() is None
+        weights(store, step).write_bytes(b"damaged")
 
-    other.save(state(2))
+    store.save(state(2))
 
-    assert same(other.latest(), state(2))
+    assert same(store.latest(), state(2))
 
 
 def test_never_starts_from_scratch(
@@ -324,10 +330,11 @@ def test_a_full_disk_keeps_old_checkpoints(
 
 
 def test_an_unwritable_folder_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").write_text("a file in place of the folder")
+    store = open_store(tmp_path)
+    store.folder.write_text("a file in place of the folder")
 
     with pytest.raises(UserError, match=r"not saved in .*permissions"):
-        open_store(tmp_path).save(state(2))
+        store.save(state(2))
 
 
 class Killed(BaseException):
@@ -388,12 +395,12 @@ def open_training(folder: Path, seed: int = 0) -> Checkpoints:
 
 OWNER = """
 import sys, time
-from dataclasses import replace
 from pathlib import Path
 from selfie_pipeline.training.checkpoints import Checkpoints
 
-folder, seed = Path(sys.argv[1]), int(sys.argv[2])
-with Checkpoints(folder, {"seed": seed}, every=2, resume="auto").reserved("pretrain") as own:
+path, seed = Path(sys.argv[1]), int(sys.argv[2])
+own = Checkpoints(path, {"seed": seed}, every=2, resume="auto")
+with own.reserved("pretrain"):
     print(own.folder, flush=True)
     sys.stdin.readline()
 """
@@ -426,8 +433,8 @@ def reserved_folder(process: subprocess.Popen[str]) -> Path:
 
 
 def test_a_reserved_folder_leaves_nothing_behind(tmp_path: Path) -> None:
-    with open_training(tmp_path).reserved("pretrain") as own:
-        assert own == open_training(tmp_path)
+    with open_training(tmp_path).reserved("pretrain"):
+        assert len(list(tmp_path.iterdir())) == 1  # the lock
 
     assert list(tmp_path.iterdir()) == []
 
@@ -437,39 +444,30 @@ def test_the_same_training_waits_until_its_owner_has_died(
     start_owner: Callable[[int], subprocess.Popen[str]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    owner = start_owner(0)
-    assert reserved_folder(owner) == tmp_path / "checkpoints"
+    own, owner = open_training(tmp_path), start_owner(0)
+    assert reserved_folder(owner) == own.folder
     Timer(1, owner.kill).start()
 
-    with open_training(tmp_path).reserved("pretrain") as own:
+    with own.reserved("pretrain"):
         assert owner.wait() == -signal.SIGKILL
-        assert own.folder == tmp_path / "checkpoints"
 
     assert caplog.messages == [
         f"pretrain: waits for process {owner.pid} on {socket.gethostname()}, which does the "
-        f"same in {tmp_path / 'checkpoints'}"
+        f"same in {own.folder}"
     ]
 
 
-def test_another_training_has_a_folder_of_its_own(
-    tmp_path: Path,
-    start_owner: Callable[[int], subprocess.Popen[str]],
-    caplog: pytest.LogCaptureFixture,
+def test_another_training_does_not_wait(
+    tmp_path: Path, start_owner: Callable[[int], subprocess.Popen[str]]
 ) -> None:
-    caplog.set_level(logging.INFO)
-    owner = start_owner(0)
-    reserved_folder(owner)
+    own = open_training(tmp_path, seed=1)
+    assert reserved_folder(start_owner(0)).parent == own.folder.parent
 
-    with open_training(tmp_path, seed=1).reserved("pretrain") as own:
+    with own.reserved("pretrain"):
         own.save(state(2))
-        assert own.folder.parent == tmp_path
-        assert own.folder.name.startswith("checkpoints-")
-        assert f"process {owner.pid} on" in caplog.messages[0]
-    owner.kill()
-    owner.wait()
 
-    with open_training(tmp_path, seed=1).reserved("pretrain") as resumed:
-        assert same(resumed.latest(), state(2))  # although the other folder is free by now
+    assert own.folder.name.startswith("checkpoints-")
+    assert same(own.latest(), state(2))
 
 
 def test_only_one_of_many_that_start_at_once_has_the_folder(
@@ -480,7 +478,7 @@ def test_only_one_of_many_that_start_at_once_has_the_folder(
     for _ in processes:
         ready = select.select([process.stdout for process in processes], [], [], 300)[0]
         (owner,) = [process for process in processes if process.stdout in ready]
-        assert reserved_folder(owner) == tmp_path / "checkpoints"
+        assert reserved_folder(owner) == open_training(tmp_path).folder
         time.sleep(0.2)  # for a second one that should not come
         others = [process for process in processes if process is not owner]
         assert select.select([process.stdout for process in others], [], [], 0)[0] == []
@@ -493,44 +491,64 @@ def test_leftovers_are_of_a_training_with_this_lineage(store: Checkpoints) -> No
     lineage = dict(list(IDENTITY.items())[:1])
     (key,) = lineage
 
-    assert are_leftovers(store.folder, lineage)
-    assert not are_leftovers(store.folder, {**lineage, key: "another"})
-    weights(store, 2).with_suffix(".json").write_text("{")
-    assert not are_leftovers(store.folder, lineage)
-    weights(store, 2).with_suffix(".json").unlink()
-    assert are_leftovers(store.folder, lineage)
+    remove_leftovers(store.path, {**lineage, key: "another"})
+    assert store.folder.exists()
+    record = weights(store, 2).with_suffix(".json")
+    content = record.read_text()
+    record.write_text("{")
+    remove_leftovers(store.path, lineage)
+    assert store.folder.exists()
+    record.write_text(content)
+    remove_leftovers(store.path, lineage)
+    assert not store.folder.exists()
+    store.folder.mkdir()  # left by a process that was killed while it removed the files
+    remove_leftovers(store.path, lineage)
+    assert not store.folder.exists()
 
 
 def test_checkpoints_in_use_are_not_removed(
     tmp_path: Path, start_owner: Callable[[int], subprocess.Popen[str]]
 ) -> None:
-    owner = start_owner(0)
-    used = reserved_folder(owner)
-    open_training(tmp_path).save(state(2))
-    with open_training(tmp_path, seed=1).reserved("pretrain") as unused:
-        unused.save(state(2))
+    own, owner = open_training(tmp_path), start_owner(0)
+    reserved_folder(owner)
+    own.save(state(2))
 
-    remove_checkpoints(used)
-    assert used.exists()
-    assert not unused.folder.exists()
+    own.remove()
+    assert own.folder.exists()
     owner.communicate("done\n")
-    remove_checkpoints(used)
+    own.remove()
 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_only_completed_trainings_lose_their_checkpoints(tmp_path: Path) -> None:
+    completed, stopped = open_training(tmp_path), open_training(tmp_path, seed=1)
+    with completed.reserved("pretrain"):
+        completed.save(state(4))
+    with suppress(KeyboardInterrupt), stopped.reserved("pretrain"):
+        stopped.save(state(2))
+        raise KeyboardInterrupt
+
+    remove_completed(tmp_path / "checkpoints")
+
+    assert not completed.folder.exists()
+    assert same(stopped.latest(), state(2))
+
+
 def test_checkpoints_that_were_never_saved_can_be_removed(tmp_path: Path) -> None:
-    remove_checkpoints(tmp_path / "checkpoints")
+    open_training(tmp_path).remove()
+    remove_completed(tmp_path / "checkpoints")
 
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lock_that_cannot_be_created_is_named(tmp_path: Path) -> None:
-    (tmp_path / ".checkpoints.lock").mkdir()
+    own = open_training(tmp_path)
+    (tmp_path / f".{own.folder.name}.lock").mkdir()
 
     with (
-        pytest.raises(UserError, match=r"\.checkpoints\.lock can't be locked: .*; fix the cause"),
-        open_training(tmp_path).reserved("pretrain"),
+        pytest.raises(UserError, match=r"checkpoints-\w+\.lock can't be locked: .*; fix the cause"),
+        own.reserved("pretrain"),
     ):
         pass
 

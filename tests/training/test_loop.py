@@ -76,6 +76,11 @@ class Noise:
         return self.patches[torch.from_numpy(rows)]
 
 
+def saved(folder: Path, pattern: str = "step-*.json") -> list[Path]:
+    """Find files of the checkpoints of `train` with this folder."""
+    return sorted(folder.parent.glob(f"{folder.name}-*/{pattern}"))
+
+
 def train(
     config: Config, folder: Path, stage: str = "pretrain", callback: StepCallback | None = None
 ) -> TrainingResult:
@@ -318,7 +323,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     at_step(7, crash)
     with pytest.raises(Crash):
         train(small(), tmp_path)
-    newest = tmp_path / "step-000000006.safetensors"
+    (newest,) = saved(tmp_path, "step-000000006.safetensors")
     newest.write_bytes(newest.read_bytes()[:-1])
     caplog.set_level(logging.INFO, "selfie_pipeline")
 
@@ -348,7 +353,7 @@ def test_sigterm_within_a_step_lets_the_step_end(
         with pytest.raises(UserError, match=f"after step {call // 2 + 1} of {STEPS}"):
             train(config, tmp_path)
 
-    assert (tmp_path / f"step-{call // 2 + 1:09d}.json").exists()
+    assert saved(tmp_path)[-1].stem == f"step-{call // 2 + 1:09d}"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
@@ -417,8 +422,9 @@ def test_a_loss_that_is_not_finite_stops_the_training(
         f"the loss is nan at step 4, learning rate 0.0466506, samples {', '.join(map(str, seen))};"
     )
     assert "\n" not in message
-    assert sorted(tmp_path.glob("step-*.json"))[-1].stem == "step-000000003"
-    state = json.loads((tmp_path / "not-finite.json").read_text("utf-8"))
+    assert saved(tmp_path)[-1].stem == "step-000000003"
+    (diagnosis,) = saved(tmp_path, "not-finite.json")
+    state = json.loads(diagnosis.read_text("utf-8"))
     assert (state["step"], state["samples"]) == (4, seen)
     assert state["learning_rate"] == pytest.approx(0.0466506, rel=1e-5)
 
@@ -429,7 +435,7 @@ def test_an_absurd_learning_rate(small: Callable[..., Config], tmp_path: Path) -
     with pytest.raises(UserError, match=r"step 2, learning rate 6\.\d+e\+29, .*peak_learning_rate"):
         train(config, tmp_path)
 
-    assert [path.stem for path in tmp_path.glob("step-*.json")] == ["step-000000001"]
+    assert [path.stem for path in saved(tmp_path)] == ["step-000000001"]
     with pytest.raises(UserError, match="at step 2,"):  # the same batch again, by itself
         train(config, tmp_path)
 
@@ -441,12 +447,12 @@ def test_the_callback_sees_every_step_before_its_checkpoint(
     seen = []
 
     def look(state: TrainingState) -> None:
-        seen.append((state.step, newest_step(tmp_path)))
+        seen.append((state.step, latest_step(tmp_path)))
 
     train(small(), tmp_path, stage, look)
 
     assert seen == [(step, (step - 1) // 2 * 2) for step in range(1, STEPS + 1)]
-    assert newest_step(tmp_path) == STEPS
+    assert latest_step(tmp_path) == STEPS
 
 
 def test_a_signal_is_not_lost_if_the_callback_ends_the_training(
@@ -579,11 +585,11 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(
     for earliest, latest in ((1, 10), (15, 25), (30, 40)):
         step = random_numbers.randint(earliest, latest)
         child = trainer.start(parameters, folder, stage, result)
-        wait_for(lambda step=step: newest_step(folder) >= step)
+        wait_for(lambda step=step: latest_step(folder) >= step)
         time.sleep(random_numbers.random() * 0.02)  # into a step, or into a save
         os.kill(child, signal.SIGKILL)
         assert trainer.end() == -signal.SIGKILL
-        assert newest_step(folder) < 60
+        assert latest_step(folder) < 60
 
     trainer.start(parameters, folder, stage, result)
 
@@ -591,10 +597,9 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(
     assert result.read_text() == expected
 
 
-def newest_step(folder: Path) -> int:
-    return max(
-        (int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.json")), default=0
-    )
+def latest_step(folder: Path) -> int:
+    """Find the step of the latest checkpoint; 0 if there is none."""
+    return max((int(path.stem.removeprefix("step-")) for path in saved(folder)), default=0)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
@@ -604,12 +609,12 @@ def test_a_signal_from_outside_ends_it_with_a_checkpoint(
     parameters = make_parameters(LONG | {"pretrain.checkpoint_every": 20})
     folder, result = tmp_path / "run", tmp_path / "result"
     child = trainer.start(parameters, folder, "pretrain", result)
-    wait_for(lambda: newest_step(folder) == 20)
+    wait_for(lambda: latest_step(folder) == 20)
 
     os.kill(child, signal.Signals[name])
 
     assert trainer.end() == 1
-    step = newest_step(folder)
+    step = latest_step(folder)
     assert 20 <= step < 40
     assert result.read_text() == (
         f"pretrain was stopped by {name} after step {step} of 60; run the same command to resume it"

@@ -146,6 +146,7 @@ class _SearchResult(BaseModel):
     settings: dict[TunedName, NonNegativeFloat]
     validation_accuracy: Fraction
     trials: PositiveInt
+    setup: str = ""
 
 
 class _TuningTrial(_Stored):
@@ -176,7 +177,7 @@ class _Overlap(_Stored):
     other_class: NonNegativeInt
 
 
-class _Twins(_Stored):
+class _DuplicatePair(_Stored):
     first_sample: NonNegativeInt
     first_split: Split
     first_class_name: str
@@ -195,7 +196,7 @@ class _DataCheck(_Stored):
     splits: Annotated[list[_SplitCheck], Field(min_length=1)]
     overlaps: list[_Overlap]
     dropped: NonNegativeInt
-    examples: list[_Twins]
+    examples: list[_DuplicatePair]
 
 
 class _CheckedLoadMixin:

@@ -67,7 +67,7 @@ def find_originals(codes: NDArray[np.uint64], read: ReadImages) -> NDArray[np.in
     return originals
 
 
-def find_twins(
+def find_duplicates(
     hashes: ImageHashes,
     originals: NDArray[np.int64],
     first: NDArray[np.int64],

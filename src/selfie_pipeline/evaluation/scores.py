@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
+
+from selfie_pipeline.evaluation.predictions import find_top_two
 
 Integers = NDArray[np.integer]
 Floats = NDArray[np.floating]
@@ -70,15 +72,15 @@ def build_predictions_table(samples: Integers, labels: Integers, logits: Floats)
             f"expected one id per label and at least two classes, got ids {samples.shape}, labels "
             f"{labels.shape}, logits {logits.shape}"
         )
-    predicted, runner_up = np.argsort(-logits, axis=1, kind="stable")[:, :2].T  # (N,) each
-    probabilities = softmax(logits.astype(np.float64), axis=1)  # (N, K)
+    top = find_top_two(logits, logits.shape[1])
+    predicted, runner_up = top.labels.astype(np.int64).T  # (N,) each
     return pd.DataFrame(
         {
             "sample": samples.astype(np.int64),
             "label": labels.astype(np.int64),
-            "predicted": predicted.astype(np.int64),
-            "probability": probabilities[np.arange(len(labels)), predicted],
-            "runner_up": runner_up.astype(np.int64),
+            "predicted": predicted,
+            "probability": top.probabilities[:, 0],
+            "runner_up": runner_up,
             "correct": predicted == labels,
         }
     )

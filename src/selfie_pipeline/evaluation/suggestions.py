@@ -9,27 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
 _SMALLEST_WEIGHT = 1e-9
 """Weight of an image that the classifier is certain of: some, so that k-means can be computed."""
-
-
-def compute_margins(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the probability of each image's most likely class minus that of the runner-up.
-
-    Args:
-        logits: (N, K) before the softmax, K at least 2.
-
-    Returns:
-        (N,), float64, in 0 to 1; 0 is the least certain.
-    """
-    probabilities = softmax(logits.astype(np.float64), axis=1)  # (N, K)
-    runner_up, best = np.partition(probabilities, -2, axis=1)[:, -2:].T  # (N,) each
-    return np.asarray(best - runner_up)
 
 
 def select_diverse(
@@ -39,7 +24,8 @@ def select_diverse(
 
     Args:
         vectors: (M, D): the candidates' vectors; only their directions count.
-        margins: (M,), from `compute_margins`; k-means weights a candidate by 1 - margin.
+        margins: (M,): the probability of the most likely class minus that of the runner-up;
+            k-means weights a candidate by 1 - margin.
         count: Number of candidates to choose; all of them if there are not more.
         seed: Seed of the first centres.
 

@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from selfie_pipeline.printable import escape_controls
+from selfie_pipeline.printable import escape_controls, shorten
 from selfie_pipeline.report.image_grid import draw_image_grid
-from selfie_pipeline.report.style import join_sentences, shorten, shorten_start, styled
+from selfie_pipeline.report.style import join_sentences, shorten_start, styled
 
 
 def describe_check(check: Mapping[str, Any]) -> str:
@@ -70,7 +70,7 @@ def suggest_next_steps(table: pd.DataFrame, check: Mapping[str, Any]) -> list[tu
 
 
 @styled
-def draw_twins(images: NDArray[np.uint8], pairs: Sequence[Mapping[str, Any]]) -> Figure:
+def draw_duplicates(images: NDArray[np.uint8], pairs: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw pairs of images side by side, two pairs per row.
 
     Args:

@@ -13,13 +13,14 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from selfie_pipeline.evaluation.embedding import stack_vectors, subsample
-from selfie_pipeline.printable import escape_controls
+from selfie_pipeline.printable import escape_controls, shorten
 from selfie_pipeline.report.style import LIGHT, join_sentences, styled
 
 _SEED = 0
 _PERPLEXITY = 30.0
 _MAX_CLASSES_IN_LEGEND = 10
 _MAX_CLASSES_NAMED = 30
+_MAX_NAME = 24
 _MARKERS = "osD^vP*X<>"
 _COLOURS = [  # Okabe and Ito's palette, distinct for colour-blind readers, and three more
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31"),
@@ -34,7 +35,7 @@ def draw_embedding_map(table: pd.DataFrame, kind: Literal["pca", "tsne"], limit:
     Up to 10 classes have a marker each and a legend; up to 30 have their names on the map.
 
     Args:
-        table: A vector table (see `evaluation.embedding`) of at least 3 rows.
+        table: A vector table (see `evaluation.embedding`) of at least one row.
         kind: Principal components, or t-SNE (which preserves neighbourhoods; distances between
             clusters mean little).
         limit: Maximum number of points; images are drawn at random if there are more.
@@ -68,6 +69,8 @@ def draw_embedding_map(table: pd.DataFrame, kind: Literal["pca", "tsne"], limit:
 
 def _project(vectors: NDArray[np.float32], kind: Literal["pca", "tsne"]) -> NDArray[np.float32]:
     """Project vectors (M, D) to (M, 2)."""
+    if not np.ptp(vectors, axis=0).any():  # there are no directions; t-SNE would crash
+        return np.zeros((len(vectors), 2), np.float32)
     points: NDArray[np.float32]
     if kind == "pca":
         points = PCA(2, random_state=_SEED).fit_transform(vectors)
@@ -90,11 +93,13 @@ def _draw_classes(
         axes.scatter(x, y, c=labels[labeled], cmap="turbo", s=8, linewidths=0)
         for label, name in classes if len(classes) <= _MAX_CLASSES_NAMED else []:
             x, y = np.median(points[labels == label], axis=0)
-            axes.text(x, y, name, ha="center", size=8)
+            axes.text(x, y, shorten(name, _MAX_NAME), ha="center", size=8)
         return
     # There are at least as many markers and colours as classes here.
-    for (label, name), marker, colour in zip(classes, _MARKERS, _COLOURS, strict=False):
+    for (label, _), marker, colour in zip(classes, _MARKERS, _COLOURS, strict=False):
         class_points = points[labels == label].T  # (2, m)
-        axes.plot(*class_points, marker, color=colour, ms=5, mew=0, alpha=0.8, label=name)
-    if classes:
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
+        axes.plot(*class_points, marker, color=colour, ms=5, mew=0, alpha=0.8)
+    if classes:  # the names are given here, because labels that begin with _ are hidden
+        unlabeled = ["unlabeled"] if len(axes.lines) > len(classes) else []
+        names = unlabeled + [shorten(name, _MAX_NAME) for _, name in classes]
+        axes.legend(axes.lines, names, loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from selfie_pipeline.printable import shorten as shorten_middle
+from selfie_pipeline.printable import shorten
 from selfie_pipeline.report.image_grid import draw_image_grid
-from selfie_pipeline.report.style import LIGHT, join_sentences, shorten, styled
+from selfie_pipeline.report.style import LIGHT, join_sentences, styled
 
 _MAX_MATRIX_CLASSES = 30
 """Maximum number of classes whose matrix entries are large enough to read."""
@@ -53,17 +53,23 @@ def draw_confusion_matrix(predictions: pd.DataFrame, classes: Sequence[str]) -> 
     Raises:
         ValueError: A label or a prediction is not a class, or there are no predictions.
     """
-    counts = _count_pairs(predictions, len(classes))  # (K, K)
-    pairs = _find_confused_pairs(counts)
+    labels = predictions[["label", "predicted"]].to_numpy(np.int64)  # (N, 2)
+    if not len(labels) or labels.min() < 0 or labels.max() >= len(classes):
+        raise ValueError(
+            f"expected predictions of {len(classes)} classes, got {labels.tolist()[:10]}"
+        )
+    pairs = _count_confusions(labels)
     if len(classes) > _MAX_MATRIX_CLASSES:
-        figure = _draw_pairs(counts, pairs, classes)
+        figure = _draw_pairs(pairs, np.bincount(labels[:, 0]), classes)
     else:
-        figure, pairs = _draw_matrix(counts, classes), pairs[:_DESCRIBED]
+        matrix = np.zeros((len(classes), len(classes)), np.int64)
+        np.add.at(matrix, tuple(labels.T), 1)
+        figure, pairs = _draw_matrix(matrix, classes), pairs[:_DESCRIBED]
     confusions = (
-        f"{classes[true]} is predicted as {classes[predicted]} {counts[true, predicted]:,} times"
-        for true, predicted in pairs
+        f"{classes[true]} is predicted as {classes[predicted]} {count:,} times"
+        for true, predicted, count in pairs
     )
-    correct = f"{np.trace(counts):,} of {counts.sum():,} correct"
+    correct = f"{(labels[:, 0] == labels[:, 1]).sum():,} of {len(labels):,} correct"
     figure.set_label(
         join_sentences(f"Confusion of {len(classes):,} classes: {correct}", *confusions)
     )
@@ -89,8 +95,7 @@ def draw_sample_errors(
     for label, predicted, probability in rows:
         true, wrong, percent = classes[label], classes[predicted], f"{100 * probability:.0f} %"
         captions.append(
-            f"true: {shorten_middle(true, 20)}\n✗ predicted: {shorten_middle(wrong, 14)}\n"
-            f"probability: {percent}"
+            f"true: {shorten(true, 20)}\n✗ predicted: {shorten(wrong, 14)}\nprobability: {percent}"
         )
         descriptions.append(f"{true}, predicted as {wrong}, probability {percent}")
     figure = draw_image_grid(
@@ -106,25 +111,21 @@ def draw_sample_errors(
     return figure
 
 
-def _count_pairs(predictions: pd.DataFrame, classes: int) -> NDArray[np.int64]:
-    """Count the samples of each true class (row) and predicted class (column), (K, K)."""
-    pairs = predictions[["label", "predicted"]].to_numpy(np.int64)  # (N, 2)
-    if not len(pairs) or pairs.min() < 0 or pairs.max() >= classes:
-        raise ValueError(f"expected predictions of {classes} classes, got {pairs.tolist()[:10]}")
-    return np.bincount(pairs @ [classes, 1], minlength=classes**2).reshape(classes, classes)
+def _count_confusions(labels: NDArray[np.int64]) -> list[tuple[int, int, int]]:
+    """Return pairs of a true and a different predicted class with their count, most frequent first.
 
-
-def _find_confused_pairs(counts: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Return pairs of a true and a different predicted class, the most frequent first."""
-    wrong = counts - np.diag(np.diag(counts))  # (K, K)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:_MAX_PAIRS]
-    pairs = (divmod(int(index), len(counts)) for index in order)
-    return [(true, predicted) for true, predicted in pairs if wrong[true, predicted]]
+    Args:
+        labels: (N, 2): the true and the predicted class of each sample.
+    """
+    wrong = labels[labels[:, 0] != labels[:, 1]]  # (n, 2)
+    pairs, counts = np.unique(wrong, axis=0, return_counts=True)  # (m, 2), (m,)
+    order = np.argsort(-counts, kind="stable")[:_MAX_PAIRS]
+    return [(int(pairs[i, 0]), int(pairs[i, 1]), int(counts[i])) for i in order]
 
 
 def _draw_matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     """Draw the matrix with rectangles, because their colours, unlike pixels, follow a dark page."""
-    names = [shorten_middle(name, _MAX_NAME) for name in classes]
+    names = [shorten(name, _MAX_NAME) for name in classes]
     entry, longest = max(2.8 / len(classes), 0.42), max(map(len, names))  # inches, characters
     side = entry * len(classes) + 0.08 * longest + 0.6
     figure = Figure(figsize=(side, side + 0.3))
@@ -169,21 +170,20 @@ def _draw_matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Figure:
 
 
 def _draw_pairs(
-    counts: NDArray[np.int64], pairs: Sequence[tuple[int, int]], classes: Sequence[str]
+    pairs: Sequence[tuple[int, int, int]], totals: NDArray[np.int64], classes: Sequence[str]
 ) -> Figure:
-    """Draw a table of confused pairs of classes."""
+    """Draw a table of confused pairs of classes; `totals` are the samples of each true class."""
     figure = Figure(figsize=(8, 0.6 + 0.32 * (max(1, len(pairs)) + 1)))
     axes = figure.subplots()
     axes.set_axis_off()
     axes.set_title("Most frequently confused classes")
-    totals = counts.sum(axis=1)  # (K,)
     rows = [
         (
             shorten(classes[true], 32),
             shorten(classes[predicted], 32),
-            f"{counts[true, predicted]:,} of {totals[true]:,}",
+            f"{count:,} of {totals[true]:,}",
         )
-        for true, predicted in pairs
+        for true, predicted, count in pairs
     ] or [("none", "", "")]
     axes.set(xlim=(0, 1), ylim=(len(rows) + 1, 0))
     for row, texts in enumerate([("True class", "Predicted class", "Test images"), *rows]):

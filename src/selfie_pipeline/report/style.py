@@ -92,11 +92,6 @@ def join_sentences(*parts: str) -> str:
     return ". ".join(parts) + "."
 
 
-def shorten(text: str, limit: int) -> str:
-    """Cut text to at most `limit` characters, ending with an ellipsis if it is cut."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
 def shorten_start(path: str, limit: int) -> str:
     """Cut a path to at most `limit` characters at its start, because its end is more specific."""
     return path if len(path) <= limit else f"…{path[1 - limit :]}"

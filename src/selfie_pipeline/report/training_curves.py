@@ -76,7 +76,7 @@ def _label_axes(axes: Axes, title: str, quantity: str) -> None:
 
 def _draw_chance(axes: Axes, level: float, label: str) -> None:
     """Draw a dotted line at the chance level."""
-    axes.axhline(level, color=LIGHT["muted"], linestyle=":", linewidth=1.4, label="chance")
+    axes.axhline(level, color=LIGHT["muted"], linestyle=":", linewidth=1.4)
     axes.annotate(
         label,
         (1, level),

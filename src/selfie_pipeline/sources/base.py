@@ -87,7 +87,9 @@ def stale_error(subject: str = "the raw files have") -> UserError:
 
 
 def damaged_error(path: Path, reason: object) -> UserError:
-    """Build the error for a damaged file, in one line."""
+    """Build the error for a damaged file, or one that the system refused to read, in one line."""
+    if isinstance(reason, OSError) and reason.strerror:
+        return UserError(f"{path} can't be read: {reason.strerror}")
     reason = shorten(" ".join(str(reason).split()))
     return UserError(f"{path} is damaged: {reason}; replace it with an intact copy")
 

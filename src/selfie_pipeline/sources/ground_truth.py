@@ -58,7 +58,7 @@ def load_ground_truth(folder: Path, split: str) -> dict[str, str] | None:
 
 def _read_csv(path: Path) -> dict[str, str]:
     """Read lines such as `ILSVRC2012_val_00048981,n03995372 85 1 499 272 …` below a header."""
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:  # perhaps with a byte-order mark
         return {
             line["ImageId"]: line["PredictionString"].split()[0] for line in csv.DictReader(file)
         }
@@ -68,15 +68,18 @@ def _read_text(path: Path) -> dict[str, str]:
     """Read lines of a name and a class.
 
     Raises:
-        ValueError: A line has only one column.
+        UserError: A line has only one column.
     """
     classes = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), start=1):
         if not line.strip():
             continue
         columns = line.split("\t") if "\t" in line else line.rsplit(maxsplit=1)
         if len(columns) == 1:
-            raise ValueError(f"line {number} is not a name and a class")
+            raise UserError(
+                f"{path}: line {number} is not a name and a class; allowed: a class for each image "
+                "of the split, or no file of this name"
+            )
         classes[columns[0].strip()] = columns[1].strip()
     return classes
 

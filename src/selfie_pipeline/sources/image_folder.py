@@ -71,7 +71,8 @@ class ImageFolder:
                 the files.
         """
         if not folder.is_dir():
-            raise UserError(f"{folder} does not exist; {_LAYOUT}")
+            problem = "is a file, not a folder" if folder.exists() else "does not exist"
+            raise UserError(f"{folder} {problem}; {_LAYOUT}")
         self._folder = folder
         listed = _list_layout(folder)
         if tables:

@@ -157,9 +157,10 @@ def _read_class_names(count: int, names: Path | None) -> tuple[str, ...]:
     classes = {number: str(number) for number in range(1, count + 1)}
     if names is not None:
         try:
-            for line in names.read_text("utf-8").splitlines():
+            for line in names.read_text("utf-8-sig").splitlines():
                 _, number, name = line.split()
-                classes[int(number)] = name
+                # Two classes are called crane, the bird and the machine.
+                classes[int(number)] = f"{name} ({number})" if name in classes.values() else name
         except (OSError, ValueError) as error:
             raise damaged_error(names, error) from error
     return tuple(classes[number] for number in range(1, count + 1))

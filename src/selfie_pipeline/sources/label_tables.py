@@ -134,8 +134,11 @@ def _read_text(
     with path.open(encoding="utf-8-sig", newline="") as file:  # Excel writes a byte-order mark
         line = file.readline()
         file.seek(0)
-        reader = csv.reader(file, delimiter=max(",;\t", key=line.count), strict=True)
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=line.count)
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
         header = [name.strip() for name in next(reader, [])]
+        if not header:
+            raise csv.Error("its first line is empty, where the names of the columns belong")
         columns = [header.index(name) if name is not None else -1 for name in find(header)]
         for row in reader:
             if any(row[len(header) :]):
@@ -166,7 +169,7 @@ def _read_parquet(
 def apply_label_tables(
     images: Sequence[ListedImage], tables: Sequence[LabelTable], folder: Path
 ) -> list[ListedImage]:
-    """Give images the classes and splits of label tables; a later table goes over an earlier one.
+    """Give images the classes and splits of label tables; a later table overrides an earlier one.
 
     A row names an image by its place or the end of its path, perhaps without the extension. A row
     without a class or a split leaves that as it is; but an unlabeled image that gets a class

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from selfie_pipeline.sources.decoding import has_image_extension
 from selfie_pipeline.sources.samples import TEST_SHARE, build_sample_table, draw_test_split
 
 logger = logging.getLogger(__name__)
@@ -118,6 +119,12 @@ def _draw_test_split(images: list[ListedImage]) -> list[ListedImage]:
         row
         for row, image in enumerate(images)
         if image.split == "train" and image.source == first[image.class_name]
+    ]
+    named = {images[row].class_name for row in rows if has_image_extension(images[row].place)}
+    rows = [  # a file such as .DS_Store is drawn only where no file is named as an image
+        row
+        for row in rows
+        if has_image_extension(images[row].place) or images[row].class_name not in named
     ]
     if not rows:
         return images

@@ -39,7 +39,7 @@ def read_arrays(path: Path) -> dict[str, Any]:
     """Read a pickled dictionary of arrays, lists, numbers and strings.
 
     Args:
-        path: A pickle file of protocol 0 to 4, written by Python 2 or 3.
+        path: A pickle file of protocol 0 to 2 by Python 2, 3 or 4 by Python 3.
 
     Returns:
         The dictionary, with str keys; strings among its values are bytes if Python 2 wrote them.

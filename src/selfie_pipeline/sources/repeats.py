@@ -14,8 +14,8 @@ from selfie_pipeline.sources.listing import TEST_NAMES, ListedImage, log_skipped
 def drop_repeats(folder: Path, images: list[ListedImage]) -> list[ListedImage]:
     """Leave out the files of folders that links list at another place, too, and log them.
 
-    A place with a class goes over one without, then one without links over others. Both test and
-    val may have a folder: only one of them is used.
+    A place with a class takes precedence over one without, then one without links over others. Both
+    test and val may have a folder: only one of them is used.
 
     Raises:
         UserError: A folder has two classes, or is in a training and a test split.

@@ -4,18 +4,21 @@ A batch is a function of seed and step, so a checkpoint contains the step, the w
 and the history, but no random state. Each is one safetensors file, written atomically, with its
 checksum in a JSON record beside it.
 
-Only one process at a time writes to a folder of checkpoints: the one that holds its lock.
+Each training has a folder of its own, named by a hash of its identity, so that no training removes
+the checkpoints of another, which may resume yet. Only one process at a time writes to it: the one
+that holds its lock.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +33,8 @@ from selfie_pipeline.provenance import hash_json
 from selfie_pipeline.training.locks import Owner, acquire, create_lock, read_owner, write_owner
 
 _LOG = logging.getLogger(__name__)
+_COMPLETED: set[Path] = set()
+"""The folders of trainings that this process has completed."""
 
 
 @dataclass(frozen=True)
@@ -47,63 +52,66 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one training, in their own folder.
+    """The checkpoints of one training.
 
     Attributes:
-        folder: The folder, created by the first save.
+        path: Path of the folder, to which a hash of the identity is appended.
         identity: The parameters, data and initial weights of the training. A training resumes only
             from checkpoints with an equal identity.
         every: Steps between two checkpoints.
         resume: `auto` resumes if possible; `never` starts from scratch.
         keep: Number of checkpoints to keep: the latest, and earlier ones in case it is damaged;
-            None keeps all, those of later steps as well.
+            None keeps all.
     """
 
-    folder: Path
+    path: Path
     identity: Mapping[str, Any]
     every: int
     resume: Literal["auto", "never"]
     keep: int | None = 3
 
-    @contextmanager
-    def reserved(self, title: str) -> Iterator[Checkpoints]:
-        """Reserve the folder for this process, or one beside it if another training has it.
+    @property
+    def folder(self) -> Path:
+        """The training's own folder, created by the first save."""
+        return self.path.with_name(f"{self.path.name}-{hash_json(self.identity)[:16]}")
 
-        If a process does the same, wait for it: its checkpoints are of use to this one.
+    @contextmanager
+    def reserved(self, title: str) -> Iterator[None]:
+        """Reserve the folder for this process.
+
+        If another process trains the same, wait for it: its checkpoints are of use to this one.
 
         Args:
             title: The training's name in messages.
 
-        Yields:
-            The checkpoints to use.
-
         Raises:
             UserError: The file system refused to create the lock.
         """
-        training = hash_json(self.identity)[:16]
-        beside = self.folder.with_name(f"{self.folder.name}-{training}")
-        # An interrupted run may have used the folder beside, and its checkpoints are there.
-        folder = beside if beside.exists() else self.folder
-        lock = create_lock(folder)
-        if not acquire(lock) and (owner := read_owner(lock)).task not in {training, ""}:
-            _LOG.info("%s: %s trains in %s; uses %s", title, owner, folder, beside)
-            folder, lock = beside, create_lock(beside)
-        if not lock.is_locked and not acquire(lock):
+        lock = create_lock(self.folder)
+        if not acquire(lock):
             owner = read_owner(lock)
-            _LOG.warning("%s: waits for %s, which does the same in %s", title, owner, folder)
+            _LOG.warning("%s: waits for %s, which does the same in %s", title, owner, self.folder)
             lock.acquire()
         try:
-            write_owner(lock, Owner(training))
-            yield replace(self, folder=folder)
+            write_owner(lock, Owner())
+            # Commits before this one had a single folder for all trainings.
+            if (
+                self.path.exists()
+                and not self.folder.exists()
+                and _are_of(self.path, self.identity)
+            ):
+                self.path.rename(self.folder)
+            if not self._records():
+                self._log_other_trainings(title)
+            yield
+            _COMPLETED.add(self.folder)
         finally:
-            if not folder.exists():
+            if not self.folder.exists():
                 Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, then remove old ones and any of another training at later steps.
-
-        With `keep` None, nothing is removed.
+        """Write a checkpoint, then remove old ones, unless all are kept.
 
         Raises:
             UserError: The file system refused (disk full, permissions). Older checkpoints are
@@ -125,7 +133,7 @@ class Checkpoints:
         if self.keep is None:
             return
         records = self._records()
-        # Checkpoints of later steps can't be used; they must not displace those that can.
+        # Checkpoints of later steps are damaged; they must not displace those that are not.
         ahead = [record for record in records if record.stem > file.stem]
         for old in ahead + records[len(ahead) :][self.keep :]:
             _remove(old)
@@ -137,14 +145,15 @@ class Checkpoints:
     def usable(self) -> Iterator[Checkpoint]:
         """Yield the usable checkpoints of this training, the latest first.
 
-        Damaged checkpoints and those of other trainings are skipped, with a warning that says why.
-        With `resume` = `never`, all checkpoints are removed.
+        Damaged checkpoints are skipped, with a warning that says why. With `resume` = `never`, all
+        checkpoints are removed.
         """
         records = self._records()
         if self.resume == "never":
             if records:
                 _LOG.info("resume = never: the checkpoints in %s are not used", self.folder)
-                self.clear()
+                for record in records:
+                    _remove(record)
             return
         for record in records:
             try:
@@ -157,20 +166,29 @@ class Checkpoints:
         with atomic_write(self.folder / f"{name}.json") as partial:
             partial.write_text(json.dumps({**content, "identity": self.identity}), "utf-8")
 
-    def clear(self) -> None:
-        """Remove all checkpoints."""
-        for record in self._records():
-            _remove(record)
+    def remove(self) -> None:
+        """Remove the folder, unless a process is training there."""
+        _remove_folder(self.folder)
 
     def _records(self) -> list[Path]:
         """Return the records, the latest first."""
         return sorted(self.folder.glob("step-*.json"), reverse=True)
 
+    def _log_other_trainings(self, title: str) -> None:
+        """Log how this training differs from others that were interrupted and can resume."""
+        for other in _find_folders(self.path):
+            if record := max(other.glob("step-*.json"), default=None):
+                with suppress(OSError, ValueError):
+                    theirs = _Record.model_validate_json(record.read_bytes()).identity
+                    different = ", ".join(_differing_keys(theirs, _as_json(self.identity)))
+                    text = "%s: starts from scratch; the checkpoints in %s have different %s"
+                    _LOG.info(text, title, other, different)
+
     def _load(self, path: Path) -> Checkpoint:
         """Load the checkpoint of a record.
 
         Raises:
-            _UnusableCheckpointError: It is damaged, or belongs to another training.
+            _UnusableCheckpointError: It is damaged.
         """
         file = path.with_suffix(".safetensors")
         try:
@@ -180,9 +198,6 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise _UnusableCheckpointError(f"its record is damaged ({reason})") from None
-        different = _differing_keys(record.identity, json.loads(json.dumps(self.identity)))
-        if different:
-            raise _UnusableCheckpointError(f"it was made with different {', '.join(different)}")
         try:
             if _sha256(file) != record.sha256:
                 raise _UnusableCheckpointError("its checksum does not match: the file is damaged")
@@ -192,32 +207,50 @@ class Checkpoints:
         return Checkpoint(record.step, tensors)
 
 
-def remove_checkpoints(folder: Path) -> None:
-    """Remove a folder of checkpoints and those beside it, except where a process is training.
+def remove_completed(path: Path) -> None:
+    """Remove the checkpoints at this path of trainings that this process has completed.
 
-    If the process is killed meanwhile, a record or an empty folder is left: see `are_leftovers`.
+    Those of others are kept, because they may resume.
     """
-    for each in (folder, *folder.parent.glob(f"{folder.name}-*")):
-        lock = create_lock(each)
-        if acquire(lock):
-            for file in each.glob("*.safetensors"):  # the records, which name the training, later
-                file.unlink()
-            shutil.rmtree(each, ignore_errors=True)
-            Path(lock.lock_file).unlink(missing_ok=True)  # others that wait for it notice
-            lock.release()
+    for folder in _COMPLETED.intersection(_find_folders(path)):
+        _remove_folder(folder)
+        _COMPLETED.remove(folder)
 
 
-def are_leftovers(folder: Path, lineage: Mapping[str, Any]) -> bool:
-    """Return whether a folder has only checkpoints of trainings with this lineage, or nothing."""
-    expected = json.loads(json.dumps(lineage))
+def remove_leftovers(path: Path, lineage: Mapping[str, Any]) -> None:
+    """Remove the checkpoints at this path of trainings with this lineage, and empty folders."""
+    for folder in _find_folders(path):
+        if _are_of(folder, lineage):
+            _remove_folder(folder)
+
+
+def _find_folders(path: Path) -> list[Path]:
+    """Return the folders of the trainings that have checkpoints at this path."""
+    return sorted(path.parent.glob(f"{glob.escape(path.name)}-*"))
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove a folder of checkpoints, unless a process is training there.
+
+    If this process is killed meanwhile, a record or an empty folder is left.
+    """
+    lock = create_lock(folder)
+    if acquire(lock):
+        for file in folder.glob("*.safetensors"):  # the records, which name the training, later
+            file.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+        Path(lock.lock_file).unlink(missing_ok=True)  # others that wait for it notice
+        lock.release()
+
+
+def _are_of(folder: Path, lineage: Mapping[str, Any]) -> bool:
+    """Return whether a folder has only checkpoints of a training with this lineage, or nothing."""
+    expected = _as_json(lineage)
     try:
         records = [_Record.model_validate_json(path.read_bytes()) for path in folder.glob("*.json")]
     except (OSError, ValueError):
         return False
-    return not any(
-        _differing_keys({key: record.identity.get(key) for key in expected}, expected)
-        for record in records
-    )
+    return all(expected.items() <= record.identity.items() for record in records)
 
 
 class _Record(BaseModel):
@@ -243,6 +276,11 @@ def _differing_keys(theirs: Any, ours: Any, key: str = "") -> list[str]:
         for name in sorted(theirs.keys() | ours.keys())
         for found in _differing_keys(theirs.get(name), ours.get(name), f"{key}.{name}".strip("."))
     ]
+
+
+def _as_json(tree: Mapping[str, Any]) -> Any:
+    """Return plain data as JSON gives it back."""
+    return json.loads(json.dumps(tree))
 
 
 def _remove(record: Path) -> None:

@@ -160,8 +160,8 @@ def finetune(
         reestimate_statistics(network, images, rows[chosen], device)
     task = FinetuningTask(network, recipe, images, label_of_row, seed=seed, pretrained=pretrained)
     batches = Batches(images, rows, seed, recipe)
-    with checkpoints.reserved(title) as own:
-        return fit(task, batches, device, own, title, callback)
+    with checkpoints.reserved(title):
+        return fit(task, batches, device, checkpoints, title, callback)
 
 
 class NonFiniteOutputError(UserError):

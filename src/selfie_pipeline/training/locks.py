@@ -22,12 +22,10 @@ class Owner:
     """The process that holds a lock.
 
     Attributes:
-        task: What it does, such as the hash of a training's identity; empty if it is not known.
         host: Its machine.
         pid: Its process ID there.
     """
 
-    task: str
     host: str = field(default_factory=socket.gethostname)
     pid: int | None = field(default_factory=os.getpid)
 
@@ -70,4 +68,4 @@ def read_owner(lock: FileLock) -> Owner:
     try:
         return Owner(**json.loads(Path(lock.lock_file).read_text("utf-8")))
     except (OSError, ValueError, TypeError):
-        return Owner("", "this or another machine", None)
+        return Owner("this or another machine", None)

@@ -60,8 +60,8 @@ def pretrain(
         load_given_weights(start.tensors, network)
     task = PretrainingTask(network, recipe, images)
     batches = Batches(images, rows, recipe.seed, recipe)
-    with checkpoints.reserved("pretrain") as own:
-        return fit(task, batches, device, own, "pretrain", callback)
+    with checkpoints.reserved("pretrain"):
+        return fit(task, batches, device, checkpoints, "pretrain", callback)
 
 
 @torch.inference_mode()

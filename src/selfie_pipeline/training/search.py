@@ -24,6 +24,8 @@ class SearchResult:
         settings: The best values of the parameters of `finetune`, by name.
         validation_accuracy: Accuracy with these values, a fraction.
         trials: Number of completed and pruned trials.
+        setup: Hash of what the study depends on, whichever images the encoder was pretrained on;
+            empty in files of earlier versions.
     """
 
     study: str
@@ -32,6 +34,7 @@ class SearchResult:
     settings: dict[str, float]
     validation_accuracy: float
     trials: int
+    setup: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,34 @@ class Search:
 
         The number of trials is not part of it, so that a search can be extended.
         """
-        fixed = hash_json({**self.lineage, "tune": self.tune.model_dump(exclude={"trials"})})
-        return f"{self.arm}, {100 * self.labeled_frac:g} %, {fixed[:12]}"
+        return f"{self.arm}, {100 * self.labeled_frac:g} %, {self._hash(self.lineage)}"
+
+    @property
+    def setup(self) -> str:
+        """A hash that searches share whose encoders differ in their images alone."""
+        configuration = dict(self.lineage["configuration"])
+        if "pretrain" in configuration:
+            configuration["pretrain"] = {**configuration["pretrain"], "images": None}
+        any_images = {"configuration": configuration, "encoder": None, "pretraining_images": None}
+        return self._hash(self.lineage | any_images)
+
+    def _hash(self, lineage: dict[str, Any]) -> str:
+        tune = self.tune.model_dump(exclude={"trials"})
+        return hash_json({**lineage, "tune": tune})[:12]
 
     def find_settings(self, results: Iterable[SearchResult]) -> dict[str, float]:
-        """Return the best values among the results of searches; none if this one was not made."""
-        return next((result.settings for result in results if result.study == self.study), {})
+        """Return the best values among the results of searches; none if this one was not made.
+
+        An encoder of fewer images takes those of the encoder of all images, so that `ratio`
+        compares the same finetuning.
+        """
+        pretrain = self.lineage["configuration"].get("pretrain", {})
+        for result in results:
+            place = (result.arm, result.labeled_frac) == (self.arm, self.labeled_frac)
+            fewer = pretrain.get("images") is not None and place and result.setup == self.setup
+            if result.study == self.study or fewer:
+                return result.settings
+        return {}
 
     def suggest(self, trial: optuna.Trial) -> dict[str, float]:
         """Suggest the values of a trial."""

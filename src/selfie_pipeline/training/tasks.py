@@ -80,7 +80,8 @@ class FinetuningTask(Task):
             network: The classifier to train.
             recipe: Parameters of the training.
             images: The images to train on.
-            labels: (M,), int64: the class of every stored sample.
+            labels: (M,), int64: the class of each sample by its row in the store; -1 for those that
+                are not trained on.
             seed: Seed of the batches and of dropout.
             pretrained: Names of the network's tensors that are pretrained.
         """

@@ -64,7 +64,7 @@ def _reserved(path: Path) -> Iterator[None]:
         _LOG.warning("tune: waits for %s, which searches in %s", read_owner(lock), path)
         lock.acquire()
     try:
-        write_owner(lock, Owner("tune"))
+        write_owner(lock, Owner())
         yield
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)  # others that wait for it notice
@@ -122,6 +122,7 @@ def best_result(search: Search, study: optuna.Study) -> SearchResult | None:
         settings=study.best_params,
         validation_accuracy=study.best_value,
         trials=len(finished_trials(study)),
+        setup=search.setup,
     )
 
 

@@ -32,11 +32,11 @@ from selfie_pipeline.pipelines.report.nodes import (
     check_comparable,
     check_predictions,
     list_class_names,
+    pick_duplicates,
     pick_errors,
-    pick_twins,
 )
 from selfie_pipeline.printable import is_printable
-from selfie_pipeline.report.data_check import draw_twins
+from selfie_pipeline.report.data_check import draw_duplicates
 from selfie_pipeline.report.misclassified import draw_confusion_matrix, draw_sample_errors
 from selfie_pipeline.report.text import terminal_table, to_markdown
 from selfie_pipeline.report.training_curves import draw_training_curves
@@ -75,7 +75,7 @@ _TRIALS: dict[str, list[Any]] = {
     "state": ["complete", "pruned"], "peak_learning_rate": [0.1, 0.2],
     "validation_accuracy": [0.5, None], "study": ["a"] * 2,
 }  # fmt: skip
-_TWINS = {
+_DUPLICATES = {
     f"{side}_{name}": value
     for side, sample, split in (("first", 0, "train"), ("second", 5, "test"))
     for name, value in {
@@ -93,7 +93,7 @@ _CHECK = {
          "second_images": 1, "other_class": 0}
     ],
     "dropped": 0,
-    "examples": [_TWINS | {"similarity": 1.0, "kind": "exact"}],
+    "examples": [_DUPLICATES | {"similarity": 1.0, "kind": "exact"}],
 }  # fmt: skip
 _SAMPLES: dict[str, list[Any]] = {
     "sample": [0, 1, 2, 3, 4, 5], "split": ["train"] * 4 + ["test"] * 2,
@@ -147,9 +147,9 @@ def _use_settings(settings: Any, folder: Path) -> None:
 
 
 def _use_check(check: Any, folder: Path) -> None:
-    twins = pick_twins(check, _grids(folder))
-    if twins["pairs"]:
-        draw_twins(**twins)
+    found = pick_duplicates(check, _grids(folder))
+    if found["pairs"]:
+        draw_duplicates(**found)
     plt.close("all")
 
 

@@ -288,11 +288,14 @@ class _ArrayGrids:
         return torch.from_numpy(_pixels()[rows])
 
 
-def _train(folder: Path) -> dict[str, torch.Tensor]:
-    """Pretrain for three steps, or resume from a checkpoint in the folder."""
+def _open_checkpoints(folder: Path) -> Checkpoints:
+    return Checkpoints(folder / "checkpoints", {"data": "f00d"}, every=1, resume="auto")
+
+
+def _train(state: Checkpoints) -> dict[str, torch.Tensor]:
+    """Pretrain for three steps, or resume from a checkpoint."""
     config = small_config()
     images = Images(_ArrayGrids(), config.patch, config.augmentation)
-    state = Checkpoints(folder, {"data": "f00d"}, every=1, resume="auto")
     rows, device = np.arange(_ROWS), find_device(config.compute)
     return pretrain(config.model, config.pretrain, images, rows, device, state).tensors
 
@@ -301,9 +304,9 @@ def _train(folder: Path) -> dict[str, torch.Tensor]:
 def _trained() -> tuple[dict[str, torch.Tensor], dict[str, bytes]]:
     """Return the weights of an undisturbed training, and its checkpoints."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name, "checkpoints")
-        tensors = _train(folder)
-        return tensors, {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+        state = _open_checkpoints(Path(name))
+        tensors, files = _train(state), sorted(state.folder.iterdir())
+        return tensors, {path.name: path.read_bytes() for path in files}
 
 
 @st.composite
@@ -329,8 +332,8 @@ def _checkpoints(draw: st.DrawFn) -> Input:
 
 
 def _resume_training(item: Input, folder: Path) -> None:
-    checkpoints = folder / "data" / "checkpoints"
-    (folder / "input").rename(checkpoints)
+    checkpoints = _open_checkpoints(folder / "data")
+    (folder / "input").rename(checkpoints.folder)
     found = _train(checkpoints)
     expected = _trained()[0]
     if not all(torch.equal(found[name], expected[name]) for name in expected):

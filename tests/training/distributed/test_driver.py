@@ -127,9 +127,9 @@ class Arrangement:
     pause_s: float = 0.0
     pause_of_checkpoint_s: float = 0.0
 
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
+    def saved(self, pattern: str = "step-*.json") -> list[Path]:
+        """Find files of its checkpoints."""
+        return list(self.folder.glob(f"checkpoints-*/{pattern}"))
 
     def lay(self, *events: str) -> Arrangement:
         for event in events:
@@ -149,7 +149,10 @@ class Arrangement:
             task = Eventful(network, recipe, images)
             task.events, task.pause_s = self.folder, self.pause_s
             checkpoints = Checkpoints(
-                self.checkpoints, engine.identity, recipe.checkpoint_every, config.resume
+                self.folder / "checkpoints",
+                engine.identity,
+                recipe.checkpoint_every,
+                config.resume,
             )
             batches = Batches(images, np.arange(30), recipe.seed, recipe)
             return engine.fit(task, batches, engine.here, checkpoints, "pretrain")
@@ -291,15 +294,16 @@ def test_a_loss_that_is_not_finite_on_one_worker_stops_all(
     training, error = diverged
     assert re.match(r"the loss is nan at step 5, .* and 4 more", error)
     assert "\n" not in error
-    assert (training.checkpoints / "not-finite.json").exists()
-    assert (training.checkpoints / "step-000000004.json").exists()
+    assert training.saved("not-finite.json")
+    assert training.saved("step-000000004.json")
 
 
 def test_the_statistics_of_each_worker_alone_are_another_training(
     diverged: tuple[Arrangement, str], here: TrainingResult
 ) -> None:
     training, _ = diverged
-    ((step, loss, *_),) = load_file(training.checkpoints / "step-000000004.safetensors")["history"]
+    (checkpoint,) = training.saved("step-000000004.safetensors")
+    ((step, loss, *_),) = load_file(checkpoint)["history"]
 
     assert step == here.history[0].step
     assert loss.item() != pytest.approx(here.history[0].loss, rel=1e-3)
@@ -325,7 +329,7 @@ def test_a_signal_stops_all_workers_after_the_same_step_with_a_checkpoint(
     with pytest.raises(TrainingInterrupted, match=r"stopped by SIGINT after step \d+ of 40"):
         training.train()
     interrupter.join(60)
-    (checkpoint,) = training.checkpoints.glob("step-*.json")
+    (checkpoint,) = training.saved()
     assert 0 < int(checkpoint.stem.removeprefix("step-")) < 40
 
 
@@ -378,7 +382,7 @@ def test_a_machine_that_leaves_and_another_that_comes(
         training.pause_s = 0.25
 
         def replace_machine() -> None:
-            while not list(training.checkpoints.glob("step-*.json")):
+            while not training.saved():
                 time.sleep(0.1)
             cluster.remove_node(leaving, allow_graceful=False)
             # As on another machine; add_node wants the main thread.

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from selfie_pipeline.config import Arm, ComputeConfig, ExperimentConfig, UserError
 from selfie_pipeline.evaluation.tables import Cell
 from selfie_pipeline.project import Project
-from selfie_pipeline.training.checkpoints import are_leftovers, remove_checkpoints
+from selfie_pipeline.training.checkpoints import remove_leftovers
 from selfie_pipeline.training.job_runner import run_jobs
 from selfie_pipeline.training.jobs import Job, WorkerDiedError
 from selfie_pipeline.training.lineage import comparison_key
@@ -65,16 +65,6 @@ class PlannedCell:
     lineage: dict[str, Any]
     params: Mapping[str, Any]
 
-    def matches(self, result: Cell) -> bool:
-        """Return whether a result has this key and the same parameters, data and encoder."""
-        provenance = result["provenance"]
-        return (
-            self.key == CellKey.of(result)
-            and result["configuration"] == comparison_key(self.lineage)
-            and provenance["encoder"] == self.lineage["encoder"]
-            and provenance["tuned"] == self.lineage["tuned"]
-        )
-
 
 @dataclass(frozen=True)
 class CellOutcome:
@@ -108,7 +98,7 @@ class CellOutcome:
         return CellKey(self.arm, self.labeled_frac, self.seed)
 
     def matches(self, result: Cell) -> bool:
-        """Return whether a result is that of this cell."""
+        """Return whether a result has this key and the same parameters, data and encoder."""
         return (
             self.key == CellKey.of(result)
             and result["configuration"] == self.configuration
@@ -159,11 +149,8 @@ def run_cells(
     found: dict[CellKey, list[Cell]] = defaultdict(list)
     for result in results:
         found[CellKey.of(result)].append(result)
-    outcomes = {
-        cell.key: _build_outcome(cell, "kept")
-        for cell in planned
-        if any(cell.matches(result) for result in found[cell.key])
-    }
+    candidates = (_build_outcome(cell, "kept") for cell in planned)
+    outcomes = {each.key: each for each in candidates if any(map(each.matches, found[each.key]))}
     kept = len(outcomes)
     _LOG.info("experiment: %d cells, of which %d already have results", len(planned), kept)
     started = time.monotonic()
@@ -216,8 +203,9 @@ def _run_on_cluster(project: Project, cell: PlannedCell) -> CellOutcome:
     """Run a cell in a process of the cluster, possibly for the second time."""
     project.bootstrap()
     result: Cell | None = _load(project, "metrics", cell)
-    if result is not None and cell.matches(result):  # the first process died after saving it
-        return _build_outcome(cell, "done")
+    done = _build_outcome(cell, "done")
+    if result is not None and done.matches(result):  # the first process died after saving it
+        return done
     return _run_cell(project, cell, compute={"engine": "local"})
 
 
@@ -276,9 +264,8 @@ def remove_leftover_checkpoints(kept: Iterable[PlannedCell], project: Project) -
             continue
         folder: Path = _load(project, "checkpoints", cell)
         if arm not in seeds:
-            seeds[arm] = {path.parent.name for path in folder.parents[2].glob("*/*/checkpoints")}
-        if folder.exists() and are_leftovers(folder, cell.lineage):
-            remove_checkpoints(folder)
+            seeds[arm] = {path.parent.name for path in folder.parents[2].glob("*/*/checkpoints-*")}
+        remove_leftovers(folder, cell.lineage)
 
 
 def outcomes_to_table(outcomes: Sequence[CellOutcome]) -> pd.DataFrame:

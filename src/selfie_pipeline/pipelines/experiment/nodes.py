@@ -69,7 +69,8 @@ def run_experiment(
         One row per cell with its outcome.
 
     Raises:
-        UserError: An arm has no start; see `load_starts`.
+        UserError: An arm has no start, see `load_starts`; or only some of the arms and fractions
+            have tuned values.
     """
     found = [SearchResult(**best) for best in best_settings]
     data = fingerprint_data(patch_grids, samples)
@@ -89,6 +90,12 @@ def run_experiment(
 
     planned = [PlannedCell(key, *plan(key.arm, key.labeled_frac)) for key in cell_keys(experiment)]
     _log_tuned_values(planned)
+    if len({tuple(cell.lineage["tuned"]) for cell in planned}) > 1:
+        raise UserError(
+            "the tuning has values for some of the arms and fractions only, so their results can't "
+            "be compared; run `kedro run --pipeline=tune` with the same experiment.arms and "
+            "experiment.labeled_fracs: searches that are complete are not repeated"
+        )
     cell_bytes = finetuning_bytes(model, recipe, patch)
     outcomes = run_cells(planned, results, project, compute, cell_bytes)
     pairs = zip(planned, outcomes, strict=True)

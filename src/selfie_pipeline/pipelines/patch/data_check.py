@@ -14,8 +14,8 @@ from tqdm import tqdm
 from selfie_pipeline.config import DataConfig
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.duplicates.hashing import ImageHashes, hash_images
-from selfie_pipeline.duplicates.search import find_originals, find_twins
-from selfie_pipeline.report.data_check import describe_check, draw_twins, has_leaked
+from selfie_pipeline.duplicates.search import find_duplicates, find_originals
+from selfie_pipeline.report.data_check import describe_check, draw_duplicates, has_leaked
 from selfie_pipeline.sources.base import CHUNK_BYTES
 from selfie_pipeline.sources.decoding import map_ordered
 from selfie_pipeline.sources.samples import SPLITS
@@ -41,14 +41,14 @@ def check_data(
     rows = {
         split: readable.loc[readable["split"] == split, "sample"].to_numpy() for split in SPLITS
     }
-    twins = pd.concat(
+    found = pd.concat(
         [
-            find_twins(hashes, originals, rows[first], rows[second], patch_grids.read_canvases)
+            find_duplicates(hashes, originals, rows[first], rows[second], patch_grids.read_canvases)
             for first, second in _COMPARED_SPLITS
         ],
         ignore_index=True,
     )
-    pairs = _describe_pairs(twins, samples)
+    pairs = _describe_pairs(found, samples)
     check: dict[str, Any] = {
         "splits": [
             _count_split(split, samples, readable, originals[rows[split]])
@@ -70,7 +70,7 @@ def draw_examples(check: dict[str, Any], patch_grids: PatchGrids) -> Figure:
     """Draw the pairs among a check's examples."""
     rows = [[pair["first_sample"], pair["second_sample"]] for pair in check["examples"]]
     images = patch_grids.read_canvases(np.array(rows, dtype=np.int64).reshape(-1))  # (2n, H, W, 3)
-    return draw_twins(images, check["examples"])
+    return draw_duplicates(images, check["examples"])
 
 
 def find_leaked(pairs: pd.DataFrame) -> NDArray[np.int64]:
@@ -92,13 +92,13 @@ def _hash_images(patch_grids: PatchGrids) -> ImageHashes:
     return ImageHashes(*(np.concatenate(parts) for parts in zip(*progress, strict=True)))
 
 
-def _describe_pairs(twins: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
+def _describe_pairs(found: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
     """Return one row per pair, with the split, class and place of both images."""
     about = samples.set_index("sample")[["split", "class_name", "place"]]
     sides = [
-        about.loc[twins[side]].reset_index().add_prefix(f"{side}_") for side in ("first", "second")
+        about.loc[found[side]].reset_index().add_prefix(f"{side}_") for side in ("first", "second")
     ]
-    return pd.concat([*sides, twins[["kind", "distance", "similarity"]]], axis=1)
+    return pd.concat([*sides, found[["kind", "distance", "similarity"]]], axis=1)
 
 
 def _count_split(

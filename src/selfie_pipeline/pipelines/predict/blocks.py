@@ -71,8 +71,8 @@ def classify_in_blocks(
     """
     starts = range(0, len(names), BLOCK_FILES)
     blocks = {start // BLOCK_FILES: names[start : start + BLOCK_FILES] for start in starts}
-    with checkpoints.reserved("predict") as stored:
-        done = dict(_load_blocks(stored, folder, blocks))
+    with checkpoints.reserved("predict"):
+        done = dict(_load_blocks(checkpoints, folder, blocks))
         if resumed := sum(len(block.reasons) for block in done.values()):
             _LOG.info("predict: resumes after %d of %d files", resumed, len(names))
         missing = {number: part for number, part in blocks.items() if number not in done}
@@ -88,7 +88,7 @@ def classify_in_blocks(
             ) as progress:
                 results = _classify(infer, folder, missing, preprocessing, progress)
                 for number, digest, block in results:
-                    _save_block(stored, number, digest, block)
+                    _save_block(checkpoints, number, digest, block)
                     done[number] = block
         except KeyboardInterrupt:
             raise UserError(

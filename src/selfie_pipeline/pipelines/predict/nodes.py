@@ -27,7 +27,6 @@ from selfie_pipeline.sources.image_files import find_files, read_windows
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.inference import Inference
-from selfie_pipeline.training.lineage import name_arm
 from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
@@ -57,8 +56,8 @@ def classify_files(
         file: file, reason; and the images that the classifier is least certain of.
 
     Raises:
-        UserError: The files do not exist, the classifier is not of the arm `predict.arm`, ONNX
-            Runtime is requested and missing, or see `classify_in_blocks`.
+        UserError: The files do not exist, ONNX Runtime is requested and missing, or see
+            `classify_in_blocks`.
     """
     if images is None:
         raise UserError(
@@ -66,7 +65,6 @@ def classify_files(
             "--pipeline=predict --params images=path/to/folder`"
         )
     preprocessing = load_preprocessing(classifier.provenance)
-    _check_arm(classifier, predict)
     path = resolve_path(images)
     folder, names = find_files(path)
     infer = _build_inference(classifier, preprocessing, predict, compute)
@@ -79,8 +77,7 @@ def classify_files(
         "precision": infer.device.precision,
         "versions": describe_environment()["versions"],
     }
-    own = checkpoints.with_name(f"{checkpoints.name}-{hash_json(identity)[:16]}")
-    state = Checkpoints(own, identity, every=1, resume=resume, keep=None)
+    state = Checkpoints(checkpoints, identity, every=1, resume=resume, keep=None)
     top, reasons = classify_in_blocks(infer, folder, names, preprocessing, state)
     is_readable = np.array([reason is None for reason in reasons])  # (N,)
     readable, unreadable = np.flatnonzero(is_readable), np.flatnonzero(~is_readable)
@@ -127,13 +124,3 @@ def draw_contact_sheet(uncertain: PredictedImages) -> Figure:
 def _format_path(name: str) -> str:
     """Return a file's path; what can't be printed is escaped."""
     return escape_controls(os.fsencode(name).decode("utf-8", "backslashreplace"))
-
-
-def _check_arm(classifier: Weights, predict: PredictConfig) -> None:
-    """Check that the catalog loaded a classifier of the arm that the parameters name."""
-    arm = name_arm(classifier.provenance["configuration"]).removeprefix("weights_")
-    if arm != predict.arm:
-        raise UserError(
-            f"predict.arm = {predict.arm}, but the catalog has a classifier of the arm {arm}; set "
-            f"it with --params predict.arm={predict.arm}, or `arm` in globals.yml"
-        )

@@ -41,12 +41,18 @@ def run_ratio(
         ratio: Numbers of images to pretrain on.
 
     Raises:
-        UserError: The encoder was pretrained with other parameters than these, or from given
-            weights.
+        UserError: The encoder was pretrained with other parameters than these, from given weights,
+            or on fewer images than `ratio.images` asks for.
     """
     if recipe.weights is not None:
         raise UserError(
             "ratio compares encoders that were pretrained from scratch; leave pretrain.weights out"
+        )
+    available = encoder.provenance["pretraining_images"]
+    if max(ratio.images) > available:
+        raise UserError(
+            f"ratio.images has {max(ratio.images)}, but there are {available} images to pretrain "
+            f"on; allowed: {available} or less"
         )
 
     def dump_settings(images: int | None) -> dict[str, Any]:
@@ -71,5 +77,6 @@ def run_ratio(
         if found is None or any(found.provenance.get(key) != expected[key] for key in expected):
             _LOG.info("ratio: pretraining on %d images", images)
             stages = ["pretrain", "cells"]  # one run, whose cells use the encoder that it saves
-        project.run(*stages, pretrain={"images": images})
+        pair = {"arms": ["supervised", "selfie"]}  # others have no such encoder
+        project.run(*stages, pretrain={"images": images}, experiment=pair)
     project.run("experiment")

@@ -31,7 +31,7 @@ from selfie_pipeline.printable import escape_controls
 from selfie_pipeline.project import resolve_path
 from selfie_pipeline.provenance import flatten
 from selfie_pipeline.report.contact_sheet import PredictedImages
-from selfie_pipeline.report.data_check import draw_twins
+from selfie_pipeline.report.data_check import draw_duplicates
 from selfie_pipeline.report.figures import (
     draw_accuracy_over_labels,
     draw_gain_over_ratio,
@@ -67,8 +67,8 @@ class Puzzles(TypedDict):
     probabilities: NDArray[np.float32]
 
 
-class Twins(TypedDict):
-    """Arguments of `draw_twins`."""
+class DuplicateExamples(TypedDict):
+    """Arguments of `draw_duplicates`."""
 
     images: NDArray[np.uint8]
     pairs: list[dict[str, Any]]
@@ -137,12 +137,12 @@ def pick_errors(
     return PredictedImages(images=shown, predictions=wrong)
 
 
-def pick_twins(check: dict[str, Any], patch_grids: PatchGrids) -> Twins:
+def pick_duplicates(check: dict[str, Any], patch_grids: PatchGrids) -> DuplicateExamples:
     """Collect the pairs of images in two splits that the check of the data picked as examples."""
     pairs = check["examples"] if check else []
     rows = [pair[side] for pair in pairs for side in ("first_sample", "second_sample")]
     images = patch_grids.read_canvases(np.array(rows, dtype=np.int64))  # (2n, H, W, C)
-    return Twins(images=images, pairs=pairs)
+    return DuplicateExamples(images=images, pairs=pairs)
 
 
 def tabulate_results(
@@ -226,7 +226,7 @@ def write_report(
     selection: Selection,
     table: pd.DataFrame,
     check: dict[str, Any],
-    twins: Twins,
+    duplicate_examples: DuplicateExamples,
     sample_counts: pd.DataFrame,
     samples: pd.DataFrame,
     selfie: dict[str, Any],
@@ -270,7 +270,9 @@ def write_report(
         counts=_name_unlabeled(sample_counts.iloc[:-1]),  # the last row is the total
         check=check,
         figures={
-            "data": {"Images in two splits": draw_twins(**twins)} if twins["pairs"] else {},
+            "data": {"Images in two splits": draw_duplicates(**duplicate_examples)}
+            if duplicate_examples["pairs"]
+            else {},
             "convergence": {f"Training ({run})": drawn["training"]},
             "seeds": seeds,
             "errors": {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from kedro.pipeline import Pipeline, node, pipeline
 
 from selfie_pipeline.pipelines.report.nodes import (
+    pick_duplicates,
     pick_errors,
-    pick_twins,
     solve_puzzles,
     tabulate_results,
     write_report,
@@ -44,10 +44,10 @@ def create_pipeline() -> Pipeline:
                 name="pick_errors",
             ),
             node(
-                pick_twins,
+                pick_duplicates,
                 inputs=["data_check", "patch_grids"],
-                outputs="twins",
-                name="pick_twins",
+                outputs="duplicate_examples",
+                name="pick_duplicates",
             ),
             node(
                 tabulate_results,
@@ -68,7 +68,7 @@ def create_pipeline() -> Pipeline:
                     "selection",
                     "results_table",
                     "data_check",
-                    "twins",
+                    "duplicate_examples",
                     "sample_counts",
                     "usable_samples",
                     "selfie_metrics",

@@ -16,8 +16,8 @@ from selfie_pipeline.config import (
     UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
-from selfie_pipeline.evaluation.predictions import find_top_two, name_predictions
-from selfie_pipeline.evaluation.suggestions import compute_margins, select_diverse
+from selfie_pipeline.evaluation.predictions import TopTwo, find_top_two, name_predictions
+from selfie_pipeline.evaluation.suggestions import select_diverse
 from selfie_pipeline.models.classifier import restore_classifier
 from selfie_pipeline.models.embedding import ImageEmbedding
 from selfie_pipeline.models.selfie import restore_encoder
@@ -59,18 +59,19 @@ def suggest_images(
     images, device = open_images(patch_grids, patch, augmentation), find_device(compute)
     rows = pool["sample"].to_numpy()  # (N,)
     chunks = np.split(rows, range(_CHUNK, len(rows), _CHUNK))
-    margins = np.concatenate(
-        [compute_margins(classify(network, images, chunk, device)) for chunk in chunks]
-    )  # (N,)
+    classes = classifier.provenance["classes"]
+    tops = [
+        find_top_two(classify(network, images, chunk, device), len(classes)) for chunk in chunks
+    ]
+    top = TopTwo(*map(np.concatenate, zip(*tops, strict=True)))  # of N images
+    margins = top.probabilities[:, 0] - top.probabilities[:, 1]  # (N,)
     unsure = np.argsort(margins, kind="stable")[: suggest.count * suggest.candidates]  # (M,)
     embedding = ImageEmbedding(
         restore_encoder(encoder.tensors, encoder.provenance), "stage3", patch.patch_size
     )
     vectors = classify(embedding, images, rows[unsure], device)  # (M, D)
     chosen = unsure[select_diverse(vectors, margins[unsure], suggest.count, seed)]
-    logits = classify(network, images, rows[chosen], device)  # (count, classes)
-    classes = classifier.provenance["classes"]
-    top = find_top_two(logits, len(classes))
+    top = TopTwo(top.labels[chosen], top.probabilities[chosen])  # of count images
     predictions = name_predictions(pool["place"].iloc[chosen].tolist(), top, classes)
     shown = rows[chosen[:_CONTACT_SHEET_IMAGES]]
     windows = images.central_windows(shown).permute(0, 2, 3, 1).numpy()  # (n, H, W, C)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,7 +29,7 @@ from selfie_pipeline.models.classifier import Classifier
 from selfie_pipeline.project import Project
 from selfie_pipeline.provenance import hash_json
 from selfie_pipeline.starts import load_starts
-from selfie_pipeline.training.checkpoints import Checkpoints, remove_checkpoints
+from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import Images, open_images
 from selfie_pipeline.training.data.subset import draw_labeled_subset, hold_out
 from selfie_pipeline.training.device import Device, find_device
@@ -116,7 +117,6 @@ def tune_finetuning(
     def search_one(arm: Arm, fraction: float) -> Job[tuple[SearchResult | None, pd.DataFrame]]:
         start = starts[arm]
         lineage = classifier_lineage(start_lineage(start), data, patch, augmentation, model, recipe)
-
         search = Search(arm, fraction, lineage, tune)
         study = open_study(search, storage)
         trial = _Trial(search, split, images, model, recipe, within, folder, resume, start)
@@ -125,21 +125,14 @@ def tune_finetuning(
         _log_result(search, best)
         return best, _trials_table(search, finished_trials(study))
 
-    jobs = [
-        search_one(arm, fraction)
-        for arm in experiment.arms
-        for fraction in experiment.labeled_fracs
-    ]
+    grid = list(product(experiment.arms, experiment.labeled_fracs))
+    jobs = [search_one(arm, fraction) for arm, fraction in grid]
     trial_bytes = finetuning_bytes(model, recipe, patch)
     with open_studies(folder / "studies.db") as storage:
         found, tables = zip(*run_jobs(jobs, compute, trial_bytes), strict=True)
     results = [asdict(best) for best in found if best is not None]
     if not results:
-        searches = "; ".join(
-            f"{arm}, {100 * fraction:g} %"
-            for arm in experiment.arms
-            for fraction in experiment.labeled_fracs
-        )
+        searches = "; ".join(f"{arm}, {100 * fraction:g} %" for arm, fraction in grid)
         raise UserError(f"no values were found ({searches}): {_ALL_DIVERGED}")
     return results, pd.concat(tables, ignore_index=True)
 
@@ -185,15 +178,15 @@ class _Trial:
             recipe.checkpoint_every,
             self.resume,
         )
-        title = f"tune, {self.search.arm}, {100 * self.search.labeled_frac:g} %"
-        numbered, score = f"{title}, trial {trial.number + 1}", None
+        percent = f"{100 * self.search.labeled_frac:g} %"
+        title, score = f"tune, {self.search.arm}, {percent}, trial {trial.number + 1}", None
         try:
-            score = self._train(trial, recipe, device, checkpoints, numbered)
-        except (NonFiniteLossError, NonFiniteOutputError) as error:
-            _LOG.warning("%s: pruned: %s", title, error)
+            score = self._train(trial, recipe, device, checkpoints, title)
+        except (NonFiniteLossError, NonFiniteOutputError):
+            _LOG.warning("%s: pruned, because its loss or its outputs are not finite", title)
         except TrialPruned:
             pass
-        remove_checkpoints(checkpoints.folder)  # kept if the trial is interrupted
+        checkpoints.remove()  # kept if the trial is interrupted
         if score is None:
             raise TrialPruned
         return score

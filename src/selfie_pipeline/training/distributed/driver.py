@@ -41,6 +41,7 @@ from selfie_pipeline.training.distributed.cluster import (
 )
 from selfie_pipeline.training.distributed.status import StatusActor, TrainingStatus
 from selfie_pipeline.training.distributed.worker import TrainingSpec, train_loop_per_worker
+from selfie_pipeline.training.jobs import POLL_INTERVAL_S, STOP_TIMEOUT_S
 from selfie_pipeline.training.loop import StepCallback
 from selfie_pipeline.training.progress import ProgressBar
 from selfie_pipeline.training.signals import (
@@ -52,15 +53,12 @@ from selfie_pipeline.training.state import HistoryRow, TrainingResult, TrainingS
 from selfie_pipeline.training.tasks import Task
 
 _LOG = logging.getLogger(__name__)
-_POLL_INTERVAL_S = 0.5
 _STALL_CHECK_S = 30
 """Time without progress after which the cluster's capacity is checked."""
 _STALL_TIMEOUT_S = 600
 """Time without progress after which a training on a cluster that is too small is given up."""
 _END_TIMEOUT_S = 10
 """Time for workers to exit after an early end."""
-_STOP_TIMEOUT_S = 60
-"""Time for workers to end their step and write a checkpoint."""
 
 
 @contextmanager
@@ -212,7 +210,7 @@ class _Monitor:
         with StopRequest() as stop, ProgressBar(self.title, task.recipe, step) as progress:
             has_ended = False
             while not has_ended:
-                thread.join(_POLL_INTERVAL_S)
+                thread.join(POLL_INTERVAL_S)
                 has_ended = not thread.is_alive()  # before the last read of the status
                 status: TrainingStatus = ray.get(self.status.read.remote())
                 self._log(status)
@@ -281,7 +279,7 @@ class _Monitor:
         if self.stopped_at is None:
             self.stopped_at = time.monotonic()
             ray.get(self.status.request_stop.remote(number))
-        elif time.monotonic() - self.stopped_at > _STOP_TIMEOUT_S:
+        elif time.monotonic() - self.stopped_at > STOP_TIMEOUT_S:
             raise TrainingInterrupted(
                 f"{self.title} was stopped by {name}; the workers did not answer, so the same "
                 "command resumes from their last checkpoint"
