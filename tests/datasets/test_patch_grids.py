@@ -694,7 +694,7 @@ def test_two_processes_write_one_after_the_other(tmp_path, caplog):
 
     def chunks(start):
         started.set()
-        while not any("Waiting for another run" in line for line in caplog.messages):
+        while not any("patch: waits for process" in line for line in caplog.messages):
             time.sleep(0.01)
         yield PIXELS, {}
 
@@ -707,6 +707,15 @@ def test_two_processes_write_one_after_the_other(tmp_path, caplog):
         "v2",
         "v1",
     ]
+
+
+def test_a_lock_that_cannot_be_created_is_named(tmp_path):
+    grids = dataset(tmp_path, save="v1")
+    path = Path(grids._filepath)
+    path.with_name(f".{path.name}.lock").mkdir()
+
+    with pytest.raises(UserError, match=r"^\S+\.lock can't be locked: .*; fix the cause"):
+        grids.save(pending())
 
 
 def test_the_catalog_always_versions_it(tmp_path):

@@ -452,8 +452,8 @@ def test_the_same_training_waits_until_its_owner_has_died(
         assert owner.wait() == -signal.SIGKILL
 
     assert caplog.messages == [
-        f"pretrain: waits for process {owner.pid} on {socket.gethostname()}, which does the "
-        f"same in {own.folder}"
+        f"pretrain: waits for process {owner.pid} on {socket.gethostname()}, which uses "
+        f"{own.folder}"
     ]
 
 

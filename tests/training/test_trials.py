@@ -296,6 +296,6 @@ def test_a_second_run_waits_until_the_first_has_ended(
     ending.join()
     first.communicate()
     assert caplog.messages == [
-        f"tune: waits for process {first.pid} on {socket.gethostname()}, which searches in {path}"
+        f"tune: waits for process {first.pid} on {socket.gethostname()}, which uses {path}"
     ]
     assert list(path.parent.iterdir()) == [path]

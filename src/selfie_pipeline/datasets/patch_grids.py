@@ -10,20 +10,19 @@ import logging
 import mmap
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from selfie_pipeline.atomic_write import remove
+from selfie_pipeline.config import UserError
 from selfie_pipeline.datasets.atomic import AtomicDataset, CatalogError
 from selfie_pipeline.datasets.patch_grid_manifest import MANIFEST, Manifest, Shard, file_crc32
 from selfie_pipeline.datasets.patch_grid_shards import PendingPatchGrids, write_version
+from selfie_pipeline.locks import exclusive
 from selfie_pipeline.printable import explain, shorten
 
 logger = logging.getLogger(__name__)
@@ -167,8 +166,11 @@ class PatchGridDataset(AtomicDataset[PendingPatchGrids, PatchGrids]):
                 then.
             DatasetError: The version already exists, or the chunks contradict `data`.
         """
-        with _exclusive_lock(Path(self._filepath)):
-            super().save(data)
+        try:
+            with exclusive(Path(self._filepath), "patch"):
+                super().save(data)
+        except UserError as error:  # Kedro re-raises only its own errors unchanged
+            raise CatalogError(str(error)) from error
 
     def _read(self, path: Path) -> PatchGrids:
         grids = PatchGrids(path)
@@ -211,33 +213,6 @@ class PatchGridDataset(AtomicDataset[PendingPatchGrids, PatchGrids]):
             logger.info("Patch grids: the pixels of %s are used again", version.parent.name)
             return True
         return False
-
-
-@contextmanager
-def _exclusive_lock(folder: Path) -> Iterator[None]:
-    """Let only one process at a time write to a folder; the system unlocks it if that one dies.
-
-    Raises:
-        CatalogError: The folder or its lock, a hidden file beside it, can't be created.
-    """
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            logger.info("Waiting for another run that writes to %s", folder)
-            lock.acquire()
-    except OSError as error:
-        raise CatalogError(
-            f"{folder} can't be written to: {error}; fix the cause (permissions, a network file "
-            "system without locks) and run again"
-        ) from error
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink()  # those that wait for it notice
-        lock.release()
 
 
 def _link(source: Path, target: Path) -> None:

@@ -66,8 +66,8 @@ def render_loader(
         model: Model parameters.
         classes: Names of the classifier's outputs.
         image_size: Side of the classifier's images in pixels.
-        mean: Mean of each channel, in units of 255.
-        std: Standard deviation of each channel, in units of 255.
+        mean: Mean of each channel, for pixels scaled to 0 to 1.
+        std: Standard deviation of each channel, for pixels scaled to 0 to 1.
 
     Returns:
         Source code with the functions `load_classifier` and `load_encoder`. They load the tensors

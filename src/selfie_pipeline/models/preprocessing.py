@@ -19,8 +19,8 @@ class Preprocessing:
 
     Attributes:
         patch: Patch-grid parameters, for the sizes of canvas and window.
-        mean: (C,): mean of the training pixels, in units of 255.
-        std: (C,): standard deviation of the training pixels, in units of 255.
+        mean: (C,): mean of the training pixels, for pixels scaled to 0 to 1.
+        std: (C,): standard deviation of the training pixels, for pixels scaled to 0 to 1.
         classes: Names of the classes, by label, without control characters.
     """
 

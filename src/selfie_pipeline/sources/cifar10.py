@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from selfie_pipeline.atomic_write import atomic_write
 from selfie_pipeline.config import UserError
+from selfie_pipeline.locks import exclusive
 from selfie_pipeline.sources.base import Chunk, damaged_error, digest_files, fit_images, stale_error
 from selfie_pipeline.sources.pickles import read_arrays, to_str
 from selfie_pipeline.sources.samples import build_sample_table
@@ -181,7 +181,7 @@ def download(folder: Path) -> None:
     from torchvision.datasets.utils import download_url  # noqa: PLC0415
 
     try:
-        with _exclusive_lock(folder):
+        with exclusive(folder, "ingest"):
             if folder.exists():
                 return
             logger.info("Downloading CIFAR-10 from %s to %s", CIFAR10.url, folder)
@@ -200,18 +200,6 @@ def download(folder: Path) -> None:
             f"({error}); download {CIFAR10.filename} (MD5 {CIFAR10.tgz_md5}) by other means and "
             f"put its files {', '.join(_FILES)} into {folder}"
         ) from error
-
-
-@contextmanager
-def _exclusive_lock(folder: Path) -> Iterator[None]:
-    """Let one process at a time create a folder; the system unlocks it if that one dies."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    with lock:
-        try:
-            yield
-        finally:
-            Path(lock.lock_file).unlink()  # those that wait for it notice
 
 
 @contextmanager

@@ -29,8 +29,8 @@ from torch import Tensor
 
 from selfie_pipeline.atomic_write import atomic_write
 from selfie_pipeline.config import NonNegativeInt, UserError
+from selfie_pipeline.locks import exclusive, exclusive_if_free
 from selfie_pipeline.provenance import hash_json
-from selfie_pipeline.training.locks import Owner, acquire, create_lock, read_owner, write_owner
 
 _LOG = logging.getLogger(__name__)
 _COMPLETED: set[Path] = set()
@@ -87,28 +87,13 @@ class Checkpoints:
         Raises:
             UserError: The file system refused to create the lock.
         """
-        lock = create_lock(self.folder)
-        if not acquire(lock):
-            owner = read_owner(lock)
-            _LOG.warning("%s: waits for %s, which does the same in %s", title, owner, self.folder)
-            lock.acquire()
-        try:
-            write_owner(lock, Owner())
-            # Commits before this one had a single folder for all trainings.
-            if (
-                self.path.exists()
-                and not self.folder.exists()
-                and _are_of(self.path, self.identity)
-            ):
+        with exclusive(self.folder, title):
+            if self._is_of_earlier_commit():
                 self.path.rename(self.folder)
             if not self._records():
                 self._log_other_trainings(title)
             yield
             _COMPLETED.add(self.folder)
-        finally:
-            if not self.folder.exists():
-                Path(lock.lock_file).unlink(missing_ok=True)
-            lock.release()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, then remove old ones, unless all are kept.
@@ -174,6 +159,11 @@ class Checkpoints:
         """Return the records, the latest first."""
         return sorted(self.folder.glob("step-*.json"), reverse=True)
 
+    def _is_of_earlier_commit(self) -> bool:
+        """Return whether the checkpoints are in a folder without a hash, as earlier commits had."""
+        exists = self.path.exists() and not self.folder.exists()
+        return exists and _are_of(self.path, self.identity)
+
     def _log_other_trainings(self, title: str) -> None:
         """Log how this training differs from others that were interrupted and can resume."""
         for other in _find_folders(self.path):
@@ -234,13 +224,11 @@ def _remove_folder(folder: Path) -> None:
 
     If this process is killed meanwhile, a record or an empty folder is left.
     """
-    lock = create_lock(folder)
-    if acquire(lock):
-        for file in folder.glob("*.safetensors"):  # the records, which name the training, later
-            file.unlink()
-        shutil.rmtree(folder, ignore_errors=True)
-        Path(lock.lock_file).unlink(missing_ok=True)  # others that wait for it notice
-        lock.release()
+    with exclusive_if_free(folder) as reserved:
+        if reserved:
+            for file in folder.glob("*.safetensors"):  # the records, which name the training, later
+                file.unlink()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _are_of(folder: Path, lineage: Mapping[str, Any]) -> bool:

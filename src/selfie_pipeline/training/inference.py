@@ -30,8 +30,8 @@ class Inference:
 
         Args:
             network: A network from (B, C, H, W), normalised images, to (B, K).
-            mean: (C,): mean of the training pixels, in units of 255.
-            std: (C,): standard deviation of the training pixels, in units of 255.
+            mean: (C,): mean of the training pixels, for pixels scaled to 0 to 1.
+            std: (C,): standard deviation of the training pixels, for pixels scaled to 0 to 1.
             device: The device and the precision.
         """
         if device.type == "cpu":

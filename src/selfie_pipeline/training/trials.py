@@ -17,8 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from selfie_pipeline.atomic_write import atomic_write
 from selfie_pipeline.config import UserError
+from selfie_pipeline.locks import exclusive
 from selfie_pipeline.training.jobs import Job
-from selfie_pipeline.training.locks import Owner, acquire, create_lock, read_owner, write_owner
 from selfie_pipeline.training.search import Search, SearchResult
 
 _LOG = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def open_studies(path: Path) -> Iterator[optuna.storages.RDBStorage]:
         UserError: It can't be created, read or written, also within the context.
     """
     try:
-        with _reserved(path):
+        with exclusive(path, "tune"):
             if not path.exists():
                 with atomic_write(path) as partial:  # for its tables are made one by one
                     optuna.storages.RDBStorage(f"sqlite:///{partial}").engine.dispose()
@@ -50,25 +50,6 @@ def open_studies(path: Path) -> Iterator[optuna.storages.RDBStorage]:
             f"{path} can't be used: {cause}; fix the cause (free space, permissions), or delete it "
             "if it is damaged, and run again"
         ) from error
-
-
-@contextmanager
-def _reserved(path: Path) -> Iterator[None]:
-    """Reserve the file for this process; wait for another one that has it.
-
-    Raises:
-        UserError: The file system refused to create the lock.
-    """
-    lock = create_lock(path)
-    if not acquire(lock):
-        _LOG.warning("tune: waits for %s, which searches in %s", read_owner(lock), path)
-        lock.acquire()
-    try:
-        write_owner(lock, Owner())
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # others that wait for it notice
-        lock.release()
 
 
 def open_study(search: Search, storage: optuna.storages.BaseStorage) -> optuna.Study:

@@ -115,8 +115,8 @@ def finetune_classifier(
     Returns:
         The classifier after the last step, and the training's history. The classifier's provenance
         has all that its use needs: `classes` are the outputs' names; `mean` and `std`, of each
-        channel in units of 255, normalise its images. `training` says how the training ended: see
-        `measure_convergence` and `HeldOutScore`.
+        channel for pixels scaled to 0 to 1, normalise its images. `training` says how the training
+        ended: see `measure_convergence` and `HeldOutScore`.
     """
     pretraining = initial_classifier.provenance
     data = fingerprint_data(patch_grids, samples)

@@ -164,8 +164,8 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
     Args:
         images: (..., C, H, W), uint8 or float32, from 0 to 255.
-        mean: (C,), float32: of the training images' pixels, in units of 255.
-        std: (C,), float32: their standard deviation, in units of 255.
+        mean: (C,), float32: of the training images' pixels, for pixels scaled to 0 to 1.
+        std: (C,), float32: their standard deviation, for pixels scaled to 0 to 1.
 
     Returns:
         (..., C, H, W), float32, in the images' memory format.

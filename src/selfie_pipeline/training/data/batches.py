@@ -39,11 +39,11 @@ class PatchGridStore(Protocol):
 
     @property
     def mean(self) -> NDArray[np.float32]:
-        """Mean of the training pixels, (C,), in units of 255."""
+        """Mean of the training pixels, (C,), for pixels scaled to 0 to 1."""
 
     @property
     def std(self) -> NDArray[np.float32]:
-        """Standard deviation of the training pixels, (C,), in units of 255."""
+        """Standard deviation of the training pixels, (C,), for pixels scaled to 0 to 1."""
 
     def gather(self, rows: NDArray[np.int64]) -> Tensor:
         """Read the grids of these samples, in this order: (B, N, C, P, P), uint8."""

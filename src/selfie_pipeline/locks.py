@@ -1,0 +1,83 @@
+"""Locks, so that only one process at a time writes to a folder or a file.
+
+The lock is the system's (flock), so it ends with the process, also on NFS.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from selfie_pipeline.config import UserError
+
+_LOG = logging.getLogger(__name__)
+
+
+@contextmanager
+def exclusive(path: Path, title: str) -> Iterator[None]:
+    """Reserve a file or folder for this process; wait for another one that has it.
+
+    Args:
+        path: The file or folder, which need not exist. The lock is a hidden file beside it.
+        title: What this process does, in the message while it waits.
+
+    Raises:
+        UserError: The file system refused to create the lock.
+    """
+    with _acquired(path, wait=title):
+        yield
+
+
+@contextmanager
+def exclusive_if_free(path: Path) -> Iterator[bool]:
+    """Reserve a file or folder if no process has it; yield whether it is reserved.
+
+    Raises:
+        UserError: The file system refused to create the lock.
+    """
+    with _acquired(path, wait=None) as acquired:
+        yield acquired
+
+
+@contextmanager
+def _acquired(path: Path, wait: str | None) -> Iterator[bool]:
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    file = Path(lock.lock_file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if wait is None:
+                yield False
+                return
+            _LOG.warning("%s: waits for %s, which uses %s", wait, _describe_owner(file), path)
+            lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"{file} can't be locked: {error}; fix the cause (permissions, a network file system "
+            "without locks) and run again"
+        ) from error
+    try:
+        with suppress(OSError):  # it is information for others, and not the lock
+            file.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}), "utf-8")
+        yield True
+    finally:
+        file.unlink(missing_ok=True)  # those that wait for it notice
+        lock.release()
+
+
+def _describe_owner(file: Path) -> str:
+    """Describe the process that holds a lock, as far as it has said so."""
+    try:
+        owner = json.loads(file.read_text("utf-8"))
+        return f"process {owner['pid']} on {owner['host']}"
+    except (OSError, ValueError, TypeError, KeyError):
+        return "another process"
