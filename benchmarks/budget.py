@@ -18,8 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import arguments, recipe, report
-from kill_resume import copy_project
+from common import arguments, copy_project, recipe, report
 
 from selfie_pipeline.config import parse_duration
 from selfie_pipeline.training.device import find_device
@@ -35,7 +34,7 @@ def run(env: str | None, params: str, budget: str) -> dict[str, Any]:
         started, load = time.monotonic(), [os.getloadavg()[0]]
         done = subprocess.run(
             [sys.executable, "-m", "kedro", "run", *options, "--params", given],
-            cwd=copy_project(Path(folder)),
+            cwd=copy_project(Path(folder, "project")),
             capture_output=True,
             text=True,
             check=False,

@@ -21,8 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import arguments, median, median_interval, recipe, report, seconds
-from kill_resume import copy_project
+from common import arguments, copy_project, median, median_interval, recipe, report, seconds
 
 from selfie_pipeline.training.device import find_device
 
@@ -70,7 +69,7 @@ def main() -> None:
     }
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
     with tempfile.TemporaryDirectory() as folder:
-        project = copy_project(Path(folder))
+        project = copy_project(Path(folder, "project"))
         first = "pretrain.steps=20,pretrain.warmup_steps=1,tracking.mlflow=never"
         kedro_run(project, "--pipelines=ingest,patch,pretrain", f"--params={first}")
         for number in range(options.rounds):

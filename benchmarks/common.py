@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import statistics
 import tempfile
 import time
@@ -106,6 +107,15 @@ def bare_step(task: PretrainingTask, device: Device) -> Callable[[Any], None]:
         optimizer.step()
 
     return step
+
+
+def copy_project(project: Path, checkout: Path = PROJECT) -> Path:
+    """Copy a checkout without its data, with all that `kedro run` needs; return the copy."""
+    for name in ("conf", "src"):
+        shutil.copytree(checkout / name, project / name)
+    for name in ("pyproject.toml", ".telemetry"):
+        shutil.copy(checkout / name, project)
+    return project
 
 
 def no_checkpoints() -> Checkpoints:

@@ -24,7 +24,6 @@ import json
 import math
 import multiprocessing
 import resource
-import shutil
 import tempfile
 import threading
 import time
@@ -33,7 +32,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import PROJECT, arguments, bare_step, median, pretraining_task, recipe, report, seconds
+from common import (
+    arguments,
+    bare_step,
+    copy_project,
+    median,
+    pretraining_task,
+    recipe,
+    report,
+    seconds,
+)
 from ingest import ours
 from PIL import Image
 from predict import build_weights, run_node
@@ -51,7 +59,7 @@ ACCURACY = 0.9
 
 
 def sparse_grids(folder: Path, samples: int, canvas: int, patch: int) -> None:
-    """A store of patch grids whose pixels are holes in sparse files."""
+    """Write a store of patch grids whose pixels are holes in sparse files."""
     side = canvas // patch
     row = (side * side, 3, patch, patch)
     rows_of_shard = max(1, 2**30 // int(np.prod(row)))
@@ -76,13 +84,13 @@ def sparse_grids(folder: Path, samples: int, canvas: int, patch: int) -> None:
 
 
 def resident(name: str) -> float:
-    """MiB of this process: VmHWM, at most so far; RssAnon, its own; RssFile, mapped files."""
+    """Return MiB of this process: VmHWM, its peak; RssAnon, its own; RssFile, mapped files."""
     status = Path("/proc/self/status").read_text("utf-8")
     return int(status.split(f"{name}:")[1].split()[0]) / 1024
 
 
 def train(folder: Path, config: Config, steps: int) -> dict[str, float]:
-    """Train a few steps in this process; what it took."""
+    """Train a few steps in this process; return what they took."""
     device = find_device(config.compute)
     started = time.perf_counter()
     grids = PatchGrids(folder)
@@ -132,11 +140,8 @@ def predict(folder: Path, config: Config) -> dict[str, float]:
 
 
 def make_project(folder: Path) -> None:
-    """Copy the project's configuration, and train the two arms of a cell there in a few steps."""
-    shutil.copytree(PROJECT / "conf", folder / "conf")
-    for name in ("pyproject.toml", ".telemetry"):
-        shutil.copy(PROJECT / name, folder)
-    (folder / "src").mkdir()
+    """Copy the project, and train the two arms of a cell there in a few steps."""
+    copy_project(folder)
     training = {"steps": 4, "warmup_steps": 1, "batch_size": 8, "log_every": 2}
     params = {"pretrain": training, "finetune": training, "tracking": {"mlflow": "never"}}
     (folder / "conf/local/parameters.yml").write_text(json.dumps(params), "utf-8")

@@ -41,7 +41,7 @@ from typing import Any
 
 import pandas as pd
 import ray
-from common import PROJECT, arguments, recipe, report
+from common import arguments, copy_project, recipe, report
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from kedro.runner import SequentialRunner
@@ -131,16 +131,6 @@ STAGES = (
 )
 
 
-def copy_project(folder: Path) -> Path:
-    """Copy the project without its data, with everything that `kedro run` needs."""
-    project = folder / "project"
-    shutil.copytree(PROJECT / "conf", project / "conf")
-    shutil.copytree(PROJECT / "src", project / "src")
-    for name in ("pyproject.toml", ".telemetry"):
-        shutil.copy(PROJECT / name, project)
-    return project
-
-
 def write_images(folder: Path, count: int = 300) -> None:
     """Write digits as image files, train/CLASS/ and test/CLASS/."""
     source = Digits()
@@ -159,7 +149,7 @@ class Trial:
     def __init__(self, folder: Path, moment: random.Random) -> None:
         """Make the copy and the image files, and import everything that a run needs."""
         self.folder, self.moment = folder, moment
-        self.project = copy_project(folder)
+        self.project = copy_project(folder / "project")
         write_images(folder / "images")
         bootstrap_project(self.project)
         for module in pkgutil.walk_packages(selfie_pipeline.__path__, "selfie_pipeline."):

@@ -27,6 +27,7 @@ import ray
 import torch
 from common import (
     arguments,
+    copy_project,
     digit_images,
     median,
     median_interval,
@@ -36,7 +37,6 @@ from common import (
     seconds,
 )
 from kedro.framework.startup import bootstrap_project
-from kill_resume import copy_project
 
 from selfie_pipeline.config import Config
 from selfie_pipeline.models.selfie import Selfie
@@ -124,22 +124,22 @@ def measure_cells(cells: int, steps: int) -> dict[str, float]:
     """Measure cells an hour with one slot and with two."""
     rates = {}
     with tempfile.TemporaryDirectory() as folder:
-        path = copy_project(Path(folder))
+        path = copy_project(Path(folder, "project"))
         bootstrap_project(path)
         os.chdir(path)
         params = {"pretrain": {"steps": 20, "warmup_steps": 1}, "compute": {"accelerator": "cpu"}}
         Project(path, None, params).run("ingest")
         Project(path, None, params).run("patch")
         Project(path, None, params).run("pretrain")
-        for places in (1, 2):
-            start_ray(places)
+        for slots in (1, 2):
+            start_ray(slots)
             project = Project(
                 path,
                 None,
                 {
                     "finetune": {
                         "steps": steps,
-                        "weight_decay": 1e-4 * places,
+                        "weight_decay": 1e-4 * slots,
                     },  # none is there yet
                     "experiment": {
                         "labeled_fracs": [0.1],
@@ -149,13 +149,13 @@ def measure_cells(cells: int, steps: int) -> dict[str, float]:
                     "compute": {"engine": "ray", "accelerator": "cpu"},
                 },
             )
-            rates[places] = 3600 * cells / seconds(lambda project=project: project.run("cells"))
+            rates[slots] = 3600 * cells / seconds(lambda project=project: project.run("cells"))
             ray.shutdown()
     return {
         "cells": cells,
         "steps of a cell": steps,
-        "cells an hour, 1 place": rates[1],
-        "cells an hour, 2 places": rates[2],
+        "cells an hour, 1 slot": rates[1],
+        "cells an hour, 2 slots": rates[2],
         "of the ideal, %": 100 * rates[2] / (2 * rates[1]),
     }
 

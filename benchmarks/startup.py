@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import PROJECT, arguments, median, now, recipe, report
+from common import PROJECT, arguments, copy_project, median, now, recipe, report
 
 from selfie_pipeline.training.device import find_device
 
@@ -80,15 +79,6 @@ def measure(command: list[str], project: Path, checkout: Path) -> dict[str, floa
     return {name: value for name, value in times.items() if not math.isnan(value)}
 
 
-def copy_project(checkout: Path, project: Path) -> None:
-    """Copy a checkout's configuration, and make patch grids of the digits there."""
-    shutil.copytree(checkout / "conf", project / "conf")
-    for name in ("pyproject.toml", ".telemetry"):
-        shutil.copy(checkout / name, project)
-    (project / "src").mkdir()
-    run([*KEDRO, "run", "--pipelines=ingest,patch"], project, checkout)
-
-
 KEDRO = [sys.executable, "-m", "kedro"]
 
 
@@ -104,7 +94,8 @@ def main() -> None:
     times: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for version, checkout in checkouts.items():
-            copy_project(checkout, Path(folder, version))
+            project = copy_project(Path(folder, version), checkout)
+            run([*KEDRO, "run", "--pipelines=ingest,patch"], project, checkout)
         for _ in range(options.rounds):
             for name, command in COMMANDS.items():
                 for version, checkout in checkouts.items():

@@ -13,10 +13,10 @@ from kedro.pipeline import Pipeline
 
 from selfie_pipeline.config import Config, UserError
 from selfie_pipeline.project import starts_runs
+from selfie_pipeline.run_summary import INITIAL_WEIGHTS
 
 _LOG = logging.getLogger(__name__)
 _KINDS = ("pretrain", "finetune")
-_CLASSIFIERS = {"selfie_classifier", "supervised_classifier", "weights_classifier"}
 
 
 def find_budget(config: Config, params: Mapping[str, Any]) -> str | None:
@@ -67,7 +67,10 @@ def plan_run(
             run.
     """
     outputs = pipeline.all_outputs()
-    counts = {"pretrain": int("encoder" in outputs), "finetune": len(_CLASSIFIERS & outputs)}
+    counts = {
+        "pretrain": int("encoder" in outputs),
+        "finetune": len(INITIAL_WEIGHTS.keys() & outputs),
+    }
     trainings = {kind: count for kind, count in counts.items() if count}
     is_study = starts_runs(pipeline)
     if is_study:

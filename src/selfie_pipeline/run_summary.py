@@ -6,13 +6,14 @@ from collections.abc import Collection
 
 from selfie_pipeline.config import Config, TrainingConfig
 
-_INITIAL_WEIGHTS = {
+INITIAL_WEIGHTS = {
     "selfie_classifier": "from the encoder",
     "supervised_classifier": "from scratch",
     "weights_classifier": "from the given weights",
 }
+"""The classifiers of a run, with what each is finetuned from."""
 _NETWORK_OUTPUTS = {
-    *_INITIAL_WEIGHTS,
+    *INITIAL_WEIGHTS,
     "encoder",
     "experiment_cells",
     "tuning_trials",
@@ -52,7 +53,7 @@ def summarise_run(config: Config, outputs: Collection[str], budget: str | None =
         lines.append(
             f"pretrain: {_format_recipe(recipe, budget)}, on {images} images, seed {recipe.seed}"
         )
-    arms = [words for name, words in _INITIAL_WEIGHTS.items() if name in outputs]
+    arms = [words for name, words in INITIAL_WEIGHTS.items() if name in outputs]
     if arms:
         lines.append(
             f"finetune {' and '.join(arms)}: {_format_recipe(config.finetune, budget)}, on "
