@@ -75,22 +75,29 @@ class Selfie(nn.Module):
 
 
 class _Reorder(torch.autograd.Function):
-    """`Tensor.gather` by permutations, whose gradient is a gather too.
+    """Selection of rows by permutations, whose gradient is a selection too.
 
-    That of `gather` and of `functional.embedding` adds to memory atomically on a GPU: slowly, and
-    in no certain order.
+    That of `index_select` adds to memory atomically on a GPU: slowly, and in no certain order.
     """
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, order: Tensor) -> Tensor:
         ctx.save_for_backward(order)
-        return vectors.gather(1, order[..., None].expand_as(vectors))  # (B, N, D)
+        return _select(vectors, order)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (grad,) = gradients  # (B, N, D)
         (order,) = ctx.saved_tensors
-        return grad.gather(1, order.argsort(dim=1)[..., None].expand_as(grad)), None
+        return _select(grad, order.argsort(dim=1)), None
+
+
+def _select(vectors: Tensor, order: Tensor) -> Tensor:
+    """Select entire rows, (B, N, D) by (B, N); on a CPU `gather` is ten times slower."""
+    b, n, _ = vectors.shape
+    first = torch.arange(0, b * n, n, device=order.device)  # (B,)
+    rows = (order + first[:, None]).flatten()  # (B·N,)
+    return vectors.flatten(0, 1).index_select(0, rows).view(vectors.shape)  # (B, N, D)
 
 
 def restore_encoder(tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> Selfie:
