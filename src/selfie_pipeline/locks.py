@@ -55,16 +55,17 @@ def _acquired(path: Path, wait: str | None) -> Iterator[bool]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            if wait is None:
-                yield False
-                return
-            _LOG.warning("%s: waits for %s, which uses %s", wait, _describe_owner(file), path)
-            lock.acquire()
+            if wait is not None:
+                _LOG.warning("%s: waits for %s, which uses %s", wait, _describe_owner(file), path)
+                lock.acquire()
     except OSError as error:
         raise UserError(
             f"{file} can't be locked: {error}; fix the cause (permissions, a network file system "
             "without locks) and run again"
         ) from error
+    if not lock.is_locked:
+        yield False
+        return
     try:
         with suppress(OSError):  # it is information for others, and not the lock
             file.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}), "utf-8")

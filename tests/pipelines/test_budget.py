@@ -77,8 +77,8 @@ def test_an_experiment_takes_the_steps_of_the_run_before_it(prepared: Any) -> No
     prepared.succeed("--pipelines=pretrain")
     error = prepared.refuse("--pipeline=experiment", BUDGET)
     assert error == (
-        "Error: budget = 2min, but no run of one training each on this machine has set its steps; "
-        "run `kedro run` with it first, or give the steps instead"
+        "Error: budget = 2min, but no earlier run on this machine has set the steps for this "
+        "budget and these parameters; run `kedro run` with it first, or give the steps instead"
     )
     # Of a pretraining alone it has no steps of finetunings to take.
     save_plan(find_file(prepared, pretrain=1), {"pretrain": PLAN["pretrain"]})

@@ -398,7 +398,7 @@ def test_an_interrupted_stage_resumes(
 @pytest.mark.parametrize(
     ("params", "reason"),
     [
-        ("pretrain.weight_decay=0.5", "made with different configuration.pretrain.weight_decay"),
+        ("pretrain.weight_decay=0.5", "have different configuration.pretrain.weight_decay"),
         ("resume=never", "resume = never"),
     ],
 )
