@@ -41,7 +41,8 @@ kedro run --pipeline=experiment --params "experiment.labeled_fracs=[0.1],experim
 
 An unknown name, a wrong type or an invalid value ends the run with a one-line error, before any
 work is done. To set a value permanently, change the recipe's `conf/<recipe>/`, or, for runs without
-`--env`, `conf/local/parameters.yml`, which git ignores.
+`--env`, `conf/local/parameters.yml`, which git ignores. The catalog's paths have `labeled_frac`, `seed` and
+`predict.arm` (`arm`), so these belong in `globals.yml`, beside `parameters.yml`.
 """
 
 
