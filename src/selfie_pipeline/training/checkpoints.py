@@ -157,7 +157,7 @@ class Checkpoints:
 
     def _records(self) -> list[Path]:
         """Return the records, the latest first."""
-        return sorted(self.folder.glob("step-*.json"), reverse=True)
+        return sorted(_find_records(self.folder), reverse=True)
 
     def _is_of_earlier_commit(self) -> bool:
         """Return whether the checkpoints are in a folder without a hash, as earlier commits had."""
@@ -165,14 +165,16 @@ class Checkpoints:
         return exists and _are_of(self.path, self.identity)
 
     def _log_other_trainings(self, title: str) -> None:
-        """Log how this training differs from others that were interrupted and can resume."""
-        for other in _find_folders(self.path):
-            if record := max(other.glob("step-*.json"), default=None):
-                with suppress(OSError, ValueError):
-                    theirs = _Record.model_validate_json(record.read_bytes()).identity
-                    different = ", ".join(_differing_keys(theirs, _as_json(self.identity)))
-                    text = "%s: starts from scratch; the checkpoints in %s have different %s"
-                    _LOG.info(text, title, other, different)
+        """Log how this training differs from the latest other one that can resume."""
+        records = [record for other in _find_folders(self.path) for record in _find_records(other)]
+        if not records:
+            return
+        with suppress(OSError, ValueError):
+            record = max(records, key=lambda path: path.stat().st_mtime)
+            theirs = _Record.model_validate_json(record.read_bytes()).identity
+            different = ", ".join(_differing_keys(theirs, _as_json(self.identity)))
+            text = "%s: starts from scratch; the checkpoints in %s have different %s"
+            _LOG.info(text, title, record.parent, different)
 
     def _load(self, path: Path) -> Checkpoint:
         """Load the checkpoint of a record.
@@ -217,6 +219,10 @@ def remove_leftovers(path: Path, lineage: Mapping[str, Any]) -> None:
 def _find_folders(path: Path) -> list[Path]:
     """Return the folders of the trainings that have checkpoints at this path."""
     return sorted(path.parent.glob(f"{glob.escape(path.name)}-*"))
+
+
+def _find_records(folder: Path) -> Iterator[Path]:
+    return folder.glob("step-*.json")
 
 
 def _remove_folder(folder: Path) -> None:
