@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(INSTALLED) ## Everything on scikit-learn's handwritten digits, in a few minutes
 	$(VENV)/bin/kedro run
 
-test: $(WITH_DEV) ## The tests, a process a core
+test: $(WITH_DEV) ## The tests, one process per core
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses auto --dist worksteal
 
 check: $(WITH_DEV) ## Format, lint, types and dependencies

@@ -41,8 +41,11 @@ kedro run --pipeline=experiment --params "experiment.labeled_fracs=[0.1],experim
 
 An unknown name, a wrong type or an invalid value ends the run with a one-line error, before any
 work is done. To set a value permanently, change the recipe's `conf/<recipe>/`, or, for runs without
-`--env`, `conf/local/parameters.yml`, which git ignores. The catalog's paths have `labeled_frac`, `seed` and
-`predict.arm` (`arm`), so these belong in `globals.yml`, beside `parameters.yml`.
+`--env`, `conf/local/parameters.yml`, which git ignores.
+
+Some parameters are part of the catalog's paths, so `parameters.yml` may not have them. Set
+`labeled_frac`, `seed` and `predict.arm` (there called `arm`) in `globals.yml` in the same folder, and
+`pretrained_on`, `pretrain.images` and `pretrain.weights` only with `--params`.
 """
 
 

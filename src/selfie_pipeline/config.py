@@ -114,7 +114,8 @@ class DataConfig(_StrictModel):
     """Label tables (CSV, TSV, Parquet) of an `image_folder`, absolute or relative to the project.
     A later one takes precedence over an earlier one, and both over folder names."""
     image_column: str | None
-    """Column of the files in a label table, or of the images in Parquet files; null: found."""
+    """Column of the files in a label table, or of the images in Parquet files; null: found
+    by its name or type."""
     class_column: str | None
     """Column of the classes in a label table or in Parquet files; null: found by its name."""
     split_column: str | None
@@ -290,7 +291,8 @@ class PretrainConfig(TrainingConfig):
     seed: Seed
     """Seed of the pretraining. The top-level `seed` is that of the finetuning."""
     images: PositiveInt | None
-    """Number of training images to pretrain on, drawn at random; null for all."""
+    """Number of training images to pretrain on, drawn at random; null for all. Set it only with
+    --params: paths in the catalog depend on it."""
     weights: str | None
     """A safetensors file that P begins from, like the top-level `weights`; null for a random start.
     Set it only with --params: paths in the catalog depend on it."""
@@ -396,7 +398,8 @@ class PredictConfig(_StrictModel):
     """Classification of image files."""
 
     arm: Literal["supervised", "selfie", "weights"]
-    """Arm of the classifier. Set it only with --params: paths in the catalog depend on it."""
+    """Arm of the classifier. Set it with --params, or as `arm` in globals.yml: paths in the catalog
+    depend on it."""
     runtime: Literal["torch", "onnxruntime"]
     """`torch`: on the device of `compute`. `onnxruntime`: on the CPU in fp32, faster there after
     some seconds of conversion; needs the extra `export`."""

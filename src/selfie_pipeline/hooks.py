@@ -192,20 +192,19 @@ def _check_paths_fit(
         settings: The content of globals.yml.
     """
     given = dict(flatten(params))
-    for key, default in {
-        "labeled_frac": settings["labeled_frac"],
-        "seed": settings["seed"],
-        "pretrained_on": settings["recipe"],
-        "predict.arm": settings["arm"],
-        "pretrain.images": None,
-        "pretrain.weights": None,
-    }.items():
+    for key, default, other_way in (
+        ("labeled_frac", settings["labeled_frac"], ", or in globals.yml"),
+        ("seed", settings["seed"], ", or in globals.yml"),
+        ("predict.arm", settings["arm"], ", or as `arm` in globals.yml"),
+        ("pretrained_on", settings["recipe"], ""),
+        ("pretrain.images", None, ""),
+        ("pretrain.weights", None, ""),
+    ):
         value = reduce(getattr, key.split("."), config)
         if value != given.get(key, default):
             raise UserError(
                 f"{key} = {value} is set in a file of parameters, but the catalog's paths depend "
-                f"on it; set it with --params {key}={value}"
-                + ("" if default is None else ", or in globals.yml")
+                f"on it; set it with --params {key}={value}{other_way}"
             )
 
 
