@@ -44,8 +44,8 @@ work is done. To set a value permanently, change the recipe's `conf/<recipe>/`, 
 `--env`, `conf/local/parameters.yml`, which git ignores.
 
 Some parameters are part of the catalog's paths, so `parameters.yml` may not have them. Set
-`labeled_frac`, `seed` and `predict.arm` (there called `arm`) in `globals.yml` in the same folder, and
-`pretrained_on`, `pretrain.images` and `pretrain.weights` only with `--params`.
+`labeled_frac`, `seed` and `predict.arm` (there called `arm`) in `globals.yml` in the same folder,
+and `pretrained_on`, `pretrain.images` and `pretrain.weights` only with `--params`.
 """
 
 
