@@ -76,6 +76,13 @@ STUDIES = [
         f'{_PHOTOGRAPHS}pretrain.steps=5000,pretrain.smallest_crop=null,pretrain.colour_jitter=0"',
     ),
     Study(
+        "small_200/cells",
+        "200 classes at 32 × 32, narrow, 6,000 × 64, harder puzzle",
+        f'{_GRID}"data.source=image_folder,data.name=small_200,data.folder=FOLDER,'
+        "pretrain.steps=12500,pretrain.smallest_crop=0.3,pretrain.colour_jitter=0.5,"
+        'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2]"',
+    ),
+    Study(
         "cifar10/long",
         "CIFAR-10, narrow, 6,000 × 64",
         f'{_GRID}"pretrain.steps=12500,finetune.steps=6000,finetune.batch_size=64,'
