@@ -45,7 +45,7 @@ EXCLUDED = ("training/distributed/", "training/processes.py")
 """Modules that are not mutated, because their tests start processes and Ray clusters: minutes."""
 MIRRORS = {
     "training/engine.py": ("training/test_loop.py",),
-    "locks.py": ("training/test_checkpoints.py", "training/test_trials.py"),
+    "locks.py": ("test_locks.py", "training/test_checkpoints.py", "training/test_trials.py"),
     "training/search.py": ("training/test_trials.py",),
     "training/state.py": (
         "training/test_state.py",

@@ -12,7 +12,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import reduce
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +200,7 @@ def _check_paths_fit(
         ("pretrain.images", None, ""),
         ("pretrain.weights", None, ""),
     ):
-        value = reduce(getattr, key.split("."), config)
+        value = attrgetter(key)(config)
         if value != given.get(key, default):
             raise UserError(
                 f"{key} = {value} is set in a file of parameters, but the catalog's paths depend "

@@ -21,49 +21,36 @@ _LOG = logging.getLogger(__name__)
 
 
 @contextmanager
-def exclusive(path: Path, title: str) -> Iterator[None]:
-    """Reserve a file or folder for this process; wait for another one that has it.
+def lock(path: Path, title: str | None = None) -> Iterator[bool]:
+    """Reserve a file or folder for this process.
 
     Args:
         path: The file or folder, which need not exist. The lock is a hidden file beside it.
-        title: What this process does, in the message while it waits.
+        title: What this process does, in the message while it waits for another one that has the
+            lock; None if it does not wait.
+
+    Yields:
+        Whether it is reserved; always, with a title.
 
     Raises:
         UserError: The file system refused to create the lock.
     """
-    with _acquired(path, wait=title):
-        yield
-
-
-@contextmanager
-def exclusive_if_free(path: Path) -> Iterator[bool]:
-    """Reserve a file or folder if no process has it; yield whether it is reserved.
-
-    Raises:
-        UserError: The file system refused to create the lock.
-    """
-    with _acquired(path, wait=None) as acquired:
-        yield acquired
-
-
-@contextmanager
-def _acquired(path: Path, wait: str | None) -> Iterator[bool]:
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    file = Path(lock.lock_file)
+    file = path.with_name(f".{path.name}.lock")
+    file_lock = FileLock(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=0)
+            file_lock.acquire(timeout=0)
         except Timeout:
-            if wait is not None:
-                _LOG.warning("%s: waits for %s, which uses %s", wait, _describe_owner(file), path)
-                lock.acquire()
+            if title is not None:
+                _LOG.warning("%s: waits for %s, which uses %s", title, _describe_owner(file), path)
+                file_lock.acquire()
     except OSError as error:
         raise UserError(
             f"{file} can't be locked: {error}; fix the cause (permissions, a network file system "
             "without locks) and run again"
         ) from error
-    if not lock.is_locked:
+    if not file_lock.is_locked:
         yield False
         return
     try:
@@ -72,7 +59,7 @@ def _acquired(path: Path, wait: str | None) -> Iterator[bool]:
         yield True
     finally:
         file.unlink(missing_ok=True)  # those that wait for it notice
-        lock.release()
+        file_lock.release()
 
 
 def _describe_owner(file: Path) -> str:

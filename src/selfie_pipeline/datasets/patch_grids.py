@@ -22,7 +22,7 @@ from selfie_pipeline.config import UserError
 from selfie_pipeline.datasets.atomic import AtomicDataset, CatalogError
 from selfie_pipeline.datasets.patch_grid_manifest import MANIFEST, Manifest, Shard, file_crc32
 from selfie_pipeline.datasets.patch_grid_shards import PendingPatchGrids, write_version
-from selfie_pipeline.locks import exclusive
+from selfie_pipeline.locks import lock
 from selfie_pipeline.printable import explain, shorten
 
 logger = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ class PatchGridDataset(AtomicDataset[PendingPatchGrids, PatchGrids]):
             DatasetError: The version already exists, or the chunks contradict `data`.
         """
         try:
-            with exclusive(Path(self._filepath), "patch"):
+            with lock(Path(self._filepath), "patch"):
                 super().save(data)
         except UserError as error:  # Kedro re-raises only its own errors unchanged
             raise CatalogError(str(error)) from error

@@ -95,11 +95,11 @@ def _draw_classes(
             x, y = np.median(points[labels == label], axis=0)
             axes.text(x, y, shorten(name, _MAX_NAME), ha="center", size=8)
         return
+    names = [str(line.get_label()) for line in axes.lines]  # "unlabeled", if there are such points
     # There are at least as many markers and colours as classes here.
     for (label, _), marker, colour in zip(classes, _MARKERS, _COLOURS, strict=False):
         class_points = points[labels == label].T  # (2, m)
         axes.plot(*class_points, marker, color=colour, ms=5, mew=0, alpha=0.8)
     if classes:  # the names are given here, because labels that begin with _ are hidden
-        unlabeled = ["unlabeled"] if len(axes.lines) > len(classes) else []
-        names = unlabeled + [shorten(name, _MAX_NAME) for _, name in classes]
+        names += [shorten(name, _MAX_NAME) for _, name in classes]
         axes.legend(axes.lines, names, loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix
 
 from selfie_pipeline.printable import shorten
 from selfie_pipeline.report.image_grid import draw_image_grid
@@ -62,8 +63,7 @@ def draw_confusion_matrix(predictions: pd.DataFrame, classes: Sequence[str]) -> 
     if len(classes) > _MAX_MATRIX_CLASSES:
         figure = _draw_pairs(pairs, np.bincount(labels[:, 0]), classes)
     else:
-        matrix = np.zeros((len(classes), len(classes)), np.int64)
-        np.add.at(matrix, tuple(labels.T), 1)
+        matrix = confusion_matrix(*labels.T, labels=range(len(classes)))  # (K, K)
         figure, pairs = _draw_matrix(matrix, classes), pairs[:_DESCRIBED]
     confusions = (
         f"{classes[true]} is predicted as {classes[predicted]} {count:,} times"

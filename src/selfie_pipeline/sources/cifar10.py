@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from selfie_pipeline.atomic_write import atomic_write
 from selfie_pipeline.config import UserError
-from selfie_pipeline.locks import exclusive
+from selfie_pipeline.locks import lock
 from selfie_pipeline.sources.base import Chunk, damaged_error, digest_files, fit_images, stale_error
 from selfie_pipeline.sources.pickles import read_arrays, to_str
 from selfie_pipeline.sources.samples import build_sample_table
@@ -181,7 +181,7 @@ def download(folder: Path) -> None:
     from torchvision.datasets.utils import download_url  # noqa: PLC0415
 
     try:
-        with exclusive(folder, "ingest"):
+        with lock(folder, "ingest"):
             if folder.exists():
                 return
             logger.info("Downloading CIFAR-10 from %s to %s", CIFAR10.url, folder)

@@ -227,7 +227,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         raise UnreadableImageError("floating-point pixels of unknown range")
     if image.mode.startswith("I"):  # 16 bits, sometimes stored in 32
         values = np.array(image)  # (H, W)
-        transparent = values == image.info.get("transparency", -1)  # (H, W)
+        level = image.info.get("transparency")
+        transparent = slice(0) if level is None else values == level  # none, or (H, W)
         values.clip(0, 2**16 - 1, out=values)
         values >>= 8  # in place, because large images have little room
         values[transparent] = 255  # white

@@ -29,12 +29,13 @@ from torch import Tensor
 
 from selfie_pipeline.atomic_write import atomic_write
 from selfie_pipeline.config import NonNegativeInt, UserError
-from selfie_pipeline.locks import exclusive, exclusive_if_free
+from selfie_pipeline.locks import lock
 from selfie_pipeline.provenance import hash_json
 
 _LOG = logging.getLogger(__name__)
 _COMPLETED: set[Path] = set()
-"""The folders of trainings that this process has completed."""
+"""The folders of trainings that this process has completed, for the end of the run. Nothing on the
+disk tells them from those of another process, whose result may not be saved yet."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Checkpoints:
         Raises:
             UserError: The file system refused to create the lock.
         """
-        with exclusive(self.folder, title):
+        with lock(self.folder, title):
             if self._is_of_earlier_commit():
                 self.path.rename(self.folder)
             if not self._records():
@@ -230,7 +231,7 @@ def _remove_folder(folder: Path) -> None:
 
     If this process is killed meanwhile, a record or an empty folder is left.
     """
-    with exclusive_if_free(folder) as reserved:
+    with lock(folder) as reserved:
         if reserved:
             for file in folder.glob("*.safetensors"):  # the records, which name the training, later
                 file.unlink()

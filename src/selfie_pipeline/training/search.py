@@ -24,8 +24,8 @@ class SearchResult:
         settings: The best values of the parameters of `finetune`, by name.
         validation_accuracy: Accuracy with these values, a fraction.
         trials: Number of completed and pruned trials.
-        setup: Hash of what the study depends on, whichever images the encoder was pretrained on;
-            empty in files of earlier versions.
+        setup: Name of the search, whichever images the encoder was pretrained on; empty in files of
+            earlier versions.
     """
 
     study: str
@@ -60,20 +60,20 @@ class Search:
 
         The number of trials is not part of it, so that a search can be extended.
         """
-        return f"{self.arm}, {100 * self.labeled_frac:g} %, {self._hash(self.lineage)}"
+        return self._name(self.lineage)
 
     @property
     def setup(self) -> str:
-        """A hash that searches share whose encoders differ in their images alone."""
+        """The name that searches share whose encoders differ in their images alone."""
         configuration = dict(self.lineage["configuration"])
         if "pretrain" in configuration:
             configuration["pretrain"] = {**configuration["pretrain"], "images": None}
         any_images = {"configuration": configuration, "encoder": None, "pretraining_images": None}
-        return self._hash(self.lineage | any_images)
+        return self._name(self.lineage | any_images)
 
-    def _hash(self, lineage: dict[str, Any]) -> str:
-        tune = self.tune.model_dump(exclude={"trials"})
-        return hash_json({**lineage, "tune": tune})[:12]
+    def _name(self, lineage: dict[str, Any]) -> str:
+        fixed = hash_json({**lineage, "tune": self.tune.model_dump(exclude={"trials"})})
+        return f"{self.arm}, {100 * self.labeled_frac:g} %, {fixed[:12]}"
 
     def find_settings(self, results: Iterable[SearchResult]) -> dict[str, float]:
         """Return the best values among the results of searches; none if this one was not made.
@@ -82,12 +82,9 @@ class Search:
         compares the same finetuning.
         """
         pretrain = self.lineage["configuration"].get("pretrain", {})
-        for result in results:
-            place = (result.arm, result.labeled_frac) == (self.arm, self.labeled_frac)
-            fewer = pretrain.get("images") is not None and place and result.setup == self.setup
-            if result.study == self.study or fewer:
-                return result.settings
-        return {}
+        if pretrain.get("images") is not None:
+            return next((each.settings for each in results if each.setup == self.setup), {})
+        return next((each.settings for each in results if each.study == self.study), {})
 
     def suggest(self, trial: optuna.Trial) -> dict[str, float]:
         """Suggest the values of a trial."""

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from selfie_pipeline.atomic_write import atomic_write
 from selfie_pipeline.config import UserError
-from selfie_pipeline.locks import exclusive
+from selfie_pipeline.locks import lock
 from selfie_pipeline.training.jobs import Job
 from selfie_pipeline.training.search import Search, SearchResult
 
@@ -35,7 +35,7 @@ def open_studies(path: Path) -> Iterator[optuna.storages.RDBStorage]:
         UserError: It can't be created, read or written, also within the context.
     """
     try:
-        with exclusive(path, "tune"):
+        with lock(path, "tune"):
             if not path.exists():
                 with atomic_write(path) as partial:  # for its tables are made one by one
                     optuna.storages.RDBStorage(f"sqlite:///{partial}").engine.dispose()

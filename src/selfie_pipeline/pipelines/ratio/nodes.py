@@ -70,6 +70,7 @@ def run_ratio(
             "be compared with encoders of fewer images; set these with --params, or run `kedro run "
             "--pipeline=pretrain` first"
         )
+    pair = {"arms": ["supervised", "selfie"]}  # others have no encoder of fewer images
     for images in ratio.images:
         found: Weights | None = project.load("encoder", pretrain={"images": images})
         stages = ["cells"]
@@ -77,6 +78,5 @@ def run_ratio(
         if found is None or any(found.provenance.get(key) != expected[key] for key in expected):
             _LOG.info("ratio: pretraining on %d images", images)
             stages = ["pretrain", "cells"]  # one run, whose cells use the encoder that it saves
-        pair = {"arms": ["supervised", "selfie"]}  # others have no such encoder
         project.run(*stages, pretrain={"images": images}, experiment=pair)
     project.run("experiment")
