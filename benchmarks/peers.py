@@ -75,7 +75,13 @@ class Pictures(Dataset[Any]):
 def endless(
     images: NDArray[np.uint8], transform: Callable[[Image.Image], Any], batch: int, workers: int
 ) -> Iterator[Any]:
-    """Yield batches of transformed images, epoch after epoch."""
+    """Yield batches of transformed images, epoch after epoch.
+
+    Raises:
+        ValueError: There are fewer images than a batch has.
+    """
+    if len(images) < batch:
+        raise ValueError(f"{len(images)} images are fewer than a batch of {batch}")
     loader = DataLoader(
         Pictures(images, transform),
         batch,

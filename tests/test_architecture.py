@@ -42,7 +42,7 @@ ALLOWED_IMPORTS = {
     "versions": {"config"},
     "paths": set(),
     "config_loader": {"config", "printable"},
-    "run_budget": {"config", "project", "run_summary", "training"},
+    "run_budget": {"config", "locks", "project", "run_summary", "training"},
     "run_summary": {"config", "training"},
     "tracking": {"project", "provenance"},
     "hooks": LOWER | {"pipeline_registry", "run_budget", "run_summary", "versions"},

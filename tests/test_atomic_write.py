@@ -1,6 +1,8 @@
 """Tests of atomic writing: the order of its steps, and its state after failures."""
 
+import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,40 @@ def test_the_rest_of_a_killed_process_is_removed(tmp_path, kind):
         partial.write_text("complete")
 
     assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+@pytest.fixture
+def fail_to_sync(monkeypatch):
+    """Return a function that lets fsync fail with EINVAL for one kind of file."""
+
+    def fail_to_sync(is_kind):
+        def fail(descriptor):
+            if is_kind(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "Invalid argument")
+
+        monkeypatch.setattr(os, "fsync", fail)
+
+    return fail_to_sync
+
+
+def test_file_systems_that_cannot_sync_folders_are_written_to(tmp_path, fail_to_sync):
+    """CIFS and vboxsf are such file systems."""
+    fail_to_sync(stat.S_ISDIR)
+
+    with atomic_write(tmp_path / "grids") as partial:
+        partial.mkdir()
+        (partial / "shard").write_text("pixels")
+
+    assert (tmp_path / "grids/shard").read_text() == "pixels"
+
+
+def test_a_file_that_cannot_be_synced_is_an_error(tmp_path, fail_to_sync):
+    fail_to_sync(stat.S_ISREG)
+
+    with (
+        pytest.raises(OSError, match="Invalid argument"),
+        atomic_write(tmp_path / "text") as partial,
+    ):
+        partial.write_text("text")
+
+    assert list(tmp_path.iterdir()) == []

@@ -112,6 +112,31 @@ def test_params_are_read_as_yaml(text: str, value: Any, separator: str) -> None:
     assert type(found) is type(value)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2024_05", "2024_05"),
+        ("0123", "0123"),
+        ("12:30:45", "12:30:45"),
+        ("photos #2", "photos #2"),
+        ("*.jpg", "*.jpg"),
+        ("~/photos", "~/photos"),
+        ("C:\\new", "C:\\new"),
+        ("'photos #2'", "photos #2"),
+        ("null", None),
+        ("NULL", None),
+        ("~", None),
+        ("", None),
+    ],
+)
+@pytest.mark.parametrize("key", ["images", "data.folder", "weights", "pretrain.weights"])
+def test_text_is_kept_as_it_is(key: str, text: str, value: Any) -> None:
+    found = parse(f"{key}={text}")
+    for part in key.split("."):
+        found = found[part]
+    assert found == value
+
+
 @pytest.mark.parametrize("value", ["seed", "=3", ":3", "seed=1,frac", "model.layers=[1,1", " = "])
 def test_params_that_cannot_be_read_are_a_usage_error(value: str, project: Path) -> None:
     result = run_kedro("--params", value)
@@ -125,7 +150,7 @@ def test_params_that_cannot_be_read_are_a_usage_error(value: str, project: Path)
 
 @pytest.mark.parametrize(
     "value",
-    ["a=" + "[" * 2000, "seed=" + "9" * 5000, "data.name=\x1b[31m", "a=\udcff", "a==", "\x1b"],
+    ["a=" + "[" * 2000, "seed=" + "9" * 5000, "seed=\x1b[31m", "a=\udcff", "a==", "\x1b"],
 )
 def test_any_other_params_are_a_usage_error_of_one_line(value: str, project: Path) -> None:
     result = run_kedro("--params", value)
@@ -193,18 +218,20 @@ def test_an_unknown_runner_is_refused(project: Path, runner: str) -> None:
     assert line.startswith(
         f"Error: Invalid value for '--runner' / '-r': '{runner}' is not a runner"
     )
-    assert "allowed: SequentialRunner, ThreadRunner, or the full name of a class" in line
+    assert "allowed: SequentialRunner, or the full name of a class" in line
 
 
-@pytest.mark.parametrize("runner", ["ParallelRunner", "kedro.runner.ParallelRunner"])
-def test_a_runner_that_shares_no_memory_is_refused(project: Path, runner: str) -> None:
+@pytest.mark.parametrize(
+    "runner", ["ParallelRunner", "kedro.runner.ParallelRunner", "ThreadRunner"]
+)
+def test_a_runner_that_runs_nodes_in_parallel_is_refused(project: Path, runner: str) -> None:
     result = run_kedro(f"--runner={runner}")
 
     assert result.exit_code == 2
     line = result.stderr.splitlines()[-1]
     assert line.startswith("Error: ")
     assert f"'{runner}' can't run this project" in line
-    assert "use compute.engine=ray; allowed: SequentialRunner, ThreadRunner" in line
+    assert "run in parallel by themselves; allowed: SequentialRunner" in line
 
 
 @pytest.mark.parametrize(

@@ -114,8 +114,26 @@ def test_an_item_of_a_list_is_named_by_its_index(make_parameters):
         ),
         (
             {"patch.canvas_size": 36},
-            "patch.patch_size = 8 does not divide patch.canvas_size = 36; "
-            "allowed: 2, 3, 4, 6, 9, 12, 18",
+            "patch.patch_size = 8 does not divide patch.canvas_size = 36; allowed: 2, 4",
+        ),
+        (
+            {"patch.image_size": 127},
+            "patch.patch_size = 8 does not divide patch.image_size = 127; "
+            "allowed: none with these sizes, so change them",
+        ),
+        (
+            {"finetune.accumulate": 8},
+            "finetune.accumulate = 8 leaves micro-batches of one image, too few for BatchNorm; "
+            "allowed: a divisor of finetune.batch_size = 8 that is less than it",
+        ),
+        (
+            {"data.name": "two\nlines"},
+            "data.name = 'two\\nlines' is not allowed; allowed: a line of text without control "
+            "characters",
+        ),
+        (
+            {"data.name": ""},
+            "data.name = '' is not allowed; allowed: a line of text without control characters",
         ),
         (
             {"patch.canvas_size": 24},
@@ -140,8 +158,8 @@ def test_an_item_of_a_list_is_named_by_its_index(make_parameters):
             "allowed: a divisor of 8",
         ),
         (
-            {"compute.engine": "ray", "compute.workers": 2, "finetune.accumulate": 8},
-            "compute.workers = 2 × finetune.accumulate = 8 does not divide finetune.batch_size = "
+            {"compute.engine": "ray", "compute.workers": 4, "finetune.accumulate": 4},
+            "compute.workers = 4 × finetune.accumulate = 4 does not divide finetune.batch_size = "
             "8; allowed: workers × accumulate a divisor of 8",
         ),
         (

@@ -76,6 +76,12 @@ def test_parameters_are_checked(make_parameters: Callable[..., dict[str, Any]]) 
         hooks.after_context_created(make_context(make_parameters({"seed": -1})))
 
 
+class Loader(dict[str, Any]):
+    """The configuration as Kedro's loader has it."""
+
+    conf_source = "conf"
+
+
 @pytest.mark.parametrize(
     ("changes", "hint"),
     [
@@ -111,7 +117,7 @@ def make_context(parameters: dict[str, Any], defaults: dict[str, Any] | None = N
         "arm": values["predict"]["arm"],
     }
     return SimpleNamespace(
-        config_loader={"parameters": parameters, "globals": settings},
+        config_loader=Loader({"parameters": parameters, "globals": settings}),
         project_path=Path(),
         env=None,
         _runtime_params=None,
@@ -242,6 +248,31 @@ def test_samples_that_were_listed_again_are_accepted(tmp_path: Path, hooks: Proj
         (path / version / name).touch()
 
     hooks.before_pipeline_run(RUN, pipelines["pretrain"], make_catalog("pretrain", **entries))
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_labels_of_later_samples_than_the_pixels_are_refused(
+    tmp_path: Path, hooks: ProjectHooks, later: bool
+) -> None:
+    """A part of the pipeline `patch` would take both for those of one data set."""
+    entries = {}
+    for name, day in (("patch_grids", 2), ("samples", 3 if later else 1)):
+        version = f"2026-01-0{day}T00.00.00.000Z"
+        entries[name] = AtomicTextDataset(
+            filepath=str(tmp_path / name), version=Version(None, None)
+        )
+        (tmp_path / name / version).mkdir(parents=True)
+        (tmp_path / name / version / name).touch()
+    part = pipelines["patch"].only_nodes("list_usable_samples")
+    catalog = DataCatalog({**entries, "params:data": MemoryDataset({})})
+    for name in part.inputs() - entries.keys():
+        catalog[name] = MemoryDataset({})
+
+    if later:
+        with pytest.raises(UserError, match=r"samples 2026-01-03.* are later than patch_grids"):
+            hooks.before_pipeline_run(RUN, part, catalog)
+    else:
+        hooks.before_pipeline_run(RUN, part, catalog)
 
 
 def test_an_encoder_without_its_history_is_refused(tmp_path: Path, hooks: ProjectHooks) -> None:

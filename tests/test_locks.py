@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,23 @@ def test_a_lock_that_cannot_be_created_is_named(tmp_path: Path) -> None:
 
     with (
         pytest.raises(UserError, match=r"\.folder\.lock can't be locked: .*; fix the cause"),
+        lock(tmp_path / "folder", "train"),
+    ):
+        pass
+
+
+def test_a_file_system_without_locks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lustre without the option flock is such a file system."""
+
+    def flock(*_: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+    with (
+        pytest.raises(UserError, match=r"can't be locked: .*Function not implemented; fix the ca"),
         lock(tmp_path / "folder", "train"),
     ):
         pass

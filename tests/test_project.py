@@ -1,6 +1,16 @@
 """Tests of the project as an object; `tests/pipelines` tests the pipelines that it runs."""
 
-from selfie_pipeline.project import _merge
+from pathlib import Path
+
+import pytest
+
+from selfie_pipeline.project import _merge, resolve_path
+
+
+def test_the_home_folder_is_expanded_in_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+
+    assert resolve_path("~/photographs") == Path("/home/somebody/photographs")
 
 
 def test_overrides_win_and_other_parameters_stay():

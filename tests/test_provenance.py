@@ -115,6 +115,15 @@ def test_code_outside_a_checkout(module: Path) -> None:
     assert describe_environment()["commit"] == "unknown: the code is not a git checkout"
 
 
+def test_code_inside_another_checkout_that_does_not_track_it(module: Path) -> None:
+    """As of a package that is installed into a project's ignored environment."""
+    folder = module.parent
+    git(folder, "init")
+    git(folder, "commit", "--allow-empty", "--message=one")
+
+    assert describe_environment()["commit"] == "unknown: the code is not a git checkout"
+
+
 def test_a_machine_without_git(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(module.parent))
 

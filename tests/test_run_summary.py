@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -66,6 +67,25 @@ def test_steps_of_an_experiment_that_a_budget_will_set_are_not_said(
     line = summarise_run(make_config(), {"experiment_cells"}, "1h")[-1]
 
     assert "each by the budget of 1h, steps of " in line
+
+
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [
+        ("local", r"device: \w+, 3 threads, fp32"),
+        ("ray", r"device: a Ray cluster; here \w+, 3 threads, fp32"),
+    ],
+)
+@pytest.mark.parametrize("output", ["experiment_cells", "tuning_trials"])
+def test_the_trainings_of_a_grid_have_their_own_threads(
+    make_config: MakeConfig, output: str, engine: str, expected: str
+) -> None:
+    config = make_config(
+        {"compute.engine": engine, "compute.workers": 4, "compute.cpus_per_cell": 3}
+    )
+    device = summarise_run(config, {output})[2]
+
+    assert re.fullmatch(expected, device)
 
 
 def test_tuning(make_config: MakeConfig) -> None:

@@ -35,13 +35,14 @@ def resume(run: Run) -> None:
         saved = sorted(path.stem for path in Path(name).glob(pattern))
         record.add(was_killed=was_killed, last_checkpoint=saved[-1] if saved else "none")
         again = start_training(Path(name) / "killed")
-        digests = [process.communicate()[0].split()[-1] for process in (whole, again)]
-        undisturbed, resumed = digests
+        printed = [process.communicate()[0].split()[-2:] for process in (whole, again)]
+        (_, undisturbed), (first_step, resumed) = printed
         record.add(undisturbed=undisturbed, resumed=resumed, same_bits=undisturbed == resumed)
+        record.add(resumed_at_step=int(first_step))
 
 
 def start_training(path: Path) -> subprocess.Popen[str]:
-    """Start a process that trains with checkpoints at the path and prints the digest."""
+    """Start a process that trains; it prints the first step that it made and a digest."""
     command = [sys.executable, *sys.argv, "--piece", str(path)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
@@ -53,9 +54,18 @@ def compute_piece(run: Run, path: str) -> None:
     device = run.device(config, deterministic=True)
     images, rows = digit_images(config)
     checkpoints = Checkpoints(Path(path), {"benchmark": "gpu"}, steps // CHECKPOINTS, "auto")
-    result = pretrain(config.model, config.pretrain, images, rows, device, checkpoints)
+    ended: list[int] = []
+    result = pretrain(
+        config.model,
+        config.pretrain,
+        images,
+        rows,
+        device,
+        checkpoints,
+        callback=lambda state: ended.append(state.step),
+    )
     digest = hashlib.sha256()
     for name, tensor in sorted(result.tensors.items()):
         digest.update(name.encode())
         digest.update(tensor.contiguous().numpy().tobytes())
-    print(digest.hexdigest())
+    print(ended[0], digest.hexdigest())

@@ -6,6 +6,7 @@ rename is atomic on a local file system only.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -43,10 +44,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def fsync(path: Path) -> None:
-    """Force a file's bytes, or a folder's entries, to the disk."""
+    """Force a file's bytes, or a folder's entries, to the disk.
+
+    File systems that can't do that for folders, such as CIFS and vboxsf, keep their own order.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 

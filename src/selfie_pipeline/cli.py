@@ -12,23 +12,24 @@ from __future__ import annotations
 
 import copy
 import errno
+import json
 import re
 import sys
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import click
 from kedro import KedroDeprecationWarning
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.registry import registry as kedro_registry
 from kedro.io import DatasetError
-from kedro.runner import ParallelRunner
+from kedro.runner import ParallelRunner, ThreadRunner
 from kedro.utils import load_obj
 from omegaconf import OmegaConf
 
-from selfie_pipeline.config import UserError
+from selfie_pipeline.config import Config, UserError
 from selfie_pipeline.extras import install_extra
 from selfie_pipeline.pipeline_registry import PIPELINE_NAMES
 from selfie_pipeline.printable import escape_controls, shorten
@@ -86,7 +87,8 @@ def parse_params(
             nested parameters from the file of `--config`.
 
     Returns:
-        Nested parameters with their values parsed as YAML.
+        Nested parameters with their values parsed as YAML; those of text are kept as they are,
+        unless they are quoted.
 
     Raises:
         click.BadParameter: An item has no separator or no key, or is not valid YAML.
@@ -103,7 +105,7 @@ def parse_params(
                 ctx,
                 option,
             )
-        items.append(f"{match['key']}={match['value']}")
+        items.append(f"{match['key']}={_quote_text(match['key'], match['value'])}")
     try:
         params = OmegaConf.to_container(OmegaConf.from_dotlist(items))
     except RecursionError:
@@ -113,23 +115,38 @@ def parse_params(
     return cast("dict[str, Any]", params)
 
 
+def _quote_text(key: str, value: str) -> str:
+    """Quote the value of a text parameter, in which YAML would see a number, a comment, an alias.
+
+    Folders may be named `2024_05` or `photos #2`, and patterns begin with `*`.
+    """
+    model: Any = Config
+    for part in key.split("."):
+        field = getattr(model, "model_fields", {}).get(part)
+        model = field.annotation if field else None
+    is_text = model is str or str in get_args(model)
+    is_yaml = value in {"", "~"} or value.lower() == "null" or value[0] in "'\"[{"
+    return json.dumps(value, ensure_ascii=False) if is_text and not is_yaml else value
+
+
 def check_runner(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
     """Return the value of `--runner` if it names a runner that can run this project.
 
     Raises:
         click.BadParameter: It does not.
     """
-    allowed = "allowed: SequentialRunner, ThreadRunner, or the full name of a class, as in "
+    allowed = "allowed: SequentialRunner, or the full name of a class, as in "
     try:
         runner = load_obj(value or "SequentialRunner", "kedro.runner")
     except (ImportError, AttributeError, TypeError, ValueError):
         problem = "is not a runner"
     else:
-        if not (isinstance(runner, type) and issubclass(runner, ParallelRunner)):
+        if not (isinstance(runner, type) and issubclass(runner, (ParallelRunner, ThreadRunner))):
             return value
-        # Each node would be in a process of its own, out of reach of entries in memory.
-        problem = "can't run this project, whose nodes share data in memory; for several processes "
-        problem += "use compute.engine=ray"
+        # Processes have no common memory. Threads share torch's random numbers, so initial weights
+        # would depend on their order; and only the main thread receives signals.
+        problem = "can't run this project, whose nodes share data and random numbers; trainings of "
+        problem += "an experiment run in parallel by themselves"
     raise click.BadParameter(
         f"'{_one_line(value)}' {problem}; {allowed}package.module.Runner", ctx, option
     ) from None

@@ -7,6 +7,7 @@ checked here, so that an impossible configuration ends the run with one line bef
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
@@ -23,7 +24,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from selfie_pipeline.printable import shorten
+from selfie_pipeline.printable import is_printable, shorten
 
 
 def _check_cells_at_once(value: object) -> object:
@@ -40,6 +41,12 @@ def _check_duration(value: object) -> object:
     if value is None or (isinstance(value, str) and parse_duration(value) > 0):
         return value
     raise PydanticCustomError("not_allowed", "a time above 0 such as 90s, 30min or 8h, or null")
+
+
+def _check_line(text: str) -> str:
+    if not text or not is_printable(text):
+        raise PydanticCustomError("not_allowed", "a line of text without control characters")
+    return text
 
 
 def _check_distinct(values: list[object]) -> list[object]:
@@ -80,6 +87,9 @@ DurationOrNone = Annotated[
     BeforeValidator(_check_duration),
     Field(description="a time above 0 such as 90s, 30min or 8h, or null"),
 ]
+Line = Annotated[
+    str, AfterValidator(_check_line), Field(description="a line of text without control characters")
+]
 Flag = Annotated[bool, Field(description="true or false")]
 
 
@@ -102,7 +112,7 @@ class _StrictModel(BaseModel):
 class DataConfig(_StrictModel):
     """The data set and the location of its raw files."""
 
-    name: str
+    name: Line
     """Name of the data set in results and reports. The paper's numbers are shown next to those of
     cifar10, imagenet32 and imagenet224."""
     source: Literal["digits", "cifar10", "imagenet32", "image_folder"]
@@ -162,10 +172,11 @@ class PatchConfig(_StrictModel):
     def _check(self) -> Self:
         for name, size in (("image_size", self.image_size), ("canvas_size", self.canvas_size)):
             if size % self.patch_size:
-                divisors = [d for d in range(2, size // 2 + 1) if size % d == 0]
+                common = math.gcd(self.image_size, self.canvas_size)
+                divisors = [str(d) for d in range(2, self.image_size // 2 + 1) if common % d == 0]
                 raise ValueError(
                     f"patch.patch_size = {self.patch_size} does not divide patch.{name} = {size}; "
-                    f"allowed: {', '.join(map(str, divisors))}"
+                    f"allowed: {', '.join(divisors) or 'none with these sizes, so change them'}"
                 )
         if self.canvas_size < self.image_size:
             raise ValueError(
@@ -528,6 +539,12 @@ class Config(_StrictModel):
                 raise ValueError(
                     f"{name}.accumulate = {recipe.accumulate} does not divide {name}.batch_size = "
                     f"{recipe.batch_size}; allowed: a divisor of {recipe.batch_size}"
+                )
+            if name == "finetune" and recipe.batch_size == recipe.accumulate:
+                raise ValueError(
+                    f"finetune.accumulate = {recipe.accumulate} leaves micro-batches of one image, "
+                    "too few for BatchNorm; allowed: a divisor of finetune.batch_size = "
+                    f"{recipe.batch_size} that is less than it"
                 )
             if self.compute.engine == "ray" and recipe.batch_size % parts:
                 raise ValueError(

@@ -56,7 +56,8 @@ class ProjectHooks:
             _check_installed("ray", "compute.engine = ray needs Ray", "ray")
         params = context._runtime_params or {}  # Kedro has no public access to them
         _check_paths_fit(self._config, params, context.config_loader["globals"])
-        self._project = Project(Path(context.project_path), context.env, params)
+        conf_source = str(context.config_loader.conf_source)
+        self._project = Project(Path(context.project_path), context.env, params, conf_source)
 
     @hook_impl
     def before_pipeline_run(
@@ -253,7 +254,12 @@ def _check_versions_belong(versions: RunVersions, pipeline: Pipeline, catalog: D
                 f"{name} has no version {loads[name]}, which is that of {other}; run "
                 f"`kedro run --pipeline={_find_producer(other, catalog)}` again"
             )
-    grids, samples = loads.get("patch_grids"), loads.get("usable_samples")
+    grids, samples, listed = map(loads.get, ("patch_grids", "usable_samples", "samples"))
+    if grids and listed and listed > grids:  # of which they would be taken to be
+        raise UserError(
+            f"samples {listed} are later than patch_grids {grids}, whose images may be others; run "
+            "all of `kedro run --pipeline=patch`"
+        )
     if not (grids and samples):
         return
     saved = versioned_entries(["patch_grids"], catalog)["patch_grids"].list_versions(

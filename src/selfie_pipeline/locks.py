@@ -36,7 +36,8 @@ def lock(path: Path, title: str | None = None) -> Iterator[bool]:
         UserError: The file system refused to create the lock.
     """
     file = path.with_name(f".{path.name}.lock")
-    file_lock = FileLock(file)
+    # Where flock is missing, the library would put a marker into the file, in place of our text.
+    file_lock = FileLock(file, fallback_to_soft=False)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -22,8 +22,11 @@ from selfie_pipeline.versions import RunVersions, outer_versions
 
 
 def resolve_path(path: str) -> Path:
-    """Return a path that is absolute, or relative to the project of the working directory."""
-    return (find_kedro_project(Path.cwd()) or Path.cwd()) / path
+    """Return a path that is absolute, or relative to the project of the working directory.
+
+    A shell expands `~` at the beginning of an argument only, and not in `--params key=~/folder`.
+    """
+    return (find_kedro_project(Path.cwd()) or Path.cwd()) / Path(path).expanduser()
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,14 @@ class Project:
         path: Folder of the project.
         env: Kedro environment, which is the recipe; None for the default.
         params: Nested parameters that the user set with `--params`.
+        conf_source: Folder of the configuration; None for that of the project.
         versions: Versions of the current run, which the runs that it starts load as well.
     """
 
     path: Path
     env: str | None
     params: Mapping[str, Any]
+    conf_source: str | None = None
     versions: RunVersions = field(default_factory=RunVersions)
 
     def run(
@@ -102,7 +107,9 @@ class Project:
     @contextmanager
     def _create_session(self, params: Mapping[str, Any]) -> Iterator[KedroSession]:
         merged = _merge(self.params, params)
-        session = KedroSession.create(self.path, env=self.env, runtime_params=merged)
+        session = KedroSession.create(
+            self.path, env=self.env, conf_source=self.conf_source, runtime_params=merged
+        )
         with session:  # Kedro annotates __enter__ with a more general type
             yield session
 

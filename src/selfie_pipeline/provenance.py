@@ -57,14 +57,15 @@ def describe_environment() -> dict[str, Any]:
 
 def _describe_commit() -> str:
     """Return the commit of the checked-out code, with "-dirty" if files have changed since."""
-    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        described = subprocess.run(  # noqa: S603
-            [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        _run_git("ls-files", "--error-unmatch", Path(__file__).name)  # or it is another project's
+        return _run_git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return "unknown: the code is not a git checkout"
-    return described.stdout.strip()
+
+
+def _run_git(*arguments: str) -> str:
+    """Return the output of a git command in this file's folder."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    return done.stdout.strip()

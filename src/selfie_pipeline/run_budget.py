@@ -12,6 +12,7 @@ from kedro.io.core import VERSION_FORMAT
 from kedro.pipeline import Pipeline
 
 from selfie_pipeline.config import Config, UserError
+from selfie_pipeline.locks import lock
 from selfie_pipeline.project import starts_runs
 from selfie_pipeline.run_summary import INITIAL_WEIGHTS
 
@@ -85,26 +86,29 @@ def plan_run(
     grids = catalog.load("patch_grids")
     data = fingerprint_data(grids, samples)
     file = budget.plan_file(catalog.load("budget_plans"), config, data, trainings)
-    plan = budget.load_plan(file)
-    if plan and (borrows or config.resume == "auto"):
-        steps = budget.format_plan(plan)
-        _LOG.info("budget of %s: %s, as in an earlier run", config.budget, steps)
-    elif borrows:
-        problem = f"budget = {config.budget}, but no earlier run on this machine has set the "
-        problem += "steps for this budget and these parameters"
-        if (run_params["runtime_params"] or {}).get("budget"):
-            raise UserError(f"{problem}; run `kedro run` with it first, or give the steps instead")
-        _LOG.info("%s: those of the recipe are taken", problem)
-    else:
-        plan = budget.make_plan(
-            config,
-            trainings,
-            samples,
-            grids,
-            lambda: _elapsed_s(run_params["run_id"]),
-            report="report" in outputs,
-        )
-        budget.save_plan(file, plan)
+    with lock(file, "budget"):  # two runs at once would measure different speeds
+        plan = budget.load_plan(file)
+        if plan and (borrows or config.resume == "auto"):
+            steps = budget.format_plan(plan)
+            _LOG.info("budget of %s: %s, as in an earlier run", config.budget, steps)
+        elif borrows:
+            problem = f"budget = {config.budget}, but no earlier run on this machine has set the "
+            problem += "steps for this budget and these parameters"
+            if (run_params["runtime_params"] or {}).get("budget"):
+                raise UserError(
+                    f"{problem}; run `kedro run` with it first, or give the steps instead"
+                )
+            _LOG.info("%s: those of the recipe are taken", problem)
+        else:
+            plan = budget.make_plan(
+                config,
+                trainings,
+                samples,
+                grids,
+                lambda: _elapsed_s(run_params["run_id"]),
+                report="report" in outputs,
+            )
+            budget.save_plan(file, plan)
     return plan
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import nullcontext
 
 from selfie_pipeline.config import Config, TrainingConfig
 
@@ -12,11 +13,12 @@ INITIAL_WEIGHTS = {
     "weights_classifier": "from the given weights",
 }
 """The classifiers of a run, with what each is finetuned from."""
+_GRIDS = {"experiment_cells", "tuning_trials"}
+"""The outputs of runs that train many networks, each with `compute.cpus_per_cell` threads."""
 _NETWORK_OUTPUTS = {
     *INITIAL_WEIGHTS,
+    *_GRIDS,
     "encoder",
-    "experiment_cells",
-    "tuning_trials",
     "image_predictions",
     "embeddings",
     "suggestions",
@@ -47,7 +49,8 @@ def summarise_run(config: Config, outputs: Collection[str], budget: str | None =
     if _NETWORK_OUTPUTS.intersection(outputs):
         layers = "-".join(map(str, model.layers))
         lines.append(f"network: stages of {layers} blocks, width {model.width}")
-        lines.append(f"device: {_format_device(config)}")
+        grid = not _GRIDS.isdisjoint(outputs)
+        lines.append(f"device: {_format_device(config, grid=grid)}")
     if "encoder" in outputs:
         images = "all" if recipe.images is None else recipe.images
         lines.append(
@@ -87,11 +90,15 @@ def _format_recipe(recipe: TrainingConfig, budget: str | None = None) -> str:
     )
 
 
-def _format_device(config: Config) -> str:
-    from selfie_pipeline.training.device import find_device  # noqa: PLC0415  # torch is slow
+def _format_device(config: Config, *, grid: bool) -> str:
+    """Describe the device of a training, or of each of the trainings of a grid."""
+    from selfie_pipeline.training.device import find_device, torch_threads  # noqa: PLC0415  # slow
 
     device = find_device(config.compute)
-    local = f"{device.name}, {'bf16' if device.bf16 else 'fp32'}"
+    threads = max(1, int(config.compute.cpus_per_cell))  # as of `job_runner`
+    with torch_threads(threads) if grid else nullcontext():
+        local = f"{device.name}, {'bf16' if device.bf16 else 'fp32'}"
     if config.compute.engine == "local":
         return local
-    return f"a Ray cluster, {config.compute.workers} workers per training; here {local}"
+    workers = "" if grid else f", {config.compute.workers} workers per training"
+    return f"a Ray cluster{workers}; here {local}"

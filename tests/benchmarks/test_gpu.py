@@ -208,6 +208,7 @@ def test_a_rehearsal_runs_every_part(tmp_path):
     assert preflight["best_flops"] > 0
     assert resume["was_killed"]
     assert resume["same_bits"]
+    assert resume["resumed_at_step"] > 1
     throughput = pd.read_csv(tmp_path / "throughput.csv")
     assert (throughput["images_per_s"] > 0).all()
     assert results["throughput"]["fastest"]["images_per_s"] == throughput["images_per_s"].max()

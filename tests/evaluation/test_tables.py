@@ -14,6 +14,7 @@ from selfie_pipeline.evaluation.scores import pack_correct
 from selfie_pipeline.evaluation.tables import (
     build_results_table,
     compute_gains,
+    has_one_seed,
     load_paper_results,
     select_cells,
 )
@@ -228,6 +229,14 @@ def test_the_shown_cell_determines_the_encoder_of_all_fractions(make_cells) -> N
     assert select_cells(cells, {"present"}).used == [*later, *other]
 
 
+def test_the_shown_cell_is_used_even_if_its_seed_was_run_again(make_cells) -> None:
+    shown = make_cells("selfie", {0: 0.7}, version="2026-11-01", provenance={"classifier": "a"})
+    later = make_cells("selfie", {0: 0.5}, version="2026-11-02", provenance={"classifier": "b"})
+    selection = select_cells([*shown, *later], {"present"}, shown)
+    assert (selection.used, selection.superseded) == (shown, later)
+    assert select_cells([*shown, *later], {"present"}).used == later
+
+
 def pretrained_on(images: int | None, number: int | None = None, **other) -> dict:
     """Return the keys of a Selfie cell by its number of pretraining images, None for all."""
     configuration = {"model": {"width": 16}, "pretrain": {"steps": 10, "images": images}}
@@ -263,6 +272,23 @@ def test_gains_use_the_latest_version_of_a_cell(make_cells) -> None:
     ]
     gains = compute_gains(select_cells(cells, {"scratch", "None {}"}))
     assert gains["difference"].tolist() == pytest.approx([20, 10])
+
+
+def test_a_gain_is_of_one_encoder(make_cells) -> None:
+    def fewer(encoder: str, accuracies: dict[int, float], version: str) -> list[dict]:
+        keys = pretrained_on(63)
+        keys["provenance"]["encoder"] = encoder
+        return make_cells("selfie", accuracies, version=version, **keys)
+
+    cells = [
+        *make_cells("supervised", dict.fromkeys(range(4), 0.5), configuration="scratch"),
+        *make_cells("selfie", {0: 0.60}, **pretrained_on(None, 1200)),
+        *fewer("old", dict.fromkeys(range(4), 0.9), "2026-11-01"),
+        *fewer("new", {0: 0.5, 1: 0.5}, "2026-11-02"),
+    ]
+    gains = compute_gains(select_cells(cells, {"scratch", "None {}"}))
+    assert gains["pairs"].tolist() == [2, 1]
+    assert gains["difference"].tolist() == pytest.approx([0, 10])
 
 
 def test_no_gain_without_the_number_of_pretraining_images(four_seeds, make_cells) -> None:
@@ -388,3 +414,24 @@ def test_each_arm_is_paired_with_the_baseline(four_seeds, make_cells) -> None:
     assert table["difference"].tolist()[1:] == pytest.approx([6, 3, -10])
     alone = build_results_table(four_seeds)
     pd.testing.assert_frame_equal(table.iloc[:2], alone)
+
+
+def test_pretraining_on_top_of_weights_is_also_compared_with_them(four_seeds, make_cells) -> None:
+    given = make_cells("weights", {0: 0.80, 1: 0.84, 7: 0.99})
+    begun = make_cells("weights_selfie", {0: 0.83, 1: 0.85, 2: 0.10})
+
+    on_top = row(build_results_table([*four_seeds, *given, *begun]), "weights_selfie")
+
+    assert on_top["over_weights_pairs"] == 2
+    assert on_top["over_weights"] == pytest.approx(2)
+    # The differences are 3 and 1: t(0.975; 1) = 12.706 times their standard error, which is 1.
+    assert on_top["over_weights_low"] == pytest.approx(2 - 12.706, abs=1e-3)
+    assert on_top["over_weights_high"] == pytest.approx(2 + 12.706, abs=1e-3)
+    assert pd.isna(row(build_results_table(begun), "weights_selfie")["over_weights_pairs"])
+
+
+def test_a_single_seed_is_noticed_in_a_mean_and_in_a_difference(make_cells) -> None:
+    supervised = make_cells("supervised", {0: 0.7, 1: 0.7})
+    for seeds, expected in (((0, 1), False), ((0,), True), ((1, 2), True), ((2, 3), True)):
+        cells = [*supervised, *make_cells("selfie", dict.fromkeys(seeds, 0.8))]
+        assert has_one_seed(build_results_table(cells)) is expected

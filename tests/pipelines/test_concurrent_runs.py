@@ -22,7 +22,6 @@ LONGEST_DELAY_S = 2.5
 """About as long as a run takes from its first to its last node."""
 
 BASELINE = ("--pipeline=baseline",)
-THREADS = (*BASELINE, "--runner=ThreadRunner")
 EXPERIMENT = ("--pipeline=experiment",)
 TUNE = ("--pipeline=tune",)
 
@@ -64,7 +63,7 @@ def load_results(project: Any) -> dict[tuple[str, float], dict[str, Any]]:
 
 @pytest.mark.parametrize(
     "runs",
-    [(BASELINE, THREADS), (EXPERIMENT, EXPERIMENT, BASELINE)],
+    [(BASELINE, BASELINE), (EXPERIMENT, EXPERIMENT, BASELINE)],
     ids=["two runs", "two experiments beside a run"],
 )
 def test_each_result_is_of_its_own_run(finished: Any, runs: tuple[tuple[str, ...], ...]) -> None:

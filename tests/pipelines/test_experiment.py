@@ -170,6 +170,52 @@ def test_a_failing_cell_is_reported_and_retried(finished: Any, diverging: Any) -
     assert load_cell_keys(finished) == sorted(GRID)
 
 
+def test_a_cell_with_other_parameters_than_planned_has_failed(
+    finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each cell reads conf/ again, which somebody may edit in the meantime."""
+    original = TrainingState.end_step
+    file = finished.path / "conf/tiny/parameters_edited.yml"
+
+    def end_step(state: TrainingState) -> None:
+        original(state)
+        file.write_text("finetune: {weight_decay: 0.5}")
+
+    monkeypatch.setattr(TrainingState, "end_step", end_step)
+    done = finished.kedro_run("--pipeline=cells")
+
+    assert done.exit_code == 1
+    assert "the files in conf/ were changed while the experiment was running" in done.stderr
+    statuses = list(load_statuses(finished).values())
+    assert (statuses.count("kept"), statuses.count("done"), statuses.count("failed")) == (2, 1, 5)
+
+
+def test_another_configuration_is_also_that_of_the_cells(finished: Any) -> None:
+    shutil.copytree(finished.path / "conf", finished.path / "other")
+    (finished.path / "other/tiny/parameters_other.yml").write_text("finetune: {weight_decay: 0.5}")
+
+    finished.succeed("--pipeline=cells", "--conf-source=other")
+
+    assert set(load_statuses(finished).values()) == {"done"}
+    made = finished.load("supervised_metrics")["provenance"]["configuration"]["finetune"]
+    assert made["weight_decay"] == 0.5
+
+
+def test_kept_cells_of_another_precision_are_noticed(
+    finished: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    finished.run("cells", params="experiment.labeled_fracs=[0.05],experiment.seeds=[0]")
+    assert not [line for line in caplog.messages if "another precision" in line]
+    for file in finished.path.rglob("metrics.json/*/metrics.json"):
+        file.write_text(file.read_text().replace('"precision": "', '"precision": "16-'))
+
+    finished.run("cells", params="experiment.labeled_fracs=[0.05],experiment.seeds=[0]")
+
+    assert [
+        line for line in caplog.messages if "were computed in another precision (2 in 16-" in line
+    ]
+
+
 def test_an_interrupted_experiment_keeps_finished_cells(
     finished: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -276,3 +322,14 @@ def test_the_ratio_needs_an_encoder_with_the_same_parameters(finished: Any) -> N
     error = finished.refuse("--pipeline=ratio", "--params=pretrain.weight_decay=0.01")
 
     assert "pretrain.weight_decay = 0.0001, now 0.01" in error
+    error = finished.refuse("--pipeline=ratio", "--params=pretrain.colour_jitter=0.5")
+    assert "pretrain.colour_jitter = the default, now 0.5" in error
+
+
+def test_the_ratio_leaves_no_checkpoints_if_a_cell_fails(finished: Any) -> None:
+    some = "experiment.labeled_fracs=[0.05],experiment.seeds=[0],finetune.peak_learning_rate=1e30"
+
+    finished.refuse("--pipeline=ratio", f"--params={some}")
+    finished.succeed("--pipeline=ratio", f"--params={some},finetune.peak_learning_rate=0.1")
+
+    assert list(finished.path.rglob("images_*/checkpoints*")) == []

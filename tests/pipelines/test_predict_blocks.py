@@ -16,6 +16,7 @@ from selfie_pipeline.config import PatchConfig, UserError
 from selfie_pipeline.models.preprocessing import Preprocessing
 from selfie_pipeline.pipelines.predict import blocks
 from selfie_pipeline.pipelines.predict.blocks import Block, classify_in_blocks
+from selfie_pipeline.sources import decoding
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.inference import Inference
@@ -194,3 +195,24 @@ def test_a_file_that_the_system_refused_is_read_again(
     assert (first.reasons[0] or "").startswith("can't be read: ")
     assert "resumes after 6 of 10 files" in caplog.text
     assert same(again, first)
+
+
+def test_a_file_whose_decoder_was_missing_is_read_after_its_installation(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("pillow_heif")
+    Image.new("RGB", (8, 8)).save(folder / "0.png", format="HEIF")
+    formats = [name for name in decoding._FORMATS if name != "HEIF"]
+    reason = "is HEIC; to read it: install the extra"
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level("INFO"):
+        patch.setattr(decoding, "_FORMATS", formats)
+        patch.setitem(decoding._REMEDIES, b"heic", reason)
+        assert classify(folder, "store").reasons[0] == reason
+        assert classify(folder, "store").reasons[0] == reason
+    assert "resumes after 10 of 10 files" in caplog.text  # it is missing still
+
+    with caplog.at_level("INFO"):
+        again = classify(folder, "store")
+
+    assert again.reasons[0] is None
+    assert "resumes after 6 of 10 files" in caplog.text

@@ -36,6 +36,17 @@ def trials(project: Any) -> pd.DataFrame:
 
 
 @pytest.mark.slow
+def test_a_recipe_outside_the_search_space_is_refused(finished: Any) -> None:
+    """The first trial has the recipe's values."""
+    error = finished.refuse("--pipeline=tune", "--params=finetune.peak_learning_rate=0.5")
+
+    assert error == (
+        "Error: finetune.peak_learning_rate = 0.5, which the first trial has, is outside "
+        "tune.space, from 0.01 to 0.4; change one of them"
+    )
+
+
+@pytest.mark.slow
 def test_what_is_found_is_the_best_of_the_trials(finished: Any) -> None:
     finished.run("tune", params=SOME)
 

@@ -13,7 +13,7 @@ from selfie_pipeline.report.data_check import (
     suggest_next_steps,
 )
 
-TABLE = pd.DataFrame({"seeds": [5, 5]})
+TABLE = pd.DataFrame({"seeds": [5, 5], "pairs": [None, 5]})
 PAIR = {
     "first_split": "train",
     "first_class_name": "cat",

@@ -290,10 +290,23 @@ def test_the_gain_chart_says_what_it_shows(gain_cells) -> None:
     assert axes.get_xticks(minor=True).size == 0
     assert reference_of(axes) == 0  # no gain
     assert legend_of(axes) == [
-        "paper: larger gains from a ratio of about 10",
         "digits, 5 % (60 labels; n = 1 to 2)",
+        "paper: larger gains from a ratio of about 10",
     ]
     assert not axes.texts
+
+
+def test_a_data_set_whose_name_begins_with_an_underscore_is_in_the_legend(gain_cells) -> None:
+    cells = [cell | {"data": "_mine"} for cell in gain_cells]
+    (axes,) = draw_gain_over_ratio(compute_gains(select_cells(cells, {"present"}))).axes
+    assert legend_of(axes)[0].startswith("_mine, 5 %")
+
+
+def test_no_label_of_the_variance_chart_is_cut_off(four_seeds) -> None:
+    figure = draw_variance_over_labels(build_results_table(four_seeds))
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        assert axes.yaxis.label.get_window_extent().x0 >= 0
 
 
 def test_many_gain_lines_can_be_told_apart(make_cells) -> None:

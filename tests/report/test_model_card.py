@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image, ImageOps
 
 from selfie_pipeline.printable import is_printable
 from selfie_pipeline.report.model_card import render_model_card
+from selfie_pipeline.sources.decoding import decode_file
 
 PROVENANCE = {
     "classes": ["cat", "null"],
@@ -125,6 +131,39 @@ def test_names_of_classes_are_shown_as_they_are() -> None:
     page = card(classes=["<img src=x>", "*a* [b](c)"])
 
     assert r"2 classes: \<img src=x\>, \*a\* \[b\](c)." in page
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB"])
+def test_the_code_prepares_an_image_as_predict_does(tmp_path: Path, mode: str) -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    picture = Image.fromarray(levels).convert(mode)
+    if "A" in mode:
+        picture.putalpha(Image.fromarray(levels.T.copy()))
+    options = {"transparency": 7} if mode == "P" else {}
+    picture.save(tmp_path / "photograph.png", **options)
+    code = (
+        card().split("```python\n")[1].split("```")[0].replace("photograph.jpg", "photograph.png")
+    )
+    (start, *lines) = [line for line in code.splitlines() if line.startswith("image = ")]
+    names = {"Image": Image, "ImageOps": ImageOps}
+
+    with contextlib.chdir(tmp_path):
+        exec("\n".join([start, *lines]), names)
+
+    expected = decode_file(tmp_path / "photograph.png", 16)
+    np.testing.assert_array_equal(np.asarray(names["image"]), expected)
+
+
+def test_images_of_sixteen_bits_are_prepared_as_the_card_says(tmp_path: Path) -> None:
+    levels = np.arange(0, 2**16, 2**8, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    (advice,) = re.findall(r"`(Image\.fromarray\(.*?\))`", card())
+
+    with Image.open(tmp_path / "a.png") as image:
+        prepared = eval(advice, {"Image": Image, "np": np, "image": image})
+
+    expected = decode_file(tmp_path / "a.png", 16)
+    np.testing.assert_array_equal(np.asarray(prepared.convert("RGB")), expected)
 
 
 def test_given_weights_are_named() -> None:

@@ -100,8 +100,8 @@ SHORT = {"loss": 0.8, "loss_before": 1.0, "accuracy": 0.7}
     ("supervised", "selfie", "begin", "cells"),
     [
         (CONVERGED, CONVERGED, "At convergence, pretraining helped: +6.0", ["yes", "yes"]),
-        (SHORT, CONVERGED, "After a short finetuning, pretraining helped: +6.0", ["no", "yes"]),
-        (SHORT, SHORT, "After a short finetuning, pretraining helped: +6.0", ["no", "no"]),
+        (SHORT, CONVERGED, "Before convergence, pretraining helped: +6.0", ["no", "yes"]),
+        (SHORT, SHORT, "Before convergence, pretraining helped: +6.0", ["no", "no"]),
         ({}, CONVERGED, "Pretraining helped: +6.0", ["", "yes"]),
     ],
 )
@@ -118,7 +118,7 @@ def test_the_verdict_has_the_differences_on_held_out_samples(four_seeds) -> None
     with_training(four_seeds, "supervised", **SHORT, held_out_half=0.5, held_out=0.6)
     with_training(four_seeds, "selfie", **SHORT, held_out_half=0.7, held_out=0.65)
     assert verdict(build_results_table(four_seeds)) == (
-        "After a short finetuning, pretraining helped: +6.0 points with 5 % of the labels (63), "
+        "Before convergence, pretraining helped: +6.0 points with 5 % of the labels (63), "
         "over 4 seeds (95 % interval +3.4 to +8.6); on held-out training samples +20.0 at half of "
         "the steps and +5.0 at the end."
     )
@@ -142,13 +142,43 @@ def test_each_arm_has_a_sentence_and_its_tests(four_seeds, make_cells) -> None:
     assert "Arm" not in significance_table(build_results_table(four_seeds))
 
 
+def test_pretraining_on_top_of_weights_is_compared_with_both(make_cells) -> None:
+    cells = [
+        *make_cells("supervised", {0: 0.50, 1: 0.51}),
+        *make_cells("weights", {0: 0.80, 1: 0.84}),
+        *make_cells("weights_selfie", {0: 0.71, 1: 0.73}),
+    ]
+    assert verdict(build_results_table(cells)) == (
+        "A start from the given weights helped: +31.5 points with 5 % of "
+        "the labels (n = 2). The given weights with pretraining on top helped: +21.5 points with "
+        "5 % of the labels (n = 2). Pretraining on top of the given weights made no significant "
+        "difference: −10.0 points with 5 % of the labels (63), over 2 seeds (95 % interval −22.7 "
+        "to +2.7)."
+    )
+    (second,) = verdict(build_results_table(cells[1::2])).split(". ")[2:]
+    assert second == (
+        "With only one seed, which is weak evidence, a start from the weights alone was ahead: "
+        "−11.0 points with 5 % of the labels (63)."
+    )
+
+
+def test_one_seed_in_common_is_weak_evidence(make_cells) -> None:
+    cells = [
+        *make_cells("supervised", {0: 0.7, 1: 0.7}),
+        *make_cells("selfie", {1: 0.8, 2: 0.8}),
+    ]
+    assert verdict(build_results_table(cells)).startswith(
+        "With only one seed in common, which is weak evidence, pretraining was ahead: +10.0 points"
+    )
+
+
 def test_the_convergence_of_an_arm_is_that_of_its_pair(four_seeds, make_cells) -> None:
     cells = [*four_seeds, *make_cells("weights", {0: 0.9, 1: 0.95})]
     for arm, training in (("supervised", CONVERGED), ("selfie", CONVERGED), ("weights", SHORT)):
         with_training(cells, arm, **training)
     first, second = verdict(build_results_table(cells)).split(". ")
     assert first.startswith("At convergence, pretraining helped")
-    assert second.startswith("After a short finetuning, a start from")
+    assert second.startswith("Before convergence, a start from")
 
 
 def test_verdict_without_a_comparison(make_cells) -> None:

@@ -25,6 +25,14 @@ def test_training_curves_mark_chance(history) -> None:
     assert "86 % of the target patches" in figure.get_label()
 
 
+def test_a_single_point_is_visible(history) -> None:
+    one = history.iloc[:1]
+    figure = draw_training_curves(one, {"selfie": one}, chance=0.25)
+    assert [axes.get_lines()[0].get_marker() for axes in figure.axes] == ["o", "o", "o"]
+    figure = draw_training_curves(history, {"selfie": history}, chance=0.25)
+    assert {axes.get_lines()[0].get_marker() for axes in figure.axes} == {"None"}
+
+
 def test_panels_say_what_they_show(history) -> None:
     figure = draw_training_curves(history, {"selfie": history, "supervised": history}, chance=0.25)
     assert [(axes.get_title("left"), axes.get_ylabel()) for axes in figure.axes] == [

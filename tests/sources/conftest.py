@@ -6,7 +6,8 @@ import io
 import os
 import pickle
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from selfie_pipeline.config import DataConfig
-from selfie_pipeline.sources import Source
+from selfie_pipeline.sources import Source, decoding
 
 CLASS_NAMES = [b"airplane", b"automobile", b"bird"]
 
@@ -100,6 +101,21 @@ def imagenet32_mini() -> Path:
 def imagenette_mini() -> Path:
     """Return JPEG files of ten classes of ImageNet, in train/ and val/."""
     return shared("imagenette-mini")
+
+
+@pytest.fixture
+def without_heif() -> Callable[[], AbstractContextManager[None]]:
+    """Return a function during whose context HEIC files can't be decoded, as without the extra."""
+
+    @contextmanager
+    def without_heif() -> Iterator[None]:
+        formats = [name for name in decoding._FORMATS if name != "HEIF"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(decoding, "_FORMATS", formats)
+            patch.setitem(decoding._REMEDIES, b"heic", "is HEIC; to read it: install the extra")
+            yield
+
+    return without_heif
 
 
 BuildDataConfig = Callable[..., DataConfig]

@@ -1,5 +1,6 @@
 """Tests of listing image files and reading their windows."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +78,48 @@ def test_linked_folders_are_found_as_by_a_pattern(tmp_path: Path) -> None:
 
     assert find_files(tmp_path / "photos") == (tmp_path / "photos", expected)
     assert find_files(tmp_path / "photos/*") == (tmp_path / "photos", expected)
+
+
+def touch(folder: Path, *places: str) -> None:
+    for place in places:
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).touch()
+
+
+@pytest.mark.parametrize(
+    "pattern", ["**", "**/*.png", "**/**/*.png", "*/**", "**/[a-z]*/**/*.png", "*"]
+)
+def test_patterns_skip_links_to_a_folder_around_them(tmp_path: Path, pattern: str) -> None:
+    """Two such links lead to a number of paths that doubles with each level."""
+    touch(tmp_path, "a/1.png", "a/deep/2.png", "b/3.png", "b/.hidden/4.png")
+    for link in ("a/loop", "a/deep/again", "around"):
+        (tmp_path / link).symlink_to(tmp_path)
+
+    _, names = find_files(tmp_path / pattern)
+
+    assert names == ["a/1.png", "a/deep/2.png", "b/3.png"]
+
+
+def test_two_stars_stand_for_folders_around_and_below_other_parts(tmp_path: Path) -> None:
+    touch(tmp_path, "a/x/1.png", "x/2.png", "x/b/c/3.png", "y/4.png", "a/x/.5.png")
+
+    def names(pattern: str) -> list[str]:
+        return find_files(tmp_path / pattern)[1]
+
+    assert names("**/x/*.png") == ["a/x/1.png", "x/2.png"]
+    assert names("**/x/**/*.png") == ["a/x/1.png", "x/2.png", "x/b/c/3.png"]
+    assert names("x/**/3.png") == ["b/c/3.png"]  # in the folder x
+    assert names("**/c") == ["x/b/c/3.png"]
+
+
+def test_patterns_leave_out_what_is_neither_file_nor_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "1.png")
+    (tmp_path / "dead.png").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.png")
+
+    assert find_files(tmp_path / "*.png")[1] == ["1.png", "dead.png"]
+    with pytest.raises(UserError, match=r"^images = .*/pipe\.png has no files; allowed"):
+        find_files(tmp_path / "pipe.png")
 
 
 def test_an_empty_folder_that_fits_a_pattern_is_refused_only_on_its_own(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -112,15 +113,58 @@ def test_an_unreadable_file_is_a_zero_image_with_a_reason(folder):
     assert later.unreadable == {k: v for k, v in chunk.unreadable.items() if k >= 4}
 
 
-def test_a_file_whose_name_is_not_utf8_is_unreadable(folder):
+def test_a_file_whose_name_is_not_utf8_is_read(folder):
     add(folder, *TRAIN, "test/cat/a.png", "test/dog/b.png")
-    shutil.copy(folder / TRAIN[0], os.fsencode(folder) + b"/train/cat/caf\xe9.png")
+    file = os.fsdecode(os.fsencode(folder) + b"/train/cat/caf\xe9.png")
+    shutil.copy(folder / TRAIN[0], file)
+    add(folder, r"train/cat/\xe8.png")  # a name with a backslash
     source = ImageFolder(folder)
+    samples = source.samples()
 
-    (chunk,) = source.images(source.samples(), 8)
+    (chunk,) = source.images(samples, 8)
 
-    assert list(chunk.unreadable.values()) == ["can't be read: No such file or directory"]
-    assert r"train/cat/caf\xe9.png" in source.samples()["place"].tolist()
+    assert not chunk.unreadable
+    places = samples["place"].tolist()
+    for place, path in [(r"caf\xe9.png", file), (r"\xe8.png", folder / r"train/cat/\xe8.png")]:
+        row = places.index(f"train/cat/{place}")
+        assert np.array_equal(chunk.images[row], decode_file(Path(path), 8))
+    Path(file).write_bytes(b"changed")
+    with pytest.raises(UserError, match=r"caf\\xe9\.png has changed since the samples were"):
+        list(source.images(samples, 8))
+
+
+def test_class_folders_with_composed_and_decomposed_letters_are_one_class(folder):
+    """Archives from macOS have names with decomposed letters."""
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    add(folder, f"train/{composed}/1.png", "train/bar/1.png", f"train/{decomposed}/2.png")
+    add(folder, f"test/{decomposed}/3.png", f"val/{composed}.png")
+    (folder / "val.txt").write_text(f"{decomposed}.png {decomposed}\n")
+
+    assert listed(ImageFolder(folder)) == [
+        ("train", "bar", "train/bar/1.png"),
+        ("train", composed, f"train/{decomposed}/2.png"),
+        ("train", composed, f"train/{composed}/1.png"),
+        ("test", composed, f"test/{decomposed}/3.png"),
+    ]
+    shutil.rmtree(folder / "test")
+    assert ("test", composed, f"val/{composed}.png") in listed(ImageFolder(folder))
+
+
+def test_the_fingerprint_has_the_missing_decoders_of_the_files(folder, without_heif):
+    """So the images are read again after the installation."""
+    add(folder, *TRAIN, "test/cat/a.png", "test/dog/b.png")
+
+    def fingerprint():
+        source = ImageFolder(folder)
+        return source.fingerprint(source.samples())
+
+    before = fingerprint()
+    with without_heif():
+        assert fingerprint() == before
+    Image.new("RGB", (8, 8)).save(folder / "train/cat/x.HEIC", format="HEIF")
+    with without_heif():
+        missing = fingerprint()
+    assert missing != fingerprint()
 
 
 def test_links_are_followed_and_loops_and_hidden_folders_are_not(folder, tmp_path):
@@ -471,6 +515,16 @@ def test_training_images_without_a_class_are_logged(folder, caplog):
     with pytest.raises(UserError, match="no files in class folders"):
         ImageFolder(folder)
     assert "Skipped 2 files, such as train/a.png: not in a class folder" in caplog.text
+
+
+def test_control_characters_of_skipped_files_are_escaped(folder, caplog):
+    add(folder, *TRAIN, "test/cat/a.png", "train/\x1b[31mred\nINFO a line.png")
+    add(folder, "extra\x1b/cat/1.png")
+
+    ImageFolder(folder)
+
+    assert all(message.isprintable() for message in caplog.messages)
+    assert r"such as train/\x1b[31mred\nINFO a line.png: not in a class folder" in caplog.text
 
 
 def test_real_images_are_decoded_as_by_pillow(imagenette_mini, all_images):

@@ -152,11 +152,49 @@ def test_suggested_images_are_labeled_beside_a_label_table(folder, listed):
     assert [split for split, _ in after.values()].count("test") == 2
 
 
-def test_a_suggestion_that_is_not_filled_in_leaves_other_folders_unlabeled(folder, listed):
-    touch(folder, "2023/1.jpg", "2024/2.jpg")
-    write(folder.parent / "suggested.csv", ("file", "class"), ("2023/1.jpg", ""))
+CLASS_FOLDERS = [f"{name}/{n}.jpg" for name in ("train/cat", "train/dog", "test/cat") for n in "12"]
 
-    assert set(listed("suggested.csv").values()) == {("unlabeled", "")}
+
+@pytest.mark.parametrize("filled", [[], [("unlabeled/1.jpg", "cat"), ("unlabeled/2.jpg", "dog")]])
+def test_rows_without_a_class_leave_the_classes_of_the_folders(folder, listed, filled):
+    """The suggestions are also of images whose label a finetuning did not use."""
+    touch(folder, *CLASS_FOLDERS, "unlabeled/1.jpg", "unlabeled/2.jpg")
+    before = listed()
+    rows = [*filled, ("train/cat/1.jpg", ""), ("train/dog/2.jpg", "")]
+    write(folder.parent / "suggested.csv", ("file", "class"), *rows)
+
+    found = listed("suggested.csv")
+
+    assert found == before | {place: ("train", name) for place, name in filled}
+
+
+def test_a_row_with_only_a_split_leaves_the_classes_of_the_folders(folder, listed):
+    touch(folder, *CLASS_FOLDERS)
+    before = listed()
+    header, row = ("file", "class", "split"), ("train/dog/1.jpg", "", "test")
+    write(folder.parent / "labels.csv", header, row)
+
+    assert listed("labels.csv") == before | {"train/dog/1.jpg": ("test", "dog")}
+
+
+def test_a_new_class_for_one_image_leaves_the_classes_of_the_others(folder, listed):
+    touch(folder, *CLASS_FOLDERS, "unlabeled/1.jpg")
+    before = listed()
+    rows = [("train/cat/1.jpg", "bird"), ("unlabeled/1.jpg", "cat")]
+    write(folder.parent / "labels.csv", ("file", "class"), *rows)
+
+    assert listed("labels.csv") == before | {
+        "train/cat/1.jpg": ("train", "bird"),
+        "unlabeled/1.jpg": ("train", "cat"),
+    }
+
+
+def test_other_classes_for_images_in_class_folders_replace_them(folder, listed):
+    touch(folder, *CLASS_FOLDERS, "unlabeled/1.jpg")
+    rows = [("train/cat/1.jpg", "Katze"), ("train/dog/1.jpg", "Hund"), ("unlabeled/1.jpg", "Hund")]
+    write(folder.parent / "labels.csv", ("file", "class"), *rows)
+
+    assert {name for _, name in listed("labels.csv").values()} == {"Katze", "Hund", ""}
 
 
 def test_a_class_that_is_new_in_a_later_table_gets_its_own_test_images(folder, listed):
@@ -344,3 +382,31 @@ def test_the_table_of_samples_is_whole_and_changes_with_the_labels(photos, data_
     assert other.fingerprint(changed) != before
     with pytest.raises(UserError, match=r"changed since the samples were listed"):
         other.fingerprint(samples)
+
+
+NAMES = ["caf\u00e9", "cafe\u0301"]  # composed, as most systems write it, and as macOS does
+
+
+@pytest.mark.parametrize(("in_folder", "in_table"), [NAMES, NAMES[::-1]])
+@pytest.mark.parametrize("start", ["train/", "", "./train\\"])
+def test_names_match_with_composed_and_decomposed_letters(
+    folder, listed, in_folder, in_table, start
+):
+    touch(folder, f"train/{in_folder}/{in_folder}.jpg", f"train/bar/{in_folder}.jpg")
+    files = [f"{start}{in_table}/{in_table}.jpg", f"bar/{in_table}"]
+    write(folder.parent / "labels.csv", ("file", "class"), (files[0], in_table), (files[1], "bar"))
+
+    assert listed("labels.csv") == {
+        f"train/bar/{in_folder}.jpg": ("train", "bar"),
+        f"train/{in_folder}/{in_folder}.jpg": ("train", NAMES[0]),
+    }
+
+
+def test_of_two_files_with_equal_names_a_row_names_the_one_with_its_characters(folder, listed):
+    touch(folder, *(f"{name}.jpg" for name in NAMES))
+    write(folder.parent / "labels.csv", ("file", "class"), (f"{NAMES[1]}.jpg", "cat"))
+
+    assert listed("labels.csv") == {
+        f"{NAMES[0]}.jpg": ("unlabeled", ""),
+        f"{NAMES[1]}.jpg": ("train", "cat"),
+    }

@@ -131,6 +131,47 @@ def test_labels_without_metadata_are_names_or_numbers(folder, opened, labels, cl
     assert source.samples()["label"].tolist() == [1, 0, 1, 1, 0, -1, 1]  # test, then train
 
 
+@pytest.mark.parametrize("type_", [pa.int64(), pa.int8(), pa.float64()])
+def test_minus_one_is_no_class_without_metadata_too(folder, opened, type_):
+    labels = pa.array([0, -1, 1, None, 1, 0], type_)
+    write(folder / "train.parquet", images_table(6, label=labels))
+    write(folder / "test.parquet", images_table(3, label=pa.array([1, -1, 0], type_)))
+
+    source = opened()
+
+    assert source.classes == ("0", "1")
+    assert source.samples()["label"].tolist() == [1, 0, 0, -1, 1, -1, 1, 0]  # test, then train
+
+
+@pytest.mark.parametrize("labels", [[-2, -1, 0, -1], ["-1", "a", "-1", "a"]], ids=str)
+def test_minus_one_is_a_class_beside_other_negative_numbers_and_as_text(folder, opened, labels):
+    write(folder / "train.parquet", images_table(4, label=labels))
+
+    assert set(opened().classes) == {str(label) for label in labels}
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [pa.binary(), pa.large_binary(), pa.binary(3), pa.dictionary(pa.int8(), pa.binary())],
+    ids=str,
+)
+def test_classes_in_bytes_are_refused(folder, opened, type_):
+    labels = pa.array([b"cat", b"dog"] * 2).cast(type_)
+    write(folder / "train.parquet", images_table(4, label=labels))
+
+    with pytest.raises(UserError, match=r"column label has the type .*; allowed: text or numbers"):
+        opened()
+
+
+def test_published_names_with_decomposed_letters_are_those_of_a_table(folder, opened, tmp_path):
+    """macOS stores the names of folders like this."""
+    write_hub(folder, {"train": [0, 1] * 5, "unlabeled": [-1, -1]}, names=["cafe\u0301", "bar"])
+    row = {"file": "data/unlabeled-00000-of-00002.parquet[0]", "class": "caf\u00e9"}
+    pd.DataFrame([row]).to_csv(tmp_path / "labels.csv", index=False)
+
+    assert opened(labels="labels.csv").classes == ("caf\u00e9", "bar")
+
+
 @pytest.mark.parametrize(
     "metadata",
     [

@@ -185,3 +185,23 @@ def test_the_fingerprint_depends_on_the_bytes(folder, opened):
 
     source = opened()
     assert source.fingerprint(source.samples()) != before
+
+
+def test_the_fingerprint_has_the_missing_decoders_of_the_images(folder, opened, without_heif):
+    """So the images are read again after the installation."""
+    write(folder, "train", ["a", "b"])
+    source = opened()
+    before = source.fingerprint(source.samples())
+    with without_heif():
+        assert source.fingerprint(source.samples()) == before
+
+    file = io.BytesIO()
+    image(1).save(file, "HEIF")
+    with tarfile.open(folder / "train-000000.tar", "a") as tar:
+        member = tarfile.TarInfo("a.heic")
+        member.size = len(file.getvalue())
+        tar.addfile(member, io.BytesIO(file.getvalue()))
+    source = opened()
+    with without_heif():
+        missing = source.fingerprint(source.samples())
+    assert missing != source.fingerprint(source.samples())

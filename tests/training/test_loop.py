@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.finetuning import finetune, initialise_classifier
 from selfie_pipeline.training.loop import StepCallback
 from selfie_pipeline.training.pretraining import pretrain
-from selfie_pipeline.training.signals import TrainingInterrupted
+from selfie_pipeline.training.signals import TrainingInterrupted, interrupted
 from selfie_pipeline.training.state import TrainingResult, TrainingState
 from selfie_pipeline.training.tasks import PretrainingTask
 
@@ -618,6 +618,21 @@ def test_a_signal_from_outside_ends_it_with_a_checkpoint(
     assert 20 <= step < 40
     assert result.read_text() == (
         f"pretrain was stopped by {name} after step {step} of 60; run the same command to resume it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("resume", "command"),
+    [("auto", "the same command"), ("never", "the same command without resume=never")],
+)
+def test_the_advice_after_an_interruption_does_not_discard_the_checkpoints(
+    resume: Literal["auto", "never"], command: str
+) -> None:
+    error = interrupted("pretrain", signal.SIGINT, "step 7 of 60", resume)
+
+    assert (
+        str(error)
+        == f"pretrain was stopped by SIGINT after step 7 of 60; run {command} to resume it"
     )
 
 

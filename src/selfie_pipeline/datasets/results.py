@@ -15,7 +15,6 @@ import pandas as pd
 from kedro.io.core import AbstractDataset, DatasetError, VersionNotFoundError
 from kedro_datasets._typing import JSONPreview
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -27,6 +26,7 @@ from pydantic_core import from_json
 from selfie_pipeline.config import (
     Arm,
     Fraction,
+    Line,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFraction,
@@ -37,19 +37,11 @@ from selfie_pipeline.config import (
 from selfie_pipeline.datasets.atomic import CatalogError, MissingVersionError
 from selfie_pipeline.datasets.tables import AtomicCSVDataset, AtomicParquetDataset
 from selfie_pipeline.datasets.text import AtomicJSONDataset, OptionalJSONDataset
-from selfie_pipeline.printable import explain, is_printable
+from selfie_pipeline.printable import explain
 
 _LOG = logging.getLogger(__name__)
 
 
-def _check_line(text: str) -> str:
-    if not text or not is_printable(text):
-        raise ValueError(f"{text!r} is not a line of text")
-    return text
-
-
-_Line = Annotated[str, AfterValidator(_check_line)]
-"""Text without line breaks and other control characters."""
 Split = Literal["train", "test", "unlabeled"]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -76,9 +68,9 @@ class _Configuration(_Stored):
 
 class _Provenance(_Stored):
     configuration: _Configuration
-    data: _Line
-    classifier: _Line
-    encoder: _Line | None
+    data: Line
+    classifier: Line
+    encoder: Line | None
     tuned: dict[str, _Finite]
     pretraining_images: PositiveInt | None
     versions: dict[str, str] = {}
@@ -88,8 +80,8 @@ class _Provenance(_Stored):
 class _Result(_Stored):
     """The content of a metrics.json."""
 
-    data: _Line
-    network: _Line
+    data: Line
+    network: Line
     arm: Arm
     labeled_frac: PositiveFraction
     labels: PositiveInt
@@ -98,7 +90,7 @@ class _Result(_Stored):
     loss: NonNegativeFloat
     test_samples: PositiveInt
     correct: Annotated[str, Field(pattern="^([0-9a-f]{2})+$")]
-    configuration: _Line
+    configuration: Line
     provenance: _Provenance
 
     @model_validator(mode="after")
@@ -140,7 +132,7 @@ class _SearchResult(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    study: _Line
+    study: Line
     arm: Arm
     labeled_frac: PositiveFraction
     settings: dict[TunedName, NonNegativeFloat]
@@ -154,7 +146,7 @@ class _TuningTrial(_Stored):
     labeled_frac: PositiveFraction
     trial: PositiveInt
     state: Literal["complete", "pruned"]
-    study: _Line
+    study: Line
 
 
 class _SplitCheck(_Stored):

@@ -76,6 +76,10 @@ _RESULT_COLUMNS = {
     "converged": "boolean",
     "held_out_half_difference": "float64",
     "held_out_difference": "float64",
+    "over_weights_pairs": "Int64",
+    "over_weights": "float64",
+    "over_weights_low": "float64",
+    "over_weights_high": "float64",
     "paper_mean": "float64",
     "paper_std": "float64",
     "paper_std_ratio": "float64",
@@ -125,7 +129,7 @@ def select_cells(
     Args:
         cells: All cells, in any order.
         configurations: Hashes of the configurations to use.
-        shown: Cells that must be used, of different arms.
+        shown: Cells of different arms that are used even if they were run again later.
 
     Returns:
         Every cell in one of four lists, each ordered by version.
@@ -139,17 +143,22 @@ def select_cells(
     tuned = {_row_key(cell): _get_tuned(cell) for cell in [*same, *shown]}
     latest: dict[tuple[Any, ...], Cell] = {}
     superseded = []
-    for cell in same:
+    weights = {_get_weights(cell) for cell in shown} - {None}
+    for cell in sorted(same, key=lambda cell: _get_weights(cell) in weights):  # shown ones last
         if _get_tuned(cell) != tuned[_row_key(cell)]:
             continue
         key = (*_row_key(cell), cell["seed"])
         if key in latest:
             superseded.append(latest.pop(key))
         latest[key] = cell
-    used = list(latest.values())
-    compared = {id(cell) for cell in (*used, *superseded)}
-    other_training = [cell for cell in comparable if id(cell) not in compared]
-    return Selection(used, other, other_training, superseded)
+    used = {id(cell) for cell in latest.values()}
+    left_out = used | {id(cell) for cell in superseded}
+    return Selection(
+        used=[cell for cell in same if id(cell) in used],
+        other_configuration=other,
+        other_training=[cell for cell in comparable if id(cell) not in left_out],
+        superseded=[cell for cell in same if id(cell) in left_out - used],
+    )
 
 
 def _configuration_key(cell: Cell) -> tuple[Any, ...]:
@@ -165,6 +174,12 @@ def _row_key(cell: Cell) -> tuple[Any, ...]:
 def _get_encoder(cell: Cell) -> str | None:
     encoder: str | None = cell["provenance"].get("encoder")
     return encoder
+
+
+def _get_weights(cell: Cell) -> str | None:
+    """Return the digest of the cell's classifier."""
+    classifier: str | None = cell["provenance"].get("classifier")
+    return classifier
 
 
 def _get_tuned(cell: Cell) -> dict[str, float]:
@@ -196,6 +211,9 @@ def build_results_table(cells: Sequence[Cell]) -> pd.DataFrame:
         - ``held_out_half_difference`` and ``held_out_difference``: mean differences of the paired
           seeds' accuracy on held-out training samples at half of the steps and after the last:
           percentage points
+        - ``over_weights_pairs``, ``over_weights``, ``over_weights_low`` and ``over_weights_high``:
+          the same as ``pairs``, ``difference``, ``difference_low`` and ``difference_high``, of the
+          arm ``weights_selfie`` minus the arm ``weights``
         - ``paper_mean``, ``paper_std``: the paper's test accuracy, %, over 5 seeds;
           ``paper_std_ratio``: the ratio of the paper's rounded standard deviations
 
@@ -219,6 +237,8 @@ def build_results_table(cells: Sequence[Cell]) -> pd.DataFrame:
             comparison = {}
             if arm != "supervised":
                 comparison = _compare_arms(percent, correct, arm) | _compare_held_out(group, arm)
+            if arm == "weights_selfie" and "weights" in percent:
+                comparison |= _compare_with_weights(percent)
             rows.append(_describe_group(key) | row | comparison)
     table = pd.DataFrame(rows, columns=list(_RESULT_COLUMNS)).astype(_RESULT_COLUMNS)
     return _add_paper_results(table)
@@ -230,8 +250,8 @@ def compute_gains(selection: Selection) -> pd.DataFrame:
     Args:
         selection: From `select_cells`. Besides the used cells, the table includes Selfie cells with
             another configuration that differs only in the number of pretraining images
-            (provenance["configuration"]["pretrain"]["images"]). The actual number is
-            provenance["pretraining_images"]; cells without it are left out.
+            (provenance["configuration"]["pretrain"]["images"]), of one encoder for each number.
+            The actual number is provenance["pretraining_images"]; cells without it are left out.
 
     Returns:
         One row per data set, network, labeled fraction and number of images that shares a seed with
@@ -241,25 +261,27 @@ def compute_gains(selection: Selection) -> pd.DataFrame:
     """
     used = [cell for cell in selection.used if cell["arm"] == "selfie"]
     comparable = {_key_without_images(cell) for cell in used}
-    latest: dict[tuple[Any, ...], Cell] = {}
-    for cell in [*selection.other_configuration, *used]:  # each list is ordered by version
+    by_images: dict[int, list[Cell]] = {}
+    for cell in [*selection.other_configuration, *used]:
         images = cell["provenance"].get("pretraining_images")
         if (
             images is not None
             and cell["arm"] == "selfie"
             and _key_without_images(cell) in comparable
         ):
-            latest[*(cell[name] for name in _GROUP_KEYS), images, cell["seed"]] = cell
+            by_images.setdefault(images, []).append(cell)
     baseline = {
         (*(cell[name] for name in _GROUP_KEYS), cell["seed"]): cell["accuracy"]
         for cell in selection.used
         if cell["arm"] == "supervised"
     }
     differences: dict[tuple[Any, ...], list[float]] = {}
-    for (*group, images, seed), cell in latest.items():
-        if (*group, seed) in baseline:
-            difference = 100 * (cell["accuracy"] - baseline[*group, seed])
-            differences.setdefault((*group, images), []).append(difference)
+    for images, those in by_images.items():
+        for cell in select_cells(those, {cell["configuration"] for cell in those}, used).used:
+            group = [cell[name] for name in _GROUP_KEYS]
+            if (*group, cell["seed"]) in baseline:
+                difference = 100 * (cell["accuracy"] - baseline[*group, cell["seed"]])
+                differences.setdefault((*group, images), []).append(difference)
     rows = []
     for (*key, images), points in sorted(differences.items()):
         group_columns = _describe_group(key)
@@ -267,6 +289,11 @@ def compute_gains(selection: Selection) -> pd.DataFrame:
         difference_columns = _describe_difference(summarise(points))
         rows.append(group_columns | {"images": images, "ratio": ratio} | difference_columns)
     return pd.DataFrame(rows, columns=list(_GAIN_COLUMNS)).astype(_GAIN_COLUMNS)
+
+
+def has_one_seed(table: pd.DataFrame) -> bool:
+    """Return True if a mean or a difference of a results table is of fewer than two seeds."""
+    return bool((table[["seeds", "pairs"]] < 2).any(axis=None))  # noqa: PLR2004
 
 
 def order_arms(arms: Container[str]) -> list[str]:
@@ -327,6 +354,17 @@ def _compare_arms(percent: pd.DataFrame, correct: pd.DataFrame, arm: str) -> dic
         "std_ratio_low": ratio.low,
         "std_ratio_high": ratio.high,
         **_compare_predictions(correct.loc[pairs.index]),
+    }
+
+
+def _compare_with_weights(percent: pd.DataFrame) -> dict[str, Any]:
+    """Return the columns that compare given weights with and without pretraining on top."""
+    difference = summarise((percent["weights_selfie"] - percent["weights"]).dropna())
+    return {
+        "over_weights_pairs": difference.n,
+        "over_weights": difference.mean,
+        "over_weights_low": difference.low,
+        "over_weights_high": difference.high,
     }
 
 

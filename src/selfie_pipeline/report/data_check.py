@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from selfie_pipeline.evaluation.tables import has_one_seed
 from selfie_pipeline.printable import escape_controls, shorten
 from selfie_pipeline.report.image_grid import draw_image_grid
 from selfie_pipeline.report.style import join_sentences, shorten_start, styled
@@ -60,7 +61,7 @@ def suggest_next_steps(table: pd.DataFrame, check: Mapping[str, Any]) -> list[tu
                 "kedro run --params data.drop_leaked=true",
             )
         )
-    if (table["seeds"] < 2).any():  # noqa: PLR2004
+    if has_one_seed(table):
         steps.append(("Several seeds, for an interval:", "kedro run --pipeline=experiment"))
     steps += [
         ("The learning rate at its best for both arms:", "kedro run --pipeline=tune"),

@@ -130,23 +130,26 @@ def draw_gain_over_ratio(gains: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     groups = gains.groupby(["data", "network", "labeled_percent", "labels"], sort=False)
     styles = zip("oDv^sPX*", ("-", "--", "-.", ":") * 2, strict=True)
+    lines: list[Any] = []
     # The styles repeat, without end.
     for (key, rows), (marker, line) in zip(groups, cycle(styles), strict=False):
         data, _, percent, labels = key
-        axes.errorbar(
-            rows["ratio"],
-            rows["difference"],
-            yerr=_interval_lengths(rows, "difference"),
-            color=LIGHT["selfie"],
-            marker=marker,
-            linestyle=line,
-            capsize=3,
-            label=f"{data}, {percent:g} % ({labels:,} labels; {_format_n(rows['pairs'])})",
+        lines.append(
+            axes.errorbar(
+                rows["ratio"],
+                rows["difference"],
+                yerr=_interval_lengths(rows, "difference"),
+                color=LIGHT["selfie"],
+                marker=marker,
+                linestyle=line,
+                capsize=3,
+                label=f"{data}, {percent:g} % ({labels:,} labels; {_format_n(rows['pairs'])})",
+            )
         )
     axes.set_xscale("log")
     axes.axhline(0, **_REFERENCE_LINE)
     label = f"paper: larger gains from a ratio of about {_PAPER_RATIO}"
-    axes.axvline(_PAPER_RATIO, **_REFERENCE_LINE, label=label)
+    lines.append(axes.axvline(_PAPER_RATIO, **_REFERENCE_LINE, label=label))
     ratios = [*gains["ratio"], _PAPER_RATIO]
     axes.set_xlim(min(ratios) / 1.35, max(ratios) * 1.8)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -157,7 +160,8 @@ def draw_gain_over_ratio(gains: pd.DataFrame) -> Figure:
     axes.set_ylabel("gain in test accuracy (points)")
     if gains.empty:
         _draw_placeholder(axes, "no result records its number\nof pretraining images")
-    axes.legend(**_LEGEND_BELOW | {"ncols": 1})
+    # Given explicitly, because a label that begins with "_" would be left out.
+    axes.legend(lines, [line.get_label() for line in lines], **_LEGEND_BELOW | {"ncols": 1})
     points = [
         f"{row.data}, {row.labels:,} labels, {row.ratio:.3g} pretraining images per label: "
         f"{row.difference:+.1f} points"

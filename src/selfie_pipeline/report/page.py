@@ -13,7 +13,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from selfie_pipeline.evaluation.tables import ARMS, Cell, Selection
+from selfie_pipeline.evaluation.tables import ARMS, Cell, Selection, has_one_seed
 from selfie_pipeline.provenance import flatten
 from selfie_pipeline.report import style
 from selfie_pipeline.report.data_check import describe_overlaps, has_leaked, suggest_next_steps
@@ -70,7 +70,7 @@ def render_report(
         verdict=verdict(table),
         results=split_by_network(display_table(table)),
         tests=split_by_network(significance_table(table)),
-        one_seed=bool((table["seeds"] < 2).any()),  # noqa: PLR2004
+        one_seed=has_one_seed(table),
         paper=bool(table["paper_mean"].notna().any()),
         counts=counts.assign(total=counts.sum(axis=1)).rename_axis("class").reset_index(),
         totals=["all", *counts.sum(), counts.to_numpy().sum()],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
@@ -83,8 +85,17 @@ P = ParamSpec("P")
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """Decorate a drawing function to use this style without changing matplotlib's global one."""
-    context: Callable[[Callable[P, Figure]], Callable[P, Figure]] = mpl.rc_context(_STYLE)
-    return context(draw)
+
+    @functools.wraps(draw)
+    def draw_styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context(_STYLE), warnings.catch_warnings():
+            figure = draw(*args, **kwargs)
+            # After one pass of the constrained layout, labels may still be cut off.
+            warnings.filterwarnings("ignore", message="constrained_layout not applied")
+            figure.draw_without_rendering()
+        return figure
+
+    return draw_styled
 
 
 def join_sentences(*parts: str) -> str:

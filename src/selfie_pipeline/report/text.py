@@ -14,10 +14,13 @@ MISSING = "–"
 """Placeholder for a missing value."""
 
 PAPER_SEEDS = 5
+_ON_TOP = "pretraining on top"
+"""In place of an arm: `weights_selfie`, compared with `weights`."""
 _SUBJECTS = {
     "selfie": "pretraining",
     "weights": "a start from the given weights",
-    "weights_selfie": "pretraining from the given weights",
+    "weights_selfie": "the given weights with pretraining on top",
+    _ON_TOP: "pretraining on top of the given weights",
 }
 _TERMINAL_COLUMNS = 100
 
@@ -31,12 +34,16 @@ def verdict(table: pd.DataFrame) -> str:
 
     A sentence claims an effect only if the 95 % interval of the difference excludes zero. It says
     whether the finetuning of its arm and of the baseline has converged, where that is known: a
-    difference after a short finetuning may be a head start.
+    difference before that may be a head start. The arm that adds pretraining to given weights has a
+    second sentence, which compares it with these weights alone.
 
     Args:
         table: From `tables.build_results_table`.
     """
     sentences = [_summarise_arm(table, arm) for arm in compared_arms(table)]
+    on_top = _compare_with_weights(table)
+    if _ON_TOP in set(on_top["arm"]):
+        sentences.append(_summarise_arm(on_top, _ON_TOP))
     missing = "Pretraining was not tested: there is no Selfie result with this configuration."
     return " ".join(sentences) or missing
 
@@ -54,7 +61,7 @@ def name_compared(table: pd.DataFrame) -> str:
 
 def _summarise_arm(table: pd.DataFrame, arm: str) -> str:
     rows = list(_rows(table[table["arm"] == arm]))
-    alone = len(rows) == 1 and len(compared_arms(table)) == 1
+    alone = len(rows) == 1 and len(compared_arms(table)) <= 1
     format_evidence = _format_full_evidence if alone else _format_short_evidence
     evidence: dict[str, list[str]] = {}
     for row in rows:
@@ -62,6 +69,20 @@ def _summarise_arm(table: pd.DataFrame, arm: str) -> str:
         evidence.setdefault(finding, []).append(format_evidence(row))
     sentence = "; ".join(f"{finding}: {', '.join(parts)}" for finding, parts in evidence.items())
     return sentence[0].upper() + sentence[1:] + "."
+
+
+def _compare_with_weights(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with given weights as a table whose baseline are the weights alone."""
+    given = table[table["arm"].isin(["weights", "weights_selfie"])]
+    compared = given.assign(
+        arm=given["arm"].map({"weights": "supervised", "weights_selfie": _ON_TOP}),
+        pairs=given["over_weights_pairs"],
+        difference=given["over_weights"],
+        difference_low=given["over_weights_low"],
+        difference_high=given["over_weights_high"],
+        held_out_half_difference=math.nan,
+    )
+    return compared[(compared["arm"] == "supervised") | (compared["pairs"] > 0)]
 
 
 def display_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -194,10 +215,12 @@ def _format_finding(row: Row) -> str:
     if row.pairs == 0:
         return f"{ARMS[row.arm]} and the baseline have no seed in common and cannot be compared"
     if pd.isna(row.difference_low):
-        ahead = subject if row.difference > 0 else "the baseline"
+        baseline = "a start from the weights alone" if row.arm == _ON_TOP else "the baseline"
+        ahead = subject if row.difference > 0 else baseline
         lead = f"{ahead} was ahead" if row.difference else "both arms were equal"
         if row.pairs == 1:
-            return f"with only one seed, which is weak evidence, {lead}"
+            common = " in common" if row.seeds > 1 else ""
+            return f"with only one seed{common}, which is weak evidence, {lead}"
         return f"with the same difference for every seed (so no interval), {lead}"
     if row.difference_low > 0:
         return f"{subject} helped"
@@ -218,7 +241,7 @@ def _format_convergence(row: Row, table: pd.DataFrame) -> str:
     ]
     if row.pairs == 0 or pair.isna().any():
         return ""
-    return "at convergence, " if pair.all() else "after a short finetuning, "
+    return "at convergence, " if pair.all() else "before convergence, "
 
 
 def _format_held_out(row: Row) -> str:

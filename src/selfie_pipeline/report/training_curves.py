@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from selfie_pipeline.evaluation.tables import ARMS, order_arms
-from selfie_pipeline.report.style import LIGHT, LINE_STYLES, join_sentences, styled
+from selfie_pipeline.report.style import LIGHT, LINE_STYLES, MARKERS, join_sentences, styled
 
 
 @styled
@@ -37,10 +37,12 @@ def draw_training_curves(
     figure = Figure(figsize=(10, 3.4))
     loss, accuracy, arms = figure.subplots(1, 3)
     steps = pretrain_history["step"]
-    loss.plot(steps, pretrain_history["loss"], color=LIGHT["selfie"])
+    # A line of one point is invisible.
+    dot = {"marker": "o"} if len(steps) == 1 else {}
+    loss.plot(steps, pretrain_history["loss"], color=LIGHT["selfie"], **dot)
     _draw_chance(loss, -math.log(chance), f"chance: {-math.log(chance):.2f}")
     _label_axes(loss, "Pretraining: loss", "puzzle loss (nats)")
-    accuracy.plot(steps, 100 * pretrain_history["accuracy"], color=LIGHT["selfie"])
+    accuracy.plot(steps, 100 * pretrain_history["accuracy"], color=LIGHT["selfie"], **dot)
     _draw_chance(accuracy, 100 * chance, f"chance: {100 * chance:.0f} %")
     _label_axes(accuracy, "Pretraining: accuracy", "correct patches (%)")
     accuracy.set_ylim(0, 100)
@@ -48,6 +50,7 @@ def draw_training_curves(
     for arm in order_arms(arm_histories):
         history = arm_histories[arm]
         style = {"color": LIGHT[arm], "linestyle": LINE_STYLES[arm], "label": ARMS[arm]}
+        style |= {"marker": MARKERS[arm]} if len(history) == 1 else {}
         arms.plot(history["step"], history["loss"], **style)
         final_losses.append(f"{ARMS[arm]}: final training loss {history['loss'].iloc[-1]:.2f}")
     _label_axes(arms, "Finetuning: loss", "training loss (nats)")

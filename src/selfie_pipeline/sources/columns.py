@@ -92,7 +92,7 @@ def to_texts(
     Raises:
         UserError: The values are lists or other structures, or a class has a number without a name.
     """
-    if pa.types.is_nested(values.type) or pa.types.is_binary(values.type):
+    if pa.types.is_nested(values.type) or _is_binary(values.type):
         raise UserError(
             f"{path}: the column {column} has the type {values.type}; allowed: text or numbers"
         )
@@ -109,6 +109,13 @@ def to_texts(
                 path, f"{column} has the class {value}, but {len(class_names)} classes have names"
             )
     return texts
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    is_any = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    return any(is_kind(kind) for is_kind in is_any)
 
 
 def _to_text(value: Any) -> str:

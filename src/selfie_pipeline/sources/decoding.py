@@ -45,12 +45,17 @@ except ImportError:
 else:
     register_heif_opener()
     _FORMATS.append("HEIF")
+_BRANDS = {".heic": b"heic", ".heif": b"heic", ".avif": b"avif"}
+"""A brand of the files with each extension that may lack a decoder."""
 if not features.check("avif"):
     _REMEDIES |= dict.fromkeys(
         (b"avif", b"avis"), "is AVIF; install a Pillow that decodes it: pip install -U pillow"
     )
 
 NOT_AN_IMAGE = "not an image"
+EMPTY = "empty"
+_UNDECODABLE = re.compile(r"is (HEIC|AVIF); ")
+"""Beginning of the reasons in `_REMEDIES`, whatever is installed."""
 REFUSED = "can't be read: "
 """Beginning of the reason that the system refused to read a file; another time it may not."""
 _MOST_PIXELS = 89_478_485
@@ -264,6 +269,28 @@ def _explain_unidentified(file: Path | BinaryIO) -> str:
         file.seek(0)
         head = file.read(12)
     if not head:
-        return "empty"
+        return EMPTY
     brand = head[8:12] if head[4:8] == b"ftyp" else b""
     return _REMEDIES.get(brand, NOT_AN_IMAGE)
+
+
+def find_missing_decoders(places: Iterable[str]) -> bytes:
+    """Return the file extensions among these whose decoder is missing, each once; empty for none.
+
+    They are a part of fingerprints: with the decoder, these files are images. Files with another
+    extension, and rows of Parquet files, are not opened to find out what they are.
+    """
+    undecodable = {name for name, brand in _BRANDS.items() if brand in _REMEDIES}
+    if not undecodable:
+        return b""
+    return " ".join(sorted(undecodable & {os.path.splitext(p)[1].lower() for p in places})).encode()
+
+
+def may_be_readable_now(reason: str) -> bool:
+    """Return True for the reason that the system refused a file, or that a decoder was missing.
+
+    Not if it is missing still.
+    """
+    return reason.startswith(REFUSED) or (
+        _UNDECODABLE.match(reason) is not None and reason not in _REMEDIES.values()
+    )

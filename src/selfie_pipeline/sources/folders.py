@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -78,6 +79,20 @@ def is_loop(path: str | Path) -> bool:
     """Return True for a link to a folder that contains the link."""
     real = os.path.realpath(path)
     return os.path.commonpath([real, os.path.realpath(os.path.dirname(path))]) == real
+
+
+def escape_name(name: str) -> str:
+    """Return a name of a file or a path in UTF-8, whatever its bytes are."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def find_escaped(folder: Path, place: str) -> Path:
+    """Return the path of a place in a folder, as `escape_name` returned it."""
+    path = folder / place
+    if "\\x" not in place or os.path.lexists(path):  # a name may have these characters itself
+        return path
+    name = re.sub(rb"\\x([89a-f][0-9a-f])", lambda m: bytes([int(m[1], 16)]), place.encode())
+    return folder / os.fsdecode(name)
 
 
 def _scan(path: str) -> tuple[list[str], list[str]]:

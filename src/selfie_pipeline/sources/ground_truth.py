@@ -8,6 +8,7 @@ from pathlib import Path
 
 from selfie_pipeline.config import UserError
 from selfie_pipeline.sources.base import damaged_error
+from selfie_pipeline.sources.listing import compose
 
 _DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
 _META = "meta.mat"
@@ -48,7 +49,7 @@ def load_ground_truth(folder: Path, split: str) -> dict[str, str] | None:
             path = parent / name
             if path.is_file():
                 try:
-                    return read(path)
+                    return {compose(k): compose(v) for k, v in read(path).items()}
                 except UserError:
                     raise
                 except Exception as error:  # scipy and csv have errors of their own

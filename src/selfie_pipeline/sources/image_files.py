@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from glob import escape, glob
+from itertools import accumulate, dropwhile, islice, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from selfie_pipeline.config import PatchConfig, UserError
 from selfie_pipeline.sources.decoding import UnreadableImageError, try_decode
-from selfie_pipeline.sources.folders import walk_folders
+from selfie_pipeline.sources.folders import is_loop, walk_folders
 
 _ALLOWED = "allowed: a folder of image files, one file, or a pattern such as photos/*.jpg"
 
@@ -39,19 +40,45 @@ def find_files(images: Path) -> tuple[Path, list[str]]:
         folder, matches = images, [images]
     else:
         folder = next(parent for parent in images.parents if parent.is_dir())
-        pattern = os.path.join(escape(str(folder)), images.relative_to(folder))
-        matches = list(map(Path, glob(pattern, recursive=True)))
+        found_by_pattern = _expand(str(folder), images.relative_to(folder).parts)
+        matches = [path for path in map(Path, found_by_pattern) if not _is_in_loop(path, folder)]
     if not matches:
         raise UserError(f"images = {images} does not exist; {_ALLOWED}")
     found: set[str] = set()
     for match in matches:
         if match.is_dir():
             found.update(_list_files(match, folder))
-        else:
+        elif _is_file_or_dead(match):
             found.add(match.relative_to(folder).as_posix())
     if not found:
         raise UserError(f"images = {images} has no files; {_ALLOWED}")
     return folder, _sort(found)
+
+
+def _expand(folder: str, pattern: tuple[str, ...]) -> Iterator[str]:
+    """Yield the paths that fit the parts of a pattern in a folder.
+
+    `glob` would follow links to folders around them, and take hours for a few.
+    """
+    start = os.path.join(escape(folder), *takewhile("**".__ne__, pattern))
+    rest = tuple(dropwhile("**".__eq__, dropwhile("**".__ne__, pattern)))
+    if "**" not in pattern:
+        yield from glob(start)
+        return
+    for top in filter(os.path.isdir, glob(start)):
+        if not rest:  # all that is in it
+            yield top
+            continue
+        for walked in walk_folders(Path(top), subject="images: "):
+            if walked.first is None:
+                yield from _expand(walked.path, rest)
+
+
+def _is_in_loop(path: Path, base: Path) -> bool:
+    """Return True if a path in `base` leads through a link to a folder around the link."""
+    inside = path.relative_to(base).parts
+    places = accumulate(inside, os.path.join, initial=str(base))
+    return any(os.path.islink(place) and is_loop(place) for place in islice(places, 1, None))
 
 
 def _list_files(folder: Path, base: Path) -> Iterator[str]:
@@ -64,7 +91,7 @@ def _list_files(folder: Path, base: Path) -> Iterator[str]:
                 yield prefix + name
 
 
-def _is_file_or_dead(path: str) -> bool:
+def _is_file_or_dead(path: str | Path) -> bool:
     return os.path.isfile(path) or not os.path.exists(path)
 
 

@@ -9,6 +9,7 @@ import stat
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from io import BufferedReader
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -19,8 +20,19 @@ from tqdm import tqdm
 from selfie_pipeline.config import UserError
 from selfie_pipeline.printable import list_first
 from selfie_pipeline.sources.base import RESIZING, Chunk, stale_error
-from selfie_pipeline.sources.decoding import decode_chunks, has_image_extension, map_ordered
-from selfie_pipeline.sources.folders import identify, is_loop, walk_folders
+from selfie_pipeline.sources.decoding import (
+    decode_chunks,
+    find_missing_decoders,
+    has_image_extension,
+    map_ordered,
+)
+from selfie_pipeline.sources.folders import (
+    escape_name,
+    find_escaped,
+    identify,
+    is_loop,
+    walk_folders,
+)
 from selfie_pipeline.sources.ground_truth import load_ground_truth
 from selfie_pipeline.sources.label_tables import LabelTable, apply_label_tables
 from selfie_pipeline.sources.listing import (
@@ -31,6 +43,7 @@ from selfie_pipeline.sources.listing import (
     ListedImage,
     build_table,
     choose_splits,
+    compose,
     log_skipped,
 )
 from selfie_pipeline.sources.repeats import drop_repeats, two_roles_error
@@ -107,7 +120,7 @@ class ImageFolder:
     def fingerprint(self, samples: pd.DataFrame) -> str:
         """Return the SHA-256 over the files' names, contents, splits and labels, in hex digits.
 
-        The way of resizing counts, too.
+        The way of resizing counts, too, and the decoders that files need and that are missing.
 
         Raises:
             UserError: Files were added, removed or resized since the samples were listed, or these
@@ -120,6 +133,7 @@ class ImageFolder:
         digest = hashlib.sha256(RESIZING)
         for column in ("split", "class_name", "place", "sha256"):
             digest.update("\n".join(samples[column]).encode())
+        digest.update(find_missing_decoders(samples["place"]))
         return digest.hexdigest()
 
     def images(self, samples: pd.DataFrame, canvas_size: int, start: int = 0) -> Iterator[Chunk]:
@@ -134,10 +148,13 @@ class ImageFolder:
 
     def _digest(self, place: str) -> str:
         try:
-            with (self._folder / place).open("rb") as file:
+            with self._open(place) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError:
             return ""  # the patch stage reports the reason
+
+    def _open(self, place: str) -> BufferedReader:
+        return find_escaped(self._folder, place).open("rb")
 
     def _load(self, listed: tuple[str, str]) -> Path | BinaryIO:
         """Open a listed file (place, sha256); return its path if it can't be read.
@@ -146,16 +163,16 @@ class ImageFolder:
             UserError: Its content is not the listed one.
         """
         place, sha256 = listed
-        path = self._folder / place
+        path = find_escaped(self._folder, place)
         try:
             digest, file = _open_digested(path)
         except OSError:  # the decoder returns the reason
             if sha256:
-                raise stale_error(f"{path} has") from None
+                raise stale_error(f"{self._folder / place} has") from None
             return path
         if digest != sha256:
             file.close()
-            raise stale_error(f"{path} has")
+            raise stale_error(f"{self._folder / place} has")
         return file
 
 
@@ -197,7 +214,7 @@ def _list_layout(folder: Path) -> list[ListedImage]:
         else:
             images = _list_files(folder, name).images
             is_class = not has_train and any(has_image_extension(i.place) for i in images)
-            class_name = _escape(name) if is_class else ""
+            class_name = compose(escape_name(name)) if is_class else ""
             parts[name] = [image._replace(class_name=class_name) for image in images]
     trained = {image.class_name for images in parts.values() for image in images} - {""}
     for name in tests:
@@ -240,7 +257,7 @@ def _list_split(
     images = [image._replace(split=split) for image in listed.images]
     if split in UNLABELED_NAMES:
         return images
-    below = {image.place.split("/")[1] for image in images if image.place.count("/") > 1}
+    below = {_class_folder(image.place, -1) for image in images} - {""}
     is_flat = below.isdisjoint(trained) if trained else len(below) < 2  # noqa: PLR2004
     if split in TEST_NAMES and is_flat:
         ground_truth = load_ground_truth(folder, name)
@@ -254,7 +271,7 @@ def _list_split(
 
 def _class_folder(place: str, end: int | None = None) -> str:
     """Return the name of the folder below that of the split; "" for none."""
-    return next(iter(place.split("/")[1:end]), "")
+    return compose(next(iter(place.split("/")[1:end]), ""))
 
 
 def _assign_classes(
@@ -263,7 +280,7 @@ def _assign_classes(
     """Select the files that a ground truth lists by their path in the split, name or stem."""
     found, skipped = [], []
     for image in images:
-        path = PurePosixPath(*PurePosixPath(image.place).parts[1:])
+        path = PurePosixPath(*PurePosixPath(compose(image.place)).parts[1:])
         keys = [key for key in (str(path), path.name, path.stem) if key in ground_truth]
         if keys:
             found.append(image._replace(class_name=ground_truth[keys[0]]))
@@ -341,19 +358,13 @@ def _list_files(folder: Path, subfolder: str, *, recursive: bool = True) -> _Fil
         for name in walked.files:
             size = _file_size(os.path.join(walked.path, name))
             if size is not None:
-                # A name that is not UTF-8 is escaped; its file then counts as unreadable.
-                place = _escape(name) if parent == "." else f"{parent}/{_escape(name)}"
+                place = escape_name(name) if parent == "." else f"{parent}/{escape_name(name)}"
                 images.append(ListedImage(place, size=size, folder=walked.identity))
     return _Files(sorted(images), repeats)
 
 
 def _find_place(path: str, folder: Path) -> str:
-    return _escape(os.path.relpath(path, folder).replace(os.sep, "/"))
-
-
-def _escape(name: str) -> str:
-    """Return a name of a file or a path in UTF-8, whatever its bytes are."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return escape_name(os.path.relpath(path, folder).replace(os.sep, "/"))
 
 
 def _file_size(path: str) -> int | None:

@@ -18,7 +18,7 @@ from selfie_pipeline.printable import list_first
 from selfie_pipeline.sources.base import damaged_error
 from selfie_pipeline.sources.columns import find_column, read_class_labels, to_texts
 from selfie_pipeline.sources.decoding import has_image_extension
-from selfie_pipeline.sources.listing import SPLIT_NAMES, UNLABELED_NAMES, ListedImage
+from selfie_pipeline.sources.listing import SPLIT_NAMES, UNLABELED_NAMES, ListedImage, compose
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def _read_table(path: Path, config: DataConfig, *, is_first: bool) -> LabelTable
     unknown: dict[str, int] = defaultdict(int)
     try:
         for file, class_name, split in read(path, find):
-            rows.append(LabelRow(file, class_name.strip(), split.strip().casefold()))
+            rows.append(LabelRow(file, compose(class_name.strip()), split.strip().casefold()))
             if rows[-1].split not in {"", *SPLIT_NAMES}:
                 unknown[split] += 1
     except FileNotFoundError:
@@ -175,8 +175,8 @@ def apply_label_tables(
     without a class or a split leaves that as it is; but an unlabeled image that gets a class
     becomes a training image, unless the row has a split.
 
-    The data set's own classes are dropped if tables name images that have some, but none of their
-    classes: then they are of another kind, such as the names of folders that are no classes.
+    The data set's own classes are dropped if tables give others to images that have some, and no
+    row has one of them: then they are of another kind, such as the names of folders by year.
 
     Args:
         images: All images of the data set.
@@ -193,14 +193,10 @@ def apply_label_tables(
     """
     matched = [_match_rows(images, table, folder) for table in tables]
     own = {image.class_name for image in images} - {""}
-    named = {
-        row.class_name
-        for rows in matched
-        for index, row in rows.items()
-        if images[index].class_name
-    }
+    given = [(images[i].class_name, r.class_name) for rows in matched for i, r in rows.items()]
+    is_replaced = any(before and new for before, new in given)
     labeled = list(images)
-    if named and not named & own:
+    if is_replaced and own.isdisjoint(new for _, new in given):
         logger.info(
             "The classes %s are dropped: data.labels has others for their images",
             list_first(sorted(own)),
@@ -291,9 +287,12 @@ def _match_rows(
 def _find_images(
     images: Sequence[ListedImage], table: LabelTable, folder: Path
 ) -> Iterator[Sequence[int]]:
-    """Find the images of each row, by their indices: one by its place, or all that its end fits."""
+    """Find the images of each row, by their indices: one by its place, or all that its end fits.
+
+    Letters with accents may be composed or decomposed, as in the names that macOS gives.
+    """
     by_place = {image.place: index for index, image in enumerate(images)}
-    by_name = _group_by_name(images, {_last(_clean(row.file)) for row in table.rows})
+    by_name = _group_by_name(images, {compose(_last(_clean(row.file))) for row in table.rows})
     root = folder.as_posix().strip("/")
     for row in table.rows:
         file = _clean(row.file)
@@ -301,8 +300,14 @@ def _find_images(
         if index is not None:
             yield [index]
             continue
+        file = compose(file)
+        candidates = by_name.get(_last(file), [])
+        places = [index for index in candidates if compose(images[index].place) == file]
+        if places:
+            yield places
+            continue
         end = "/" + file.lstrip("/")
-        paths = {i: f"/{root}/{images[i].place}" for i in by_name.get(_last(file), [])}
+        paths = {i: compose(f"/{root}/{images[i].place}") for i in candidates}
         yield [
             i
             for i, path in paths.items()
@@ -314,7 +319,7 @@ def _group_by_name(images: Sequence[ListedImage], wanted: set[str]) -> Mapping[s
     """Group the indices of images by name with and without extension, as far as wanted."""
     groups = defaultdict(list)
     for index, image in enumerate(images):
-        name = _last(image.place)
+        name = compose(_last(image.place))
         names = {name, name.rpartition(".")[0]} if has_image_extension(name) else {name}
         for key in names & wanted:
             groups[key].append(index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from selfie_pipeline.printable import escape_controls
 from selfie_pipeline.sources.decoding import has_image_extension
 from selfie_pipeline.sources.samples import TEST_SHARE, build_sample_table, draw_test_split
 
@@ -40,6 +42,14 @@ class ListedImage(NamedTuple):
     """The first that named a class: 0 for the data set itself, n for the n-th label table."""
     folder: tuple[int, int] = (0, 0)
     """Device and inode of the file's folder."""
+
+
+def compose(text: str) -> str:
+    """Return a name with composed letters (NFC), in which equal names have equal characters.
+
+    macOS stores "é" in file names as two characters, while tables and other systems have one.
+    """
+    return unicodedata.normalize("NFC", text)
 
 
 def choose_splits(images: Sequence[ListedImage]) -> list[ListedImage]:
@@ -107,7 +117,8 @@ def build_table(images: Sequence[ListedImage], classes: Sequence[str]) -> pd.Dat
 def log_skipped(images: Sequence[ListedImage], reason: str) -> None:
     """Log how many images are left out, and why."""
     if images:
-        logger.warning("Skipped %d files, such as %s: %s", len(images), images[0].place, reason)
+        place, reason = escape_controls(images[0].place), escape_controls(reason)
+        logger.warning("Skipped %d files, such as %s: %s", len(images), place, reason)
 
 
 def _draw_test_split(images: list[ListedImage]) -> list[ListedImage]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow.parquet import ParquetFile
 
@@ -72,9 +73,11 @@ class ParquetReader:
                 if class_ is None:
                     yield from ((f"[{row}]", "") for row in range(file.metadata.num_rows))
                     return
+                names = self._names[path]
+                has_none = names is None and _marks_none(file, class_)
                 for batch in file.iter_batches(columns=[class_]):
-                    for text in to_texts(path, class_, batch.column(0), self._names[path]):
-                        yield f"[{row}]", text
+                    for text in to_texts(path, class_, batch.column(0), names):
+                        yield f"[{row}]", "" if has_none and text == "-1" else text
                         row += 1
         except (OSError, pa.ArrowException) as error:
             raise damaged_error(path, error) from error
@@ -93,6 +96,16 @@ class ParquetReader:
                         yield from _read_row_group(file, group, f"{image}.bytes", wanted)
         except (OSError, pa.ArrowException) as error:
             raise damaged_error(path, error) from error
+
+
+def _marks_none(file: ParquetFile, column: str) -> bool:
+    """Return True if -1 in a column of numbers means no class: if all others are at least 0."""
+    kind = file.schema_arrow.field(column).type
+    if not (pa.types.is_signed_integer(kind) or kind in {pa.float32(), pa.float64()}):
+        return False
+    values = file.read([column]).column(0)
+    others = values.filter(pc.not_equal(values, -1))
+    return not pc.any(pc.less(others, 0)).as_py()
 
 
 def _read_row_group(

@@ -15,12 +15,17 @@ from numpy.typing import NDArray
 
 from selfie_pipeline.config import UserError
 from selfie_pipeline.sources.base import RESIZING, Chunk, digest_files, stale_error
-from selfie_pipeline.sources.decoding import UnreadableImageError, decode_chunks
+from selfie_pipeline.sources.decoding import (
+    UnreadableImageError,
+    decode_chunks,
+    find_missing_decoders,
+)
 from selfie_pipeline.sources.label_tables import LabelTable, apply_label_tables
 from selfie_pipeline.sources.listing import (
     ListedImage,
     build_table,
     choose_splits,
+    compose,
     find_split,
 )
 
@@ -83,7 +88,7 @@ class Shards:
             place = path.relative_to(folder).as_posix()
             split = find_split(place)
             for row, (inside, class_name) in enumerate(reader.list_images(path), self._firsts[-1]):
-                listed.append(ListedImage(place + inside, split, class_name, row=row))
+                listed.append(ListedImage(place + inside, split, compose(class_name), row=row))
             self._firsts.append(len(listed))
         if tables:
             listed = apply_label_tables(listed, tables, folder.absolute())
@@ -92,7 +97,8 @@ class Shards:
             raise UserError(f"the shards in {folder} have no training or unlabeled images")
         self._rows = np.array([image.row for image in images], dtype=np.int64)
         present = {image.class_name for image in images} - {""}
-        self.classes = _order_classes(present, reader.class_names)
+        published = list(dict.fromkeys(map(compose, reader.class_names)))
+        self.classes = _order_classes(present, published)
         self._listed = build_table(images, self.classes)
 
     def samples(self) -> pd.DataFrame:
@@ -102,7 +108,7 @@ class Shards:
     def fingerprint(self, samples: pd.DataFrame) -> str:
         """Return the SHA-256 over shards, places, splits and classes, in hex digits.
 
-        The way of resizing counts, too.
+        The way of resizing counts, too, and the decoders that images need and that are missing.
 
         Raises:
             UserError: The shards or label tables have changed since the samples were listed.
@@ -112,6 +118,7 @@ class Shards:
         digest = hashlib.sha256(RESIZING + digest_files(self._paths).encode())
         for column in ("split", "class_name", "place"):
             digest.update("\n".join(samples[column]).encode())
+        digest.update(find_missing_decoders(samples["place"]))
         return digest.hexdigest()
 
     def images(self, samples: pd.DataFrame, canvas_size: int, start: int = 0) -> Iterator[Chunk]:  # noqa: ARG002

@@ -27,7 +27,7 @@ from selfie_pipeline.training.progress import ProgressBar
 from selfie_pipeline.training.signals import (
     StopRequest,
     TrainingInterrupted,
-    interrupted_after_last_step,
+    interrupted,
 )
 from selfie_pipeline.training.state import (
     HistoryRow,
@@ -120,7 +120,7 @@ def fit(
             compute_step(model, micro_batches, state, device)
             _end_step(state, checkpoints, reporter, stop.poll, title, callback)
     if received := stop.missed():  # while the last checkpoint was written
-        raise interrupted_after_last_step(title, received)
+        raise interrupted(title, received, "its last step", checkpoints.resume)
     return state.result()
 
 
@@ -161,11 +161,21 @@ def _end_step(
     callback: StepCallback | None,
 ) -> None:
     """Record a step, report it, and save a checkpoint if one is due or a signal was received."""
+
+    def interrupt(received: signal.Signals) -> TrainingInterrupted:
+        when = f"step {state.step} of {state.recipe.steps}"
+        return interrupted(title, received, when, checkpoints.resume)
+
     try:
         state.end_step()
         if callback is not None:
-            # Before the checkpoint, which holds what it measures.
-            _call_back(callback, state, poll, title)
+            try:
+                # Before the checkpoint, which holds what it measures.
+                callback(state)
+            except Exception:
+                if received := poll():  # a signal takes precedence, such as over a pruned trial
+                    raise interrupt(received) from None
+                raise
         reporter.update(state.step, state.history[-1] if state.history else None)
         received = poll()
         if received or state.step % checkpoints.every == 0 or state.step == state.recipe.steps:
@@ -174,26 +184,4 @@ def _end_step(
         checkpoints.write_record("not-finite", vars(error))
         raise
     if received:
-        raise _interrupted(title, received, state)
-
-
-def _call_back(
-    callback: StepCallback,
-    state: TrainingState,
-    poll: Callable[[], signal.Signals | None],
-    title: str,
-) -> None:
-    """Call the callback; a signal takes precedence over what it raises, such as a pruned trial."""
-    try:
-        callback(state)
-    except Exception:
-        if received := poll():
-            raise _interrupted(title, received, state) from None
-        raise
-
-
-def _interrupted(title: str, received: signal.Signals, state: TrainingState) -> TrainingInterrupted:
-    return TrainingInterrupted(
-        f"{title} was stopped by {received.name} after step {state.step} of "
-        f"{state.recipe.steps}; run the same command to resume it"
-    )
+        raise interrupt(received)

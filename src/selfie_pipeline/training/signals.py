@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from selfie_pipeline.config import UserError
 
@@ -16,10 +16,21 @@ class TrainingInterrupted(UserError):  # noqa: N818  # not an error
     """A signal stopped a training, which can be resumed."""
 
 
-def interrupted_after_last_step(title: str, received: signal.Signals) -> TrainingInterrupted:
-    """Return the error for a signal that a training received after its last step."""
+def interrupted(
+    title: str, received: signal.Signals, when: str, resume: Literal["auto", "never"]
+) -> TrainingInterrupted:
+    """Return the error for a signal that stopped a training.
+
+    Args:
+        title: The training's name.
+        received: The signal.
+        when: What the training had done, such as "step 3 of 60".
+        resume: Whether the training was to resume from its checkpoints; if it was not, the same
+            command would start it anew.
+    """
+    command = "the same command" + (" without resume=never" if resume == "never" else "")
     return TrainingInterrupted(
-        f"{title} was stopped by {received.name} after its last step; run the same command to go on"
+        f"{title} was stopped by {received.name} after {when}; run {command} to resume it"
     )
 
 

@@ -125,6 +125,7 @@ def run_trial(
         # Under a cosine schedule high rates catch up late, so only the worst quarter is pruned.
         pruner=optuna.pruners.PercentilePruner(75, n_startup_trials=3),
     )
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # also in a process of its own
     study.add_trials(before)
     study.enqueue_trial(settings)
     study.optimize(objective, n_trials=1)

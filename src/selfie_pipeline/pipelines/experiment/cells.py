@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from selfie_pipeline.config import Arm, ComputeConfig, ExperimentConfig, UserErr
 from selfie_pipeline.evaluation.tables import Cell
 from selfie_pipeline.project import Project
 from selfie_pipeline.training.checkpoints import remove_leftovers
+from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.job_runner import run_jobs
 from selfie_pipeline.training.jobs import Job, WorkerDiedError
 from selfie_pipeline.training.lineage import comparison_key
@@ -153,6 +154,7 @@ def run_cells(
     outcomes = {each.key: each for each in candidates if any(map(each.matches, found[each.key]))}
     kept = len(outcomes)
     _LOG.info("experiment: %d cells, of which %d already have results", len(planned), kept)
+    _warn_of_other_precision(outcomes, found, compute)
     started = time.monotonic()
     run = partial(_run_on_cluster if compute.engine == "ray" else _run_cell, project)
 
@@ -171,6 +173,23 @@ def run_cells(
     jobs = [run_as_job(cell, number) for number, cell in enumerate(missing, kept + 1)]
     run_jobs(jobs, compute, cell_bytes)
     return [outcomes[cell.key] for cell in planned]
+
+
+def _warn_of_other_precision(
+    kept: Iterable[CellKey], results: Mapping[CellKey, Sequence[Cell]], compute: ComputeConfig
+) -> None:
+    """Warn if the existing results were computed in another precision than new ones will be."""
+    precision = find_device(compute).precision
+    stored = Counter(results[key][-1]["provenance"].get("precision", precision) for key in kept)
+    if others := ", ".join(
+        f"{count} in {name}" for name, count in stored.items() if name != precision
+    ):
+        _LOG.warning(
+            "experiment: cells that already have results were computed in another precision "
+            "(%s; now %s), so arms may differ by it; set compute.precision",
+            others,
+            precision,
+        )
 
 
 def _load(project: Project, entry: str, cell: PlannedCell) -> Any:
@@ -233,6 +252,8 @@ def _run_cell(project: Project, cell: PlannedCell, **params: Any) -> CellOutcome
         error = f"{type(reason).__name__}: {' '.join(str(reason).split())}"
         _LOG.exception("experiment: %s failed", key)
     seconds = round(time.monotonic() - started, 1)
+    if not error and not _build_outcome(cell, "done").matches(_load(project, "metrics", cell)):
+        error = "the files in conf/ were changed while the experiment was running"
     return _build_outcome(cell, "failed" if error else "done", seconds, error)
 
 

@@ -163,6 +163,6 @@ def check_complete(cells: pd.DataFrame) -> None:
     ]
     if errors:
         raise UserError(
-            f"{len(errors)} cells failed ({'; '.join(errors)}); run the same command to retry them "
-            "and keep the others"
+            f"{len(errors)} cells failed ({'; '.join(errors)}); mend the causes and run the "
+            "experiment again: it keeps the other cells"
         )

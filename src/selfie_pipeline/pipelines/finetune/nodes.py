@@ -132,6 +132,7 @@ def finetune_classifier(
     network = build_classifier(model, recipe.architecture, patch, classes)
     network.load_state_dict(initial_classifier.tensors, strict=True)
     images = open_images(patch_grids, patch, augmentation)
+    labels = labeled_samples["label"].to_numpy()
     with open_engine(compute) as engine:
         identity = {**lineage, **engine.identity}
         state = Checkpoints(checkpoints, identity, recipe.checkpoint_every, resume)
@@ -145,7 +146,7 @@ def finetune_classifier(
             seed=seed,
             images=images,
             rows=labeled_samples["sample"].to_numpy(),
-            labels=labeled_samples["label"].to_numpy(),
+            labels=labels,
             device=engine.here,
             checkpoints=state,
             title=title,
@@ -155,7 +156,7 @@ def finetune_classifier(
     history = pd.DataFrame(result.history)
     provenance = {
         **lineage,
-        "training": measure_convergence(history) | result.measured,
+        "training": measure_convergence(history, labels) | result.measured,
         "classes": labeled_samples.groupby("label")["class_name"].first().tolist(),
         "mean": patch_grids.mean.tolist(),
         "std": patch_grids.std.tolist(),

@@ -17,7 +17,7 @@ from selfie_pipeline.pipelines.patch.data_check import find_leaked
 from selfie_pipeline.project import resolve_path
 from selfie_pipeline.provenance import hash_json
 from selfie_pipeline.sources import open_source
-from selfie_pipeline.sources.decoding import NOT_AN_IMAGE, has_image_extension
+from selfie_pipeline.sources.decoding import EMPTY, NOT_AN_IMAGE, has_image_extension
 from selfie_pipeline.sources.samples import SAMPLE_COLUMNS
 
 _LOG = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def _check_unreadable(
     damaged = {
         samples["place"][sample]: reason
         for sample, reason in unreadable.items()
-        if reason != NOT_AN_IMAGE or has_image_extension(samples["place"][sample])
+        if reason not in {NOT_AN_IMAGE, EMPTY} or has_image_extension(samples["place"][sample])
     }
     if len(damaged) > allowed:
         place, reason = next(iter(damaged.items()))

@@ -1,7 +1,8 @@
 """Classification of image files in blocks, from which an interrupted run resumes.
 
 A finished block is stored as a checkpoint, whose step is the block's number. It is used again only
-if its files have the same paths, sizes and times of modification.
+if its files have the same paths, sizes and times of modification, and no other files are readable
+now.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from selfie_pipeline.config import UserError
 from selfie_pipeline.evaluation.predictions import TopTwo, find_top_two
 from selfie_pipeline.models.preprocessing import Preprocessing
 from selfie_pipeline.provenance import hash_json
-from selfie_pipeline.sources.decoding import REFUSED, map_ordered
+from selfie_pipeline.sources.decoding import map_ordered, may_be_readable_now
 from selfie_pipeline.sources.image_files import read_windows
 from selfie_pipeline.training.checkpoints import Checkpoint, Checkpoints
 from selfie_pipeline.training.device import torch_threads
@@ -166,11 +167,12 @@ def _load_blocks(
 ) -> Iterator[tuple[int, Block]]:
     """Yield the numbers and results of stored blocks whose files are the same.
 
-    Not those with a file that the system refused to read: it may read it now.
+    Not those with a file that the system refused to read, or whose decoder was missing then: it may
+    be readable now.
     """
     for number, tensors in ((each.step, each.tensors) for each in checkpoints.usable()):
         note = json.loads(tensors["note"].numpy().tobytes())
-        refused = any(reason and reason.startswith(REFUSED) for reason in note["reasons"])
-        if not refused and note["files"] == _digest(folder, blocks.get(number, ())):
+        outdated = any(may_be_readable_now(reason) for reason in note["reasons"] if reason)
+        if not outdated and note["files"] == _digest(folder, blocks.get(number, ())):
             top = TopTwo(tensors["labels"].numpy(), tensors["probabilities"].numpy())
             yield number, Block(top, note["reasons"])

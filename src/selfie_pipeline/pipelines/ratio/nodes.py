@@ -63,7 +63,11 @@ def run_ratio(
 
     old = dict(flatten(encoder.provenance["configuration"]))
     new = dict(flatten(dump_settings(None)))
-    changes = [f"{key} = {old.get(key)}, now {new[key]}" for key in new if old.get(key) != new[key]]
+    changes = [  # a value that is not recorded is the default
+        f"{key} = {old.get(key, 'the default')}, now {new.get(key, 'the default')}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
     if changes:
         raise UserError(
             f"the encoder was pretrained with other parameters ({', '.join(changes)}), so it can't "
@@ -73,10 +77,11 @@ def run_ratio(
     pair = {"arms": ["supervised", "selfie"]}  # others have no encoder of fewer images
     for images in ratio.images:
         found: Weights | None = project.load("encoder", pretrain={"images": images})
-        stages = ["cells"]
         expected = {"configuration": dump_settings(images), "data": encoder.provenance["data"]}
         if found is None or any(found.provenance.get(key) != expected[key] for key in expected):
             _LOG.info("ratio: pretraining on %d images", images)
-            stages = ["pretrain", "cells"]  # one run, whose cells use the encoder that it saves
-        project.run(*stages, pretrain={"images": images}, experiment=pair)
+            # A run of its own, whose checkpoints are removed even if a cell fails later.
+            project.run("pretrain", pretrain={"images": images})
+            project.load("encoder", pretrain={"images": images})  # for the cells, not an older one
+        project.run("cells", pretrain={"images": images}, experiment=pair)
     project.run("experiment")

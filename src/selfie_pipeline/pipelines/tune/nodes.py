@@ -94,9 +94,10 @@ def tune_finetuning(
         one row a trial.
 
     Raises:
-        UserError: The file of the studies can't be read or written, or all trials of all searches
-            diverged; or see `run_jobs`.
+        UserError: A value of the recipe is outside its range; the file of the studies can't be read
+            or written; all trials of all searches diverged; or see `run_jobs`.
     """
+    _check_ranges(recipe, tune)
     import optuna  # noqa: PLC0415  # an extra
 
     from selfie_pipeline.training.trials import (  # noqa: PLC0415
@@ -135,6 +136,17 @@ def tune_finetuning(
         searches = "; ".join(f"{arm}, {100 * fraction:g} %" for arm, fraction in grid)
         raise UserError(f"no values were found ({searches}): {_ALL_DIVERGED}")
     return results, pd.concat(tables, ignore_index=True)
+
+
+def _check_ranges(recipe: FinetuneConfig, tune: TuneConfig) -> None:
+    """Check that the first trial, which has the recipe's values, is in the search space."""
+    for name, interval in tune.space.items():
+        value = getattr(recipe, name)
+        if not interval.low <= value <= interval.high:
+            raise UserError(
+                f"finetune.{name} = {value:g}, which the first trial has, is outside tune.space, "
+                f"from {interval.low:g} to {interval.high:g}; change one of them"
+            )
 
 
 def _log_result(search: Search, best: SearchResult | None) -> None:

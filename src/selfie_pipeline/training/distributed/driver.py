@@ -47,7 +47,7 @@ from selfie_pipeline.training.progress import ProgressBar
 from selfie_pipeline.training.signals import (
     StopRequest,
     TrainingInterrupted,
-    interrupted_after_last_step,
+    interrupted,
 )
 from selfie_pipeline.training.state import HistoryRow, TrainingResult, TrainingState
 from selfie_pipeline.training.tasks import Task
@@ -234,7 +234,7 @@ class _Monitor:
         if self.error is not None:
             raise self.error
         if stop.received:  # too late for the workers
-            raise interrupted_after_last_step(self.title, stop.received)
+            raise interrupted(self.title, stop.received, "its last step", "auto")
 
     def _fit(self) -> None:
         """Train; again if a worker died between its start and that of the training.
