@@ -19,9 +19,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from common import arguments, copy_project, median, median_interval, recipe, report, seconds
+from common import arguments, copy_project, median_interval, recipe, report, seconds
 
 from selfie_pipeline.training.device import find_device
 

@@ -13,10 +13,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
-from common import arguments, median, recipe, report, seconds
+from common import arguments, recipe, report, seconds
 from ingest import make_images
 from kedro.io.core import Version
 

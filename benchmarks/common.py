@@ -7,7 +7,6 @@ import json
 import math
 import os
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -175,11 +174,6 @@ def best_rate(device: Device) -> float:
         product / seconds(lambda: left @ left),
         convolution / seconds(lambda: torch.nn.functional.conv2d(maps, kernels, padding=1)),
     )
-
-
-def median(values: list[float]) -> float:
-    """Return the median."""
-    return statistics.median(values)
 
 
 def median_interval(values: list[float]) -> tuple[float, float]:

@@ -29,6 +29,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,6 @@ from common import (
     arguments,
     bare_step,
     copy_project,
-    median,
     pretraining_task,
     recipe,
     report,

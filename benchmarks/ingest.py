@@ -23,9 +23,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import numpy as np
-from common import arguments, median, recipe, report, seconds
+from common import arguments, recipe, report, seconds
 from kedro.io.core import Version
 from numpy.typing import NDArray
 from PIL import Image, ImageOps

@@ -13,12 +13,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 from common import (
     arguments,
     bare_step,
     digit_images,
-    median,
     median_interval,
     now,
     pretraining_task,

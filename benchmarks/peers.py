@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,7 +40,6 @@ from common import (
     bare_step,
     digit_images,
     drawn_digits,
-    median,
     now,
     pretraining_task,
     recipe,

@@ -28,10 +28,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
-from common import arguments, best_rate, drawn_digits, median, recipe, report, seconds
+from common import arguments, best_rate, drawn_digits, recipe, report, seconds
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 

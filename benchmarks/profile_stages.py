@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from types import FrameType
 from typing import Any
 
@@ -36,7 +37,6 @@ from common import (
     arguments,
     digit_images,
     drawn_digits,
-    median,
     no_checkpoints,
     pretraining_task,
     recipe,

@@ -20,6 +20,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,6 @@ from common import (
     arguments,
     copy_project,
     digit_images,
-    median,
     median_interval,
     no_checkpoints,
     recipe,

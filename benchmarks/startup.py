@@ -18,9 +18,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from common import PROJECT, arguments, copy_project, median, now, recipe, report
+from common import PROJECT, arguments, copy_project, now, recipe, report
 
 from selfie_pipeline.training.device import find_device
 

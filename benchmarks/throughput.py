@@ -9,13 +9,13 @@ matrix product or a large convolution, whichever is faster, measured between the
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import median
 
 from common import (
     arguments,
     bare_step,
     best_rate,
     digit_images,
-    median,
     pretraining_task,
     recipe,
     report,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import median
 
 import torch
 from common import (
@@ -10,7 +11,6 @@ from common import (
     best_rate,
     digit_images,
     forbid_synchronisation,
-    median,
     now,
     pretraining_task,
     seconds,

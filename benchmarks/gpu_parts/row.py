@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from common import ArrayGrids, drawn_digits, median, no_checkpoints, now
+from common import ArrayGrids, drawn_digits, no_checkpoints, now
 from gpu_bundle import load_cifar10
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -20,7 +21,6 @@ import torch
 from common import (
     bare_step,
     digit_images,
-    median,
     now,
     peak_memory,
     pretraining_task,

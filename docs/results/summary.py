@@ -32,19 +32,35 @@ class Study(NamedTuple):
         folder: The folder of the cells, below `docs/results`.
         title: Data, network and finetuning in a few words.
         command: The command that made the cells.
-        simclr: What `benchmarks/simclr.py` reported of the weights that the arm `weights` started
-            from, a file below `docs/results`; empty without such an arm.
+        weights: A file below `docs/results` about the weights that the arm `weights` started from:
+            the report of `benchmarks/simclr.py`, or the cell of their training; empty without such
+            an arm.
+        weights_name: How they were trained.
     """
 
     folder: str
     title: str
     command: str
-    simclr: str = ""
+    weights: str = ""
+    weights_name: str = "SimCLR"
 
     def cells(self) -> list[dict[str, Any]]:
         """Load the cells; their names stand for the versions, which are not committed."""
         files = sorted((HERE / self.folder).glob("*.json"))
         return [json.loads(file.read_text()) | {"version": file.name} for file in files]
+
+    def weights_images(self) -> int:
+        """Return the number of images that the given weights were trained on."""
+        found = json.loads((HERE / self.weights).read_text())
+        images: int = found["labels"] if "labels" in found else found["images"]
+        return images
+
+    def name_arms(self) -> dict[str, str]:
+        """Return the names of the arms with given weights, in the table, by their display names."""
+        return {
+            "weights": self.weights_name,
+            "weights, Selfie": f"{self.weights_name}, then Selfie",
+        }
 
 
 _PHOTOGRAPHS = (
@@ -63,7 +79,7 @@ STUDIES = [
         "cats and dogs, narrow, 500 × 64, harder puzzle, 44 minutes",
         f"{_PHOTOGRAPHS}pretrain.steps=10000,weights=simclr.safetensors,"
         'experiment.arms=[supervised,selfie,weights]"',
-        simclr="benchmarks/simclr_cats_dogs.json",
+        weights="benchmarks/simclr_cats_dogs.json",
     ),
     Study(
         "cats_dogs/second_pretraining",
@@ -93,7 +109,9 @@ STUDIES = [
         "cifar10/harder_puzzle",
         "CIFAR-10, narrow, 6,000 × 64, harder puzzle",
         f'{_GRID}"pretrain.steps=12500,pretrain.smallest_crop=0.3,pretrain.colour_jitter=0.5,'
+        "weights=simclr.safetensors,experiment.arms=[supervised,selfie,weights],"
         'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2]"',
+        weights="benchmarks/simclr_cifar10.json",
     ),
     Study(
         "cifar10/cells",
@@ -123,12 +141,13 @@ def summarise(study: Study) -> Iterator[dict[str, Any]]:
         seeds = {origin["configuration"].get("pretrain", {}).get("seed") for origin in origins}
         images = {origin["pretraining_images"] for origin in origins} - {None}
         if row.arm == "weights":
-            images = {json.loads((HERE / study.simclr).read_text())["images"]}
+            images = {study.weights_images()}
         pretrained = row.arm != "supervised"
+        is_simclr = row.arm == "weights" and study.weights_name == "SimCLR"
         yield {
             "data": study.title,
             "labels_percent": f"{row.labeled_percent:g}",
-            "arm": "simclr" if row.arm == "weights" else row.arm,
+            "arm": "simclr" if is_simclr else row.arm,
             "baseline": "supervised" if pretrained else "",
             "accuracy": _round(row.mean),
             "gain": _round(row.difference),
@@ -158,7 +177,7 @@ def readme_table() -> str:
                         study.title,
                         str(labels),
                         scratch["Accuracy, %"],
-                        "SimCLR" if arm["Arm"] == "weights" else arm["Arm"],
+                        study.name_arms().get(arm["Arm"], arm["Arm"]),
                         arm["Accuracy, %"],
                         arm["Difference, points (95 %)"],
                         answer,

@@ -41,7 +41,7 @@ def test_every_row_has_the_mean_and_the_gain_of_its_cells(summary):
                 for cell in cells
                 if cell["arm"] == arm and cell["labeled_frac"] == float(row["labels_percent"]) / 100
             }
-            for arm in ("supervised", "selfie", "weights")
+            for arm in ("supervised", "selfie", "weights", "weights_selfie")
         }
         own = accuracies["weights" if row["arm"] == "simclr" else row["arm"]]
         assert float(row["accuracy"]) == pytest.approx(statistics.mean(own.values()), abs=0.0051)

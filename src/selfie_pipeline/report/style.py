@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 LIGHT = {
@@ -65,7 +66,6 @@ _STYLE: Any = {  # a dict; its type differs between matplotlib's releases
     "figure.constrained_layout.use": True,
     "figure.dpi": 150,
     "figure.facecolor": LIGHT["paper"],
-    "font.family": "DejaVu Sans",
     "font.size": 10,
     "grid.color": LIGHT["faint"],
     "image.composite_image": False,
@@ -80,6 +80,15 @@ _STYLE: Any = {  # a dict; its type differs between matplotlib's releases
     "ytick.labelcolor": LIGHT["ink"],
 }
 
+_MORE_FONTS = [
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "IPAexGothic",
+    "Hiragino Sans",
+    "Microsoft YaHei",
+]
+"""Fonts with Chinese and Japanese characters, which matplotlib's own does not have."""
+
 P = ParamSpec("P")
 
 
@@ -88,7 +97,8 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @functools.wraps(draw)
     def draw_styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        fonts = {"font.family": ["DejaVu Sans", *select_installed(_MORE_FONTS)]}
+        with mpl.rc_context(_STYLE | fonts), warnings.catch_warnings():
             figure = draw(*args, **kwargs)
             # After one pass of the constrained layout, labels may still be cut off.
             warnings.filterwarnings("ignore", message="constrained_layout not applied")
@@ -96,6 +106,12 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
         return figure
 
     return draw_styled
+
+
+def select_installed(fonts: Sequence[str]) -> list[str]:
+    """Return those of the fonts that are installed; matplotlib warns of each that is not."""
+    installed = set(font_manager.get_font_names())
+    return [font for font in fonts if font in installed]
 
 
 def join_sentences(*parts: str) -> str:
