@@ -49,7 +49,7 @@ class Project:
 
     def run(
         self, *pipelines: str, load_versions: Mapping[str, str] | None = None, **params: Any
-    ) -> None:
+    ) -> dict[str, Any]:
         """Run pipelines as `kedro run` does, with the options of this run and a separate version.
 
         Kedro's messages and the summary of the run are suppressed up to warnings, because there may
@@ -61,6 +61,9 @@ class Project:
                 the latest of entries that this run doesn't have.
             params: More parameters, nested; they override those of this run.
 
+        Returns:
+            The catalog entries of the pipelines' outputs by name, which load what was saved.
+
         Raises:
             UserError: A pipeline raised it.
         """
@@ -68,7 +71,7 @@ class Project:
         params = {"budget": None, **params}  # it is that of the entire run
         try:
             with _suppress_info(), self._create_session(params) as session:
-                session.run(
+                return session.run(
                     pipeline_names=list(pipelines),
                     load_versions=dict(load_versions or {}),
                     runner=SequentialRunner(),

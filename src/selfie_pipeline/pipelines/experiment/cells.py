@@ -192,11 +192,16 @@ def _warn_of_other_precision(
         )
 
 
+def _entry(key: CellKey, name: str) -> str:
+    """Return the name of a catalog entry of a cell's arm; the path depends on its parameters."""
+    return f"{key.arm.removeprefix('weights_')}_{name}"
+
+
 def _load(project: Project, entry: str, cell: PlannedCell) -> Any:
     """Load a catalog entry of a cell, or None if there is no version of it."""
     key = cell.key
     return project.load(
-        f"{key.arm.removeprefix('weights_')}_{entry}",
+        _entry(key, entry),
         labeled_frac=key.labeled_frac,
         seed=key.seed,
         **cell.params,
@@ -236,7 +241,7 @@ def _run_cell(project: Project, cell: PlannedCell, **params: Any) -> CellOutcome
     started = time.monotonic()
     error = ""
     try:
-        project.run(
+        outputs = project.run(
             _PIPELINES[key.arm],
             labeled_frac=key.labeled_frac,
             seed=key.seed,
@@ -244,6 +249,8 @@ def _run_cell(project: Project, cell: PlannedCell, **params: Any) -> CellOutcome
             **cell.params,
             **params,
         )
+        if not _build_outcome(cell, "done").matches(outputs[_entry(key, "metrics")].load()):
+            error = "the files in conf/ were changed while the experiment was running"
     except TrainingInterrupted:
         raise
     except UserError as reason:
@@ -252,8 +259,6 @@ def _run_cell(project: Project, cell: PlannedCell, **params: Any) -> CellOutcome
         error = f"{type(reason).__name__}: {' '.join(str(reason).split())}"
         _LOG.exception("experiment: %s failed", key)
     seconds = round(time.monotonic() - started, 1)
-    if not error and not _build_outcome(cell, "done").matches(_load(project, "metrics", cell)):
-        error = "the files in conf/ were changed while the experiment was running"
     return _build_outcome(cell, "failed" if error else "done", seconds, error)
 
 
