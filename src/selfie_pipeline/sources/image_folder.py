@@ -9,7 +9,6 @@ import stat
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from io import BufferedReader
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -148,13 +147,10 @@ class ImageFolder:
 
     def _digest(self, place: str) -> str:
         try:
-            with self._open(place) as file:
+            with find_escaped(self._folder, place).open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError:
             return ""  # the patch stage reports the reason
-
-    def _open(self, place: str) -> BufferedReader:
-        return find_escaped(self._folder, place).open("rb")
 
     def _load(self, listed: tuple[str, str]) -> Path | BinaryIO:
         """Open a listed file (place, sha256); return its path if it can't be read.
