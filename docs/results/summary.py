@@ -92,6 +92,14 @@ STUDIES = [
         f'{_PHOTOGRAPHS}pretrain.steps=5000,pretrain.smallest_crop=null,pretrain.colour_jitter=0"',
     ),
     Study(
+        "cats_dogs/four_starts",
+        "cats and dogs, narrow, 500 × 64, four starts",
+        f"{_PHOTOGRAPHS}pretrain.steps=5000,weights=small200.safetensors,"
+        'experiment.arms=[supervised,selfie,weights,weights_selfie]"',
+        weights="cats_dogs/stand_in.json",
+        weights_name="supervised on 200 classes",
+    ),
+    Study(
         "small_200/cells",
         "200 classes at 32 × 32, narrow, 6,000 × 64, harder puzzle",
         f'{_GRID}"data.source=image_folder,data.name=small_200,data.folder=FOLDER,'
