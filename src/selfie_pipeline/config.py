@@ -45,7 +45,7 @@ def _check_duration(value: object) -> object:
 
 def _check_line(text: str) -> str:
     if not text or not is_printable(text):
-        raise PydanticCustomError("not_allowed", "a line of text without control characters")
+        raise PydanticCustomError("not_allowed", "not a line of text without control characters")
     return text
 
 
