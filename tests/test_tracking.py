@@ -184,6 +184,19 @@ def test_a_run_within_a_run_is_its_child(
     assert "selfie/accuracy" in outer.data.metrics
 
 
+def test_an_interruption_ends_all_runs_in_progress(
+    tmp_path: Path, hooks: Callable[..., MlflowHooks], catalog: DataCatalog
+) -> None:
+    hook = hooks()
+    hook.before_pipeline_run(RUN, SINGLE, catalog)
+    hooks(hook).before_pipeline_run(RUN | {"run_id": "inner"}, SINGLE, catalog)
+
+    hook.on_interrupt()
+
+    assert [run.info.status for run in find_runs(tmp_path)] == ["KILLED", "KILLED"]
+    assert tracking._OUTER_RUN not in os.environ
+
+
 def test_nothing_is_tracked_if_tracking_is_switched_off(
     tmp_path: Path, hooks: Callable[..., MlflowHooks], catalog: DataCatalog
 ) -> None:

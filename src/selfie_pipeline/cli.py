@@ -24,6 +24,7 @@ import click
 from kedro import KedroDeprecationWarning
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.registry import registry as kedro_registry
+from kedro.framework.project import settings
 from kedro.io import DatasetError
 from kedro.runner import ParallelRunner, ThreadRunner
 from kedro.utils import load_obj
@@ -59,6 +60,10 @@ class _RunCommand(click.Command):
         _check_runner_params(ctx)
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:  # of which Kedro tells no hook
+            for hook in settings.HOOKS:
+                hook.on_interrupt()
+            raise
         except (UserError, DatasetError, ValueError) as error:
             message = _one_line(error)
             if message.startswith("Failed to find the pipeline"):

@@ -10,7 +10,7 @@ import json
 import logging
 import shlex
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -42,6 +42,10 @@ _LOG = logging.getLogger(__name__)
 
 class ProjectHooks:
     """Kedro hooks that check a run's parameters and inputs and show its results."""
+
+    def __init__(self) -> None:
+        # Of the runs in progress, innermost last: what each may save.
+        self._claimed: list[Collection[AbstractVersionedDataset[Any, Any]]] = []
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -90,10 +94,11 @@ class ProjectHooks:
         # The runs that it starts may use any entry.
         used = catalog.keys() if starts_runs(pipeline) else pipeline.datasets()
         versions = pin_versions(catalog, used, pipeline.all_outputs(), run_params["run_id"])
+        self._claimed.append(versioned_entries(pipeline.all_outputs(), catalog).values())
         try:
             _check_versions_belong(versions, pipeline, catalog)
         except UserError:
-            release_claims(versioned_entries(pipeline.all_outputs(), catalog).values())
+            self._release_claims()
             raise
         loads = [
             f"{name} {versions.chosen[str(entry._filepath)]}"
@@ -104,7 +109,7 @@ class ProjectHooks:
             "versions: saves %s; loads %s%s",
             versions.saved[0],
             ", ".join(loads) or "none",
-            _describe_kept(versioned_entries(pipeline.all_outputs(), catalog).values()),
+            _describe_kept(self._claimed[-1]),
         )
         # For nodes that run other pipelines.
         project = replace(self._project, versions=versions)
@@ -150,14 +155,19 @@ class ProjectHooks:
             self._catalog["project"].save(self._catalog.load("project").with_params(plan))
 
     @hook_impl
-    def on_pipeline_error(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+    def on_pipeline_error(self) -> None:
         """Remove the folders of versions that were not saved."""
-        release_claims(versioned_entries(pipeline.all_outputs(), catalog).values())
+        self._release_claims()
+
+    def on_interrupt(self) -> None:
+        """Remove them for all runs in progress; see `cli`."""
+        while self._claimed:
+            self._release_claims()
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Delete the run's checkpoints; print the results table and the path of the report."""
-        release_claims(versioned_entries(pipeline.all_outputs(), catalog).values())
+        self._release_claims()
         for name in pipeline.inputs():
             if name.endswith("_checkpoints"):  # their results are in the catalog
                 from selfie_pipeline.training.checkpoints import (  # noqa: PLC0415  # torch
@@ -174,6 +184,11 @@ class ProjectHooks:
         width = shutil.get_terminal_size((100, 24)).columns
         print(f"\n{terminal_table(catalog.load('results_table'), width)}\n")  # noqa: T201
         print(f"Report: {report._get_load_path()}")  # noqa: T201
+
+    def _release_claims(self) -> None:
+        """Remove the empty folders of the innermost run's version."""
+        if self._claimed:
+            release_claims(self._claimed.pop())
 
 
 def _describe_kept(outputs: Iterable[AbstractVersionedDataset[Any, Any]]) -> str:

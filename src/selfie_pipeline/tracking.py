@@ -129,6 +129,11 @@ class MlflowHooks:
         """End the failed run."""
         self._end("FAILED")
 
+    def on_interrupt(self) -> None:
+        """End all runs in progress; see `cli`."""
+        while self._runs:
+            self._end("KILLED")
+
     def _start(self, run: _Run, run_params: Mapping[str, Any], parent: str | None) -> None:
         client = _create_client(self._parameters["tracking"]["mlflow_uri"], self._project)
         from mlflow.entities import Param  # noqa: PLC0415  # an extra, and slow

@@ -461,3 +461,22 @@ def test_the_test_split_has_no_influence_on_training(
     for arm in ("selfie", "supervised"):
         theirs, ours = (catalog.load(f"{arm}_metrics") for catalog in (expected, found))
         assert (theirs["loss"], theirs["accuracy"]) != (ours["loss"], ours["accuracy"])
+
+
+def test_ctrl_c_outside_a_training_leaves_no_empty_versions_and_no_unfinished_tracked_run(
+    fresh: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setattr(Digits, "samples", lambda _: signal.raise_signal(signal.SIGINT))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
+
+    try:
+        done = fresh.kedro_run("--pipeline=ingest", "--params=tracking.mlflow=auto")
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (1, "Aborted!")
+    assert list((fresh.path / "data").rglob("20*Z")) == []
+    client = mlflow.MlflowClient(f"sqlite:///{fresh.path / 'data' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny")
+    assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["KILLED"]
