@@ -270,7 +270,7 @@ def _check_versions_belong(versions: RunVersions, pipeline: Pipeline, catalog: D
                 f"`kedro run --pipeline={_find_producer(other, catalog)}` again"
             )
     grids, samples, listed = map(loads.get, ("patch_grids", "usable_samples", "samples"))
-    if grids and listed and listed > grids:  # of which they would be taken to be
+    if grids and listed and listed > grids:  # nodes pair them by position
         raise UserError(
             f"samples {listed} are later than patch_grids {grids}, whose images may be others; run "
             "all of `kedro run --pipeline=patch`"

@@ -162,6 +162,12 @@ def test_pretraining_on_top_of_weights_is_compared_with_both(make_cells) -> None
     )
 
 
+def test_a_table_of_an_earlier_commit_has_a_verdict(four_seeds) -> None:
+    table = build_results_table(four_seeds)
+    old = table.drop(columns=[name for name in table if name.startswith("over_weights")])
+    assert verdict(old) == verdict(table)
+
+
 def test_one_seed_in_common_is_weak_evidence(make_cells) -> None:
     cells = [
         *make_cells("supervised", {0: 0.7, 1: 0.7}),

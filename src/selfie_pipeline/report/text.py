@@ -41,9 +41,10 @@ def verdict(table: pd.DataFrame) -> str:
         table: From `tables.build_results_table`.
     """
     sentences = [_summarise_arm(table, arm) for arm in compared_arms(table)]
-    on_top = _compare_with_weights(table)
-    if _ON_TOP in set(on_top["arm"]):
-        sentences.append(_summarise_arm(on_top, _ON_TOP))
+    if "weights_selfie" in compared_arms(table):  # tables of earlier commits lack the columns
+        on_top = _compare_with_weights(table)
+        if _ON_TOP in set(on_top["arm"]):
+            sentences.append(_summarise_arm(on_top, _ON_TOP))
     missing = "Pretraining was not tested: there is no Selfie result with this configuration."
     return " ".join(sentences) or missing
 

@@ -22,6 +22,7 @@ from selfie_pipeline.training.jobs import Job
 from selfie_pipeline.training.search import Search, SearchResult
 
 _LOG = logging.getLogger(__name__)
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # here, for the processes of trials, too
 Objective = Callable[[optuna.Trial], float]
 
 
@@ -125,7 +126,6 @@ def run_trial(
         # Under a cosine schedule high rates catch up late, so only the worst quarter is pruned.
         pruner=optuna.pruners.PercentilePruner(75, n_startup_trials=3),
     )
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # also in a process of its own
     study.add_trials(before)
     study.enqueue_trial(settings)
     study.optimize(objective, n_trials=1)

@@ -97,10 +97,7 @@ def tune_finetuning(
         UserError: A value of the recipe is outside its range; the file of the studies can't be read
             or written; all trials of all searches diverged; or see `run_jobs`.
     """
-    _check_ranges(recipe, tune)
-    import optuna  # noqa: PLC0415  # an extra
-
-    from selfie_pipeline.training.trials import (  # noqa: PLC0415
+    from selfie_pipeline.training.trials import (  # noqa: PLC0415  # Optuna is an extra
         best_result,
         finished_trials,
         open_studies,
@@ -108,7 +105,7 @@ def tune_finetuning(
         run_search,
     )
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    _check_ranges(recipe, tune)
     data = fingerprint_data(patch_grids, samples)
     split = hold_out(samples, tune)
     images = open_images(patch_grids, patch, augmentation)
