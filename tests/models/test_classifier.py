@@ -7,206 +7,13 @@ from torch.nn import functional
 from selfie_pipeline.config import UserError
 from selfie_pipeline.models.classifier import (
     build_classifier,
-    load_pretrained,
     num_classes,
-    pretrained_stages,
     restore_classifier,
 )
 from selfie_pipeline.models.dropout import DropoutRng
-from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.provenance import dump_configuration
 
 ARCHITECTURES = ["resnet", "resnet36_attention"]
-PRETRAINED = ("stem.", "stages.0.", "stages.1.", "stages.2.")
-
-
-def copy_tensors(module):
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-@pytest.fixture(params=[True, False], ids=["v2", "v1"])
-def config(request, make_config):
-    return make_config({"model.preactivation": request.param, "model.layers": [1, 2, 1, 1]})
-
-
-@pytest.fixture
-def encoder(config):
-    """The tensors of an encoder whose BatchNorm statistics are not the initial ones."""
-    torch.manual_seed(1)
-    network = Selfie(config.model, config.patch)
-    for _ in range(3):
-        network(torch.rand(4, 16, 3, 8, 8) * 3, torch.rand(4, 16).argsort(1))
-    return copy_tensors(network)
-
-
-@pytest.fixture
-def classifier(config):
-    torch.manual_seed(2)
-    return build_classifier(config.model, "resnet", config.patch, classes=10)
-
-
-@pytest.fixture
-def hybrid(config):
-    torch.manual_seed(2)
-    return build_classifier(config.model, "resnet36_attention", config.patch, classes=10)
-
-
-def test_stem_and_stages_are_loaded_completely(encoder, classifier):
-    names = load_pretrained(encoder, classifier)
-    own = classifier.state_dict()
-    assert names == sorted(name for name in own if name.startswith(PRETRAINED))
-    assert names == sorted(
-        name.removeprefix("patch_network.")
-        for name in encoder
-        if name.startswith("patch_network.") and not name.startswith("patch_network.norm.")
-    )
-    for name in names:
-        assert torch.equal(own[name], encoder[f"patch_network.{name}"]), name
-
-
-def test_batch_norm_statistics_are_loaded(encoder, classifier):
-    names = load_pretrained(encoder, classifier)
-    means = [name for name in names if name.endswith("running_mean")]
-    assert len(means) == len([name for name in names if name.endswith("running_var")]) > 8
-    own = classifier.state_dict()
-    assert all(own[name].any() for name in means)
-    counters = [name for name in names if name.endswith("num_batches_tracked")]
-    assert len(counters) == len(means)
-    assert {own[name].item() for name in counters} == {3}
-
-
-def test_stage_four_and_the_head_are_not_changed(encoder, classifier):
-    before = copy_tensors(classifier)
-    names = load_pretrained(encoder, classifier)
-    fresh = before.keys() - set(names)
-    assert fresh == {name for name in before if name.startswith(("stages.3.", "norm.", "head."))}
-    for name in fresh:
-        assert torch.equal(classifier.state_dict()[name], before[name]), name
-
-
-def test_the_loaded_classifier_computes_ps_features(config, encoder, classifier):
-    selfie = Selfie(config.model, config.patch)
-    selfie.load_state_dict(encoder)
-    load_pretrained(encoder, classifier)
-    p = selfie.patch_network.eval()
-    images = torch.rand(2, 3, 32, 32)
-    stages = classifier.eval().stages[:3]
-    torch.testing.assert_close(stages(classifier.stem(images)), p.stages(p.stem(images)))
-
-
-def without(tensors, name):
-    return {key: value for key, value in tensors.items() if key != name}
-
-
-def assert_refused(encoder, classifier, *words):
-    """Assert that loading is an error with these words, and that nothing has been loaded."""
-    before = copy_tensors(classifier)
-    with pytest.raises(ValueError, match="does not fit") as caught:
-        load_pretrained(encoder, classifier)
-    assert "\n" not in str(caught.value)
-    for word in words:
-        assert word in str(caught.value)
-    for name, tensor in classifier.state_dict().items():
-        assert torch.equal(tensor, before[name]), name
-
-
-def some_tensors(config):
-    kinds = ("conv1.weight", "norm2.running_var", "norm1.bias", "norm3.num_batches_tracked")
-    names = [f"stages.1.blocks.1.{kind}" for kind in kinds]
-    return ["stem.conv.weight", *names]
-
-
-def test_a_missing_tensor_is_an_error(config, encoder, classifier):
-    for name in some_tensors(config):
-        incomplete = without(encoder, f"patch_network.{name}")
-        assert_refused(incomplete, classifier, name, "missing in the encoder")
-
-
-@pytest.mark.parametrize(
-    "name", ["stages.2.blocks.7.conv1.weight", "stages.0.blocks.0.norm9.weight", "stem.extra"]
-)
-def test_a_surplus_tensor_is_an_error(encoder, classifier, name):
-    surplus = {**encoder, f"patch_network.{name}": torch.zeros(3)}
-    assert_refused(surplus, classifier, name, "not part of the network")
-
-
-def test_a_stage_that_p_does_not_have_is_an_error(encoder, classifier):
-    name = "stages.3.blocks.0.conv1.weight"
-    surplus = {**encoder, f"patch_network.{name}": classifier.state_dict()[name] + 1}
-    assert_refused(surplus, classifier, name)
-
-
-def test_a_tensor_of_another_shape_is_an_error(config, encoder, classifier):
-    for name in some_tensors(config):
-        wrong = {**encoder, f"patch_network.{name}": torch.zeros(7, 3)}
-        assert_refused(wrong, classifier, name, "7×3")
-
-
-def test_an_encoder_of_another_width_is_an_error(config, classifier):
-    other = Selfie(config.model.model_copy(update={"width": 16}), config.patch).state_dict()
-    assert_refused(other, classifier, "stages.0.blocks.0.conv1.weight", "more")
-
-
-@pytest.mark.parametrize("prefix", ["module.", "network.", "_orig_mod.patch_network."])
-def test_fault_weights_that_silently_do_not_load_because_of_a_key_prefix(
-    encoder, classifier, prefix
-):
-    renamed = {prefix + name: tensor for name, tensor in encoder.items()}
-    assert_refused(renamed, classifier, "missing in the encoder")
-
-
-def test_one_tensor_under_another_prefix_is_an_error(encoder, classifier):
-    renamed = dict(encoder)
-    renamed["module.stem.conv.weight"] = renamed.pop("patch_network.stem.conv.weight")
-    assert_refused(renamed, classifier, "stem.conv.weight")
-
-
-def test_an_empty_encoder_is_an_error(classifier):
-    assert_refused({}, classifier, "missing in the encoder")
-
-
-def test_a_hybrid_receives_everything_but_its_head(encoder, hybrid):
-    before = copy_tensors(hybrid)
-    names = load_pretrained(encoder, hybrid)
-    assert names == sorted(encoder)
-    own = hybrid.state_dict()
-    for name in names:
-        assert torch.equal(own[name], encoder[name]), name
-    assert own.keys() - set(names) == {"head.fc.weight", "head.fc.bias"}
-    for name in own.keys() - set(names):
-        assert torch.equal(own[name], before[name]), name
-
-
-def test_positions_that_a_hybrid_does_not_use_are_not_loaded(config, encoder):
-    model = config.model.model_copy(update={"encoder_positions": False})
-    network = build_classifier(model, "resnet36_attention", config.patch, classes=10)
-    names = load_pretrained(encoder, network)
-    assert names == sorted(name for name in encoder if not name.startswith("positions."))
-    assert not [name for name in network.state_dict() if "positions" in name]
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "pooling.u0",
-        "pooling.blocks.1.self_attn.in_proj_weight",
-        "positions.table",
-        "patch_network.stem.conv.weight",
-        "patch_network.stages.2.blocks.0.conv1.weight",
-    ],
-)
-def test_missing_misshapen_and_surplus_tensors_of_a_hybrid_are_errors(encoder, hybrid, name):
-    assert_refused(without(encoder, name), hybrid, name, "missing")
-    assert_refused({**encoder, name: torch.zeros(7, 3)}, hybrid, name, "7×3")
-    surplus = f"{name}.more"
-    assert_refused({**encoder, surplus: torch.zeros(3)}, hybrid, surplus, "not part of the network")
-
-
-def test_ps_last_normalisation_is_part_of_a_hybrid(encoder, hybrid):
-    names = [name for name in encoder if name.startswith("patch_network.norm.")]
-    for name in names:  # none in v1
-        assert_refused(without(encoder, name), hybrid, name, "missing in the encoder")
-    assert len([name for name in names if "running" in name]) == (2 if names else 0)
 
 
 def evaluation_mode(network):
@@ -270,19 +77,6 @@ def test_the_outputs_are_counted_from_the_tensors(make_config, architecture):
     assert evaluation_mode(network)(torch.rand(2, 3, 32, 32)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_pretrained_stages_are_the_loaded_ones(config, encoder, architecture):
-    network = build_classifier(config.model, architecture, config.patch, classes=10)
-    loaded = load_pretrained(encoder, network)
-    own = network.state_dict(keep_vars=True)
-    stages = {
-        id(tensor) for tensor in pretrained_stages(network).state_dict(keep_vars=True).values()
-    }
-    assert {name for name in own if id(own[name]) in stages} == {
-        name for name in loaded if not name.startswith(("pooling.", "positions."))
-    }
-
-
 @pytest.mark.parametrize(("stem", "stride"), [("small", 4), ("standard", 16)])
 def test_the_stride_is_that_of_the_feature_map(make_config, stem, stride):
     model = make_config({"model.stem": stem}).model
@@ -295,7 +89,7 @@ def store(config, **changes):
     """Return the tensors and the provenance of a classifier."""
     network = build_classifier(config.model, config.finetune.architecture, config.patch, 3)
     made_with = dump_configuration(patch=config.patch, model=config.model, finetune=config.finetune)
-    return copy_tensors(network), {"configuration": made_with | changes}
+    return network.state_dict(), {"configuration": made_with | changes}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

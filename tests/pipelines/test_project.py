@@ -298,8 +298,8 @@ def test_an_older_encoder_can_be_chosen(finished: Any) -> None:
         (
             ["--pipeline=finetune", "--params=model.width=16"],
             [
-                "the encoder does not fit",
-                "8×8×1×1 in the encoder, 16×16×1×1",
+                "the encoder's tensors do not fit",
+                "stem.conv.weight is 8×3×3×3 instead of 16×3×3×3",
                 "--pipeline=pretrain",
             ],
         ),

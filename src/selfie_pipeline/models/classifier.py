@@ -1,4 +1,4 @@
-"""The network that is finetuned, and the loading of its pretrained part."""
+"""The network that is finetuned."""
 
 from __future__ import annotations
 
@@ -128,62 +128,3 @@ def pretrained_stages(classifier: Classifier) -> nn.Module:
         return classifier.patch_network
     stages = nn.Sequential(classifier.stem, classifier.stages[:PRETRAINED_STAGES])
     return stages.train(classifier.training)  # a new module is in training mode
-
-
-def load_pretrained(encoder: Mapping[str, Tensor], classifier: Classifier) -> list[str]:
-    """Load the pretrained tensors into a classifier by name: strictly, all or none.
-
-    A ResNet receives P's stem and stages, but not the last normalisation in P, A and the positions.
-    A hybrid receives everything, except for positions that it does not use. All other tensors of
-    the classifier stay as they are: stage four, the ResNet's last normalisation, the head.
-
-    Args:
-        encoder: The tensors of a pretrained `Selfie`, as its `state_dict` names them.
-        classifier: A network from `build_classifier`; changed in place.
-
-    Returns:
-        The classifier's names of the loaded tensors.
-
-    Raises:
-        ValueError: A tensor is missing on either side or its shape differs; the message names it.
-            Nothing has been loaded.
-    """
-    own = classifier.state_dict()
-    prefix, unused, fresh = _name_prefixes(classifier)
-    given = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in encoder.items()
-        if not name.startswith(unused)
-    }
-    wanted = {name for name in own if not name.startswith(fresh)}
-    problems = [f"{name} is missing in the encoder" for name in sorted(wanted - given.keys())]
-    problems += [f"{name} is not part of the network" for name in sorted(given.keys() - wanted)]
-    problems += [
-        f"{name} is {format_shape(given[name])} in the encoder, {format_shape(own[name])} in the "
-        "network"
-        for name in sorted(wanted & given.keys())
-        if given[name].shape != own[name].shape
-    ]
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ValueError(f"the encoder does not fit the network: {problems[0]}{more}")
-    classifier.load_state_dict({**own, **given}, strict=True)
-    return sorted(given)
-
-
-def _name_prefixes(classifier: Classifier) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """Return the prefixes of tensor names that decide what is loaded.
-
-    Returns:
-        The prefix that the encoder's names have and the classifier's do not; the prefixes of the
-        encoder's tensors that are not loaded; those of the classifier's that stay as they are.
-    """
-    if isinstance(classifier, AttentionClassifier):
-        return "", () if classifier.positions is not None else ("positions.",), ("head.",)
-    unused = ("patch_network.norm.", "pooling.", "positions.")
-    return "patch_network.", unused, (f"stages.{PRETRAINED_STAGES}.", "norm.", "head.")
-
-
-def format_shape(tensor: Tensor) -> str:
-    """Return a tensor's shape for a message."""
-    return "×".join(map(str, tensor.shape)) or "a scalar"

@@ -26,10 +26,9 @@ from selfie_pipeline.models.classifier import (
     AttentionClassifier,
     Classifier,
     build_classifier,
-    load_pretrained,
     pretrained_stages,
 )
-from selfie_pipeline.models.given_weights import load_given_weights
+from selfie_pipeline.models.loading import load_given_weights, load_pretrained
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.augmentation import normalise
 from selfie_pipeline.training.data.batches import Batches, Images, shuffled_samples
@@ -95,7 +94,7 @@ def load_encoder_into(classifier: Classifier, encoder: Weights, model: ModelConf
         pretrained = load_pretrained(encoder.tensors, classifier)
         if isinstance(classifier, AttentionClassifier):
             _check_attention(encoder, model)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(
             f"{error}; the encoder was pretrained with other model parameters: run `kedro run "
             "--pipeline=pretrain`, or name a version that fits with --load-versions=encoder:VERSION"
@@ -114,7 +113,7 @@ def _check_attention(encoder: Weights, model: ModelConfig) -> None:
         ("attention.heads", theirs.attention.heads, model.attention.heads),
     ):
         if pretrained != wanted:
-            raise ValueError(
+            raise UserError(
                 f"model.{key} = {wanted} does not fit the encoder, which has {pretrained}"
             )
 

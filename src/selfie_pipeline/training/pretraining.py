@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selfie_pipeline.config import ModelConfig, PretrainConfig
-from selfie_pipeline.models.given_weights import load_given_weights
+from selfie_pipeline.models.loading import load_given_weights
 from selfie_pipeline.models.patch_grid import patchify
 from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.training.checkpoints import Checkpoints

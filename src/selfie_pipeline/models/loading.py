@@ -1,4 +1,4 @@
-"""Weights of other origin for the ResNet, in timm's names: the fitting of a file to a network."""
+"""Loads weights into a network by name: strictly, all or none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from selfie_pipeline.config import UserError
 from selfie_pipeline.models.backbone import PRETRAINED_STAGES
-from selfie_pipeline.models.classifier import format_shape
+from selfie_pipeline.models.classifier import AttentionClassifier, Classifier
 from selfie_pipeline.printable import list_first
 
 _V1_NAMES = (  # of timm's and torchvision's ResNet v1, and of timm's ResNetV2: the same blocks
@@ -27,8 +27,34 @@ _FOURTH_STAGE = f"stages.{PRETRAINED_STAGES}."
 _OTHERS = ("head.", "pooling.", "positions.")
 
 
+def load_pretrained(encoder: Mapping[str, Tensor], classifier: Classifier) -> list[str]:
+    """Load the pretrained tensors into a classifier.
+
+    A ResNet receives P's stem and stages, but not the last normalisation in P, A and the positions.
+    A hybrid receives everything, except for positions that it does not use. All other tensors of
+    the classifier stay as they are: stage four, the ResNet's last normalisation, the head.
+
+    Args:
+        encoder: The tensors of a pretrained `Selfie`, as its `state_dict` names them.
+        classifier: A network from `build_classifier`; changed in place.
+
+    Returns:
+        The classifier's names of the loaded tensors.
+
+    Raises:
+        UserError: As `load_given_weights`.
+    """
+    if isinstance(classifier, AttentionClassifier):
+        unused: tuple[str, ...] = () if classifier.positions is not None else ("positions.",)
+        fresh: tuple[str, ...] = ("head.",)
+    else:
+        unused = ("norm.", "pooling.", "positions.")
+        fresh = (_FOURTH_STAGE, "norm.", "head.")
+    return _load("encoder's tensors", encoder, classifier, unused, fresh)
+
+
 def load_given_weights(tensors: Mapping[str, Tensor], network: nn.Module) -> list[str]:
-    """Load a ResNet's weights into a classifier or a `Selfie` by name: strictly, all or none.
+    """Load a ResNet's weights into a classifier or a `Selfie`.
 
     A network with a fourth stage receives it and the last normalisation, if they are given; else
     both stay as they are. P receives the stem and three stages, and its own last normalisation if
@@ -45,22 +71,33 @@ def load_given_weights(tensors: Mapping[str, Tensor], network: nn.Module) -> lis
     Raises:
         UserError: A tensor is missing on either side or its shape differs; the message says which
             ones, what network is expected and what network the weights are of. Nothing has been
-            loaded.
+            loaded. Counts of batches may be missing, because BatchNorm does not use them here.
     """
-    own = network.state_dict()
-    given = {_rename(name): tensor for name, tensor in tensors.items()}
-    if len(given) < len(tensors):
-        raise UserError("the given weights have a tensor twice, by two of its names")
-    whole = any(name.startswith(_FOURTH_STAGE) for name in given)
+    whole = any(_rename(name).startswith(_FOURTH_STAGE) for name in tensors)
     ignored = (
         _OTHERS if whole == isinstance(network, ResNetV2) else (*_OTHERS, _FOURTH_STAGE, "norm.")
     )
-    given = {name: tensor for name, tensor in given.items() if not name.startswith(ignored)}
-    wanted = {_rename(name): name for name in own if not _rename(name).startswith(ignored)}
+    return _load("given weights", tensors, network, unused=ignored, fresh=ignored)
+
+
+def _load(
+    source: str,
+    tensors: Mapping[str, Tensor],
+    network: nn.Module,
+    unused: tuple[str, ...],
+    fresh: tuple[str, ...],
+) -> list[str]:
+    """Load the tensors whose names do not begin with `unused` over those not with `fresh`."""
+    own = network.state_dict()
+    given = {_rename(name): tensor for name, tensor in tensors.items()}
+    if len(given) < len(tensors):
+        raise UserError(f"two of the {source} have the same name in timm")
+    given = {name: tensor for name, tensor in given.items() if not name.startswith(unused)}
+    wanted = {_rename(name): name for name in own if not _rename(name).startswith(fresh)}
     if problems := _find_problems(given, {plain: own[name] for plain, name in wanted.items()}):
         raise UserError(
-            f"the given weights do not fit the network: {problems}; the network is of "
-            f"{_describe(own)}, the weights are of {_describe(tensors)}"
+            f"the {source} do not fit the network: {problems}; the network is of "
+            f"{_describe(own)}, the {source} are of {_describe(tensors)}"
         )
     named = {wanted[plain]: tensor for plain, tensor in given.items()}
     network.load_state_dict({**own, **named}, strict=True)
@@ -83,7 +120,7 @@ def _find_problems(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) ->
     ]
     surplus = [name for name in given if name not in wanted]
     shapes = [
-        f"{name} is {format_shape(given[name])} instead of {format_shape(wanted[name])}"
+        f"{name} is {_format_shape(given[name])} instead of {_format_shape(wanted[name])}"
         for name in wanted
         if name in given and given[name].shape != wanted[name].shape
     ]
@@ -115,3 +152,7 @@ def _describe(tensors: Mapping[str, Tensor]) -> str:
         f"model.layers={layers},model.width={len(stem)},model.stem={size},".replace(" ", "")
         + f"model.preactivation={preactivation}{basic}"
     )
+
+
+def _format_shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "a scalar"
