@@ -81,7 +81,7 @@ def main() -> None:
         checkpoints = Checkpoints(Path(folder), {}, options.block, "never")
         batches = Batches(images, rows, 0, config.pretrain)
         task = pretraining_task(config, images)
-        fit(task, batches, device, checkpoints, "overhead", blocks)
+        fit(task, batches, device, checkpoints, "overhead", [blocks])
     ratios = [inside / outside for outside, inside in blocks.pairs]
     low, high = median_interval(ratios)
     report(

@@ -105,7 +105,7 @@ def train(stage: str, config: Config, device: Device, steps: int) -> dict[str, A
     steps_profile = StepProfile(steps)
     if stage == "pretrain":
         task, batches = pretraining_task(config, images), Batches(images, rows, 0, config.pretrain)
-        fit(task, batches, device, no_checkpoints(), stage, steps_profile)
+        fit(task, batches, device, no_checkpoints(), stage, [steps_profile])
     else:
         finetune(
             initialise_classifier(
@@ -120,7 +120,7 @@ def train(stage: str, config: Config, device: Device, steps: int) -> dict[str, A
             device=device,
             checkpoints=no_checkpoints(),
             title=stage,
-            callback=steps_profile,
+            callbacks=[steps_profile],
         )
     return {"batch": getattr(config, stage).batch_size, **steps_profile.result()}
 

@@ -26,7 +26,7 @@ ALLOWED_IMPORTS = {
     "weights": set(),
     "atomic_write": set(),
     "printable": set(),
-    "extras": set(),
+    "extras": {"config"},
     "duplicates": set(),
     "models": {"config", "printable", "extras"},
     "locks": {"config"},

@@ -16,7 +16,7 @@ import torch
 from kedro.framework.project import configure_project, pipelines
 from kedro.io import DataCatalog, MemoryDataset, Version
 
-from selfie_pipeline.config import ConfigError, UserError
+from selfie_pipeline.config import UserError
 from selfie_pipeline.datasets.folder import FolderPathDataset
 from selfie_pipeline.datasets.results import SamplesDataset
 from selfie_pipeline.datasets.text import AtomicTextDataset
@@ -72,7 +72,7 @@ def test_parameters_are_checked(make_parameters: Callable[..., dict[str, Any]]) 
 
     hooks.after_context_created(make_context(make_parameters()))
 
-    with pytest.raises(ConfigError, match="seed = -1"):
+    with pytest.raises(UserError, match="seed = -1"):
         hooks.after_context_created(make_context(make_parameters({"seed": -1})))
 
 

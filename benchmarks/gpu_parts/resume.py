@@ -62,7 +62,7 @@ def compute_piece(run: Run, path: str) -> None:
         rows,
         device,
         checkpoints,
-        callback=lambda state: ended.append(state.step),
+        callbacks=[lambda state: ended.append(state.step)],
     )
     digest = hashlib.sha256()
     for name, tensor in sorted(result.tensors.items()):

@@ -115,7 +115,7 @@ def pretrain_for(run: Run, setting: Setting, record: Record) -> Weights:
     if run.rehearse:
         changes["batch_size"] = run.size.finetune_batch
     warm = config.pretrain.model_copy(update=changes)
-    pretrain(config.model, warm, images, rows, device, no_checkpoints(), record_time)
+    pretrain(config.model, warm, images, rows, device, no_checkpoints(), [record_time])
     step_s = median(list(np.diff(times[len(times) // 2 :])))
     record.add(calibration_s=now() - started, step_s=step_s)
     steps = 2 * run.size.timed_steps

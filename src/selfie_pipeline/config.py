@@ -101,10 +101,6 @@ class UserError(Exception):
     """An error that the user can fix; its message is one line."""
 
 
-class ConfigError(UserError):
-    """A parameter that is unknown, of the wrong type or not allowed; the message names it."""
-
-
 class _StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -583,7 +579,7 @@ def load_config(parameters: Mapping[str, Any]) -> Config:
         The typed parameters.
 
     Raises:
-        ConfigError: A key is unknown or missing, or a value is of the wrong type or not allowed.
+        UserError: A key is unknown or missing, or a value is of the wrong type or not allowed.
             The message is one line that names each key and its value and says what is allowed;
             of many, the first ten.
     """
@@ -594,7 +590,7 @@ def load_config(parameters: Mapping[str, Any]) -> Config:
         lines = [_explain(details) for details in found[:_MOST_EXPLAINED]]
         if len(found) > _MOST_EXPLAINED:
             lines.append(f"and {len(found) - _MOST_EXPLAINED:,} more")
-        raise ConfigError("; ".join(lines)) from None
+        raise UserError("; ".join(lines)) from None
 
 
 def _explain(details: ErrorDetails) -> str:

@@ -5,7 +5,6 @@ Slow imports are deferred so that an impossible run is refused at once.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import shlex
@@ -22,7 +21,7 @@ from kedro.io import AbstractVersionedDataset, DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline
 
 from selfie_pipeline.config import Config, UserError, load_config
-from selfie_pipeline.extras import install_extra
+from selfie_pipeline.extras import require_extra
 from selfie_pipeline.pipeline_registry import PIPELINE_NAMES, create_pipeline
 from selfie_pipeline.printable import list_first
 from selfie_pipeline.project import Project, starts_runs
@@ -52,12 +51,12 @@ class ProjectHooks:
         """Check all parameters before anything else is done.
 
         Raises:
-            UserError: The configuration can't be read, or the engine is not installed.
-            ConfigError: A parameter is unknown or not allowed.
+            UserError: The configuration can't be read, a parameter is unknown or not allowed, or
+                the engine is not installed.
         """
         self._config = load_config(context.config_loader["parameters"])
         if self._config.compute.engine == "ray":
-            _check_installed("ray", "compute.engine = ray needs Ray", "ray")
+            require_extra("ray", "compute.engine = ray needs Ray", "ray")
         params = context._runtime_params or {}  # Kedro has no public access to them
         _check_paths_fit(self._config, params, context.config_loader["globals"])
         conf_source = str(context.config_loader.conf_source)
@@ -76,7 +75,7 @@ class ProjectHooks:
                 missing here.
         """
         if "best_settings" in pipeline.all_outputs():
-            _check_installed("optuna", "the tuning needs Optuna", "tune")
+            require_extra("optuna", "the tuning needs Optuna", "tune")
         self._budget = find_budget(self._config, self._project.params)
         self._run, self._pipeline, self._catalog = run_params, pipeline, catalog
         _check_encoder_is_not_replaced(run_params, pipeline)
@@ -222,11 +221,6 @@ def _check_paths_fit(
                 f"{key} = {value} is set in a file of parameters, but the catalog's paths depend "
                 f"on it; set it with --params {key}={value}{other_way}"
             )
-
-
-def _check_installed(module: str, need: str, extra: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise UserError(f"{need}, which is not installed; install it with {install_extra(extra)}")
 
 
 def _check_encoder_is_not_replaced(run_params: dict[str, Any], pipeline: Pipeline) -> None:

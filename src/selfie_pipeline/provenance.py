@@ -46,6 +46,24 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + key, value
 
 
+def find_differences(
+    one: Mapping[str, Any], other: Mapping[str, Any], absent: Any = None
+) -> list[tuple[str, Any, Any]]:
+    """Return the dotted keys at which two nested dictionaries differ, each with both values.
+
+    Args:
+        one: The first dictionary.
+        other: The second one.
+        absent: The value of a key that a dictionary does not have.
+    """
+    first, second = dict(flatten(one)), dict(flatten(other))
+    pairs = (
+        (key, first.get(key, absent), second.get(key, absent))
+        for key in sorted(first.keys() | second.keys())
+    )
+    return [(key, old, new) for key, old, new in pairs if old != new]
+
+
 def describe_environment() -> dict[str, Any]:
     """Return the versions of Python, the libraries and this project, and its commit."""
     return {

@@ -162,7 +162,7 @@ def test_a_missing_library_is_named_with_its_installation(
 
     line = refuse_export(finished)
 
-    assert line.startswith("Error: onnxruntime is not installed, and the export to ONNX needs it")
+    assert line.startswith("Error: the export to ONNX needs onnxruntime, which is not installed")
     assert '--editable ".[export]"`' in line
 
 

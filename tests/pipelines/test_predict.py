@@ -137,7 +137,7 @@ def test_a_missing_onnx_runtime_is_one_line(
     params = f"images={digit_files},predict.runtime=onnxruntime"
     error = finished.refuse("--pipeline=predict", f"--params={params}")
 
-    assert error.startswith("Error: onnxruntime is not installed")
+    assert error.startswith("Error: the export to ONNX needs onnxruntime, which is not installed")
 
 
 def test_unreadable_files_are_listed_with_the_reason(finished: Any, tmp_path: Path) -> None:

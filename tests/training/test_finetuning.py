@@ -48,7 +48,7 @@ def labels(digits):
 
 @pytest.fixture
 def train(make_images, no_checkpoints, labels):
-    def train(config, network, pretrained=(), checkpoints=no_checkpoints, callback=None):
+    def train(config, network, pretrained=(), checkpoints=no_checkpoints, callbacks=()):
         images = make_images(config)
         trained = finetune(
             network,
@@ -61,7 +61,7 @@ def train(make_images, no_checkpoints, labels):
             device=PROCESSOR,
             checkpoints=checkpoints,
             title="finetune",
-            callback=callback,
+            callbacks=callbacks,
         )
         return trained, images
 
@@ -406,7 +406,7 @@ def test_held_out_samples_are_scored_at_half_and_at_the_end_and_change_nothing(
             halfway.append(copy.deepcopy(state.network))
 
     plain, _ = train(config, fresh(config))
-    scored, images = train(config, network := fresh(config), callback=watch)
+    scored, images = train(config, network := fresh(config), callbacks=[watch])
 
     assert plain.measured == {}
     for name, tensor in plain.tensors.items():
@@ -423,7 +423,7 @@ def test_a_resumed_training_has_the_scores_of_an_undisturbed_one(
 ):
     """Stopped before, at and after half of the steps, and after the last."""
     config = make_config({"finetune.steps": 6})
-    whole, _ = train(config, fresh(config), callback=held_out)
+    whole, _ = train(config, fresh(config), callbacks=[held_out])
 
     def crash_after(state):
         held_out(state)
@@ -432,10 +432,10 @@ def test_a_resumed_training_has_the_scores_of_an_undisturbed_one(
 
     checkpoints = Checkpoints(tmp_path / "resumed", {}, every=1, resume="auto")
     try:
-        train(config, fresh(config), checkpoints=checkpoints, callback=crash_after)
+        train(config, fresh(config), checkpoints=checkpoints, callbacks=[crash_after])
     except KeyboardInterrupt:
         assert stop < 6
-    resumed, _ = train(config, fresh(config), checkpoints=checkpoints, callback=held_out)
+    resumed, _ = train(config, fresh(config), checkpoints=checkpoints, callbacks=[held_out])
 
     assert list(resumed.measured.items()) == list(whole.measured.items())  # the order is stored
     assert set(whole.measured) == {"held_out_half", "held_out"}

@@ -82,7 +82,7 @@ def saved(folder: Path, pattern: str = "step-*.json") -> list[Path]:
 
 
 def train(
-    config: Config, folder: Path, stage: str = "pretrain", callback: StepCallback | None = None
+    config: Config, folder: Path, stage: str = "pretrain", *callbacks: StepCallback
 ) -> TrainingResult:
     """A training as the nodes run it."""
     recipe = config.pretrain if stage == "pretrain" else config.finetune
@@ -93,7 +93,7 @@ def train(
     rows = np.arange(SAMPLES)
     device = find_device(config.compute)
     if stage == "pretrain":
-        return pretrain(config.model, config.pretrain, images, rows, device, checkpoints, callback)
+        return pretrain(config.model, config.pretrain, images, rows, device, checkpoints, callbacks)
     architecture = config.finetune.architecture
     network = initialise_classifier(config.model, architecture, config.patch, 3, config.seed)
     return finetune(
@@ -107,7 +107,7 @@ def train(
         device=device,
         checkpoints=checkpoints,
         title="finetune",
-        callback=callback,
+        callbacks=callbacks,
     )
 
 
@@ -491,7 +491,7 @@ def test_the_network_may_use_cuda_graphs_if_no_gradient_is_accumulated_or_averag
     monkeypatch.setattr(loop, "world_size", lambda: workers)
 
     config = small({"pretrain.accumulate": accumulate})
-    train(config, tmp_path, callback=lambda state: trained.append(state.network))
+    train(config, tmp_path, "pretrain", lambda state: trained.append(state.network))
 
     assert prepared == [(trained[0], accumulate == workers == 1)]
 

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import builtins
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.loop import StepCallback
 from selfie_pipeline.training.pretraining import pretrain
 from selfie_pipeline.training.state import TrainingResult, TrainingState
-from selfie_pipeline.training.tensorboard import TensorBoardWriter, tensorboard_writer
+from selfie_pipeline.training.tensorboard import TensorBoardWriter
 
 STEPS = 8
 
@@ -35,7 +34,7 @@ def train(
         }
     )
 
-    def run(callback: StepCallback | None, checkpoints: Checkpoints) -> TrainingResult:
+    def run(callbacks: list[StepCallback], checkpoints: Checkpoints) -> TrainingResult:
         return pretrain(
             config.model,
             config.pretrain,
@@ -43,7 +42,7 @@ def train(
             np.arange(20),
             Device("cpu", bf16=False),
             checkpoints,
-            callback,
+            callbacks,
         )
 
     return run
@@ -76,10 +75,10 @@ def test_the_curves_are_the_history_and_change_nothing(
     train: Callable[..., TrainingResult], checkpoints: Checkpoints, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorboard")
-    curves = tensorboard_writer(checkpoints)
+    curves = TensorBoardWriter(checkpoints)
 
-    trained = train(curves, checkpoints)
-    plain = train(None, Checkpoints(tmp_path / "other", {}, every=10**9, resume="never"))
+    trained = train([curves], checkpoints)
+    plain = train([], Checkpoints(tmp_path / "other", {}, every=10**9, resume="never"))
 
     assert_is(points(curves.folder), trained)
     assert trained.history == plain.history
@@ -91,7 +90,7 @@ def test_a_resumed_training_has_each_point_once(
     train: Callable[..., TrainingResult], checkpoints: Checkpoints
 ) -> None:
     pytest.importorskip("tensorboard")
-    first, second = tensorboard_writer(checkpoints), tensorboard_writer(checkpoints)
+    first, second = TensorBoardWriter(checkpoints), TensorBoardWriter(checkpoints)
 
     def die_after_a_row_that_no_checkpoint_has(state: TrainingState) -> None:
         first(state)
@@ -99,8 +98,8 @@ def test_a_resumed_training_has_each_point_once(
             raise KeyboardInterrupt
 
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        train(die_after_a_row_that_no_checkpoint_has, checkpoints)
-    trained = train(second, checkpoints)
+        train([die_after_a_row_that_no_checkpoint_has], checkpoints)
+    trained = train([second], checkpoints)
 
     assert first.folder == second.folder
     assert [row.step for row in trained.history] == [2, 4, 6, 8]
@@ -113,14 +112,14 @@ def test_no_thread_goes_on_writing_after_the_last_step(
 ) -> None:
     pytest.importorskip("tensorboard")
     before = set(threading.enumerate())
-    curves, during = tensorboard_writer(checkpoints), set()
+    curves, during = TensorBoardWriter(checkpoints), set()
 
     def write_and_look(state: TrainingState) -> None:
         curves(state)
         if state.step < STEPS:
             during.update(threading.enumerate())
 
-    train(write_and_look, checkpoints)
+    train([write_and_look], checkpoints)
 
     writers = {thread for thread in during - before if "tensorboard" in type(thread).__module__}
     assert writers
@@ -131,19 +130,14 @@ def test_other_trainings_have_other_curves(checkpoints: Checkpoints) -> None:
     pytest.importorskip("tensorboard")
     other = replace(checkpoints, identity={"seed": 1})
 
-    assert tensorboard_writer(checkpoints).folder != tensorboard_writer(other).folder
-    assert tensorboard_writer(other).folder.parent == checkpoints.folder.parent / "tensorboard"
+    assert TensorBoardWriter(checkpoints).folder != TensorBoardWriter(other).folder
+    assert TensorBoardWriter(other).folder.parent == checkpoints.folder.parent / "tensorboard"
 
 
-def test_tensorboard_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import_module = builtins.__import__
-
-    def without(name: str, *rest: Any) -> Any:
-        if "tensorboard" in name:
-            raise ModuleNotFoundError(name)
-        return import_module(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+def test_tensorboard_is_not_installed(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
 
     with pytest.raises(UserError, match=r"install it with .*\[tensorboard\]"):
-        TensorBoardWriter(tmp_path)
+        TensorBoardWriter(checkpoints)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from selfie_pipeline.config import ModelConfig, UserError
-from selfie_pipeline.extras import install_extra
+from selfie_pipeline.extras import require_extra
 from selfie_pipeline.models.backbone import PRETRAINED_STAGES
 from selfie_pipeline.models.classifier import Classifier
 from selfie_pipeline.models.image_classifier import ImageClassifier
@@ -188,7 +188,8 @@ def _export(
         inputs: Inputs to compare the outputs for.
         metadata: Plain data to store as JSON.
     """
-    _check_installed()
+    for module in ("onnx", "onnxruntime", "onnxscript"):
+        require_extra(module, f"the export to ONNX needs {module}", "export")
     import onnx  # noqa: PLC0415  # optional
 
     network.eval()
@@ -220,18 +221,6 @@ def _export(
                 "onnxruntime, such as those in constraints.txt"
             )
     return content
-
-
-def _check_installed() -> None:
-    try:
-        import onnx  # noqa: F401, PLC0415  # optional, like the next two
-        import onnxruntime  # noqa: F401, PLC0415
-        import onnxscript  # noqa: F401, PLC0415
-    except ImportError as error:
-        raise UserError(
-            f"{error.name} is not installed, and the export to ONNX needs it: "
-            f"{install_extra('export')}"
-        ) from None
 
 
 def open_session(content: bytes) -> onnxruntime.InferenceSession:

@@ -30,7 +30,7 @@ from torch import Tensor
 from selfie_pipeline.atomic_write import atomic_write
 from selfie_pipeline.config import NonNegativeInt, UserError
 from selfie_pipeline.locks import lock
-from selfie_pipeline.provenance import hash_json
+from selfie_pipeline.provenance import find_differences, hash_json
 
 _LOG = logging.getLogger(__name__)
 _COMPLETED: set[Path] = set()
@@ -144,7 +144,8 @@ class Checkpoints:
         for record in records:
             try:
                 yield self._load(record)
-            except _UnusableCheckpointError as reason:
+            except (OSError, ValueError, SafetensorError) as error:
+                reason = " ".join(str(error).split())
                 _LOG.warning("%s is not used: %s", record.with_suffix(".safetensors"), reason)
 
     def write_record(self, name: str, content: Mapping[str, Any]) -> None:
@@ -173,31 +174,23 @@ class Checkpoints:
         with suppress(OSError, ValueError):
             record = max(records, key=lambda path: path.stat().st_mtime)
             theirs = _Record.model_validate_json(record.read_bytes()).identity
-            different = ", ".join(_differing_keys(theirs, _as_json(self.identity)))
+            different = find_differences(theirs, _as_json(self.identity))
             text = "%s: starts from scratch; the checkpoints in %s have different %s"
-            _LOG.info(text, title, record.parent, different)
+            _LOG.info(text, title, record.parent, ", ".join(key for key, *_ in different))
 
     def _load(self, path: Path) -> Checkpoint:
         """Load the checkpoint of a record.
 
         Raises:
-            _UnusableCheckpointError: It is damaged.
+            OSError, ValueError, SafetensorError: It is damaged or can't be read.
         """
         file = path.with_suffix(".safetensors")
-        try:
-            record = _Record.model_validate_json(path.read_bytes())
-            if path.stem != f"step-{record.step:09d}":
-                raise ValueError(f"step {record.step} is not that of its name")
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise _UnusableCheckpointError(f"its record is damaged ({reason})") from None
-        try:
-            if _sha256(file) != record.sha256:
-                raise _UnusableCheckpointError("its checksum does not match: the file is damaged")
-            tensors = load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise _UnusableCheckpointError(f"it can't be read ({error})") from None
-        return Checkpoint(record.step, tensors)
+        record = _Record.model_validate_json(path.read_bytes())
+        if path.stem != f"step-{record.step:09d}":
+            raise ValueError(f"its record is of step {record.step}")
+        if _sha256(file) != record.sha256:
+            raise ValueError("its checksum does not match: the file is damaged")
+        return Checkpoint(record.step, load_file(file))
 
 
 def remove_completed(path: Path) -> None:
@@ -256,21 +249,6 @@ class _Record(BaseModel):
     step: NonNegativeInt
     sha256: str
     identity: dict[str, Any]
-
-
-class _UnusableCheckpointError(Exception):
-    """A checkpoint can't be used; the message is the reason."""
-
-
-def _differing_keys(theirs: Any, ours: Any, key: str = "") -> list[str]:
-    """Return the dotted keys at which two trees of plain data differ."""
-    if not (isinstance(theirs, dict) and isinstance(ours, dict)):
-        return [] if theirs == ours else [key]
-    return [
-        found
-        for name in sorted(theirs.keys() | ours.keys())
-        for found in _differing_keys(theirs.get(name), ours.get(name), f"{key}.{name}".strip("."))
-    ]
 
 
 def _as_json(tree: Mapping[str, Any]) -> Any:

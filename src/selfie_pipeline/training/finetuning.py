@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,7 +130,7 @@ def finetune(
     device: Device,
     checkpoints: Checkpoints,
     title: str,
-    callback: StepCallback | None = None,
+    callbacks: Sequence[StepCallback] = (),
     fit: Fit = fit,
 ) -> TrainingResult:
     """Train the whole network on whole images (paper, "Fine Tuning").
@@ -146,7 +146,7 @@ def finetune(
         device: The device and the precision.
         checkpoints: The training's checkpoints.
         title: The training's name in messages.
-        callback: Called after every step, for example to stop the training early.
+        callbacks: Called after every step, for example to stop the training early.
         fit: The training loop, of this process or of an engine.
 
     Returns:
@@ -160,7 +160,7 @@ def finetune(
     task = FinetuningTask(network, recipe, images, label_of_row, seed=seed, pretrained=pretrained)
     batches = Batches(images, rows, seed, recipe)
     with checkpoints.reserved(title):
-        return fit(task, batches, device, checkpoints, title, callback)
+        return fit(task, batches, device, checkpoints, title, callbacks)
 
 
 class NonFiniteOutputError(UserError):

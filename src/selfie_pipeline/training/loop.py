@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Protocol, Self
@@ -43,19 +43,8 @@ StepCallback = Callable[[TrainingState], None]
 """Called after every step; it may end the training by raising."""
 
 
-class Fit(Protocol):
-    """Trains a task's network: `fit` in this process, or an engine's on others."""
-
-    def __call__(
-        self,
-        task: Task,
-        batches: Batches,
-        device: Device,
-        checkpoints: Checkpoints,
-        title: str,
-        callback: StepCallback | None = None,
-    ) -> TrainingResult:
-        """Train; see `fit`."""
+Fit = Callable[[Task, Batches, Device, Checkpoints, str, Sequence[StepCallback]], TrainingResult]
+"""Trains a task's network: `fit` in this process, or an engine's on others."""
 
 
 class ProgressReporter(Protocol):
@@ -75,7 +64,7 @@ def fit(
     device: Device,
     checkpoints: Checkpoints,
     title: str,
-    callback: StepCallback | None = None,
+    callbacks: Sequence[StepCallback] = (),
     *,
     stop_request: Callable[[], StopRequest] = StopRequest,
     progress: Callable[[str, TrainingConfig, int], ProgressReporter] = ProgressBar,
@@ -88,7 +77,7 @@ def fit(
         device: The device and the precision.
         checkpoints: The training's checkpoints.
         title: The training's name in messages.
-        callback: Called after every step.
+        callbacks: Called after every step.
         stop_request: Makes the listener for signals.
         progress: Makes the progress reporter from the title, the recipe and the steps completed.
 
@@ -118,7 +107,7 @@ def fit(
     ):
         while state.step < recipe.steps:
             compute_step(model, micro_batches, state, device)
-            _end_step(state, checkpoints, reporter, stop.poll, title, callback)
+            _end_step(state, checkpoints, reporter, stop.poll, title, callbacks)
     if received := stop.missed():  # while the last checkpoint was written
         raise interrupted(title, received, "its last step", checkpoints.resume)
     return state.result()
@@ -158,7 +147,7 @@ def _end_step(
     reporter: ProgressReporter,
     poll: Callable[[], signal.Signals | None],
     title: str,
-    callback: StepCallback | None,
+    callbacks: Sequence[StepCallback],
 ) -> None:
     """Record a step, report it, and save a checkpoint if one is due or a signal was received."""
 
@@ -168,14 +157,13 @@ def _end_step(
 
     try:
         state.end_step()
-        if callback is not None:
-            try:
-                # Before the checkpoint, which holds what it measures.
+        try:
+            for callback in callbacks:  # before the checkpoint, which holds what they measure
                 callback(state)
-            except Exception:
-                if received := poll():  # a signal takes precedence, such as over a pruned trial
-                    raise interrupt(received) from None
-                raise
+        except Exception:
+            if received := poll():  # a signal takes precedence, such as over a pruned trial
+                raise interrupt(received) from None
+            raise
         reporter.update(state.step, state.history[-1] if state.history else None)
         received = poll()
         if received or state.step % checkpoints.every == 0 or state.step == state.recipe.steps:

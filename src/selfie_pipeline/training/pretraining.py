@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ def pretrain(
     rows: NDArray[np.int64],
     device: Device,
     checkpoints: Checkpoints,
-    callback: StepCallback | None = None,
+    callbacks: Sequence[StepCallback] = (),
     fit: Fit = fit,
     start: Weights | None = None,
 ) -> TrainingResult:
@@ -44,7 +44,7 @@ def pretrain(
         rows: (M,), int64: the training samples; all that are not for testing.
         device: The device and the precision.
         checkpoints: The training's checkpoints.
-        callback: Called after every step.
+        callbacks: Called after every step.
         fit: The training loop, of this process or of an engine.
         start: Given weights that P begins from; None for random ones.
 
@@ -61,7 +61,7 @@ def pretrain(
     task = PretrainingTask(network, recipe, images)
     batches = Batches(images, rows, recipe.seed, recipe)
     with checkpoints.reserved("pretrain"):
-        return fit(task, batches, device, checkpoints, "pretrain", callback)
+        return fit(task, batches, device, checkpoints, "pretrain", callbacks)
 
 
 @torch.inference_mode()

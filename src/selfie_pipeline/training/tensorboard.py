@@ -3,50 +3,34 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import Any
 
-from selfie_pipeline.config import UserError
-from selfie_pipeline.extras import install_extra
+from selfie_pipeline.extras import require_extra
 from selfie_pipeline.provenance import hash_json
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.state import TrainingState
 
 
-def tensorboard_writer(checkpoints: Checkpoints) -> TensorBoardWriter:
-    """Return a writer for the training with these checkpoints, to a folder beside them.
-
-    A resumed training continues its curves; one with other parameters has another folder, which
-    TensorBoard shows beside it.
-    """
-    name = hash_json(checkpoints.identity)[:8]
-    return TensorBoardWriter(checkpoints.folder.parent / "tensorboard" / name)
-
-
 class TensorBoardWriter:
     """Writes the history as curves for TensorBoard; a `StepCallback`.
 
-    An event file can't be taken back to a checkpoint. So the first step of a process writes it
-    again, from the history that the checkpoint holds: no point is duplicated, and none is missing.
+    A resumed training continues its curves; one with other parameters has another folder, which
+    TensorBoard shows beside it. An event file can't be taken back to a checkpoint. So the first
+    step of a process writes it again, from the history that the checkpoint holds: no point is
+    duplicated, and none is missing.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Remember the folder; nothing is written yet.
-
-        Args:
-            folder: Folder of this training alone; its content is replaced.
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        """Choose a folder beside the training's checkpoints; nothing is written yet.
 
         Raises:
             UserError: TensorBoard is not installed.
         """
-        try:
-            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  # an extra
-        except ImportError:
-            raise UserError(
-                "tracking.tensorboard = true, but TensorBoard is not installed; use "
-                f"tracking.tensorboard=false, or install it with {install_extra('tensorboard')}"
-            ) from None
-        self.folder = folder
+        require_extra("tensorboard", "tracking.tensorboard = true needs TensorBoard", "tensorboard")
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  # an extra
+
+        name = hash_json(checkpoints.identity)[:8]
+        self.folder = checkpoints.folder.parent / "tensorboard" / name
         self._open = SummaryWriter
         self._writer: Any = None
         self._written = 0

@@ -53,8 +53,7 @@ from selfie_pipeline.training.lineage import (
     start_lineage,
 )
 from selfie_pipeline.training.loop import StepCallback
-from selfie_pipeline.training.state import TrainingState
-from selfie_pipeline.training.tensorboard import tensorboard_writer
+from selfie_pipeline.training.tensorboard import TensorBoardWriter
 from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
@@ -138,7 +137,7 @@ def finetune_classifier(
         state = Checkpoints(checkpoints, identity, recipe.checkpoint_every, resume)
         callbacks = list(_held_out_score(samples, labeled_samples, images, engine.here, seed))
         if tensorboard:
-            callbacks.append(tensorboard_writer(state))
+            callbacks.append(TensorBoardWriter(state))
         result = finetune(
             network,
             pretrained=pretraining["pretrained"],
@@ -150,7 +149,7 @@ def finetune_classifier(
             device=engine.here,
             checkpoints=state,
             title=title,
-            callback=_call_all(callbacks),
+            callbacks=callbacks,
             fit=engine.fit,
         )
     history = pd.DataFrame(result.history)
@@ -178,14 +177,6 @@ def _held_out_score(
         drawn = others.iloc[np.sort(rng.permutation(len(others))[:HELD_OUT_SAMPLES])]
         rows, labels = drawn["sample"].to_numpy(), drawn["label"].to_numpy()
         yield HeldOutScore(images, rows, labels, device)
-
-
-def _call_all(callbacks: list[StepCallback]) -> StepCallback:
-    def call(state: TrainingState) -> None:
-        for callback in callbacks:
-            callback(state)
-
-    return call
 
 
 def test_classifier(

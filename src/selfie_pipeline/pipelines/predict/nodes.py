@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -23,6 +22,7 @@ from selfie_pipeline.project import resolve_path
 from selfie_pipeline.provenance import describe_environment, hash_json
 from selfie_pipeline.report.contact_sheet import PredictedImages, draw_predictions
 from selfie_pipeline.sources.decoding import map_ordered
+from selfie_pipeline.sources.folders import escape_name
 from selfie_pipeline.sources.image_files import find_files, read_windows
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import Device, find_device
@@ -123,4 +123,4 @@ def draw_contact_sheet(uncertain: PredictedImages) -> Figure:
 
 def _format_path(name: str) -> str:
     """Return a file's path; what can't be printed is escaped."""
-    return escape_controls(os.fsencode(name).decode("utf-8", "backslashreplace"))
+    return escape_controls(escape_name(name))

@@ -28,7 +28,7 @@ from selfie_pipeline.training.data.randomness import RandomStream, fold_in
 from selfie_pipeline.training.engine import open_engine
 from selfie_pipeline.training.lineage import fingerprint_data
 from selfie_pipeline.training.pretraining import pretrain
-from selfie_pipeline.training.tensorboard import tensorboard_writer
+from selfie_pipeline.training.tensorboard import TensorBoardWriter
 from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def pretrain_encoder(
             rows,
             engine.here,
             state,
-            tensorboard_writer(state) if tensorboard else None,
+            [TensorBoardWriter(state)] if tensorboard else [],
             fit=engine.fit,
             start=start,
         )

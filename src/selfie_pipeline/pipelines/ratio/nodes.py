@@ -14,7 +14,7 @@ from selfie_pipeline.config import (
     UserError,
 )
 from selfie_pipeline.project import Project
-from selfie_pipeline.provenance import dump_configuration, flatten
+from selfie_pipeline.provenance import dump_configuration, find_differences
 from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
@@ -61,12 +61,10 @@ def run_ratio(
             patch=patch, augmentation=augmentation, model=model, pretrain=pretrain
         )
 
-    old = dict(flatten(encoder.provenance["configuration"]))
-    new = dict(flatten(dump_settings(None)))
+    made_with = encoder.provenance["configuration"]
     changes = [  # a value that is not recorded is the default
-        f"{key} = {old.get(key, 'the default')}, now {new.get(key, 'the default')}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
+        f"{key} = {old}, now {new}"
+        for key, old, new in find_differences(made_with, dump_settings(None), "the default")
     ]
     if changes:
         raise UserError(

@@ -29,7 +29,7 @@ from selfie_pipeline.evaluation.tables import (
 )
 from selfie_pipeline.printable import escape_controls
 from selfie_pipeline.project import resolve_path
-from selfie_pipeline.provenance import flatten
+from selfie_pipeline.provenance import find_differences
 from selfie_pipeline.report.contact_sheet import PredictedImages
 from selfie_pipeline.report.data_check import draw_duplicates
 from selfie_pipeline.report.figures import (
@@ -189,7 +189,7 @@ def _starts_from(cell: Cell, digest: str, selfie: Cell, supervised: Cell) -> boo
         for one in (cell, selfie)
     )
     begun = theirs | {"pretrain": theirs.get("pretrain", {}) | {"weights": digest}}
-    return own in ({"weights": digest}, begun) and not _find_differences(cell, supervised)
+    return own in ({"weights": digest}, begun) and not _list_differences(cell, supervised)
 
 
 def check_comparable(selfie: Cell, supervised: Cell) -> None:
@@ -198,24 +198,21 @@ def check_comparable(selfie: Cell, supervised: Cell) -> None:
     Raises:
         UserError: They differ in others; the message names each parameter and its two values.
     """
-    if different := _find_differences(selfie, supervised):
+    if different := _list_differences(selfie, supervised):
         raise UserError(
             f"the two arms were trained with different {', '.join(different)}; run `kedro run "
             "--pipelines=finetune,baseline,report` with the intended parameters"
         )
 
 
-def _find_differences(one: Cell, other: Cell) -> list[str]:
+def _list_differences(one: Cell, other: Cell) -> list[str]:
     """Return the parameters that differ, beside the start and what was tuned for both."""
     pair = [cell["provenance"] for cell in (one, other)]
-    first, second = (dict(flatten(provenance["configuration"])) for provenance in pair)
     tuned = set.intersection(*(set(provenance.get("tuned") or {}) for provenance in pair))
     different = [
-        f"{key} ({first.get(key)} and {second.get(key)})"
-        for key in sorted(first.keys() | second.keys())
-        if first.get(key) != second.get(key)
-        and key.split(".")[0] not in _STARTS
-        and key not in tuned
+        f"{key} ({first} and {second})"
+        for key, first, second in find_differences(*(made["configuration"] for made in pair))
+        if key.split(".")[0] not in _STARTS and key not in tuned
     ]
     if pair[0]["data"] != pair[1]["data"]:
         different.append("the data")

@@ -247,7 +247,7 @@ class _Trial:
             device=device,
             checkpoints=checkpoints,
             title=title,
-            callback=evaluate,
+            callbacks=[evaluate],
         )
         report(trained.measured)  # of a trial that was resumed after its last step
         return self.score(network, device)

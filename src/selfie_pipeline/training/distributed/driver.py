@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -113,9 +113,9 @@ class Workers:
         device: Device,  # noqa: ARG002  # this process's
         checkpoints: Checkpoints,
         title: str,
-        callback: StepCallback | None = None,
+        callbacks: Sequence[StepCallback] = (),
     ) -> TrainingResult:
-        """Train on the workers; see `loop.fit`. The callback is called after the last step alone.
+        """Train on the workers; see `loop.fit`. Callbacks are called after the last step alone.
 
         Raises:
             TrainingInterrupted: See `loop.fit`.
@@ -136,7 +136,7 @@ class Workers:
             )
         state = TrainingState(task)
         state.restore(checkpoint)
-        if callback is not None:
+        for callback in callbacks:
             callback(state)
         return state.result()
 
