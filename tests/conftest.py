@@ -18,6 +18,7 @@ from torch import Tensor
 
 from selfie_pipeline.config import Config, load_config
 from selfie_pipeline.models.patch_grid import patchify
+from selfie_pipeline.project import project_path
 from selfie_pipeline.sources.digits import Digits
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import Images
@@ -116,6 +117,13 @@ PAPER = {"model.layers": [3, 4, 6, 3], "model.width": 64} | {
 
 MakeParameters = Callable[..., dict[str, Any]]
 MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture(autouse=True)
+def _no_project() -> Iterator[None]:
+    """Forget the project of the sessions of a test."""
+    yield
+    project_path.set(None)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,12 @@ def test_files_are_parsed_once_while_they_are_unchanged(
     (tmp_path / "base/parameters_more.yml").write_text("more: 1")
     assert make_loader(tmp_path, None, b"seed: 6")["parameters"] == {"seed": 6, "more": 1}
     assert make_loader(tmp_path, "base")["parameters"] == {"more": 1}
+
+
+def test_an_archive_is_read(tmp_path: Path) -> None:
+    make_loader(tmp_path / "conf", "other")
+    archive = shutil.make_archive(str(tmp_path / "conf"), "gztar", tmp_path, "conf")
+
+    loader = ProjectConfigLoader(archive, env="other", base_env="base", default_run_env="local")
+
+    assert loader["parameters"] == {"seed": 3}

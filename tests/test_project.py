@@ -3,14 +3,36 @@
 from pathlib import Path
 
 import pytest
+from kedro.framework import project as kedro_project
 
-from selfie_pipeline.project import _merge, resolve_path
+from selfie_pipeline.project import Project, _merge, project_path, resolve_path
 
 
 def test_the_home_folder_is_expanded_in_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
 
     assert resolve_path("~/photographs") == Path("/home/somebody/photographs")
+
+
+def test_paths_are_relative_to_the_sessions_project(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    project_path.set(Path("/home/somebody/project"))
+
+    assert resolve_path("data/images") == Path("/home/somebody/project/data/images")
+
+
+def test_a_process_of_a_project_without_pyproject_toml_is_prepared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The installed package runs with a folder conf/ alone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kedro_project, "PACKAGE_NAME", None)
+
+    Project(tmp_path, None, {}).bootstrap()
+
+    assert kedro_project.PACKAGE_NAME == "selfie_pipeline"
 
 
 def test_overrides_win_and_other_parameters_stay():

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -66,6 +66,18 @@ def test_the_digest_depends_on_the_content_alone() -> None:
     assert hash_json({"a": 1}) != hash_json({"a": 1.5})
 
 
+@pytest.fixture(autouse=True)
+def _forget_the_environment() -> Iterator[None]:
+    yield
+    describe_environment.cache_clear()
+
+
+def find_commit() -> str:
+    """Return the commit as a new process finds it."""
+    describe_environment.cache_clear()
+    return str(describe_environment()["commit"])
+
+
 def test_the_environment() -> None:
     found = describe_environment()
 
@@ -104,15 +116,28 @@ def test_the_commit_is_marked_if_files_have_changed_since(module: Path) -> None:
     git(folder, "tag", "--annotate", "v1", "--message=v1")
     commit = git(folder, "rev-parse", "HEAD")
 
-    clean = describe_environment()["commit"]
+    clean = find_commit()
     module.write_text("one = 2\n")
-    changed = describe_environment()["commit"]
+    changed = find_commit()
 
     assert (clean, changed) == (commit, f"{commit}-dirty")
 
 
+def test_a_later_commit_is_not_that_of_the_running_code(module: Path) -> None:
+    folder = module.parent
+    git(folder, "init")
+    git(folder, "add", ".")
+    git(folder, "commit", "--message=one")
+    first = find_commit()
+
+    git(folder, "commit", "--allow-empty", "--message=two")
+
+    assert describe_environment()["commit"] == first
+    assert find_commit() != first
+
+
 def test_code_outside_a_checkout(module: Path) -> None:
-    assert describe_environment()["commit"] == "unknown: the code is not a git checkout"
+    assert find_commit() == "unknown: the code is not a git checkout"
 
 
 def test_code_inside_another_checkout_that_does_not_track_it(module: Path) -> None:
@@ -121,10 +146,10 @@ def test_code_inside_another_checkout_that_does_not_track_it(module: Path) -> No
     git(folder, "init")
     git(folder, "commit", "--allow-empty", "--message=one")
 
-    assert describe_environment()["commit"] == "unknown: the code is not a git checkout"
+    assert find_commit() == "unknown: the code is not a git checkout"
 
 
 def test_a_machine_without_git(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(module.parent))
 
-    assert describe_environment()["commit"].startswith("unknown")
+    assert find_commit().startswith("unknown")

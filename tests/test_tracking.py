@@ -23,6 +23,7 @@ from selfie_pipeline import tracking
 from selfie_pipeline.datasets.folder import FolderDataset
 from selfie_pipeline.datasets.text import AtomicTextDataset
 from selfie_pipeline.tracking import MlflowHooks, tracking_hooks
+from selfie_pipeline.versions import RunVersions, outer_versions
 
 # MLflow keeps SQLAlchemy's connections open.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -34,6 +35,14 @@ HISTORY = pd.DataFrame(
     {"step": [2, 4], "loss": [1.5, 1.25], "accuracy": [0.25, 0.5], "learning_rate": [0.1, 0.05]}
 )
 METRICS = {"arm": "selfie", "seed": 0, "accuracy": 0.75, "provenance": {"labels": 5}}
+
+
+@pytest.fixture
+def inside() -> Iterator[None]:
+    """Be in a node that starts runs, for the second run of the test."""
+    token = outer_versions.set(RunVersions(saved=(VERSION,)))
+    yield
+    outer_versions.reset(token)
 
 
 def in_layer(name: str) -> dict[str, Any]:
@@ -167,6 +176,7 @@ def test_a_run_waits_for_mlflow_if_it_starts_runs_or_times_steps(
     assert tracking._OUTER_RUN not in os.environ
 
 
+@pytest.mark.usefixtures("inside")
 def test_a_run_within_a_run_is_its_child(
     tmp_path: Path, hooks: Callable[..., MlflowHooks], catalog: DataCatalog
 ) -> None:
@@ -184,6 +194,7 @@ def test_a_run_within_a_run_is_its_child(
     assert "selfie/accuracy" in outer.data.metrics
 
 
+@pytest.mark.usefixtures("inside")
 def test_an_interruption_ends_all_runs_in_progress(
     tmp_path: Path, hooks: Callable[..., MlflowHooks], catalog: DataCatalog
 ) -> None:
@@ -195,6 +206,25 @@ def test_an_interruption_ends_all_runs_in_progress(
 
     assert [run.info.status for run in find_runs(tmp_path)] == ["KILLED", "KILLED"]
     assert tracking._OUTER_RUN not in os.environ
+
+
+@pytest.mark.parametrize("mlflow", ["auto", "never"])
+def test_a_run_after_an_interrupted_one_of_the_same_process_is_not_part_of_it(
+    tmp_path: Path, hooks: Callable[..., MlflowHooks], catalog: DataCatalog, mlflow: str
+) -> None:
+    """Kedro tells no hook of Ctrl-C in a notebook."""
+    hook = hooks(**{"tracking.mlflow": mlflow})
+    hook.before_pipeline_run(RUN, SINGLE, catalog)
+
+    hooks(hook).before_pipeline_run(RUN | {"run_id": "second"}, SINGLE, catalog)
+    hook.after_pipeline_run()
+
+    runs = {run.info.run_name: run for run in find_runs(tmp_path)}
+    assert runs["second"].info.status == "FINISHED"
+    assert "mlflow.parentRunId" not in runs["second"].data.tags
+    assert [run.info.status for name, run in runs.items() if name != "second"] == (
+        ["KILLED"] if mlflow == "auto" else []
+    )
 
 
 def test_nothing_is_tracked_if_tracking_is_switched_off(
@@ -270,6 +300,7 @@ def run_three_within_one(hooks: Callable[..., MlflowHooks], catalog: DataCatalog
         pytest.param("silent_server", None, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.usefixtures("inside")
 def test_a_server_that_does_not_answer_is_given_up_once(
     server: str,
     timeout_s: str | None,
@@ -292,6 +323,7 @@ def test_a_server_that_does_not_answer_is_given_up_once(
     assert warning.getMessage().startswith("mlflow: this run is no longer tracked: API request to")
 
 
+@pytest.mark.usefixtures("inside")
 def test_tracking_that_fails_later_is_given_up_once(
     hooks: Callable[..., MlflowHooks],
     catalog: DataCatalog,

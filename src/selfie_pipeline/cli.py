@@ -14,11 +14,14 @@ import copy
 import errno
 import json
 import re
+import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any, cast, get_args
+from types import FrameType
+from typing import Any, NoReturn, cast, get_args
 
 import click
 from kedro import KedroDeprecationWarning
@@ -59,8 +62,9 @@ class _RunCommand(click.Command):
         _check_encoding()
         _check_runner_params(ctx)
         try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:  # of which Kedro tells no hook
+            with _exit_on_sigterm():
+                return super().invoke(ctx)
+        except (KeyboardInterrupt, SystemExit):  # of which Kedro tells no hook
             for hook in settings.HOOKS:
                 hook.on_interrupt()
             raise
@@ -78,6 +82,21 @@ class _RunCommand(click.Command):
                 raise
             hint = "; make room or allow writing there, and run again"
             raise click.ClickException(_one_line(error) + hint) from None
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """End the process by an exception on SIGTERM, outside trainings, which handle it themselves."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+        click.echo("Error: stopped by SIGTERM; run the same command again", err=True)
+        sys.exit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def parse_params(

@@ -35,7 +35,8 @@ class ProjectConfigLoader(OmegaConfigLoader):
                 "pattern; rename that folder"
             )
         known = sorted(path.name for path in conf.glob("*") if path.is_dir())
-        if self.env not in {None, "", *known}:  # of a path, Kedro would read all that is below it
+        # Kedro also reads archives; and of a path, it would read all that is below it.
+        if conf.is_dir() and self.env not in {None, "", *known}:
             raise UserError(
                 f"--env = {self.env} is not an environment in {conf}; allowed: "
                 f"{list_first(known, 10)}"
@@ -61,7 +62,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
         if key == "credentials":  # depend on environment variables
             return super()._read_raw_config(key)
         conf = Path(self.conf_source)
-        files = [path for path in conf.rglob("*") if path.is_file()]
+        files = [path for path in (conf, *conf.rglob("*")) if path.is_file()]  # or an archive
         state = sorted((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
         name = (conf, key, self.env)
         if name not in _parsed or _parsed[name][0] != state:

@@ -24,13 +24,14 @@ from selfie_pipeline.config import Config, UserError, load_config
 from selfie_pipeline.extras import require_extra
 from selfie_pipeline.pipeline_registry import PIPELINE_NAMES, create_pipeline
 from selfie_pipeline.printable import list_first
-from selfie_pipeline.project import Project, starts_runs
+from selfie_pipeline.project import Project, project_path, starts_runs
 from selfie_pipeline.provenance import flatten
 from selfie_pipeline.run_budget import find_budget, plan_run
 from selfie_pipeline.run_summary import summarise_run
 from selfie_pipeline.versions import (
     SAVED_WITH,
     RunVersions,
+    is_outermost,
     pin_versions,
     release_claims,
     versioned_entries,
@@ -60,6 +61,7 @@ class ProjectHooks:
         params = context._runtime_params or {}  # Kedro has no public access to them
         _check_paths_fit(self._config, params, context.config_loader["globals"])
         conf_source = str(context.config_loader.conf_source)
+        project_path.set(Path(context.project_path))
         self._project = Project(Path(context.project_path), context.env, params, conf_source)
 
     @hook_impl
@@ -74,6 +76,8 @@ class ProjectHooks:
                 recipe's encoder, have too few labels, or requires a device or an extra that is
                 missing here.
         """
+        if is_outermost():
+            self.on_interrupt()  # of an earlier run of this process, of which Kedro told no hook
         if "best_settings" in pipeline.all_outputs():
             require_extra("optuna", "the tuning needs Optuna", "tune")
         self._budget = find_budget(self._config, self._project.params)

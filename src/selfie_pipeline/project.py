@@ -6,13 +6,13 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kedro.framework import project as kedro_project
 from kedro.framework.session import KedroSession
-from kedro.framework.startup import bootstrap_project
 from kedro.io import AbstractVersionedDataset
 from kedro.pipeline import Pipeline
 from kedro.runner import SequentialRunner
@@ -20,13 +20,17 @@ from kedro.utils import find_kedro_project
 
 from selfie_pipeline.versions import RunVersions, outer_versions
 
+project_path: ContextVar[Path | None] = ContextVar("project_path", default=None)
+"""Folder of the project of the latest Kedro session."""
+
 
 def resolve_path(path: str) -> Path:
-    """Return a path that is absolute, or relative to the project of the working directory.
+    """Return a path that is absolute, or relative to the project.
 
     A shell expands `~` at the beginning of an argument only, and not in `--params key=~/folder`.
     """
-    return (find_kedro_project(Path.cwd()) or Path.cwd()) / Path(path).expanduser()
+    project = project_path.get() or find_kedro_project(Path.cwd()) or Path.cwd()
+    return project / Path(path).expanduser()
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Project:
         """Prepare this process for runs of the project, as `kedro run` does, if it isn't yet."""
         if kedro_project.PACKAGE_NAME is None:
             os.chdir(self.path)
-            bootstrap_project(self.path)
+            kedro_project.configure_project(__package__)
 
     @contextmanager
     def _create_session(self, params: Mapping[str, Any]) -> Iterator[KedroSession]:

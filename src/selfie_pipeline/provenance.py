@@ -10,6 +10,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,12 @@ def find_differences(
     return [(key, old, new) for key, old, new in pairs if old != new]
 
 
+@cache
 def describe_environment() -> dict[str, Any]:
-    """Return the versions of Python, the libraries and this project, and its commit."""
+    """Return the versions of Python, the libraries and this project, and its commit.
+
+    They are those of the first call: a later commit is not that of the code in this process.
+    """
     return {
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("selfie-pipeline", *_LIBRARIES)},

@@ -26,6 +26,7 @@ from kedro.pipeline import Pipeline
 
 from selfie_pipeline.project import starts_runs
 from selfie_pipeline.provenance import describe_environment, flatten
+from selfie_pipeline.versions import is_outermost
 
 _LOG = logging.getLogger(__name__)
 _LOGGED_LAYERS = {"models", "reporting"}
@@ -97,6 +98,8 @@ class MlflowHooks:
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
         """Start a run and log its parameters, unless it is part of a run that is not tracked."""
+        if is_outermost():
+            self.on_interrupt()  # of an earlier run of this process, of which Kedro told no hook
         self._wait()  # for the run that this one is part of
         parent = os.environ.get(_OUTER_RUN)
         self._runs.append(None)

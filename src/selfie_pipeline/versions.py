@@ -19,7 +19,7 @@ from kedro.io.core import VERSION_FORMAT
 from selfie_pipeline.config import UserError
 
 Entry = AbstractVersionedDataset[Any, Any]
-SAVED_WITH = {"pretrain_history": "encoder"} | {
+SAVED_WITH = {"pretrain_history": "encoder", "data_check": "patch_grids"} | {
     f"{arm}_{name}": f"{arm}_metrics"
     for arm in ("supervised", "selfie", "weights")
     for name in ("history", "predictions")
@@ -43,6 +43,11 @@ class RunVersions:
 
 outer_versions: ContextVar[RunVersions] = ContextVar("outer_versions", default=RunVersions())  # noqa: B039
 """The versions of the run whose node starts the present run; none for `kedro run`."""
+
+
+def is_outermost() -> bool:
+    """Return whether the present run is that of `kedro run`, not one that its nodes start."""
+    return not outer_versions.get().saved
 
 
 def versioned_entries(names: Iterable[str], catalog: DataCatalog) -> dict[str, Entry]:

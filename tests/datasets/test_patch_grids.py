@@ -654,7 +654,7 @@ def test_an_unreadable_sample_is_recorded_and_left_out_of_the_statistics(tmp_pat
     grids = dataset(tmp_path).load()
     counted = np.delete(PIXELS, [1, 4], axis=0)[np.delete(TRAINING, [1, 4])] / 255
     assert grids.unreadable == reasons
-    assert checked == [{1: "empty"}, reasons]
+    assert checked == [{1: "empty"}, {4: "cut off"}]
     np.testing.assert_allclose(grids.mean, counted.mean(axis=(0, 1, 3, 4)), rtol=1e-6)
     np.testing.assert_allclose(grids.std, counted.std(axis=(0, 1, 3, 4)), rtol=1e-6)
 

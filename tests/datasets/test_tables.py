@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from kedro.io.core import DatasetError
 
-from selfie_pipeline.datasets.tables import AtomicParquetDataset
+from selfie_pipeline.datasets.tables import AtomicCSVDataset, AtomicParquetDataset
 
 
 def test_the_preview_of_vectors_is_text(tmp_path):
@@ -24,3 +24,14 @@ def test_a_flipped_bit_of_a_parquet_file_is_found(tmp_path):
 
     with pytest.raises(DatasetError, match="CRC checksum"):
         dataset.load()
+
+
+@pytest.mark.parametrize("name", ["cat.jpg", "Icon\r", 'a\r"b",c\nd'])
+def test_names_of_any_characters_survive_a_csv_file(tmp_path, name):
+    table = pd.DataFrame({"file": [name, "dog.jpg"], "label": [1, 2], "probability": [0.5, 0.25]})
+    dataset = AtomicCSVDataset(filepath=str(tmp_path / "a.csv"), save_args={"index": False})
+
+    dataset.save(table)
+
+    pd.testing.assert_frame_equal(dataset.load(), table)
+    assert ("\r" in name) == ('"dog.jpg"' in (tmp_path / "a.csv").read_text())

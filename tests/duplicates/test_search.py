@@ -149,6 +149,19 @@ def test_candidates_are_those_within_the_distance(bits: int) -> None:
         assert (found["distance"] == bits).all()
 
 
+def test_similar_pictures_need_little_memory_and_each_is_found() -> None:
+    """The frames of a fixed camera, whose hashes differ in few bits."""
+    scene = np.full(12_256, random_codes(1)[0])
+    codes = flip_bits(scene, 4)
+    tracemalloc.start()
+    found = candidates(codes, 256)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert found["first"].nunique() == 256
+    assert peak < 150 * 2**20
+
+
 def test_the_search_needs_little_memory_and_looks_at_few() -> None:
     codes = random_codes(60_000)
     detailed = np.ones(len(codes), dtype=bool)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import pandas as pd
 import pytest
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.pipelines.patch.nodes import _check_unreadable
+from selfie_pipeline.pipelines.patch.nodes import _UnreadableLimit
 
 
 def check(unreadable: dict[str, str]) -> None:
-    samples = pd.DataFrame({"place": [*unreadable, "train/cat/1.jpg"]})
-    _check_unreadable(samples, 0.0, dict(enumerate(unreadable.values())))
+    limit = _UnreadableLimit([*unreadable, "train/cat/1.jpg"], 0.0)
+    for sample, reason in enumerate(unreadable.values()):
+        limit({sample: reason})
 
 
 def test_files_that_are_not_named_as_images_do_not_count() -> None:

@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 from torch.nn import functional
 
+from selfie_pipeline.pipelines.predict import nodes
+
 SHARED = (Path(__file__).parents[2] / "../shared/data/imagenette-mini").resolve()
 PHOTOGRAPHS = (
     "data.source=image_folder,patch.canvas_size=48,labeled_frac=1.0,compute.precision=fp32"
@@ -217,6 +219,24 @@ def test_the_contact_sheet_is_a_picture(finished: Any, digit_files: Path) -> Non
     with Image.open(sheet) as picture:
         assert picture.width > 1000
         assert picture.height > 1000
+
+
+def test_a_file_that_is_deleted_meanwhile_is_not_in_the_contact_sheet(
+    finished: Any, digit_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classify = nodes.classify_in_blocks
+
+    def delete_then_return(*arguments: Any) -> Any:
+        found = classify(*arguments)
+        for file in sorted(digit_files.iterdir())[:530]:
+            file.unlink()
+        return found
+
+    monkeypatch.setattr(nodes, "classify_in_blocks", delete_then_return)
+
+    predict(finished, digit_files)
+
+    assert len(finished.load("image_predictions")) == 540
 
 
 def test_a_folder_is_relative_to_the_project(finished: Any, digit_files: Path) -> None:

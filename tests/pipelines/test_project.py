@@ -23,8 +23,6 @@ from selfie_pipeline.training.state import TrainingState
 
 STAGES = ["ingest", "patch", "pretrain", "finetune", "baseline", "report"]
 IN_MEMORY = {
-    "mistakes",
-    "duplicate_examples",
     "puzzles",
     "selection",
     "selfie.initial_classifier",
@@ -463,11 +461,18 @@ def test_the_test_split_has_no_influence_on_training(
         assert (theirs["loss"], theirs["accuracy"]) != (ours["loss"], ours["accuracy"])
 
 
-def test_ctrl_c_outside_a_training_leaves_no_empty_versions_and_no_unfinished_tracked_run(
-    fresh: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("number", "end"),
+    [
+        (signal.SIGINT, (1, "Aborted!")),
+        (signal.SIGTERM, (143, "Error: stopped by SIGTERM; run the same command again")),
+    ],
+)
+def test_a_signal_outside_a_training_leaves_no_empty_versions_and_no_unfinished_tracked_run(
+    fresh: Any, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, end: tuple[int, str]
 ) -> None:
     mlflow = pytest.importorskip("mlflow")
-    monkeypatch.setattr(Digits, "samples", lambda _: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(Digits, "samples", lambda _: signal.raise_signal(number))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
 
     try:
@@ -475,8 +480,42 @@ def test_ctrl_c_outside_a_training_leaves_no_empty_versions_and_no_unfinished_tr
     finally:
         signal.signal(signal.SIGINT, before)
 
-    assert (done.exit_code, done.stderr.splitlines()[-1]) == (1, "Aborted!")
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == end
     assert list((fresh.path / "data").rglob("20*Z")) == []
     client = mlflow.MlflowClient(f"sqlite:///{fresh.path / 'data' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
     assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["KILLED"]
+
+
+def test_a_report_has_the_check_and_the_counts_of_the_images_that_it_is_about(
+    finished: Any,
+) -> None:
+    (first,) = finished.versions("patch_grids")
+    finished.run("ingest", "patch")
+    folder = finished.path / "data"
+    (later,) = folder.glob(
+        f"03_primary/tiny/data_check.json/{finished.versions('data_check')[0]}/*"
+    )
+    check = json.loads(later.read_text())
+    check["splits"][0]["copies"] = 777  # as if the images were others
+    later.write_text(json.dumps(check))
+    counts = max(folder.glob("02_intermediate/tiny/sample_counts.csv/*/*"))
+    counts.write_text(counts.read_text().replace("total", "8888"))
+
+    versions = f"patch_grids:{first},usable_samples:{first}"
+    finished.succeed("--pipeline=report", f"--load-versions={versions}")
+    page = finished.load("report")
+    finished.succeed("--pipeline=report")
+
+    assert "777 images" not in page
+    assert "777 images" in finished.load("report")
+
+
+@pytest.mark.parametrize("name", ["NA", "None", "007"])
+def test_a_name_that_looks_like_a_number_or_like_nothing_stays(finished: Any, name: str) -> None:
+    table = finished.load("results_table")
+    catalog = finished.catalog()
+
+    catalog.save("results_table", table.assign(data=name))
+
+    assert set(catalog.load("results_table")["data"]) == {name}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from selfie_pipeline.report.data_check import (
     describe_check,
@@ -15,6 +16,8 @@ from selfie_pipeline.report.data_check import (
 
 TABLE = pd.DataFrame({"seeds": [5, 5], "pairs": [None, 5]})
 PAIR = {
+    "first_sample": 2,
+    "second_sample": 3,
     "first_split": "train",
     "first_class_name": "cat",
     "first_place": "train/cat/a_very_long_name_of_a_file_0001.jpg",
@@ -41,8 +44,14 @@ def test_the_line_of_other_classes_copies_and_unreadable_files(make_check) -> No
     check = make_check(smallest_class=2, copies=7, unreadable=1)
     check["overlaps"][0]["other_class"] = 5
     line = describe_check(check)
-    assert "(2 to 500 each), of which 7 are copies of others and 1 unreadable files" in line
+    assert "(2 to 500 each), of which 7 are copies of others and 1 unreadable file" in line
     assert "5 pairs of them are of different classes" in line
+
+
+@pytest.mark.parametrize(("exact", "how"), [(1, "by its pixels"), (0, "nearly")])
+def test_one_image_is_told_in_the_singular(make_check, exact: int, how: str) -> None:
+    (line,) = describe_overlaps(make_check(exact=exact, near=1 - exact))
+    assert line == f"1 training image is also among the test images ({how})"
 
 
 def test_nothing_found(make_check) -> None:
@@ -75,8 +84,8 @@ def test_steps_where_the_data_is_clean(make_check) -> None:
 
 def test_pairs_are_drawn_with_what_tells_them_apart() -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
-    exact = PAIR | {"kind": "exact", "similarity": 1.0}
-    figure = draw_duplicates(images, [exact, PAIR])
+    exact = PAIR | {"kind": "exact", "similarity": 1.0, "first_sample": 0, "second_sample": 1}
+    figure = draw_duplicates([exact, PAIR], lambda samples: images[samples])
     drawn = [axes.images[0].get_array() for axes in figure.axes]
     assert np.array_equal(np.stack(drawn), images)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
@@ -88,5 +97,5 @@ def test_pairs_are_drawn_with_what_tells_them_apart() -> None:
 
 
 def test_no_pairs() -> None:
-    figure = draw_duplicates(np.empty((0, 8, 8, 3), dtype=np.uint8), [])
+    figure = draw_duplicates([], lambda _: np.empty((0, 8, 8, 3), dtype=np.uint8))
     assert figure.get_label().endswith("There are none.")

@@ -118,6 +118,15 @@ def test_a_saved_plan_is_loaded_and_no_other(config, make_config, tmp_path):
     assert all(load_plan(other) == {} for other in files)
 
 
+@pytest.mark.parametrize("content", ['{"finetune": {"st', '{"finetune": {"steps": "many"}}'])
+def test_a_damaged_plan_is_measured_anew(config, tmp_path, caplog, content):
+    file = find_file(tmp_path, config)
+    file.write_text(content)
+
+    assert load_plan(file) == {}
+    assert f"{file} is not used: " in caplog.text
+
+
 def test_a_plan_for_more_trainings_of_each_kind_is_used(config, tmp_path):
     plan = choose(config)
     save_plan(find_file(tmp_path, config, pretrain=1, finetune=2), plan)

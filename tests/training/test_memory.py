@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -46,6 +47,10 @@ def allocate_too_much():
     torch.empty(2**60)
 
 
+def allocate_too_much_in_numpy():
+    np.zeros((2**40, 2**10))
+
+
 def allocate_too_much_on_a_gpu():
     """Raise torch's error of a GPU."""
     raise torch.OutOfMemoryError(
@@ -55,7 +60,11 @@ def allocate_too_much_on_a_gpu():
 
 @pytest.mark.parametrize(
     ("allocate", "size"),
-    [(allocate_too_much, "4611686018427387904 bytes"), (allocate_too_much_on_a_gpu, "20.00 GiB")],
+    [
+        (allocate_too_much, "4611686018427387904 bytes"),
+        (allocate_too_much_in_numpy, "8.00 PiB"),
+        (allocate_too_much_on_a_gpu, "20.00 GiB"),
+    ],
 )
 def test_an_out_of_memory_error_is_one_line(allocate, size):
     line = rf"^pretrain: out of memory with 32 images at once \({size} more requested\); .*accumul"

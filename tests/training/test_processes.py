@@ -53,6 +53,20 @@ def train(folder: Path) -> None:
         raise TrainingInterrupted("stopped")
 
 
+def receive_twice() -> str | None:
+    """Receive a scheduler's signal to all processes, and that of the parent."""
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        return stop.received.name if stop.received else None
+
+
+def die_with_parent() -> None:
+    """Die of a signal that the parent receives, too."""
+    os.kill(os.getppid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def call(function: Callable[[], object]) -> Job[object]:
     """A job of one call."""
     return (yield function)
@@ -100,6 +114,25 @@ def test_a_killed_process_ends_its_job_alone() -> None:
 
     assert killed.startswith("its process was killed, perhaps for lack of memory")
     assert others == ["alive", "alive"]
+
+
+def test_a_second_signal_does_not_end_a_process_that_saves() -> None:
+    assert run_in_processes([call(receive_twice)], 1, 1) == ["SIGTERM"]
+
+
+def test_a_process_that_died_of_the_signal_that_stops_all_is_no_lack_of_memory() -> None:
+    told: list[str] = []
+
+    def job() -> Job[None]:
+        try:
+            yield die_with_parent
+        except WorkerDiedError as reason:
+            told.append(str(reason))
+
+    with pytest.raises(TrainingInterrupted, match="stopped by SIGTERM, with 0 of 2 done"):
+        run_in_processes([job(), job()], 1, 1)
+
+    assert told == []
 
 
 @pytest.mark.parametrize(("function", "error"), [(refuse, UserError), (fail, ZeroDivisionError)])

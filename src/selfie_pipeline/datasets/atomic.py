@@ -167,4 +167,9 @@ class AtomicSaveMixin(_OwnVersionMixin):
         # Without Kedro's wrapper, whose check of the version is meaningless before the rename.
         write = super().save.__wrapped__  # type: ignore[misc]
         with atomic_save(Path(self._get_save_path())) as partial:
-            write(self._copy(_filepath=PurePosixPath(partial), _version=None), data)
+            there = {"_filepath": PurePosixPath(partial), "_version": None}
+            write(self._copy(**there, **self._save_settings(data)), data)
+
+    def _save_settings(self, data: Any) -> dict[str, Any]:  # noqa: ARG002
+        """Return the type's attributes that saving these data changes."""
+        return {}

@@ -68,7 +68,8 @@ class PendingPatchGrids:
     """Mask of shape (samples,): the rows over which mean and standard deviation are computed,
     except for unreadable ones."""
     check_unreadable: Callable[[Mapping[int, str]], None] = lambda _: None
-    """Function that is called with all unreadable samples found so far; may raise UserError."""
+    """Function that is called with the unreadable samples, as they are found; may raise UserError.
+    If the writing is resumed, those found earlier come first."""
 
 
 def write_version(new: PendingPatchGrids, folder: Path) -> Manifest:
@@ -137,7 +138,7 @@ def _write_chunks(writer: _ShardWriter, new: PendingPatchGrids) -> None:
         for patches, unreadable in new.chunks(writer.written):
             writer.append(patches, unreadable)
             if unreadable:
-                new.check_unreadable(writer.unreadable)
+                new.check_unreadable(unreadable)
             writer.save_progress_if_due()
             progress_bar.update(len(patches))
     if writer.written != new.samples:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from kedro_datasets._typing import TablePreview
 from kedro_datasets.pandas.csv_dataset import CSVDataset
 from kedro_datasets.pandas.parquet_dataset import ParquetDataset
@@ -17,6 +19,15 @@ class AtomicCSVDataset(AtomicSaveMixin, CSVDataset):
 
     # pandas reads UTF-8 regardless of the locale, so it must be written as such.
     DEFAULT_FS_ARGS = {"open_args_save": {"mode": "w", "encoding": "utf-8", "newline": ""}}  # noqa: RUF012
+
+    def _save_settings(self, data: pd.DataFrame) -> dict[str, Any]:
+        """Quote all texts if a carriage return is in one, which Python's csv leaves unquoted."""
+        columns = data.select_dtypes(["object", "string"])
+        if not any(
+            columns[name].astype(str).str.contains("\r", regex=False).any() for name in columns
+        ):
+            return {}
+        return {"_save_args": self._save_args | {"quoting": csv.QUOTE_NONNUMERIC}}
 
 
 class AtomicParquetDataset(AtomicSaveMixin, ParquetDataset):

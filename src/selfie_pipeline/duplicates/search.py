@@ -39,6 +39,10 @@ _FLIPS = np.array(
     ],
     dtype=np.uint16,
 )
+_MOST_HASHES = 1024
+"""Number of hashes of a table that a query is compared with at most, beside four times those that
+it would find in a table of random ones. Of similar pictures, such as the frames of a fixed camera,
+a large share has the same part."""
 _QUERIES = 256
 """Number of images that are looked up at once."""
 _COMPARED = 128
@@ -147,12 +151,16 @@ class _PartTable:
     def look_up(self, queries: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return the places of the close hashes that share a part with a query but for two bits.
 
+        Of a query that shares it with thousands, some are left out.
+
         Returns:
             (2, pairs), int64: indices into the queries, and into the hashes of the table.
         """
         keys = self._get_part(queries)[:, None] ^ _FLIPS  # (q, flips)
         starts, stops = self._starts[keys], self._starts[keys.astype(np.int64) + 1]
-        counts = (stops - starts).ravel()  # (q · flips,)
+        counts = stops - starts  # (q, flips), those with the fewest flipped bits first
+        most = _MOST_HASHES + 4 * len(self._order) * len(_FLIPS) // 2**_PART_BITS
+        counts = np.clip(most - (counts.cumsum(axis=1) - counts), 0, counts).ravel()  # (q · flips,)
         query = np.repeat(np.arange(keys.size) // len(_FLIPS), counts)  # (candidates,)
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         place = self._order[np.repeat(starts.ravel(), counts) + within]  # (candidates,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,16 +71,18 @@ def suggest_next_steps(table: pd.DataFrame, check: Mapping[str, Any]) -> list[tu
 
 
 @styled
-def draw_duplicates(images: NDArray[np.uint8], pairs: Sequence[Mapping[str, Any]]) -> Figure:
+def draw_duplicates(
+    pairs: Sequence[Mapping[str, Any]], read: Callable[[NDArray[np.int64]], NDArray[np.uint8]]
+) -> Figure:
     """Draw pairs of images side by side, two pairs per row.
 
     Args:
-        images: (2n, H, W, 3) uint8, RGB; the two images of each of n pairs, which may be none.
-        pairs: For first and second, the split, class_name and place; and similarity and kind.
-
-    Raises:
-        ValueError: The numbers of images and pairs differ.
+        pairs: For first and second, the sample, split, class_name and place; and similarity and
+            kind.
+        read: Reads the images of samples, (n,), as (n, H, W, 3), uint8, RGB.
     """
+    samples = [pair[side] for pair in pairs for side in ("first_sample", "second_sample")]
+    images = read(np.array(samples, dtype=np.int64))  # (2n, H, W, 3)
     captions, descriptions = [], []
     for pair in pairs:
         sides = [
@@ -118,11 +120,16 @@ def _find_overlaps(check: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _describe_overlap(overlap: Mapping[str, Any]) -> str:
     names = {"train": "training", "unlabeled": "unlabeled", "test": "test"}
     images = overlap["exact"] + overlap["near"]
-    text = (
-        f"{images:,} {names[overlap['first']]} images ({overlap['exact']:,} by their pixels, "
-        f"{overlap['near']:,} nearly) are also among the {names[overlap['second']]} images, where "
-        f"they are {overlap['second_images']:,}"
-    )
+    first, second = names[overlap["first"]], names[overlap["second"]]
+    if images == 1:
+        how = "by its pixels" if overlap["exact"] else "nearly"
+        text = f"1 {first} image is also among the {second} images ({how})"
+    else:
+        text = (
+            f"{images:,} {first} images ({overlap['exact']:,} by their pixels, "
+            f"{overlap['near']:,} nearly) are also among the {second} images, where they are "
+            f"{overlap['second_images']:,}"
+        )
     if overlap["other_class"]:
         text += f"; {overlap['other_class']:,} pairs of them are of different classes"
     return text
@@ -137,5 +144,6 @@ def _describe_split(split: Mapping[str, Any]) -> str:
     if split["copies"]:
         text += f", of which {split['copies']:,} are copies of others"
     if split["unreadable"]:
-        text += f" and {split['unreadable']:,} unreadable files"
+        text += f" and {split['unreadable']:,} unreadable file"
+        text += "" if split["unreadable"] == 1 else "s"
     return text

@@ -10,9 +10,11 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
+from pydantic import NonNegativeInt, TypeAdapter
 
 from selfie_pipeline.atomic_write import atomic_write
 from selfie_pipeline.config import Config, TrainingConfig, UserError, parse_duration
@@ -25,6 +27,7 @@ from selfie_pipeline.training.speed import measure_speed
 _LOG = logging.getLogger(__name__)
 Plan = dict[str, dict[str, int]]
 """The parameters that a budget sets: `steps` and `warmup_steps` of `pretrain` and `finetune`."""
+_PLAN: TypeAdapter[Plan] = TypeAdapter(dict[str, dict[str, NonNegativeInt]])
 
 EPOCHS = 150
 """Passes over its labels in which a finetuning learns them; docs/results has 61 and 122 for the
@@ -55,19 +58,26 @@ def plan_file(folder: Path, config: Config, data: str, trainings: Mapping[str, i
 
 def load_plan(file: Path) -> Plan:
     """Return the plan in a file from `plan_file`, or the latest for more trainings; else none."""
-    if file.exists():
-        return _read_plan(file)
+    if plan := _read_plan(file):
+        return plan
     key, wanted = _parse_name(file)
     others = file.parent.glob(f"{key}-*.json")
     for other in sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         counts = _parse_name(other)[1]
-        if all(counts.get(kind, 0) >= count for kind, count in wanted.items()):
-            return _read_plan(other)
+        enough = all(counts.get(kind, 0) >= count for kind, count in wanted.items())
+        if enough and (plan := _read_plan(other)):
+            return plan
     return {}
 
 
 def _read_plan(file: Path) -> Plan:
-    plan: Plan = json.loads(file.read_text("utf-8"))
+    """Return the plan in a file; none, with a warning, if it is damaged."""
+    plan: Plan = {}
+    with suppress(FileNotFoundError):
+        try:
+            plan = _PLAN.validate_json(file.read_bytes())
+        except ValueError as error:
+            _LOG.warning("%s is not used: %s", file, " ".join(str(error).split()))
     return plan
 
 

@@ -20,9 +20,9 @@ _PROCESS_BYTES = 2**30
 """Memory of a process that has imported torch and this project, with some room."""
 _CGROUP = Path("/sys/fs/cgroup")
 _OUT_OF_MEMORY = re.compile(
-    r"(?:out of|can't allocate) memory.*?tried to allocate ([\d.]+ \w+)", re.I | re.S
+    r"(?:out of memory|can't allocate memory|unable).*?allocate ([\d.]+ \w+)", re.I | re.S
 )
-"""The message of torch's error, for a GPU and for a CPU."""
+"""The messages of torch, for a GPU and for a CPU, and of NumPy."""
 
 
 def retain_freed_memory() -> None:
@@ -98,7 +98,7 @@ def out_of_memory_error(title: str, images: int) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:  # has its own class only on a GPU
+    except (RuntimeError, MemoryError) as error:  # torch has its own class only on a GPU
         found = _OUT_OF_MEMORY.search(str(error))
         if found is None:
             raise

@@ -48,7 +48,8 @@ def run_in_processes(jobs: Sequence[Job[R]], count: int, threads: int) -> list[R
         while schedule.running and not stop.received:
             done, _ = wait(schedule.running, POLL_INTERVAL_S, FIRST_COMPLETED)
             for future in done:
-                schedule.continue_job(future)
+                if not (stop.received and schedule.has_died(future)):  # by the same signal, then
+                    schedule.continue_job(future)
         if stop.received:
             raise interruption(stop.received, len(schedule.results), len(jobs))
     return [schedule.results[number] for number in range(len(jobs))]
@@ -76,10 +77,15 @@ class _Schedule(Generic[R]):
         else:
             process.shutdown(wait=False)
 
+    @staticmethod
+    def has_died(future: Future[Any]) -> bool:
+        """Return whether the process of a call that is done has died."""
+        return isinstance(future.exception(), BrokenProcessPool)
+
     def continue_job(self, future: Future[Any]) -> None:
         """Send a job the result of its call, and make its next one."""
         process, number, job = self.running.pop(future)
-        if isinstance(future.exception(), BrokenProcessPool):
+        if self.has_died(future):
             died = WorkerDiedError(
                 "its process was killed, perhaps for lack of memory; run the same command to "
                 "resume, with a smaller compute.cells_at_once if memory is short"

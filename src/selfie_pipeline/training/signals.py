@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import threading
 from types import FrameType
@@ -37,6 +38,9 @@ def interrupted(
 class StopRequest:
     """Records SIGINT and SIGTERM while its context is open; a second signal acts as by default.
 
+    In a process of `processes` it does not: a scheduler signals all processes of a group, and the
+    parent then asks each to stop once more. The parent kills those that do not stop.
+
     Attributes:
         received: The first signal received, or None.
     """
@@ -64,4 +68,5 @@ class StopRequest:
 
     def _record(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.received = signal.Signals(number)
-        self.__exit__()
+        if multiprocessing.parent_process() is None:
+            self.__exit__()

@@ -32,14 +32,17 @@ from selfie_pipeline.pipelines.report.nodes import (
     check_comparable,
     check_predictions,
     list_class_names,
-    pick_duplicates,
-    pick_errors,
 )
 from selfie_pipeline.printable import is_printable
 from selfie_pipeline.report.data_check import draw_duplicates
-from selfie_pipeline.report.misclassified import draw_confusion_matrix, draw_sample_errors
+from selfie_pipeline.report.misclassified import (
+    draw_confusion_matrix,
+    draw_sample_errors,
+    select_worst_errors,
+)
 from selfie_pipeline.report.text import terminal_table, to_markdown
 from selfie_pipeline.report.training_curves import draw_training_curves
+from selfie_pipeline.training.data.batches import open_images
 from selfie_pipeline.training.data.subset import TRAINED_ON_LABELS, check_labels
 from selfie_pipeline.training.lineage import fingerprint_data
 from selfie_pipeline.training.search import SearchResult
@@ -134,9 +137,11 @@ def _use_history(history: Any, folder: Path) -> None:
 def _use_predictions(predictions: Any, folder: Path) -> None:
     config = small_config()
     check_predictions(predictions, _CLASSES)
-    mistakes = pick_errors(predictions, _grids(folder), config.patch, config.augmentation)
+    images = open_images(_grids(folder), config.patch, config.augmentation)
+    wrong = select_worst_errors(predictions, 12)
+    windows = images.central_windows(wrong["sample"].to_numpy())  # (B, C, H, W)
     draw_confusion_matrix(predictions, _CLASSES)
-    draw_sample_errors(**mistakes, classes=_CLASSES)
+    draw_sample_errors(windows.permute(0, 2, 3, 1).numpy(), wrong, classes=_CLASSES)
     plt.close("all")
 
 
@@ -147,9 +152,7 @@ def _use_settings(settings: Any, folder: Path) -> None:
 
 
 def _use_check(check: Any, folder: Path) -> None:
-    found = pick_duplicates(check, _grids(folder))
-    if found["pairs"]:
-        draw_duplicates(**found)
+    draw_duplicates(check["examples"] if check else [], _grids(folder).read_canvases)
     plt.close("all")
 
 

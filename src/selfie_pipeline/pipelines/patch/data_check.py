@@ -63,14 +63,7 @@ def check_data(
     }
     level = logging.WARNING if has_leaked(check) else logging.INFO
     _LOG.log(level, "data: %s", describe_check(check))
-    return pairs, check, draw_examples(check, patch_grids)
-
-
-def draw_examples(check: dict[str, Any], patch_grids: PatchGrids) -> Figure:
-    """Draw the pairs among a check's examples."""
-    rows = [[pair["first_sample"], pair["second_sample"]] for pair in check["examples"]]
-    images = patch_grids.read_canvases(np.array(rows, dtype=np.int64).reshape(-1))  # (2n, H, W, 3)
-    return draw_duplicates(images, check["examples"])
+    return pairs, check, draw_duplicates(check["examples"], patch_grids.read_canvases)
 
 
 def find_leaked(pairs: pd.DataFrame) -> NDArray[np.int64]:

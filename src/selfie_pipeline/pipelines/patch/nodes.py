@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from functools import partial
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -51,7 +51,7 @@ def cut_patches(samples: pd.DataFrame, data: DataConfig, patch: PatchConfig) -> 
         patch_size=patch.patch_size,
         chunks=chunks,
         statistics_rows=(samples["split"] != "test").to_numpy(),
-        check_unreadable=partial(_check_unreadable, samples, data.max_unreadable),
+        check_unreadable=_UnreadableLimit(samples["place"].tolist(), data.max_unreadable),
     )
 
 
@@ -68,25 +68,35 @@ def _cut(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return items.view(np.uint8).reshape(n, rows * columns, c, size, size)  # (n, N, C, P, P)
 
 
-def _check_unreadable(
-    samples: pd.DataFrame, largest_share: float, unreadable: Mapping[int, str]
-) -> None:
-    """Raise if too many image files are unreadable; other files do not count."""
-    allowed = int(largest_share * len(samples))
-    if len(unreadable) <= allowed:
-        return
-    damaged = {
-        samples["place"][sample]: reason
-        for sample, reason in unreadable.items()
-        if reason not in {NOT_AN_IMAGE, EMPTY} or has_image_extension(samples["place"][sample])
-    }
-    if len(damaged) > allowed:
-        place, reason = next(iter(damaged.items()))
-        raise UserError(
-            f"{len(damaged)} or more of {len(samples)} files can't be used, such as {place} "
-            f"({reason}); data.max_unreadable = {largest_share:g} allows {allowed}: mend or remove "
-            "them, or allow more"
-        )
+@dataclass
+class _UnreadableLimit:
+    """Raises if too many image files are unreadable; other files do not count.
+
+    Attributes:
+        places: Of all samples.
+        largest_share: Of the samples that may be unreadable.
+        damaged: The unreadable image files so far, with their reasons.
+    """
+
+    places: list[str]
+    largest_share: float
+    damaged: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, unreadable: Mapping[int, str]) -> None:
+        """Count more unreadable samples, given with their reasons."""
+        self.damaged |= {
+            self.places[sample]: reason
+            for sample, reason in unreadable.items()
+            if reason not in {NOT_AN_IMAGE, EMPTY} or has_image_extension(self.places[sample])
+        }
+        allowed = int(self.largest_share * len(self.places))
+        if len(self.damaged) > allowed:
+            place, reason = next(iter(self.damaged.items()))
+            raise UserError(
+                f"{len(self.damaged)} or more of {len(self.places)} files can't be used, such as "
+                f"{place} ({reason}); data.max_unreadable = {self.largest_share:g} allows "
+                f"{allowed}: mend or remove them, or allow more"
+            )
 
 
 def list_usable_samples(

@@ -89,7 +89,8 @@ def classify_files(
     uncertain = select_least_certain(predictions, _CONTACT_SHEET_IMAGES)
     read = partial(read_windows, patch=preprocessing.patch)
     # The files are read again; `map_ordered` suppresses Pillow's warnings about them.
-    [(windows, _)] = map_ordered(read, [[folder / names[row] for row in uncertain.index]])
+    [(windows, gone)] = map_ordered(read, [[folder / names[row] for row in uncertain.index]])
+    uncertain = uncertain[[reason is None for reason in gone]]  # or deleted meanwhile
     refused = {
         "file": [_format_path(names[row]) for row in unreadable],
         "reason": [reasons[row] for row in unreadable],

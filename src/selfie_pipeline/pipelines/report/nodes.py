@@ -30,7 +30,6 @@ from selfie_pipeline.evaluation.tables import (
 from selfie_pipeline.printable import escape_controls
 from selfie_pipeline.project import resolve_path
 from selfie_pipeline.provenance import find_differences
-from selfie_pipeline.report.contact_sheet import PredictedImages
 from selfie_pipeline.report.data_check import draw_duplicates
 from selfie_pipeline.report.figures import (
     draw_accuracy_over_labels,
@@ -46,7 +45,8 @@ from selfie_pipeline.report.page import render_report
 from selfie_pipeline.report.puzzle import draw_puzzles
 from selfie_pipeline.report.text import to_markdown
 from selfie_pipeline.report.training_curves import draw_training_curves
-from selfie_pipeline.training.data.batches import open_images, patch_order
+from selfie_pipeline.sources import count_samples
+from selfie_pipeline.training.data.batches import Images, open_images, patch_order
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.lineage import fingerprint_data
 from selfie_pipeline.training.pretraining import predict_patches
@@ -65,13 +65,6 @@ class Puzzles(TypedDict):
     grid: tuple[int, int]
     targets: NDArray[np.int64]
     probabilities: NDArray[np.float32]
-
-
-class DuplicateExamples(TypedDict):
-    """Arguments of `draw_duplicates`."""
-
-    images: NDArray[np.uint8]
-    pairs: list[dict[str, Any]]
 
 
 def solve_puzzles(
@@ -116,33 +109,11 @@ def solve_puzzles(
             "--pipeline=pretrain`, or load a matching one with --load-versions=encoder:VERSION"
         ) from None
     return Puzzles(
-        images=images.central_windows(rows).permute(0, 2, 3, 1).numpy(),  # (B, H, W, C)
+        images=_show(images, rows),  # (B, H, W, C)
         grid=(patch.grid_size, patch.grid_size),
         targets=order[:, -patch.targets :].numpy(),  # (B, T)
         probabilities=probabilities,
     )
-
-
-def pick_errors(
-    predictions: pd.DataFrame,
-    patch_grids: PatchGrids,
-    patch: PatchConfig,
-    augmentation: AugmentationConfig,
-) -> PredictedImages:
-    """Collect the test images that a classifier misclassifies with the highest confidence."""
-    wrong = select_worst_errors(predictions, _ERROR_IMAGES)
-    images = open_images(patch_grids, patch, augmentation)
-    windows = images.central_windows(wrong["sample"].to_numpy())  # (B, C, H, W)
-    shown = windows.permute(0, 2, 3, 1).numpy()  # (B, H, W, C)
-    return PredictedImages(images=shown, predictions=wrong)
-
-
-def pick_duplicates(check: dict[str, Any], patch_grids: PatchGrids) -> DuplicateExamples:
-    """Collect the pairs of images in two splits that the check of the data picked as examples."""
-    pairs = check["examples"] if check else []
-    rows = [pair[side] for pair in pairs for side in ("first_sample", "second_sample")]
-    images = patch_grids.read_canvases(np.array(rows, dtype=np.int64))  # (2n, H, W, C)
-    return DuplicateExamples(images=images, pairs=pairs)
 
 
 def tabulate_results(
@@ -223,17 +194,16 @@ def write_report(
     selection: Selection,
     table: pd.DataFrame,
     check: dict[str, Any],
-    duplicate_examples: DuplicateExamples,
-    sample_counts: pd.DataFrame,
     samples: pd.DataFrame,
     selfie: dict[str, Any],
     predictions: pd.DataFrame,
-    mistakes: PredictedImages,
     puzzles: Puzzles,
     pretrain_history: pd.DataFrame,
     selfie_history: pd.DataFrame,
     supervised_history: pd.DataFrame,
+    patch_grids: PatchGrids,
     patch: PatchConfig,
+    augmentation: AugmentationConfig,
 ) -> tuple[str, *tuple[Figure, ...]]:
     """Draw the figures and render the page.
 
@@ -246,6 +216,8 @@ def write_report(
     classes = list_class_names(samples)
     check_predictions(predictions, classes)
     histories = {"supervised": supervised_history, "selfie": selfie_history}
+    wrong = select_worst_errors(predictions, _ERROR_IMAGES)
+    pairs = check["examples"] if check else []
     run = f"seed {selfie['seed']}, {100 * selfie['labeled_frac']:g} % of the labels"
     drawn = {
         "accuracy": draw_accuracy_over_labels(table),
@@ -254,7 +226,11 @@ def write_report(
         "training": draw_training_curves(pretrain_history, histories, 1 / patch.targets),
         "puzzle": draw_puzzles(**puzzles),
         "confusion": draw_confusion_matrix(predictions, classes),
-        "errors": draw_sample_errors(**mistakes, classes=classes),
+        "errors": draw_sample_errors(
+            _show(open_images(patch_grids, patch, augmentation), wrong["sample"].to_numpy()),
+            wrong,
+            classes=classes,
+        ),
     }
     seeds = {"Variance": drawn["variance"]} if table["std"].notna().any() else {}
     more = {"Accuracy over labels": drawn["accuracy"], "The puzzle": drawn["puzzle"]}
@@ -264,11 +240,11 @@ def write_report(
         table,
         selection,
         data=str(table["data"].iloc[0]),
-        counts=_name_unlabeled(sample_counts.iloc[:-1]),  # the last row is the total
+        counts=_name_unlabeled(count_samples(samples).iloc[:-1]),  # the last row is the total
         check=check,
         figures={
-            "data": {"Images in two splits": draw_duplicates(**duplicate_examples)}
-            if duplicate_examples["pairs"]
+            "data": {"Images in two splits": draw_duplicates(pairs, patch_grids.read_canvases)}
+            if pairs
             else {},
             "convergence": {f"Training ({run})": drawn["training"]},
             "seeds": seeds,
@@ -280,6 +256,12 @@ def write_report(
         },
     )
     return page, *drawn.values()
+
+
+def _show(images: Images, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Read the central windows of samples, (B,), as pictures, (B, H, W, C)."""
+    windows = images.central_windows(rows)  # (B, C, H, W)
+    return windows.permute(0, 2, 3, 1).numpy()  # (B, H, W, C)
 
 
 def _name_unlabeled(counts: pd.DataFrame) -> pd.DataFrame:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from kedro.pipeline import Pipeline, node, pipeline
 
 from selfie_pipeline.pipelines.report.nodes import (
-    pick_duplicates,
-    pick_errors,
     solve_puzzles,
     tabulate_results,
     write_report,
@@ -33,23 +31,6 @@ def create_pipeline() -> Pipeline:
                 name="solve_puzzles",
             ),
             node(
-                pick_errors,
-                inputs=[
-                    "selfie_predictions",
-                    "patch_grids",
-                    "params:patch",
-                    "params:augmentation",
-                ],
-                outputs="mistakes",
-                name="pick_errors",
-            ),
-            node(
-                pick_duplicates,
-                inputs=["data_check", "patch_grids"],
-                outputs="duplicate_examples",
-                name="pick_duplicates",
-            ),
-            node(
                 tabulate_results,
                 # This run's metrics are inputs so that the results are read after they are saved.
                 inputs=[
@@ -68,17 +49,16 @@ def create_pipeline() -> Pipeline:
                     "selection",
                     "results_table",
                     "data_check",
-                    "duplicate_examples",
-                    "sample_counts",
                     "usable_samples",
                     "selfie_metrics",
                     "selfie_predictions",
-                    "mistakes",
                     "puzzles",
                     "pretrain_history",
                     "selfie_history",
                     "supervised_history",
+                    "patch_grids",
                     "params:patch",
+                    "params:augmentation",
                 ],
                 outputs=[
                     "report",

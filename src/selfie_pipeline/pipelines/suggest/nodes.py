@@ -115,6 +115,11 @@ def _find_pool(
             f"there is nothing to label: the finetuning used the labels of all "
             f"{len(labeled_samples):,} images outside the test split; add images without labels"
         )
+    if (pool["label"] >= 0).any():
+        _LOG.warning(
+            "suggest: the finetuning used a part of the labels; the next one draws its part anew, "
+            "which may leave out those that you add: set labeled_frac=1"
+        )
     return pool
 
 

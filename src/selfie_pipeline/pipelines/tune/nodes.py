@@ -42,7 +42,7 @@ from selfie_pipeline.training.finetuning import (
     load_start,
 )
 from selfie_pipeline.training.job_runner import run_jobs
-from selfie_pipeline.training.jobs import Job
+from selfie_pipeline.training.jobs import Job, WorkerDiedError
 from selfie_pipeline.training.lineage import (
     classifier_lineage,
     fingerprint_data,
@@ -118,7 +118,10 @@ def tune_finetuning(
         search = Search(arm, fraction, lineage, tune)
         study = open_study(search, storage)
         trial = _Trial(search, split, images, model, recipe, within, folder, resume, start)
-        yield from run_search(search, study, trial)
+        try:
+            yield from run_search(search, study, trial)
+        except WorkerDiedError as error:
+            raise UserError(f"tune, {arm}, {100 * fraction:g} %: {error}") from None
         best = best_result(search, study)
         _log_result(search, best)
         return best, _trials_table(search, finished_trials(study))
