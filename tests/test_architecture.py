@@ -44,7 +44,7 @@ ALLOWED_IMPORTS = {
     "config_loader": {"config", "printable"},
     "run_budget": {"config", "locks", "project", "run_summary", "training"},
     "run_summary": {"config", "training"},
-    "tracking": {"project", "provenance"},
+    "tracking": {"project", "provenance", "versions"},
     "hooks": LOWER | {"pipeline_registry", "run_budget", "run_summary", "versions"},
     "settings": LOWER | {"config_loader", "hooks", "paths", "tracking"},
     "cli": LOWER | {"hooks", "pipeline_registry"},
