@@ -10,8 +10,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import defaultdict
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -26,28 +29,49 @@ BEGIN, END = "<!-- results: made by docs/results/summary.py -->\n", "<!-- end of
 
 
 class Study(NamedTuple):
-    """A folder of cells that are compared with one another.
+    """Folders of cells that are compared with one another.
 
     Attributes:
-        folder: The folder of the cells, below `docs/results`.
+        folder: The folder of the cells, below `docs/results`; or several, with one pretraining
+            each, over which the accuracies of a seed are averaged.
         title: Data, network and finetuning in a few words.
         command: The command that made the cells.
         weights: A file below `docs/results` about the weights that the arm `weights` started from:
             the report of `benchmarks/simclr.py`, or the cell of their training; empty without such
             an arm.
         weights_name: How they were trained.
+        scratch: The folder of the trainings from scratch, if they are not with the others.
+        arms: The arms to show; all if it is empty.
     """
 
-    folder: str
+    folder: str | tuple[str, ...]
     title: str
     command: str
     weights: str = ""
     weights_name: str = "SimCLR"
+    scratch: str = ""
+    arms: tuple[str, ...] = ()
+
+    def pretrainings(self) -> list[list[dict[str, Any]]]:
+        """Load the cells of each folder; their names stand for their versions."""
+        folders = [self.folder] if isinstance(self.folder, str) else self.folder
+        scratch = [*(HERE / self.scratch).glob("supervised-*.json")] if self.scratch else []
+        loaded = [
+            [
+                json.loads(file.read_text()) | {"version": file.name}
+                for file in sorted([*scratch, *(HERE / folder).glob("*.json")])
+            ]
+            for folder in folders
+        ]
+        return [[c for c in cells if not self.arms or c["arm"] in self.arms] for cells in loaded]
 
     def cells(self) -> list[dict[str, Any]]:
-        """Load the cells; their names stand for the versions, which are not committed."""
-        files = sorted((HERE / self.folder).glob("*.json"))
-        return [json.loads(file.read_text()) | {"version": file.name} for file in files]
+        """Return the cells, with the accuracy that is the mean over the pretrainings."""
+        every = self.pretrainings()
+        accuracies = defaultdict[tuple[Any, ...], list[float]](list)
+        for cell in chain(*every):
+            accuracies[_key(cell)].append(cell["accuracy"])
+        return [cell | {"accuracy": fmean(accuracies[_key(cell)])} for cell in every[0]]
 
     def weights_images(self) -> int:
         """Return the number of images that the given weights were trained on."""
@@ -142,8 +166,8 @@ STUDIES = [
 
 def summarise(study: Study) -> Iterator[dict[str, Any]]:
     """Yield a row of the summary for each labeled fraction and arm of a study."""
-    cells = study.cells()
-    for row in build_results_table(cells).itertuples():
+    cells = list(chain(*study.pretrainings()))
+    for row in build_results_table(study.cells()).itertuples():
         same = [c for c in cells if c["labels"] == row.labels and c["arm"] == row.arm]
         origins = [cell["provenance"] for cell in same]
         seeds = {origin["configuration"].get("pretrain", {}).get("seed") for origin in origins}
@@ -208,6 +232,10 @@ def with_table(readme: str) -> str:
     """Return README's text with the table between its two marks made anew."""
     before, rest = readme.split(BEGIN)
     return f"{before}{BEGIN}{readme_table()}{END}{rest.split(END)[1]}"
+
+
+def _key(cell: dict[str, Any]) -> tuple[Any, ...]:
+    return cell["arm"], cell["labeled_frac"], cell["seed"]
 
 
 def _round(value: float) -> str:

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import statistics
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -32,22 +33,27 @@ def test_every_row_has_the_mean_and_the_gain_of_its_cells(summary):
     with summary.SUMMARY.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) >= 8
-    folders = {study.title: SCRIPT.parent / study.folder for study in summary.STUDIES}
+    studies = {study.title: study for study in summary.STUDIES}
     for row in rows:
-        cells = [json.loads(path.read_text()) for path in folders[row["data"]].glob("*.json")]
-        accuracies = {
-            arm: {
-                cell["seed"]: 100 * cell["accuracy"]
-                for cell in cells
-                if cell["arm"] == arm and cell["labeled_frac"] == float(row["labels_percent"]) / 100
-            }
-            for arm in ("supervised", "selfie", "weights", "weights_selfie")
-        }
+        study = studies[row["data"]]
+        folders = [study.folder] if isinstance(study.folder, str) else study.folder
+        files = [file for folder in folders for file in (SCRIPT.parent / folder).glob("*.json")]
+        files += (
+            [*(SCRIPT.parent / study.scratch).glob("supervised-*.json")] if study.scratch else []
+        )
+        accuracies = defaultdict(lambda: defaultdict(list))
+        for cell in (json.loads(file.read_text()) for file in files):
+            if cell["labeled_frac"] == float(row["labels_percent"]) / 100:
+                accuracies[cell["arm"]][cell["seed"]].append(100 * cell["accuracy"])
         own = accuracies["weights" if row["arm"] == "simclr" else row["arm"]]
-        assert float(row["accuracy"]) == pytest.approx(statistics.mean(own.values()), abs=0.0051)
+        means = {seed: statistics.mean(found) for seed, found in own.items()}
+        assert float(row["accuracy"]) == pytest.approx(statistics.mean(means.values()), abs=0.0051)
         assert int(row["finetuning_seeds"]) == len(own)
         if row["arm"] != "supervised":
-            gains = [own[seed] - accuracies["supervised"][seed] for seed in own]
+            assert {len(found) for found in own.values()} == {len(folders)}
+            assert int(row["pretraining_seeds"]) == len(folders)
+            scratch = {seed: found[0] for seed, found in accuracies["supervised"].items()}
+            gains = [means[seed] - scratch[seed] for seed in own]
             assert float(row["gain"]) == pytest.approx(statistics.mean(gains), abs=0.0051)
             assert float(row["gain_low"]) < float(row["gain"]) < float(row["gain_high"])
             assert int(row["pretraining_images"]) > 0
