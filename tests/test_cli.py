@@ -207,6 +207,13 @@ def test_an_unknown_pipeline_is_refused(project: Path, option: str) -> None:
     assert_refused(run_kedro(option), project, "'pretrian'", "allowed: ", *STAGES)
 
 
+def test_async_is_refused(project: Path) -> None:
+    result = run_kedro("--async")
+
+    assert result.exit_code == 2
+    assert "Invalid value for '--async': results are saved in an order" in result.stderr
+
+
 @pytest.mark.parametrize(
     "runner", ["Nope", "no.such.module.Runner", "selfie_pipeline.cli.Nope", "../.."]
 )

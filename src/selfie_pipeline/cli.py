@@ -176,6 +176,22 @@ def check_runner(ctx: click.Context, option: click.Parameter, value: str | None)
     ) from None
 
 
+def refuse_async(ctx: click.Context, option: click.Parameter, value: bool) -> bool:
+    """Refuse `--async`, with which a node's results are saved in any order.
+
+    Raises:
+        click.BadParameter: It is set.
+    """
+    if value:
+        raise click.BadParameter(
+            "results are saved in an order, so that one whose predictions could not be saved does "
+            "not exist either; leave it out",
+            ctx,
+            option,
+        )
+    return value
+
+
 def _check_encoding() -> None:
     """Check that file names are in UTF-8, as PyArrow and safetensors take them to be.
 
@@ -202,7 +218,11 @@ def _one_line(message: object) -> str:
     return escape_controls(shorten(" ".join(str(message).split()), _LONGEST_MESSAGE))
 
 
-_CALLBACKS = {"params": parse_params, "runner": check_runner}
+_CALLBACKS: dict[str, Callable[..., Any]] = {
+    "params": parse_params,
+    "runner": check_runner,
+    "is_async": refuse_async,
+}
 
 
 def _replace_callback(option: click.Parameter) -> click.Parameter:

@@ -26,7 +26,7 @@ from selfie_pipeline.pipeline_registry import PIPELINE_NAMES, create_pipeline
 from selfie_pipeline.printable import list_first
 from selfie_pipeline.project import Project, project_path, starts_runs
 from selfie_pipeline.provenance import flatten
-from selfie_pipeline.run_budget import find_budget, plan_run
+from selfie_pipeline.run_budget import find_budget, find_start, plan_run
 from selfie_pipeline.run_summary import summarise_run
 from selfie_pipeline.versions import (
     SAVED_WITH,
@@ -76,11 +76,13 @@ class ProjectHooks:
                 recipe's encoder, have too few labels, or requires a device or an extra that is
                 missing here.
         """
+        logging.getLogger("kedro.runner.sequential_runner").addFilter(_is_not_about_async)
         if is_outermost():
             self.on_interrupt()  # of an earlier run of this process, of which Kedro told no hook
         if "best_settings" in pipeline.all_outputs():
             require_extra("optuna", "the tuning needs Optuna", "tune")
         self._budget = find_budget(self._config, self._project.params)
+        self._started_s = find_start(run_params["run_id"])
         self._run, self._pipeline, self._catalog = run_params, pipeline, catalog
         _check_encoder_is_not_replaced(run_params, pipeline)
         _check_saved_is_loaded(run_params, pipeline, catalog)
@@ -144,7 +146,9 @@ class ProjectHooks:
         samples = load_samples()
         check_labels(samples, self._config, entries)
         if self._budget:
-            self._set_steps(plan_run(self._config, self._run, pipeline, catalog, samples))
+            self._set_steps(
+                plan_run(self._config, self._run, pipeline, catalog, samples, self._started_s)
+            )
 
     def _set_steps(self, plan: Mapping[str, Mapping[str, int]]) -> None:
         """Replace parameters of trainings, in this run and in those that its nodes start."""
@@ -192,6 +196,11 @@ class ProjectHooks:
         """Remove the empty folders of the innermost run's version."""
         if self._claimed:
             release_claims(self._claimed.pop())
+
+
+def _is_not_about_async(record: logging.LogRecord) -> bool:
+    """Leave out Kedro's advice of each run to use `--async`, which this project refuses."""
+    return "--async" not in record.getMessage()
 
 
 def _describe_kept(outputs: Iterable[AbstractVersionedDataset[Any, Any]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +19,8 @@ from selfie_pipeline.run_summary import INITIAL_WEIGHTS
 
 _LOG = logging.getLogger(__name__)
 _KINDS = ("pretrain", "finetune")
+_LONGEST_START_S = 60.0
+"""Longest time from the creation of a session to the first node of `kedro run`."""
 
 
 def find_budget(config: Config, params: Mapping[str, Any]) -> str | None:
@@ -46,6 +49,7 @@ def plan_run(
     pipeline: Pipeline,
     catalog: DataCatalog,
     samples: Any,
+    started_s: float,
 ) -> dict[str, dict[str, int]]:
     """Return the steps of a run with a budget: those of an earlier run of the same, or new ones.
 
@@ -58,6 +62,7 @@ def plan_run(
         pipeline: The run's pipeline.
         catalog: The run's catalog, with the patch grids.
         samples: The usable samples, a DataFrame.
+        started_s: From `find_start`.
 
     Returns:
         Parameters to have in place of the recipe's, by `pretrain` and `finetune`; none if the run
@@ -105,14 +110,19 @@ def plan_run(
                 trainings,
                 samples,
                 grids,
-                lambda: _elapsed_s(run_params["run_id"]),
+                lambda: time.monotonic() - started_s,
                 report="report" in outputs,
             )
             budget.save_plan(file, plan)
     return plan
 
 
-def _elapsed_s(run_id: str) -> float:
-    """Return the time since the run's start, which its ID is, in seconds."""
-    started = datetime.strptime(run_id, VERSION_FORMAT).replace(tzinfo=UTC)
-    return (datetime.now(UTC) - started).total_seconds()
+def find_start(run_id: str) -> float:
+    """Return the time of a run's start on the monotonic clock, seconds; called before its nodes.
+
+    That is when its session was created, which is the run's ID. But the session of a notebook may
+    be hours old, and the clock may have been set.
+    """
+    created = datetime.strptime(run_id, VERSION_FORMAT).replace(tzinfo=UTC)
+    age_s = (datetime.now(UTC) - created).total_seconds()
+    return time.monotonic() - min(max(0.0, age_s), _LONGEST_START_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +99,11 @@ def test_an_experiment_takes_the_steps_of_the_run_before_it(prepared: Any) -> No
 def test_a_new_plan_is_measured_and_saved(prepared: Any) -> None:
     config, catalog = load(prepared)
     samples = catalog.load("usable_samples")
-    session_id = prepared._session("").__enter__().session_id
-    run = {"run_id": session_id, "runtime_params": {"budget": "2min"}}
+    run = {"runtime_params": {"budget": "2min"}}
+    started_s = time.monotonic()
 
     def plan(stage: str, config: Config = config) -> Plan:
-        return plan_run(config, run, create_pipeline(stage), catalog, samples)
+        return plan_run(config, run, create_pipeline(stage), catalog, samples, started_s)
 
     both = plan("__default__")
 
