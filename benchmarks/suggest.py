@@ -25,8 +25,8 @@ from selfie_pipeline.evaluation.predictions import find_top_two
 from selfie_pipeline.evaluation.scores import accuracy
 from selfie_pipeline.evaluation.statistics import paired_t_p, summarise
 from selfie_pipeline.evaluation.suggestions import select_diverse
+from selfie_pipeline.models.backbone import PatchNetwork
 from selfie_pipeline.models.classifier import Classifier
-from selfie_pipeline.models.embedding import ImageEmbedding
 from selfie_pipeline.models.selfie import restore_encoder
 from selfie_pipeline.sources.cifar10 import Cifar10
 from selfie_pipeline.training.data.batches import Images
@@ -84,14 +84,14 @@ class Cifar:
         test = np.arange(_TRAIN, len(self.labels))
         return 100 * accuracy(self.labels[test], self.infer(network, test))
 
-    def infer(self, network: Classifier | ImageEmbedding, rows: NDArray[np.int64]) -> NDArray:
+    def infer(self, network: Classifier | PatchNetwork, rows: NDArray[np.int64]) -> NDArray:
         """Return the network's outputs for whole images: (M, K)."""
         return classify(network, self.images, rows, self.device)
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray:
         """Return the encoder's vectors: (M, D)."""
         network = restore_encoder(self.encoder.tensors, self.encoder.provenance)
-        return self.infer(ImageEmbedding(network, "stage3", self.config.patch.patch_size), rows)
+        return self.infer(network.patch_network, rows)
 
 
 def compare(cifar: Cifar, seed: int, candidates: int) -> dict[str, float]:

@@ -22,19 +22,10 @@ IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 @torch.inference_mode()
-def test_stage3_is_p_on_the_complete_image(make_network):
-    network = make_network()
-    vectors = ImageEmbedding(network, "stage3", 8)(IMAGES)
-    maps = network.patch_network.features(IMAGES)
-    assert vectors.shape == (2, 128)
-    torch.testing.assert_close(vectors, maps.mean(dim=(2, 3)))
-
-
-@torch.inference_mode()
 @pytest.mark.parametrize("encoder_positions", [True, False])
 def test_u_is_a_over_all_patches(make_network, encoder_positions):
     network = make_network(encoder_positions=encoder_positions)
-    vectors = ImageEmbedding(network, "u", 8)(IMAGES)
+    vectors = ImageEmbedding(network, 8)(IMAGES)
     patches = patchify(IMAGES, 8)
     for image, vector in zip(patches, vectors, strict=True):
         context = network.patch_network(image)[None]
@@ -45,7 +36,7 @@ def test_u_is_a_over_all_patches(make_network, encoder_positions):
 
 @torch.inference_mode()
 def test_u_depends_on_every_patch(make_network):
-    embed = ImageEmbedding(make_network(), "u", 8)
+    embed = ImageEmbedding(make_network(), 8)
     for position in range(16):
         changed = IMAGES.clone()
         row, column = divmod(position, 4)

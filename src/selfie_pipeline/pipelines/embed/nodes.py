@@ -51,7 +51,9 @@ def embed_samples(
     Raises:
         UserError: The encoder does not fit the images.
     """
-    network = ImageEmbedding(load_encoder(encoder, patch, embed), embed.layer, patch.patch_size)
+    selfie = load_encoder(encoder, patch, embed)
+    on_patches = embed.layer == "u"
+    network = ImageEmbedding(selfie, patch.patch_size) if on_patches else selfie.patch_network
     images = open_images(patch_grids, patch, augmentation)
     infer = Inference(network, patch_grids.mean, patch_grids.std, find_device(compute))
     rows = samples["sample"].to_numpy()

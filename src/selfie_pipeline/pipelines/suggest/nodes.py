@@ -19,7 +19,6 @@ from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.evaluation.predictions import TopTwo, find_top_two, name_predictions
 from selfie_pipeline.evaluation.suggestions import select_diverse
 from selfie_pipeline.models.classifier import restore_classifier
-from selfie_pipeline.models.embedding import ImageEmbedding
 from selfie_pipeline.models.selfie import restore_encoder
 from selfie_pipeline.report.contact_sheet import PredictedImages, draw_predictions
 from selfie_pipeline.training.data.batches import open_images
@@ -66,10 +65,8 @@ def suggest_images(
     top = TopTwo(*map(np.concatenate, zip(*tops, strict=True)))  # of N images
     margins = top.probabilities[:, 0] - top.probabilities[:, 1]  # (N,)
     unsure = np.argsort(margins, kind="stable")[: suggest.count * suggest.candidates]  # (M,)
-    embedding = ImageEmbedding(
-        restore_encoder(encoder.tensors, encoder.provenance), "stage3", patch.patch_size
-    )
-    vectors = classify(embedding, images, rows[unsure], device)  # (M, D)
+    patch_network = restore_encoder(encoder.tensors, encoder.provenance).patch_network
+    vectors = classify(patch_network, images, rows[unsure], device)  # (M, D)
     chosen = unsure[select_diverse(vectors, margins[unsure], suggest.count, seed)]
     top = TopTwo(top.labels[chosen], top.probabilities[chosen])  # of count images
     predictions = name_predictions(pool["place"].iloc[chosen].tolist(), top, classes)
