@@ -52,10 +52,7 @@ def find_differences(
 ) -> list[tuple[str, Any, Any]]:
     """Return the dotted keys at which two nested dictionaries differ, each with both values.
 
-    Args:
-        one: The first dictionary.
-        other: The second one.
-        absent: The value of a key that a dictionary does not have.
+    A key that a dictionary does not have has the value `absent`.
     """
     first, second = dict(flatten(one)), dict(flatten(other))
     pairs = (

@@ -34,9 +34,6 @@ class PatchGrids:
     def __init__(self, folder: Path) -> None:
         """Open a version.
 
-        Args:
-            folder: Folder with the manifest and the shards.
-
         Raises:
             CatalogError: The manifest can't be read, or a shard does not match it; the message
                 names the file.

@@ -69,11 +69,7 @@ def name_predictions(files: Sequence[str], top: TopTwo, classes: Sequence[str]) 
 
 
 def select_least_certain(predictions: pd.DataFrame, limit: int) -> pd.DataFrame:
-    """Return the predictions with the smallest probability.
-
-    Args:
-        predictions: From `name_predictions`.
-        limit: Maximum number of rows.
+    """Return the predictions of `name_predictions` with the smallest probability.
 
     Returns:
         Rows of the predictions, by ascending probability, then by file.

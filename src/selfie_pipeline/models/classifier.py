@@ -70,11 +70,7 @@ def build_classifier(
 ) -> Classifier:
     """Build the network that is finetuned, initialised from torch's global random state.
 
-    Args:
-        model: Model parameters.
-        architecture: `resnet`, or `resnet36_attention` for an `AttentionClassifier`.
-        patch: Patch-grid parameters, which a ResNet does not need.
-        classes: Number of outputs.
+    For `resnet36_attention` it is an `AttentionClassifier`; a ResNet does not need `patch`.
 
     Returns:
         A network from (B, 3, H, W), normalised images, to (B, classes), logits.
@@ -87,9 +83,7 @@ def build_classifier(
 def restore_classifier(tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> Classifier:
     """Build the network of a classifier's tensors, with the configuration it was trained with.
 
-    Args:
-        tensors: The tensors, as the network's `state_dict` names them.
-        provenance: The provenance stored with them.
+    The tensors are named as in the network's `state_dict`.
 
     Raises:
         UserError: The provenance does not describe the network of these tensors, because another

@@ -12,12 +12,7 @@ class ImageEmbedding(nn.Module):
     """P on every patch, as in pretraining, and A over all of them; nothing is masked."""
 
     def __init__(self, network: Selfie, patch_size: int) -> None:
-        """Wrap a network.
-
-        Args:
-            network: The pretrained network.
-            patch_size: Side of a patch in pixels.
-        """
+        """Wrap a pretrained network, whose patches have sides of `patch_size` pixels."""
         super().__init__()
         self.network = network
         self.patch_size = patch_size

@@ -239,11 +239,7 @@ class OnnxClassifier(nn.Module):
     """
 
     def __init__(self, content: bytes) -> None:
-        """Load the classifier.
-
-        Args:
-            content: Content of the file, as `export_onnx` returns it.
-        """
+        """Load the classifier from the content of a file, from `export_onnx`."""
         super().__init__()
         self._session = open_session(content)
 

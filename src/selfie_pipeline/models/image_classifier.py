@@ -22,12 +22,7 @@ class ImageClassifier(nn.Module):
     offset: Tensor
 
     def __init__(self, network: Classifier, preprocessing: Preprocessing) -> None:
-        """Combine a classifier with its preprocessing.
-
-        Args:
-            network: From normalised images to logits.
-            preprocessing: Sizes of canvas and window, mean and standard deviation.
-        """
+        """Combine a classifier, from normalised images to logits, with its preprocessing."""
         super().__init__()
         self.network = network
         self.patch = preprocessing.patch

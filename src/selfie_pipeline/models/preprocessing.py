@@ -33,9 +33,6 @@ class Preprocessing:
 def load_preprocessing(provenance: Mapping[str, Any]) -> Preprocessing:
     """Read the preprocessing that a classifier was trained and tested with.
 
-    Args:
-        provenance: Provenance of the classifier.
-
     Raises:
         UserError: The provenance lacks it, because another version of this project made it.
     """

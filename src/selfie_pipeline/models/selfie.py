@@ -103,9 +103,7 @@ def _select(vectors: Tensor, order: Tensor) -> Tensor:
 def restore_encoder(tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> Selfie:
     """Build the network of an encoder's tensors, with the configuration it was pretrained with.
 
-    Args:
-        tensors: The tensors, as the network's `state_dict` names them.
-        provenance: The provenance stored with them.
+    The tensors are named as in the network's `state_dict`.
 
     Raises:
         UserError: The provenance does not describe the tensors, because another version of this

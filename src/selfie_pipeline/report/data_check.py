@@ -1,4 +1,8 @@
-"""The check of the data, in words and pictures."""
+"""The check of the data, in words and pictures.
+
+`check` is from `check_data`; except in `describe_check`, it is empty if the data has not been
+checked. The table of results is from `tables.build_results_table`.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +32,7 @@ def describe_check(check: Mapping[str, Any]) -> str:
 
 
 def describe_overlaps(check: Mapping[str, Any]) -> list[str]:
-    """Describe the images of each two splits that are in both, if there are some.
-
-    Args:
-        check: From `check_data`; empty if the data has not been checked.
-    """
+    """Describe the images of each two splits that are in both, if there are some."""
     return [_describe_overlap(overlap) for overlap in _find_overlaps(check)]
 
 
@@ -43,10 +43,6 @@ def has_leaked(check: Mapping[str, Any]) -> bool:
 
 def suggest_next_steps(table: pd.DataFrame, check: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Suggest what to do with the results.
-
-    Args:
-        table: From `tables.build_results_table`.
-        check: From `check_data`; empty if the data has not been checked.
 
     Returns:
         Sentences, each with a command.

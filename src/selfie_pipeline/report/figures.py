@@ -1,4 +1,7 @@
-"""Figures of the results; each figure's label (`Figure.get_label`) is its alt text."""
+"""Figures of the results; each figure's label (`Figure.get_label`) is its alt text.
+
+The tables of results are from `tables.build_results_table`.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +39,6 @@ _PAPER_MARKERS: dict[str, Any] = {"markerfacecolor": "none", "linestyle": "none"
 def draw_accuracy_over_labels(table: pd.DataFrame) -> Figure:
     """Draw test accuracy over the labeled fraction, with standard deviations as error bars.
 
-    Args:
-        table: From `tables.build_results_table`.
-
     Returns:
         One panel per data set and network: the arms, and the paper's results, if any, as hollow
         markers. A mean of one seed has no error bar.
@@ -69,9 +69,6 @@ def draw_accuracy_over_labels(table: pd.DataFrame) -> Figure:
 @styled
 def draw_variance_over_labels(table: pd.DataFrame) -> Figure:
     """Draw the standard deviation over seeds of each arm over the labeled fraction.
-
-    Args:
-        table: From `tables.build_results_table`.
 
     Returns:
         Two panels per data set and network: the arms' standard deviations, and the ratio of
@@ -119,8 +116,7 @@ def draw_variance_over_labels(table: pd.DataFrame) -> Figure:
 def draw_gain_over_ratio(gains: pd.DataFrame) -> Figure:
     """Draw the gain from pretraining over the number of pretraining images per labeled image.
 
-    Args:
-        gains: From `tables.compute_gains`; may have no rows.
+    The gains are from `tables.compute_gains`, and may have no rows.
 
     Returns:
         One line per data set, network and labeled fraction, with 95 % intervals as error bars if

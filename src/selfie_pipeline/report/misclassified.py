@@ -1,4 +1,7 @@
-"""Figures of a classifier's errors; each figure's label is its alt text."""
+"""Figures of a classifier's errors; each figure's label is its alt text.
+
+Predictions are from `scores.build_predictions_table`; classes are named in the order of labels.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +31,6 @@ _DESCRIBED = 5
 def select_worst_errors(predictions: pd.DataFrame, limit: int) -> pd.DataFrame:
     """Return the misclassified samples with the highest predicted probability.
 
-    Args:
-        predictions: From `scores.build_predictions_table`.
-        limit: Maximum number of rows.
-
     Returns:
         Rows of the predictions, by descending probability, then by sample id.
     """
@@ -42,10 +41,6 @@ def select_worst_errors(predictions: pd.DataFrame, limit: int) -> pd.DataFrame:
 @styled
 def draw_confusion_matrix(predictions: pd.DataFrame, classes: Sequence[str]) -> Figure:
     """Draw the confusion matrix, or the most frequent confusions of many classes.
-
-    Args:
-        predictions: From `scores.build_predictions_table`.
-        classes: Names of the K classes, by label.
 
     Returns:
         For up to 30 classes a matrix of sample counts, with true classes as rows and predicted

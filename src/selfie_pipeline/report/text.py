@@ -1,4 +1,7 @@
-"""Results as text: the verdict, and tables as Markdown and for the terminal."""
+"""Results as text: the verdict, and tables as Markdown and for the terminal.
+
+The tables of results are from `tables.build_results_table`.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +39,6 @@ def verdict(table: pd.DataFrame) -> str:
     whether the finetuning of its arm and of the baseline has converged, where that is known: a
     difference before that may be a head start. The arm that adds pretraining to given weights has a
     second sentence, which compares it with these weights alone.
-
-    Args:
-        table: From `tables.build_results_table`.
     """
     sentences = [_summarise_arm(table, arm) for arm in compared_arms(table)]
     if "weights_selfie" in compared_arms(table):  # tables of earlier commits lack the columns
@@ -89,9 +89,6 @@ def _compare_with_weights(table: pd.DataFrame) -> pd.DataFrame:
 def display_table(table: pd.DataFrame) -> pd.DataFrame:
     """Format the results for display.
 
-    Args:
-        table: From `tables.build_results_table`.
-
     Returns:
         The same rows with string columns: ``Data set``, ``Network``, ``Labeled``, ``Arm``,
         ``Converged`` ("yes", "no", or empty if unknown), ``Accuracy, %`` such as
@@ -114,9 +111,6 @@ def display_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def significance_table(table: pd.DataFrame) -> pd.DataFrame:
     """Format the results of the statistical tests for display.
-
-    Args:
-        table: From `tables.build_results_table`.
 
     Returns:
         One row per compared row with at least two seeds, with string columns: ``Data set``,
@@ -149,9 +143,6 @@ def significance_table(table: pd.DataFrame) -> pd.DataFrame:
 def to_markdown(table: pd.DataFrame) -> str:
     """Format the results and the statistical tests as Markdown.
 
-    Args:
-        table: From `tables.build_results_table`.
-
     Returns:
         A pipe table from `display_table`; with at least two seeds, an empty line and a second one
         from `significance_table`.
@@ -165,9 +156,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 def terminal_table(table: pd.DataFrame, width: int = _TERMINAL_COLUMNS) -> str:
     """Format the results for the terminal.
 
-    Args:
-        table: From `tables.build_results_table`.
-        width: Columns of the terminal. Where the table is wider, each value has its line.
+    Where the table is wider than `width`, columns of the terminal, each value has its line.
 
     Returns:
         Lines of at most 100 columns, in ASCII except for the names of data sets and networks.

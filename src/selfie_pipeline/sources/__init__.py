@@ -24,9 +24,7 @@ _FOLDER_SOURCES: dict[str, Callable[[Path], Source]] = {
 def open_source(config: DataConfig, root: Path) -> Source:
     """Open the data set that the parameters name.
 
-    Args:
-        config: Data parameters.
-        root: Folder that paths are relative to.
+    Its paths are relative to `root`.
 
     Returns:
         The source, with all its files found.

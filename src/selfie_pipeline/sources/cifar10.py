@@ -38,10 +38,7 @@ class Cifar10:
     """The batches of CIFAR-10 in a folder: the published ones, or others of the same layout."""
 
     def __init__(self, folder: Path) -> None:
-        """Find the files and read the class names.
-
-        Args:
-            folder: Folder of data_batch_1 to data_batch_5, test_batch and batches.meta.
+        """Find data_batch_1 to data_batch_5, test_batch and batches.meta; read the class names.
 
         Raises:
             UserError: A file is missing, or batches.meta is damaged; the message names it.
@@ -151,9 +148,6 @@ def open_cifar10(folder: Path) -> Cifar10:
 
 def find_unpublished_files(folder: Path) -> list[str]:
     """Find the files whose MD5 differs from the published one.
-
-    Args:
-        folder: Folder of the files.
 
     Returns:
         The names of missing or different files; empty for CIFAR-10 as published.

@@ -27,10 +27,6 @@ def load_ground_truth(folder: Path, split: str) -> dict[str, str] | None:
 
     For other splits, their names replace "val"; the devkit is for "val" only.
 
-    Args:
-        folder: Folder of the data set.
-        split: Name of the folder of images.
-
     Returns:
         Classes by image name, perhaps without extension; None if there is no such file.
 

@@ -105,10 +105,6 @@ def read_windows(
 ) -> tuple[NDArray[np.uint8], list[str | None]]:
     """Read the central windows of image files one after another; for `map_ordered`.
 
-    Args:
-        paths: The files.
-        patch: Patch-grid parameters, with the sizes of canvas and window.
-
     Returns:
         The windows of the readable files, uint8 of shape (n, H, W, 3); and for each file None, or
         the reason that it is unreadable.

@@ -73,10 +73,6 @@ class ImageFolder:
     def __init__(self, folder: Path, tables: Sequence[LabelTable] = ()) -> None:
         """List the files; only a ground-truth file is opened.
 
-        Args:
-            folder: Folder of the images.
-            tables: Label tables.
-
         Raises:
             UserError: There are no training or unlabeled files, a ground truth is damaged, links
                 give a folder two classes or splits, or the label tables contradict themselves or
@@ -240,10 +236,7 @@ def _list_split(
 ) -> list[ListedImage]:
     """List the files of a split with their classes, which are in a ground truth if it is flat.
 
-    Args:
-        folder: Folder of the data set.
-        name: Name of the split's folder.
-        trained: Classes of the other splits, for a test split.
+    For a test split, `trained` has the classes of the other splits.
 
     Raises:
         UserError: A folder can't be read or has two classes, or a ground truth is damaged.

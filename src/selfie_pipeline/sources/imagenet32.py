@@ -32,10 +32,7 @@ class ImageNet32:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Find the parts and read their labels.
-
-        Args:
-            folder: Folder of the parts, all in one format.
+        """Find the parts, all in one format, and read their labels.
 
         Raises:
             UserError: A part is missing or damaged; the message names it.

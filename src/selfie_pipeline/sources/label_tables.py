@@ -48,11 +48,7 @@ def read_label_tables(config: DataConfig, root: Path) -> list[LabelTable]:
 
     A table is a Parquet file, or a text file in UTF-8 with a header, whose columns are separated by
     commas, semicolons or tabs. Parameters may name the columns; tables after the first may lack
-    them, and have other names.
-
-    Args:
-        config: Data parameters.
-        root: Folder that paths are relative to.
+    them, and have other names. Paths are relative to `root`.
 
     Raises:
         UserError: A file is absent or damaged, a column can't be found, or splits have unknown

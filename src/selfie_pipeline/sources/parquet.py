@@ -33,11 +33,7 @@ class ParquetReader:
     """A reader of Parquet shards with a column of images and perhaps one of classes."""
 
     def __init__(self, paths: Sequence[Path], config: DataConfig) -> None:
-        """Find the columns.
-
-        Args:
-            paths: The shards.
-            config: Data parameters, which may name the columns.
+        """Find the columns, which the parameters may name.
 
         Raises:
             UserError: A shard is damaged, or the column of images or classes is not unmistakable.

@@ -71,9 +71,6 @@ def _hash_name(name: str) -> int:
 def count_samples(samples: pd.DataFrame) -> pd.DataFrame:
     """Count the samples of each class and split.
 
-    Args:
-        samples: Table built by `build_sample_table`.
-
     Returns:
         One row per class, in the order of the labels (unlabeled samples come first, with an empty
         name), then a row named "total". Columns class_name (str) and, int64, each split that has
@@ -91,10 +88,6 @@ def check_samples(samples: pd.DataFrame, classes: Sequence[str]) -> None:
 
     A data set may be entirely unlabeled. If there are labels, there must be two classes or more,
     every class needs training samples, and the accuracy needs test samples.
-
-    Args:
-        samples: Table built by `build_sample_table`.
-        classes: Class names.
 
     Raises:
         UserError: There are no training samples, a class has none, there is a single class, there

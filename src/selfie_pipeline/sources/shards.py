@@ -70,12 +70,6 @@ class Shards:
     ) -> None:
         """List the images.
 
-        Args:
-            folder: Folder of the data set.
-            paths: The shards in it.
-            reader: Reader of their format.
-            tables: Label tables.
-
         Raises:
             UserError: A shard is damaged, there are no images, or the label tables contradict
                 themselves or the images.

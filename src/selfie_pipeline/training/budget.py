@@ -2,6 +2,8 @@
 
 A few real steps are timed, and the steps are chosen from that. The provenance of a result has the
 steps and not the budget: the same steps, given by hand, give the same bits.
+
+Numbers of trainings, and times of a step, are by kind: `pretrain`, `finetune` or both.
 """
 
 from __future__ import annotations
@@ -98,13 +100,8 @@ def make_plan(
 ) -> Plan:
     """Measure the speed of this machine, and choose the steps so that the run ends in time.
 
-    Args:
-        config: Parameters of the run, with a budget.
-        trainings: Number of the run's trainings by kind: `pretrain`, `finetune` or both.
-        samples: The usable samples.
-        grids: Their patch grids.
-        elapsed_s: Returns the time since the run's start, seconds.
-        report: True if the run makes the report as well.
+    `elapsed_s` returns the time since the run's start; `report` is True if the run makes the report
+    as well.
 
     Raises:
         UserError: The budget is too short.
@@ -132,15 +129,9 @@ def choose_steps(
 ) -> Plan:
     """Share the time: finetuning until it converges, at most half of it; the rest pretraining.
 
-    A finetuning converges in the recipe's steps, or in `EPOCHS` passes over its labels if these are
-    more. Without a pretraining it may have all the time, but needs no more steps than that.
-
-    Args:
-        config: Parameters of the run, with a budget.
-        trainings: Number of the run's trainings by kind.
-        labels: Number of labels that a finetuning uses.
-        step_s: Time of a step by kind, seconds.
-        left_s: Time for all steps, seconds.
+    A finetuning converges in the recipe's steps, or in `EPOCHS` passes over its `labels` if these
+    are more. Without a pretraining it may have all the time, `left_s`, but needs no more steps than
+    that.
 
     Raises:
         UserError: The budget is too short for one row of a training's history.

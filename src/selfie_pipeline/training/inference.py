@@ -13,11 +13,7 @@ from selfie_pipeline.training.memory import retain_freed_memory
 
 
 class Inference:
-    """A network in evaluation mode, which maps batches of stored pixels to its outputs.
-
-    Attributes:
-        device: The device and the precision.
-    """
+    """A network in evaluation mode, which maps batches of stored pixels to its outputs."""
 
     def __init__(
         self,

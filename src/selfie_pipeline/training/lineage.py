@@ -90,12 +90,7 @@ def pretraining_lineage(encoder: Weights) -> dict[str, Any]:
 
 
 def fingerprint_data(patch_grids: StoredImages, samples: pd.DataFrame) -> str:
-    """Return the fingerprint of the patch grids; with `data.drop_leaked`, of what is left of them.
-
-    Args:
-        patch_grids: All images.
-        samples: The samples that may be used.
-    """
+    """Return the fingerprint of the patch grids; with `data.drop_leaked`, of those that remain."""
     dropped = set(range(len(patch_grids))) - set(samples["sample"]) - set(patch_grids.unreadable)
     if not dropped:
         return patch_grids.fingerprint
@@ -112,13 +107,8 @@ def classifier_lineage(
 ) -> dict[str, Any]:
     """Return the lineage that all classifiers of an arm and a labeled fraction share.
 
-    Args:
-        pretraining: As `start_lineage` returns it.
-        data: As `fingerprint_data` returns it.
-        patch: Patch-grid parameters.
-        augmentation: Augmentation parameters.
-        model: Model parameters.
-        recipe: Finetuning parameters, with the values that the tuning found.
+    `pretraining` is from `start_lineage`, and `data` from `fingerprint_data`; `recipe` has the
+    values that the tuning found.
 
     Returns:
         Plain data. `tuned` has the tuned parameters by their dotted keys.

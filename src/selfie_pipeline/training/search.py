@@ -41,12 +41,8 @@ class SearchResult:
 class Search:
     """The search for one arm and labeled fraction.
 
-    Attributes:
-        arm: Arm to search for.
-        labeled_frac: Labeled fraction to search for.
-        lineage: Lineage of the classifiers with the recipe's own values, as
-            `lineage.classifier_lineage` returns it.
-        tune: Parameters of the search.
+    The lineage, from `lineage.classifier_lineage`, is that of classifiers with the recipe's own
+    values.
     """
 
     arm: Arm

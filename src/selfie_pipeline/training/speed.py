@@ -49,12 +49,8 @@ def measure_speed(
 ) -> Speed:
     """Time real steps of each kind, and the scoring.
 
-    Args:
-        config: Parameters of the run.
-        kinds: `pretrain`, `finetune` or both.
-        samples: The usable samples.
-        images: Their images.
-        limit_s: Time for the steps of one kind, seconds; at least a few are timed.
+    The kinds are `pretrain`, `finetune` or both. Each is timed for `limit_s`, but for at least a
+    few steps.
 
     Raises:
         TrainingInterrupted: A signal stopped it.

@@ -113,10 +113,7 @@ def run_trial(
 ) -> FrozenTrial:
     """Run one trial.
 
-    Args:
-        objective: The function to maximise.
-        settings: Values of the trial.
-        before: The search's trials so far, which determine if this one is pruned.
+    Whether it is pruned depends on its search's trials so far, `before`.
 
     Returns:
         The trial, completed or pruned.

@@ -56,10 +56,7 @@ class CellKey:
 class PlannedCell:
     """A cell that the experiment needs.
 
-    Attributes:
-        key: Position in the grid.
-        lineage: Lineage of its classifier, as `classifier_lineage` returns it.
-        params: Parameters, nested, of this arm alone.
+    Its `lineage` is from `classifier_lineage`; its `params`, nested, are of this arm alone.
     """
 
     key: CellKey
@@ -130,16 +127,10 @@ def run_cells(
 ) -> list[CellOutcome]:
     """Run the cells that have no result yet; the failure of one does not stop the others.
 
-    They run in parallel, as far as there is room for them, and each reads and writes its own files
-    of the catalog. On a cluster, a cell whose process dies is run again, unless it had already
-    saved its result.
-
-    Args:
-        planned: All cells.
-        results: Existing results of these and other cells.
-        project: Project that runs a cell, which saves its own result.
-        compute: Compute parameters.
-        cell_bytes: Memory that a cell takes on a CPU, an estimate.
+    They run in parallel, as far as there is room for them (`cell_bytes` is an estimate of the
+    memory that one takes on a CPU), and each reads and writes its own files of the catalog. On a
+    cluster, a cell whose process dies is run again, unless it had already saved its result. Among
+    the results may be those of other cells.
 
     Returns:
         One outcome per cell, in the planned order.

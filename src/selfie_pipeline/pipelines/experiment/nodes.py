@@ -117,11 +117,7 @@ def report_experiment(
 ) -> pd.DataFrame:
     """Create the report of all successful cells; its details are those of the first pair.
 
-    Args:
-        cells: Outcomes, as `run_experiment` returns them.
-        results: All results of the recipe, including those of the grid.
-        project: Project that runs the report.
-        experiment: Experiment parameters, which define the grid.
+    `cells` is the table of `run_experiment`; `results` has all results of the recipe.
 
     Returns:
         The failed cells.

@@ -30,12 +30,8 @@ def export_classifier(
 ) -> dict[str, bytes]:
     """Create the files for using a classifier outside this project.
 
-    Args:
-        classifier: Classifier of this run's labeled fraction and seed.
-        encoder: Encoder that it was finetuned from.
-        metrics: Result of the classifier.
-        results: Results of all runs, for those of the other seeds.
-        export: Export parameters.
+    The classifier is that of this run's labeled fraction and seed, and `metrics` is its result;
+    `results` has those of all runs, for the other seeds.
 
     Returns:
         Contents by file name: the ONNX file and the model card. For a ResNet, also its weights,

@@ -57,12 +57,7 @@ def classify_in_blocks(
 ) -> Block:
     """Classify image files, but for those of blocks that an earlier call has stored.
 
-    Args:
-        infer: The classifier.
-        folder: The folder of the files.
-        names: Their paths in it, at least one.
-        preprocessing: Their preprocessing.
-        checkpoints: Where finished blocks are stored; they stay there.
+    `names` are paths in `folder`, at least one. Finished blocks stay in `checkpoints`.
 
     Returns:
         The results of all files.

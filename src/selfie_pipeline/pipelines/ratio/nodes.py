@@ -31,14 +31,7 @@ def run_ratio(
 ) -> None:
     """Run the experiment with encoders of fewer images, which are pretrained if necessary.
 
-    Args:
-        encoder: Encoder that was pretrained on all images.
-        project: Project that runs pretrainings and cells.
-        patch: Patch-grid parameters.
-        augmentation: Augmentation parameters.
-        model: Model parameters.
-        recipe: Pretraining hyperparameters of all encoders.
-        ratio: Numbers of images to pretrain on.
+    The given encoder was pretrained on all images; `recipe` is that of all encoders.
 
     Raises:
         UserError: The encoder was pretrained with other parameters than these, from given weights,

@@ -125,12 +125,8 @@ def tabulate_results(
 ) -> tuple[Selection, pd.DataFrame, str]:
     """Tabulate the results that are comparable with this run's two results.
 
-    Args:
-        cells: All results of this recipe.
-        selfie: This run's result of the selfie arm.
-        supervised: This run's result of the supervised arm.
-        experiment: Experiment parameters, which say what other arms are shown.
-        weights: The file of the given weights, if there is one.
+    `cells` has all results of this recipe, and `experiment` says what other arms are shown;
+    `weights` is the file of the given weights, if there is one.
 
     Returns:
         The selection of results, their table, and the table in Markdown.

@@ -77,14 +77,7 @@ def open_workers(compute: ComputeConfig) -> Iterator[Workers]:
 
 @dataclass(frozen=True)
 class Workers:
-    """The workers of a connected cluster.
-
-    Attributes:
-        compute: Compute parameters.
-        request: The resources that they request.
-        device: The device of each.
-        processor: The device's name.
-    """
+    """The workers of a connected cluster; `processor` is the name of the device of each."""
 
     compute: ComputeConfig
     request: ResourceRequest

@@ -44,14 +44,8 @@ _SHARED_FILE_TIMEOUT_S = 30
 class TrainingSpec:
     """A training, as the driver passes it to the workers.
 
-    Attributes:
-        task: As for `fit`.
-        batches: As for `fit`.
-        checkpoints: As for `fit`.
-        title: As for `fit`.
-        compute: Compute parameters.
-        device: The device that every worker should find on its machine.
-        token: A file that the driver has left beside the checkpoints.
+    The first four attributes are arguments of `fit`. Every worker should find on its machine the
+    device, and the token: a file that the driver has left beside the checkpoints.
     """
 
     task: Task
