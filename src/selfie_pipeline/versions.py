@@ -86,7 +86,7 @@ def pin_versions(
     loads = {name: _choose_version(entry, outer) for name, entry in entries.items()}
     for name in SAVED_WITH.keys() & entries.keys():
         version = entries[name]._version
-        if not (version and version.load):
+        if loads[name] and not (version and version.load):  # or it was never saved
             loads[name] = loads.get(SAVED_WITH[name]) or loads[name]
     save = claim_version(run_id, versioned_entries(outputs, catalog).values())
     for name, entry in entries.items():

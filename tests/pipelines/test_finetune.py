@@ -80,7 +80,7 @@ def test_an_encoder_of_another_size_is_refused(make_config: MakeConfig) -> None:
     encoder = pretrained(make_config())
     other = make_config(hybrid({"model.attention.intermediate": 32}))
 
-    with pytest.raises(UserError, match=r"pooling\.blocks\.0\.linear1\.bias is 48 .* 32 in the"):
+    with pytest.raises(UserError, match=r"pooling\.blocks\.0\.linear1\.bias is 48 instead of 32"):
         from_encoder(encoder, other)
 
 
