@@ -59,7 +59,7 @@ class Study(NamedTuple):
         loaded = [
             [
                 json.loads(file.read_text()) | {"version": file.name}
-                for file in sorted([*scratch, *(HERE / folder).glob("*.json")])
+                for file in sorted({*scratch, *(HERE / folder).glob("*.json")})
             ]
             for folder in folders
         ]
@@ -142,8 +142,17 @@ STUDIES = [
         "CIFAR-10, narrow, 6,000 × 64, harder puzzle",
         f'{_GRID}"pretrain.steps=12500,pretrain.smallest_crop=0.3,pretrain.colour_jitter=0.5,'
         "weights=simclr.safetensors,experiment.arms=[supervised,selfie,weights],"
-        'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2]"',
+        'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2,3,4]"',
         weights="benchmarks/simclr_cifar10.json",
+    ),
+    Study(
+        ("cifar10/harder_puzzle", "cifar10/second_pretraining"),
+        "CIFAR-10, narrow, 6,000 × 64, harder puzzle, two pretrainings",
+        f'{_GRID}"pretrain.steps=12500,pretrain.smallest_crop=0.3,pretrain.colour_jitter=0.5,'
+        'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2,3,4]", and again with '
+        "pretrain.seed=1",
+        scratch="cifar10/harder_puzzle",
+        arms=("supervised", "selfie"),
     ),
     Study(
         "cifar10/cells",
