@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,13 @@ def test_an_impossible_parameter_is_refused(project: Path, params: str, parts: l
 @pytest.mark.parametrize("option", ["--pipeline=pretrian", "--pipelines=ingest,pretrian"])
 def test_an_unknown_pipeline_is_refused(project: Path, option: str) -> None:
     assert_refused(run_kedro(option), project, "'pretrian'", "allowed: ", *STAGES)
+
+
+def test_the_command_runs_in_any_thread(project: Path) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        result = thread.submit(run_kedro, "--pipeline=pretrian").result()
+
+    assert_refused(result, project, "'pretrian'", "allowed: ", *STAGES)
 
 
 def test_async_is_refused(project: Path) -> None:

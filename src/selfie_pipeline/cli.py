@@ -16,6 +16,7 @@ import json
 import re
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,6 +93,9 @@ def _exit_on_sigterm() -> Iterator[None]:
         click.echo("Error: stopped by SIGTERM; run the same command again", err=True)
         sys.exit(128 + number)
 
+    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
+        yield
+        return
     previous = signal.signal(signal.SIGTERM, stop)
     try:
         yield
