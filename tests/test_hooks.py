@@ -16,6 +16,7 @@ import torch
 from kedro.framework.project import configure_project, pipelines
 from kedro.io import DataCatalog, MemoryDataset, Version
 
+from selfie_pipeline import provenance
 from selfie_pipeline.config import UserError
 from selfie_pipeline.datasets.folder import FolderPathDataset
 from selfie_pipeline.datasets.results import SamplesDataset
@@ -127,6 +128,20 @@ def make_context(parameters: dict[str, Any], defaults: dict[str, Any] | None = N
 def test_existing_inputs_are_accepted(hooks: ProjectHooks) -> None:
     for stage in pipelines:
         hooks.before_pipeline_run(RUN, pipelines[stage], make_catalog(stage))
+
+
+def test_the_commit_is_that_at_the_start_of_a_run(
+    hooks: ProjectHooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provenance.describe_environment.cache_clear()
+    monkeypatch.setattr(provenance, "_describe_commit", lambda: "at the start")
+    hooks.before_pipeline_run(RUN, pipelines["pretrain"], make_catalog("pretrain"))
+    monkeypatch.setattr(provenance, "_describe_commit", lambda: "committed meanwhile")
+
+    found = provenance.describe_environment()["commit"]
+    provenance.describe_environment.cache_clear()
+
+    assert found == "at the start"
 
 
 def test_a_missing_input_is_refused(hooks: ProjectHooks) -> None:

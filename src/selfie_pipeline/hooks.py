@@ -25,7 +25,7 @@ from selfie_pipeline.extras import require_extra
 from selfie_pipeline.pipeline_registry import PIPELINE_NAMES, create_pipeline
 from selfie_pipeline.printable import list_first
 from selfie_pipeline.project import Project, project_path, starts_runs
-from selfie_pipeline.provenance import flatten
+from selfie_pipeline.provenance import describe_environment, flatten
 from selfie_pipeline.run_budget import find_budget, find_start, plan_run
 from selfie_pipeline.run_summary import summarise_run
 from selfie_pipeline.versions import (
@@ -83,6 +83,7 @@ class ProjectHooks:
             require_extra("optuna", "the tuning needs Optuna", "tune")
         self._budget = find_budget(self._config, self._project.params)
         self._started_s = find_start(run_params["run_id"])
+        describe_environment()  # kept for the results: a later commit is not that of this code
         self._run, self._pipeline, self._catalog = run_params, pipeline, catalog
         _check_encoder_is_not_replaced(run_params, pipeline)
         _check_saved_is_loaded(run_params, pipeline, catalog)
