@@ -10,7 +10,12 @@ import torch
 
 from selfie_pipeline.config import UserError
 from selfie_pipeline.training import memory
-from selfie_pipeline.training.memory import available_memory, out_of_memory_error, training_bytes
+from selfie_pipeline.training.memory import (
+    available_memory,
+    batch_too_large_error,
+    network_too_large_error,
+    training_bytes,
+)
 
 # In a separate process, because the setting lasts until the process ends.
 COUNT_PAGE_FAULTS = """
@@ -68,14 +73,21 @@ def allocate_too_much_on_a_gpu():
 )
 def test_an_out_of_memory_error_is_one_line(allocate, size):
     line = rf"^pretrain: out of memory with 32 images at once \({size} more requested\); .*accumul"
-    with pytest.raises(UserError, match=line) as caught, out_of_memory_error("pretrain", 32):
+    with pytest.raises(UserError, match=line) as caught, batch_too_large_error("pretrain", 32):
         allocate()
 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("width", "size"), [(2**60, r"\d+ bytes"), (2**70, "more .*64 bits.*")])
+def test_a_network_that_is_too_large_is_one_line(width, size):
+    line = rf"^out of memory for the network \({size}( more requested)?\); reduce model.width, .*"
+    with pytest.raises(UserError, match=line), network_too_large_error():
+        torch.nn.Linear(1, width)
+
+
 def test_other_errors_are_not_replaced():
-    with pytest.raises(RuntimeError, match="shapes"), out_of_memory_error("pretrain", 32):
+    with pytest.raises(RuntimeError, match="shapes"), batch_too_large_error("pretrain", 32):
         torch.ones(2, 3) @ torch.ones(2, 3)
 
 

@@ -37,7 +37,7 @@ from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.inference import Inference
 from selfie_pipeline.training.lineage import is_given
 from selfie_pipeline.training.loop import Fit, StepCallback, fit
-from selfie_pipeline.training.memory import training_bytes
+from selfie_pipeline.training.memory import network_too_large_error, training_bytes
 from selfie_pipeline.training.state import TrainingResult, TrainingState
 from selfie_pipeline.training.tasks import FinetuningTask
 from selfie_pipeline.weights import Weights
@@ -53,8 +53,12 @@ _STATISTICS_SAMPLES = 10_000
 def initialise_classifier(
     model: ModelConfig, architecture: Architecture, patch: PatchConfig, classes: int, seed: int
 ) -> Classifier:
-    """Build a classifier whose weights follow from the seed alone, so equal for both arms."""
-    with seeded_initialisation(seed):
+    """Build a classifier whose weights follow from the seed alone, so equal for both arms.
+
+    Raises:
+        UserError: It does not fit in memory.
+    """
+    with seeded_initialisation(seed), network_too_large_error():
         return build_classifier(model, architecture, patch, classes)
 
 

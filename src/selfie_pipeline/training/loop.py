@@ -21,7 +21,7 @@ from selfie_pipeline.training.distributed.process_group import (
     gradient_sync,
     world_size,
 )
-from selfie_pipeline.training.memory import out_of_memory_error
+from selfie_pipeline.training.memory import batch_too_large_error
 from selfie_pipeline.training.optimizer import clip_gradients, set_learning_rate
 from selfie_pipeline.training.progress import ProgressBar
 from selfie_pipeline.training.signals import (
@@ -103,7 +103,7 @@ def fit(
         closing(micro_batches),
         stop_request() as stop,
         progress(title, recipe, state.step) as reporter,
-        out_of_memory_error(title, batches.micro_batch_size),
+        batch_too_large_error(title, batches.micro_batch_size),
     ):
         while state.step < recipe.steps:
             compute_step(model, micro_batches, state, device)

@@ -6,7 +6,7 @@ import ctypes
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -23,6 +23,8 @@ _OUT_OF_MEMORY = re.compile(
     r"(?:out of memory|can't allocate memory|unable).*?allocate ([\d.]+ \w+)", re.I | re.S
 )
 """The messages of torch, for a GPU and for a CPU, and of NumPy."""
+_OVERFLOW = re.compile("overflow", re.I)
+"""In torch's messages on sizes that it can't even count in 64 bits."""
 
 
 def retain_freed_memory() -> None:
@@ -86,7 +88,29 @@ def _reclaimable_memory() -> int:
 
 
 @contextmanager
-def out_of_memory_error(title: str, images: int) -> Iterator[None]:
+def out_of_memory_error(problem: str, advice: str) -> Iterator[None]:
+    """Replace torch's error with one line if memory does not suffice.
+
+    Args:
+        problem: What did not fit, the start of the line.
+        advice: What to do, its end.
+
+    Raises:
+        UserError: Memory does not suffice.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError, TypeError) as error:  # torch has its own class only on a GPU
+        if found := _OUT_OF_MEMORY.search(str(error)):
+            requested = f"{found[1]} more requested"
+        elif _OVERFLOW.search(str(error)):
+            requested = "more requested than 64 bits can count"
+        else:
+            raise
+        raise UserError(f"{problem} ({requested}); {advice}") from error
+
+
+def batch_too_large_error(title: str, images: int) -> AbstractContextManager[None]:
     """Replace torch's error with one line of advice if a training's batch does not fit in memory.
 
     Args:
@@ -96,14 +120,19 @@ def out_of_memory_error(title: str, images: int) -> Iterator[None]:
     Raises:
         UserError: A batch does not fit in memory.
     """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:  # torch has its own class only on a GPU
-        found = _OUT_OF_MEMORY.search(str(error))
-        if found is None:
-            raise
-        raise UserError(
-            f"{title}: out of memory with {images} images at once ({found[1]} more requested); "
-            "split the batch into more parts (accumulate), or reduce batch_size, width or "
-            "image_size"
-        ) from error
+    return out_of_memory_error(
+        f"{title}: out of memory with {images} images at once",
+        "split the batch into more parts (accumulate), or reduce batch_size, width or image_size",
+    )
+
+
+def network_too_large_error() -> AbstractContextManager[None]:
+    """Replace torch's error with one line of advice if a new network does not fit in memory.
+
+    Raises:
+        UserError: The network does not fit in memory.
+    """
+    return out_of_memory_error(
+        "out of memory for the network",
+        "reduce model.width, model.layers or model.attention.intermediate",
+    )

@@ -19,6 +19,7 @@ from selfie_pipeline.training.data.batches import Batches, Images
 from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.loop import Fit, StepCallback, fit
+from selfie_pipeline.training.memory import network_too_large_error
 from selfie_pipeline.training.state import TrainingResult
 from selfie_pipeline.training.tasks import PretrainingTask
 from selfie_pipeline.weights import Weights
@@ -52,9 +53,9 @@ def pretrain(
         The tensors of a `Selfie`, and the history.
 
     Raises:
-        UserError: The given weights do not fit.
+        UserError: The given weights do not fit, or the network does not fit in memory.
     """
-    with seeded_initialisation(recipe.seed):
+    with seeded_initialisation(recipe.seed), network_too_large_error():
         network = Selfie(model, images.patch)
     if start is not None:
         load_given_weights(start.tensors, network)
