@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selfie_pipeline.config import ModelConfig, PretrainConfig
+from selfie_pipeline.config import ModelConfig, PretrainConfig, UserError
 from selfie_pipeline.models.loading import load_given_weights
 from selfie_pipeline.models.patch_grid import patchify
 from selfie_pipeline.models.selfie import Selfie
@@ -88,14 +88,16 @@ def predict_patches(
         (B, T, T), float32: for target position i, the probability of each target patch j.
 
     Raises:
-        ValueError: The encoder is not of these sizes.
+        UserError: The encoder is not of these sizes.
     """
     network = Selfie(model, images.patch)
     try:
         network.load_state_dict(dict(encoder), strict=True)
     except RuntimeError as error:  # a heading, then a line for each tensor
-        raise ValueError(
-            f"the encoder does not fit: {str(error).splitlines()[1].strip()}"
+        raise UserError(
+            f"the encoder does not fit: {str(error).splitlines()[1].strip()}; it was pretrained "
+            "with other model or patch parameters: run `kedro run --pipeline=pretrain`, or load a "
+            "matching one with --load-versions=encoder:VERSION"
         ) from None
     network.to(device.type).eval()
     mean, std = torch.from_numpy(images.grids.mean), torch.from_numpy(images.grids.std)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from selfie_pipeline.config import (
@@ -22,7 +21,6 @@ from selfie_pipeline.evaluation.embedding import score_vectors
 from selfie_pipeline.models.embedding import ImageEmbedding
 from selfie_pipeline.models.selfie import Selfie, restore_encoder
 from selfie_pipeline.provenance import describe_environment, dump_configuration
-from selfie_pipeline.report.embedding_map import draw_embedding_map
 from selfie_pipeline.training.data.batches import open_images
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.inference import Inference
@@ -112,8 +110,3 @@ def score_embeddings(
         "scores": scores,
         "provenance": provenance,
     }
-
-
-def draw_map(embeddings: pd.DataFrame, embed: EmbedConfig) -> Figure:
-    """Draw the map of the vectors."""
-    return draw_embedding_map(embeddings, embed.map, embed.points)

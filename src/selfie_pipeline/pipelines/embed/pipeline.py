@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline, node, pipeline
 
-from selfie_pipeline.pipelines.embed.nodes import draw_map, embed_samples, score_embeddings
+from selfie_pipeline.pipelines.embed.nodes import embed_samples, score_embeddings
+from selfie_pipeline.report.embedding_map import draw_embedding_map
 
 
 def create_pipeline() -> Pipeline:
@@ -32,8 +33,8 @@ def create_pipeline() -> Pipeline:
                 name="score_embeddings",
             ),
             node(
-                draw_map,
-                inputs=["embeddings", "params:embed"],
+                draw_embedding_map,
+                inputs=["embeddings", "params:embed.map", "params:embed.points"],
                 outputs="embedding_map",
                 name="draw_map",
             ),

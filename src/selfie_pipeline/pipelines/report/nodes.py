@@ -99,15 +99,8 @@ def solve_puzzles(
     rows = unseen[::step][:_PUZZLE_IMAGES]
     images = open_images(patch_grids, patch, augmentation)
     order = patch_order(0, 0, len(rows), patch.patches)  # (B, N)
-    try:
-        probabilities = predict_patches(
-            encoder.tensors, model, images, rows, order, find_device(compute)
-        )
-    except ValueError as error:
-        raise UserError(
-            f"{error}; it was pretrained with other model or patch parameters: run `kedro run "
-            "--pipeline=pretrain`, or load a matching one with --load-versions=encoder:VERSION"
-        ) from None
+    device = find_device(compute)
+    probabilities = predict_patches(encoder.tensors, model, images, rows, order, device)
     return Puzzles(
         images=_show(images, rows),  # (B, H, W, C)
         grid=(patch.grid_size, patch.grid_size),
