@@ -20,16 +20,18 @@ from selfie_pipeline.versions import (
 DAYS = [f"2026-01-0{day}T00.00.00.000Z" for day in range(1, 8)]
 
 
-def make_catalog(folder: Path, run: str, **load_versions: str) -> DataCatalog:
-    """Return the catalog of a run with the versioned entries "numbers" and "text"."""
-    types = {"numbers": "AtomicJSONDataset", "text": "AtomicTextDataset"}
+def make_catalog(
+    folder: Path, run: str, names: tuple[str, ...] = ("numbers", "text"), **load_versions: str
+) -> DataCatalog:
+    """Return the catalog of a run with these versioned entries; all but "text" are JSON."""
     entries = {
         name: {
-            "type": f"selfie_pipeline.datasets.text.{kind}",
+            "type": "selfie_pipeline.datasets.text."
+            + ("AtomicTextDataset" if name == "text" else "AtomicJSONDataset"),
             "filepath": str(folder / name),
             "versioned": True,
         }
-        for name, kind in types.items()
+        for name in names
     }
     return DataCatalog.from_config(entries, load_versions=load_versions, save_version=run)
 
@@ -169,6 +171,43 @@ def test_no_two_runs_save_the_same_version(tmp_path: Path) -> None:
     claimed = [claim(tmp_path, DAYS[0]), claim(tmp_path, DAYS[0]), claim(tmp_path, DAYS[0])]
 
     assert claimed == [f"2026-01-01T00.00.00.00{number}Z" for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "saved", "others", "expected"),
+    [
+        # test_classifier ran again on its own; another finetuning was stopped after its training
+        ("selfie_history", "selfie_metrics", [0, 1, 3], [0, 2], 1),
+        ("selfie_predictions", "selfie_metrics", [0, 2], [0, 2], 2),
+        # check_data ran again on its own, on the grids of day 0 and on those of day 2
+        ("data_check", "patch_grids", [1, 3, 4], [0, 2], 4),
+        ("data_check", "patch_grids", [0, 1], [0], 1),
+    ],
+)
+def test_what_another_node_saved_is_loaded_in_the_version_that_belongs_to_it(
+    tmp_path: Path, name: str, other: str, saved: list[int], others: list[int], expected: int
+) -> None:
+    for entry, days in ((name, saved), (other, others)):
+        for day in days:
+            make_catalog(tmp_path, DAYS[day], names=(entry,)).save(entry, [day])
+    catalog = make_catalog(tmp_path, DAYS[5], names=(name, other))
+
+    pin_versions(catalog, [name], [], DAYS[5])
+
+    assert catalog.load(name) == [expected]
+
+
+def test_an_earlier_data_check_is_that_of_the_earlier_grids(tmp_path: Path) -> None:
+    names = ("data_check", "patch_grids")
+    for day in (0, 2):
+        make_catalog(tmp_path, DAYS[day], names=names).save("patch_grids", [day])
+    for day in (1, 3):
+        make_catalog(tmp_path, DAYS[day], names=names).save("data_check", [day])
+    catalog = make_catalog(tmp_path, DAYS[5], names=names, patch_grids=DAYS[0])
+
+    pin_versions(catalog, ["data_check"], [], DAYS[5])
+
+    assert catalog.load("data_check") == [1]
 
 
 def test_claims_into_which_nothing_was_saved_are_removed(tmp_path: Path) -> None:

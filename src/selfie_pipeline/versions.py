@@ -5,7 +5,7 @@ Kedro loads the latest version at the moment of loading, which may be that of an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -19,12 +19,19 @@ from kedro.io.core import VERSION_FORMAT
 from selfie_pipeline.config import UserError
 
 Entry = AbstractVersionedDataset[Any, Any]
-SAVED_WITH = {"pretrain_history": "encoder", "data_check": "patch_grids"} | {
-    f"{arm}_{name}": f"{arm}_metrics"
-    for arm in ("supervised", "selfie", "weights")
-    for name in ("history", "predictions")
-}
-"""Entries that a run loads in the version of another one, which the same run has saved."""
+_ARMS = ("supervised", "selfie", "weights")
+_SAVED_BEFORE = {f"{arm}_history": f"{arm}_metrics" for arm in _ARMS}
+"""Entries that a run loads in the version of another one, or in the latest before it: an earlier
+node saves them, and `--from-nodes` may run the later one alone."""
+_SAVED_AFTER = {"data_check": "patch_grids"}
+"""The same with later nodes, in the latest version before the next one of the other entry."""
+SAVED_WITH = (
+    {"pretrain_history": "encoder"}
+    | {f"{arm}_predictions": f"{arm}_metrics" for arm in _ARMS}
+    | _SAVED_BEFORE
+    | _SAVED_AFTER
+)
+"""Entries whose version to load follows from that of another one; most are of the same node."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,8 @@ def pin_versions(
     """Choose the versions that a run loads and saves, and fix them in its catalog.
 
     An entry is loaded in the version that `--load-versions` names, or that an outer run has saved
-    or chosen, or in the latest; those of `SAVED_WITH` in that of the other one. What the run saves
-    itself is loaded in that version (see `datasets.atomic`).
+    or chosen, or in the latest; those of `SAVED_WITH` in that which belongs to the other one. What
+    the run saves itself is loaded in that version (see `datasets.atomic`).
 
     Args:
         catalog: The run's catalog.
@@ -87,7 +94,7 @@ def pin_versions(
     for name in SAVED_WITH.keys() & entries.keys():
         version = entries[name]._version
         if loads[name] and not (version and version.load):  # or it was never saved
-            loads[name] = loads.get(SAVED_WITH[name]) or loads[name]
+            loads[name] = _choose_belonging(name, entries, loads) or loads[name]
     save = claim_version(run_id, versioned_entries(outputs, catalog).values())
     for name, entry in entries.items():
         entry._version = Version(loads[name], save)  # Kedro has no public way to set it
@@ -103,6 +110,23 @@ def _choose_version(entry: Entry, outer: RunVersions) -> str | None:
     saved = (version for version in outer.saved if version in existing)
     chosen = outer.chosen.get(str(entry._filepath))
     return next(saved, None) or chosen or next(iter(existing), None)
+
+
+def _choose_belonging(
+    name: str, entries: Mapping[str, Entry], loads: Mapping[str, str | None]
+) -> str | None:
+    """Return the version of an entry of `SAVED_WITH` that belongs to that of the other one."""
+    other = SAVED_WITH[name]
+    if (version := loads.get(other)) is None:
+        return None
+    saved = entries[name].list_versions(full_path=False)
+    if name in _SAVED_BEFORE:
+        return max((each for each in saved if each <= version), default=version)
+    if name in _SAVED_AFTER:
+        later = [each for each in entries[other].list_versions(full_path=False) if each > version]
+        belonging = [each for each in saved if version <= each and not any(map(each.__ge__, later))]
+        return max(belonging, default=version)
+    return version
 
 
 def claim_version(wanted: str, outputs: Collection[Entry]) -> str:

@@ -32,6 +32,18 @@ def test_separate_classes_are_classified_perfectly() -> None:
     assert (scores["train_samples"], scores["test_samples"], scores["classes"]) == (60, 20, 4)
 
 
+@pytest.mark.parametrize("counts", [[3] * 10, [60, 8], [40, 40, 6]])
+def test_separate_classes_of_few_images_are_classified_perfectly(counts: list[int]) -> None:
+    clusters = make_vectors(len(counts), each=80)
+    kept = clusters.groupby("label").cumcount()
+    few = clusters[(kept < clusters["label"].map(dict(enumerate(counts)))) | (kept >= 60)]
+
+    scores = score_vectors(few)
+
+    assert scores is not None
+    assert scores["knn"]["accuracy"] == 1
+
+
 def test_uninformative_vectors_score_at_chance_level() -> None:
     scores = score_vectors(make_vectors(4, each=400, apart=0.0))
 

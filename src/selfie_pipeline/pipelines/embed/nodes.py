@@ -94,9 +94,10 @@ def score_embeddings(
         _LOG.warning("embed: no scores, because the train or test split has no labels")
     else:
         _LOG.info(
-            "embed: test accuracy %.1f %% (nearest neighbours), %.1f %% (linear probe)",
+            "embed: test accuracy %.1f %% (nearest neighbours), %.1f %% (linear probe); %s labels",
             100 * scores["knn"]["accuracy"],
             100 * scores["linear_probe"]["accuracy"],
+            f"{scores['train_samples']:,}",
         )
     provenance = {
         "configuration": dump_configuration(embed=embed) | encoder.provenance["configuration"],
