@@ -95,7 +95,7 @@ class Grids(list[int]):
 def test_a_result_of_other_images_is_refused(make_config: Any) -> None:
     """Its predictions have the numbers of samples and classes that are others now."""
     config = make_config()
-    parts = (config.patch, config.augmentation, config.model, config.compute)
+    parts = (config.patch, config.augmentation, config.compute)
 
     with pytest.raises(UserError, match="finetuned on other images than those in the catalog"):
         solve_puzzles(

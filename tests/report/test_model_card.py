@@ -52,11 +52,21 @@ def cell(seed: int, accuracy: float, **changes: Any) -> dict[str, Any]:
 OWN = cell(1, 0.9)
 
 
-def card(*others: dict[str, Any], loader: str | None = "network = …\n", **provenance: Any) -> str:
+def card(
+    *others: dict[str, Any],
+    loader: str | None = "network = …\n",
+    pretrained_on: str | None = None,
+    **provenance: Any,
+) -> str:
     """Return the model card of `OWN`."""
-    made = PROVENANCE | provenance
     return render_model_card(
-        OWN, [OWN, *others], made, licence="mit", loader=loader, tolerance=1e-4
+        OWN,
+        [OWN, *others],
+        PROVENANCE | provenance,
+        licence="mit",
+        loader=loader,
+        tolerance=1e-4,
+        pretrained_on=pretrained_on,
     )
 
 
@@ -77,6 +87,14 @@ def test_front_matter_has_the_fields_of_the_hub() -> None:
     (result,) = model["results"]
     assert result["dataset"] == {"name": "no", "type": "no", "split": "test"}
     assert result["metrics"] == [{"type": "accuracy", "value": 0.9}]
+
+
+def test_other_images_of_the_pretraining_are_named() -> None:
+    page = card(pretrained_on="imagenet32")
+
+    assert front_matter(page)["datasets"] == ["no", "imagenet32"]
+    assert "5,000 images without labels of another data set (recipe imagenet32)" in page
+    assert "The training images (no, and of the pretraining those of the recipe imagenet32)" in page
 
 
 def test_card_describes_data_preprocessing_recipe_and_limits() -> None:

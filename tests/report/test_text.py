@@ -45,8 +45,8 @@ def test_verdict_claims_no_effect_if_the_interval_includes_zero(make_cells) -> N
     ("selfie", "lead", "points"),
     [
         (0.82, "pretraining was ahead", "+4.0"),
-        (0.75, "the baseline was ahead", "−3.0"),
-        (0.78, "both arms were equal", "0.0"),
+        (0.75, "the baseline was ahead of pretraining", "−3.0"),
+        (0.78, "pretraining and the baseline were equal", "0.0"),
     ],
 )
 def test_verdict_of_one_seed_is_weak_evidence(
@@ -80,8 +80,8 @@ def test_verdict_of_several_fractions_is_one_sentence(four_seeds, make_cells) ->
     ]
     assert verdict(build_results_table(cells)) == (
         "Pretraining helped: +6.0 points with 5 % of the labels (n = 4); with only one seed, "
-        "which is weak evidence, the baseline was ahead: −1.0 points with 100 % of the labels "
-        "(n = 1)."
+        "which is weak evidence, the baseline was ahead of pretraining: −1.0 points with 100 % of "
+        "the labels (n = 1)."
     )
 
 
@@ -150,15 +150,15 @@ def test_pretraining_on_top_of_weights_is_compared_with_both(make_cells) -> None
     ]
     assert verdict(build_results_table(cells)) == (
         "A start from the given weights helped: +31.5 points with 5 % of "
-        "the labels (n = 2). The given weights with pretraining on top helped: +21.5 points with "
-        "5 % of the labels (n = 2). Pretraining on top of the given weights made no significant "
-        "difference: −10.0 points with 5 % of the labels (63), over 2 seeds (95 % interval −22.7 "
-        "to +2.7)."
+        "the labels (n = 2). A start from the given weights with pretraining on top helped: +21.5 "
+        "points with 5 % of the labels (n = 2). Pretraining on top of the given weights made no "
+        "significant difference: −10.0 points with 5 % of the labels (63), over 2 seeds (95 % "
+        "interval −22.7 to +2.7)."
     )
     (second,) = verdict(build_results_table(cells[1::2])).split(". ")[2:]
     assert second == (
-        "With only one seed, which is weak evidence, a start from the weights alone was ahead: "
-        "−11.0 points with 5 % of the labels (63)."
+        "With only one seed, which is weak evidence, a start from the weights alone was ahead "
+        "of pretraining on top of the given weights: −11.0 points with 5 % of the labels (63)."
     )
 
 

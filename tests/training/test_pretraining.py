@@ -48,8 +48,10 @@ def test_it_learns_to_pick_the_patch_among_four(make_config, train):
     assert last.loss < first.loss
 
     order = torch.rand(200, 16, generator=torch.Generator().manual_seed(0)).argsort(dim=1)
+    network = Selfie(config.model, config.patch)
+    network.load_state_dict(trained.tensors)
     chances = predict_patches(
-        trained.tensors, config.model, images, ROWS[:200], order, find_device(config.compute)
+        network, images, ROWS[:200], config.patch.patch_size, order, find_device(config.compute)
     )
     assert (chances.argmax(axis=-1) == np.arange(4)).mean() > 0.6
 
@@ -105,12 +107,12 @@ def test_picking_gives_probabilities_of_the_central_windows(make_config, make_im
     network = Selfie(config.model, config.patch)
     order = torch.rand(6, 16).argsort(dim=1)
     device = find_device(config.compute)
-    tensors = network.state_dict()
-    chances = predict_patches(tensors, config.model, images, ROWS[:6], order, device)
+    side = config.patch.patch_size
+    chances = predict_patches(network, images, ROWS[:6], side, order, device)
     assert chances.shape == (6, 4, 4)
     assert chances.dtype == np.float32
     np.testing.assert_allclose(chances.sum(axis=-1), 1, rtol=1e-5)
-    again = predict_patches(tensors, config.model, images, ROWS[:6], order, device)
+    again = predict_patches(network, images, ROWS[:6], side, order, device)
     np.testing.assert_allclose(again, chances, rtol=1e-4)
-    alone = predict_patches(tensors, config.model, images, ROWS[2:3], order[2:3], device)
+    alone = predict_patches(network, images, ROWS[2:3], side, order[2:3], device)
     np.testing.assert_allclose(alone[0], chances[2], rtol=1e-4)

@@ -22,6 +22,7 @@ def render_model_card(
     licence: str,
     loader: str | None,
     tolerance: float,
+    pretrained_on: str | None = None,
 ) -> str:
     """Render the model card as Markdown.
 
@@ -32,6 +33,7 @@ def render_model_card(
         licence: Licence of the weights, in the Hub's notation.
         loader: Code that loads the weights into timm; None if timm has no such network.
         tolerance: Maximum difference between the probabilities of the ONNX file and of PyTorch.
+        pretrained_on: The recipe whose images the encoder was pretrained on, if they are others.
     """
     comparable = select_cells(cells, {cell["configuration"]}, [cell]).used
     same = ("arm", "labeled_frac", "labels", "network")
@@ -66,4 +68,5 @@ def render_model_card(
         licence=licence,
         loader=loader and Markup(loader),  # noqa: S704  # code, whose strings are escaped
         tolerance=f"{tolerance:g}",
+        pretrained_on=pretrained_on,
     )

@@ -20,6 +20,7 @@ CORRECT, WRONG = "✓", "✗"
 _MIN_PANEL_INCHES = 2.3
 _MIN_SLOT_INCHES = 0.8
 """Minimum width of a patch with its caption."""
+_NO_PUZZLES = "The encoder's patch grid does not fit these images."
 
 
 @dataclass(frozen=True)
@@ -80,30 +81,33 @@ def draw_puzzles(
     grid: tuple[int, int],
     targets: NDArray[np.integer],
     probabilities: NDArray[np.floating],
-    seed: int = 0,
 ) -> Figure:
     """Draw the puzzles of a few images and the network's solutions.
 
     Args:
-        images: (K, H, W, 3) uint8, RGB.
+        images: (K, H, W, 3) uint8, RGB; K may be 0.
         grid: Rows and columns of patches; they divide H and W.
         targets: (K, T) integers: positions of the target patches, counted row by row from the top
             left, in the order of the queries. All other patches were the context.
         probabilities: (K, T, T) floats, each row a distribution: [k, i, j] is the probability
             that the patch at ``targets[k, j]`` belongs to the position ``targets[k, i]``.
-        seed: Seed of the order in which the candidates are shown. The network sees no order.
 
     Returns:
         One row per image: the image with its target patches masked and numbered; the candidates,
-        lettered; the choice for each number with its probability, marked correct or wrong; the
-        image completed with the choices.
+        lettered, in an order of their own, as the network sees none; the choice for each number
+        with its probability, marked correct or wrong; the image completed with the choices.
 
     Raises:
         ValueError: The shapes do not match, a target is outside the grid or occurs twice, or a
             row of probabilities does not sum to 1.
     """
     _check(images, grid, targets, probabilities)
-    rng = np.random.default_rng(seed)
+    if not len(images):
+        figure = Figure(figsize=(6, 1))
+        figure.text(0.5, 0.5, _NO_PUZZLES, ha="center", va="center")
+        figure.set_label(_NO_PUZZLES)
+        return figure
+    rng = np.random.default_rng(0)
     puzzles = [
         _Puzzle(image, grid, t, p.argmax(axis=1), p.max(axis=1), rng.permutation(len(t)))
         for image, t, p in zip(images, targets, probabilities, strict=True)
@@ -228,7 +232,7 @@ def _check(
     targets: NDArray[np.integer],
     probabilities: NDArray[np.floating],
 ) -> None:
-    if images.ndim != 4 or targets.ndim != 2 or not targets.size:  # noqa: PLR2004
+    if images.ndim != 4 or targets.ndim != 2 or not targets.shape[1]:  # noqa: PLR2004
         raise ValueError(
             f"expected images (K, H, W, 3) and targets (K, T), got {images.shape} and "
             f"{targets.shape}"
@@ -245,7 +249,7 @@ def _check(
         )
     if not np.allclose(probabilities.sum(axis=2), 1, atol=1e-2):  # bf16 has about three digits
         raise ValueError("a row of probabilities does not sum to 1; are these logits?")
-    if targets.min() < 0 or targets.max() >= grid[0] * grid[1]:
+    if (targets < 0).any() or (targets >= grid[0] * grid[1]).any():
         raise ValueError(f"a target is outside the grid of {grid[0]} × {grid[1]} patches")
     if any(len(set(row)) < per_image for row in targets.tolist()):
         raise ValueError("a target occurs twice in the same image")

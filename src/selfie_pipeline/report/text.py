@@ -22,7 +22,7 @@ _ON_TOP = "pretraining on top"
 _SUBJECTS = {
     "selfie": "pretraining",
     "weights": "a start from the given weights",
-    "weights_selfie": "the given weights with pretraining on top",
+    "weights_selfie": "a start from the given weights with pretraining on top",
     _ON_TOP: "pretraining on top of the given weights",
 }
 _TERMINAL_COLUMNS = 100
@@ -206,8 +206,12 @@ def _format_finding(row: Row) -> str:
         return f"{ARMS[row.arm]} and the baseline have no seed in common and cannot be compared"
     if pd.isna(row.difference_low):
         baseline = "a start from the weights alone" if row.arm == _ON_TOP else "the baseline"
-        ahead = subject if row.difference > 0 else baseline
-        lead = f"{ahead} was ahead" if row.difference else "both arms were equal"
+        if row.difference > 0:
+            lead = f"{subject} was ahead"
+        elif row.difference < 0:
+            lead = f"{baseline} was ahead of {subject}"
+        else:
+            lead = f"{subject} and {baseline} were equal"
         if row.pairs == 1:
             common = " in common" if row.seeds > 1 else ""
             return f"with only one seed{common}, which is weak evidence, {lead}"

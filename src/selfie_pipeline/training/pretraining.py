@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from selfie_pipeline.config import ModelConfig, PretrainConfig, UserError
+from selfie_pipeline.config import ModelConfig, PretrainConfig
 from selfie_pipeline.models.loading import load_given_weights
 from selfie_pipeline.models.patch_grid import patchify
 from selfie_pipeline.models.selfie import Selfie
@@ -67,42 +67,30 @@ def pretrain(
 
 @torch.inference_mode()
 def predict_patches(
-    encoder: Mapping[str, Tensor],
-    model: ModelConfig,
+    network: Selfie,
     images: Images,
     rows: NDArray[np.int64],
+    patch_size: int,
     order: Tensor,
     device: Device,
 ) -> NDArray[np.float32]:
     """Solve the pretext task on the samples' central windows with a pretrained encoder.
 
     Args:
-        encoder: The tensors of a `Selfie`.
-        model: The networks' sizes.
+        network: The encoder; it stays in evaluation mode on the device.
         images: The stored images; their augmentation is not applied.
         rows: (B,), int64: the samples.
+        patch_size: Side of a patch in pixels; the windows have N patches, as in the pretraining.
         order: (B, N), int64: the positions of each image's patches, the targets last.
         device: The device and the precision.
 
     Returns:
         (B, T, T), float32: for target position i, the probability of each target patch j.
-
-    Raises:
-        UserError: The encoder is not of these sizes.
     """
-    network = Selfie(model, images.patch)
-    try:
-        network.load_state_dict(dict(encoder), strict=True)
-    except RuntimeError as error:  # a heading, then a line for each tensor
-        raise UserError(
-            f"the encoder does not fit: {str(error).splitlines()[1].strip()}; it was pretrained "
-            "with other model or patch parameters: run `kedro run --pipeline=pretrain`, or load a "
-            "matching one with --load-versions=encoder:VERSION"
-        ) from None
     network.to(device.type).eval()
     mean, std = torch.from_numpy(images.grids.mean), torch.from_numpy(images.grids.std)
     windows = normalise(images.central_windows(rows), mean, std)  # (B, C, H, W)
-    patches = patchify(windows, images.patch.patch_size)  # (B, N, C, P, P)
+    patches = patchify(windows, patch_size)  # (B, N, C, P, P)
     with device.autocast():
         scores: Tensor = network(patches.to(device.type), order.to(device.type))  # (B, T, T)
     return scores.softmax(dim=-1).cpu().numpy()

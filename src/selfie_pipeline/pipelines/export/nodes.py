@@ -27,11 +27,12 @@ def export_classifier(
     metrics: dict[str, Any],
     results: list[dict[str, Any]],
     export: ExportConfig,
+    pretrained_on: str,
 ) -> dict[str, bytes]:
     """Create the files for using a classifier outside this project.
 
     The classifier is that of this run's labeled fraction and seed, and `metrics` is its result;
-    `results` has those of all runs, for the other seeds.
+    `results` has those of all runs, for the other seeds; `pretrained_on` is the encoder's recipe.
 
     Returns:
         Contents by file name: the ONNX file and the model card. For a ResNet, also its weights,
@@ -61,6 +62,7 @@ def export_classifier(
             "resnetv2.safetensors": save(classifier.tensors, _METADATA),
             "encoder.safetensors": save(select_patch_network(encoder.tensors), _METADATA),
         }
+    other_images = configuration["pretrained_on"] != classifier.provenance["data"]
     card = render_model_card(
         metrics,
         results,
@@ -68,6 +70,7 @@ def export_classifier(
         licence=export.licence,
         loader=loader,
         tolerance=TOLERANCE,
+        pretrained_on=pretrained_on if other_images else None,
     )
     return {**files, "README.md": card.encode()}
 

@@ -19,6 +19,7 @@ def create_pipeline() -> Pipeline:
                     "selfie_metrics",
                     "results",
                     "params:export",
+                    "params:pretrained_on",
                 ],
                 outputs="exported_classifier",
                 name="export_classifier",

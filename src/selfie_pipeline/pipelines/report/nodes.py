@@ -14,7 +14,6 @@ from selfie_pipeline.config import (
     AugmentationConfig,
     ComputeConfig,
     ExperimentConfig,
-    ModelConfig,
     PatchConfig,
     UserError,
 )
@@ -27,6 +26,7 @@ from selfie_pipeline.evaluation.tables import (
     compute_gains,
     select_cells,
 )
+from selfie_pipeline.models.selfie import restore_encoder
 from selfie_pipeline.printable import escape_controls
 from selfie_pipeline.project import resolve_path
 from selfie_pipeline.provenance import find_differences
@@ -74,14 +74,15 @@ def solve_puzzles(
     patch_grids: PatchGrids,
     patch: PatchConfig,
     augmentation: AugmentationConfig,
-    model: ModelConfig,
     compute: ComputeConfig,
 ) -> Puzzles:
-    """Let the encoder identify the masked patches of a few test images.
+    """Let the encoder identify the masked patches of a few test images, as in its pretraining.
+
+    There are no puzzles if these images can't be cut into the encoder's patch grid, which may be
+    another one: it may be from another recipe.
 
     Raises:
-        UserError: This run's result was finetuned from a different encoder or on other data, or the
-            encoder does not fit the parameters.
+        UserError: This run's result was finetuned from a different encoder or on other data.
     """
     if selfie["provenance"]["data"] != fingerprint_data(patch_grids, samples):
         raise UserError(
@@ -94,18 +95,22 @@ def solve_puzzles(
             "the result was finetuned from a different encoder: run `kedro run "
             "--pipeline=finetune` again, or load its encoder with --load-versions=encoder:VERSION"
         )
+    network = restore_encoder(encoder.tensors, encoder.provenance)
+    pretrained = PatchConfig.model_validate(encoder.provenance["configuration"]["patch"])
+    side, rest = divmod(patch.image_size, pretrained.grid_size)
     unseen = samples.loc[samples["split"] == "test", "sample"].to_numpy()
     step = max(1, len(unseen) // _PUZZLE_IMAGES)  # spreads the images over the classes
-    rows = unseen[::step][:_PUZZLE_IMAGES]
+    rows = unseen[::step][: 0 if rest else _PUZZLE_IMAGES]
     images = open_images(patch_grids, patch, augmentation)
-    order = patch_order(0, 0, len(rows), patch.patches)  # (B, N)
-    device = find_device(compute)
-    probabilities = predict_patches(encoder.tensors, model, images, rows, order, device)
+    order = patch_order(0, 0, len(rows), pretrained.patches)  # (B, N)
+    targets = order[:, -pretrained.targets :].numpy()  # (B, T)
     return Puzzles(
         images=_show(images, rows),  # (B, H, W, C)
-        grid=(patch.grid_size, patch.grid_size),
-        targets=order[:, -patch.targets :].numpy(),  # (B, T)
-        probabilities=probabilities,
+        grid=(pretrained.grid_size, pretrained.grid_size),
+        targets=targets,
+        probabilities=predict_patches(network, images, rows, side, order, find_device(compute))
+        if len(rows)
+        else np.empty((*targets.shape, pretrained.targets), dtype=np.float32),
     )
 
 
@@ -212,7 +217,9 @@ def write_report(
         "accuracy": draw_accuracy_over_labels(table),
         "variance": draw_variance_over_labels(table),
         "gain": draw_gain_over_ratio(gains),
-        "training": draw_training_curves(pretrain_history, histories, 1 / patch.targets),
+        "training": draw_training_curves(
+            pretrain_history, histories, 1 / puzzles["targets"].shape[1]
+        ),
         "puzzle": draw_puzzles(**puzzles),
         "confusion": draw_confusion_matrix(predictions, classes),
         "errors": draw_sample_errors(
@@ -222,7 +229,9 @@ def write_report(
         ),
     }
     seeds = {"Variance": drawn["variance"]} if table["std"].notna().any() else {}
-    more = {"Accuracy over labels": drawn["accuracy"], "The puzzle": drawn["puzzle"]}
+    more = {"Accuracy over labels": drawn["accuracy"]}
+    if len(puzzles["images"]):
+        more["The puzzle"] = drawn["puzzle"]
     if len(set(gains["images"])) > 1:
         more["Gain over the ratio of images to labels"] = drawn["gain"]
     page = render_report(

@@ -24,7 +24,6 @@ def create_pipeline() -> Pipeline:
                     "patch_grids",
                     "params:patch",
                     "params:augmentation",
-                    "params:model",
                     "params:compute",
                 ],
                 outputs="puzzles",
