@@ -157,6 +157,26 @@ def test_a_missing_input_is_refused(hooks: ProjectHooks) -> None:
     )
 
 
+def test_the_command_that_makes_missing_weights_names_their_file(hooks: ProjectHooks) -> None:
+    arm = {"params:predict.arm": MemoryDataset("weights")}
+    catalog = make_catalog("predict", chosen_classifier=MemoryDataset(), **arm)
+
+    with pytest.raises(UserError, match=r"pipeline=finetune_weights --params weights=FILE`"):
+        hooks.before_pipeline_run(RUN, pipelines["predict"], catalog)
+
+
+def test_a_ratio_of_a_part_of_the_images_is_refused(
+    make_parameters: Callable[..., dict[str, Any]],
+) -> None:
+    hooks = ProjectHooks()
+    context = make_context(make_parameters({"pretrain.images": 100}))
+    context._runtime_params = {"pretrain": {"images": 100}}
+    hooks.after_context_created(context)
+
+    with pytest.raises(UserError, match=r"pretrain.images = 100, but ratio pretrains"):
+        hooks.before_pipeline_run(RUN, pipelines["ratio"], make_catalog("ratio"))
+
+
 @pytest.mark.parametrize("stage", ["experiment", "tune", "ratio"])
 def test_too_few_labels_are_refused_before_the_first_node(
     stage: str, make_parameters: Callable[..., dict[str, Any]]

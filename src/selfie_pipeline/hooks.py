@@ -86,12 +86,17 @@ class ProjectHooks:
         describe_environment()  # kept for the results: a later commit is not that of this code
         self._run, self._pipeline, self._catalog = run_params, pipeline, catalog
         _check_encoder_is_not_replaced(run_params, pipeline)
+        if "params:ratio" in pipeline.inputs() and self._config.pretrain.images is not None:
+            raise UserError(
+                f"pretrain.images = {self._config.pretrain.images}, but ratio pretrains on the "
+                "numbers of images in ratio.images; leave it out"
+            )
         _check_saved_is_loaded(run_params, pipeline, catalog)
         for name in sorted(pipeline.inputs()):
             if not catalog.exists(name) and (producer := _find_producer(name, catalog)):
                 _check_version_exists(name, catalog, run_params)
                 _check_recipe_has_encoder(name, run_params)
-                command = _format_command(producer, run_params)
+                command = _format_command(producer, run_params, self._config)
                 raise UserError(f"{name} does not exist yet; create it with `{command}`")
         if "usable_samples" not in pipeline.all_outputs() and catalog.exists("usable_samples"):
             self._check_samples(lambda: catalog.load("usable_samples"))
@@ -323,15 +328,17 @@ def _find_producer(name: str, catalog: DataCatalog) -> str | None:
     return next((key for key in names if name in create_pipeline(key).all_outputs()), None)
 
 
-def _format_command(stage: str, run_params: dict[str, Any]) -> str:
+def _format_command(stage: str, run_params: dict[str, Any], config: Config) -> str:
     """Return the command that runs a pipeline with the options of this run."""
     command = f"kedro run --pipeline={stage}"
     if run_params["env"]:
         command += f" --env={run_params['env']}"
-    if run_params["runtime_params"]:
-        settings = [
-            f"{key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
-            for key, value in flatten(run_params["runtime_params"])
-        ]
+    settings = [
+        f"{key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
+        for key, value in flatten(run_params["runtime_params"] or {})
+    ]
+    if stage == "finetune_weights" and config.weights is None:
+        settings.append("weights=FILE")
+    if settings:
         command += f" --params {shlex.quote(','.join(settings))}"
     return command

@@ -75,3 +75,11 @@ def test_a_classifier_of_another_subset_is_refused(finished: Any) -> None:
     error = finished.refuse("--pipeline=suggest")
 
     assert "the classifier was finetuned on other data or labels" in error
+
+
+def test_a_classifier_of_another_encoder_is_refused(finished: Any) -> None:
+    finished.run("pretrain", params="pretrain.seed=1")
+
+    error = finished.refuse("--pipeline=suggest")
+
+    assert "the classifier was finetuned from a different encoder" in error

@@ -195,7 +195,10 @@ def test_without_a_test_split_a_fixed_share_of_each_class_is_drawn(folder, caplo
     pd.testing.assert_frame_equal(ImageFolder(folder).samples(), samples)
     line, again = caplog.messages  # of both
     assert line == again
-    assert "20 % of each of the 4 classes (5 of 23 files) are the test split" in line
+    assert (
+        "20 % of each class, and at least one of two files (in all 5 of 23), are the test" in line
+    )
+    assert line.endswith(". No test images of the class ant")
 
 
 def splits(folder):
@@ -219,7 +222,7 @@ def test_class_folders_without_train_are_the_training_data(folder, caplog):
     check_samples(source.samples(), source.classes)
     skipped, drawn = caplog.messages
     assert skipped.startswith("Skipped 3 files, such as loose.png: neither in a split")
-    assert drawn.startswith("There is no test split with labels (test/, val/ …): 20 % of each of")
+    assert drawn.startswith("There is no test split with labels (test/, val/ …): 20 % of each")
 
 
 def test_files_of_other_kinds_are_not_drawn_for_the_test_split(folder):

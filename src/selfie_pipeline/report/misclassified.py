@@ -61,7 +61,8 @@ def draw_confusion_matrix(predictions: pd.DataFrame, classes: Sequence[str]) -> 
         matrix = confusion_matrix(*labels.T, labels=range(len(classes)))  # (K, K)
         figure, pairs = _draw_matrix(matrix, classes), pairs[:_DESCRIBED]
     confusions = (
-        f"{classes[true]} is predicted as {classes[predicted]} {count:,} times"
+        f"{classes[true]} is predicted as {classes[predicted]} "
+        + ("once" if count == 1 else f"{count:,} times")
         for true, predicted, count in pairs
     )
     correct = f"{(labels[:, 0] == labels[:, 1]).sum():,} of {len(labels):,} correct"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from selfie_pipeline.printable import escape_controls
+from selfie_pipeline.printable import escape_controls, list_first
 from selfie_pipeline.sources.decoding import has_image_extension
 from selfie_pipeline.sources.samples import TEST_SHARE, build_sample_table, draw_test_split
 
@@ -141,14 +141,16 @@ def _draw_test_split(images: list[ListedImage]) -> list[ListedImage]:
         return images
     classes = [images[row].class_name for row in rows]
     is_test = draw_test_split(classes, [_name_for_drawing(images[row].place) for row in rows])
+    tested = {name for name, test in zip(classes, is_test, strict=True) if test}
+    untested = sorted({image.class_name for image in images if image.split == "train"} - tested)
     logger.info(
-        "There is no test split with labels (test/, val/ …): %g %% of each of the %d classes (%d "
-        "of %d files) are the test split, drawn by their names, the same in every run; `samples` "
-        "lists them",
+        "There is no test split with labels (test/, val/ …): %g %% of each class, and at least one "
+        "of two files (in all %d of %d), are the test split, drawn by their names, the same in "
+        "every run; `samples` lists them%s",
         100 * TEST_SHARE,
-        len(set(classes)),
         is_test.sum(),
         len(rows),
+        f". No test images of the class {list_first(untested)}" if untested else "",
     )
     divided = list(images)
     for row, test in zip(rows, is_test, strict=True):

@@ -89,6 +89,24 @@ def pretraining_lineage(encoder: Weights) -> dict[str, Any]:
         ) from None
 
 
+def check_encoder(encoder: Weights, finetuned: Mapping[str, Any], subject: str) -> None:
+    """Check that a classifier or its result was finetuned from this encoder.
+
+    Args:
+        encoder: The encoder.
+        finetuned: The provenance of the other one.
+        subject: What it is, for the message.
+
+    Raises:
+        UserError: It was finetuned from another.
+    """
+    if encoder.digest() != finetuned["encoder"]:
+        raise UserError(
+            f"{subject} was finetuned from a different encoder: run `kedro run "
+            "--pipeline=finetune` again, or load its encoder with --load-versions=encoder:VERSION"
+        )
+
+
 def fingerprint_data(patch_grids: StoredImages, samples: pd.DataFrame) -> str:
     """Return the fingerprint of the patch grids; with `data.drop_leaked`, of those that remain."""
     dropped = set(range(len(patch_grids))) - set(samples["sample"]) - set(patch_grids.unreadable)

@@ -16,6 +16,7 @@ from selfie_pipeline.models.export import (
 )
 from selfie_pipeline.models.preprocessing import load_preprocessing
 from selfie_pipeline.report.model_card import render_model_card
+from selfie_pipeline.training.lineage import check_encoder
 from selfie_pipeline.weights import Weights
 
 _METADATA = {"format": "pt"}  # expected by timm and other readers of safetensors files
@@ -76,11 +77,7 @@ def export_classifier(
 
 
 def _check_belong_together(classifier: Weights, encoder: Weights, metrics: dict[str, Any]) -> None:
-    if encoder.digest() != classifier.provenance.get("encoder"):
-        raise UserError(
-            "the classifier was finetuned from a different encoder: run `kedro run "
-            "--pipeline=finetune` again, or load its encoder with --load-versions=encoder:VERSION"
-        )
+    check_encoder(encoder, classifier.provenance, "the classifier")
     if classifier.digest() != metrics["provenance"]["classifier"]:
         raise UserError(
             "the result belongs to a different classifier: run `kedro run "

@@ -48,7 +48,7 @@ from selfie_pipeline.report.training_curves import draw_training_curves
 from selfie_pipeline.sources import count_samples
 from selfie_pipeline.training.data.batches import Images, open_images, patch_order
 from selfie_pipeline.training.device import find_device
-from selfie_pipeline.training.lineage import fingerprint_data
+from selfie_pipeline.training.lineage import check_encoder, fingerprint_data
 from selfie_pipeline.training.pretraining import predict_patches
 from selfie_pipeline.weights import Weights
 
@@ -90,11 +90,7 @@ def solve_puzzles(
             "--pipelines=finetune,baseline` again, or load its images with "
             "--load-versions=patch_grids:VERSION,usable_samples:VERSION"
         )
-    if encoder.digest() != selfie["provenance"]["encoder"]:
-        raise UserError(
-            "the result was finetuned from a different encoder: run `kedro run "
-            "--pipeline=finetune` again, or load its encoder with --load-versions=encoder:VERSION"
-        )
+    check_encoder(encoder, selfie["provenance"], "the result")
     network = restore_encoder(encoder.tensors, encoder.provenance)
     pretrained = PatchConfig.model_validate(encoder.provenance["configuration"]["patch"])
     side, rest = divmod(patch.image_size, pretrained.grid_size)

@@ -24,7 +24,7 @@ from selfie_pipeline.report.contact_sheet import PredictedImages, draw_predictio
 from selfie_pipeline.training.data.batches import open_images
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.finetuning import classify
-from selfie_pipeline.training.lineage import fingerprint_data
+from selfie_pipeline.training.lineage import check_encoder, fingerprint_data
 from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
@@ -51,8 +51,10 @@ def suggest_images(
         prediction and probability; and the first images, for the contact sheet.
 
     Raises:
-        UserError: There is no such image, or the classifier is of other data or another subset.
+        UserError: There is no such image, or the classifier is of other data, another subset or
+            another encoder.
     """
+    check_encoder(encoder, classifier.provenance, "the classifier")
     pool = _find_pool(classifier, samples, labeled_samples, patch_grids)
     network = restore_classifier(classifier.tensors, classifier.provenance)
     images, device = open_images(patch_grids, patch, augmentation), find_device(compute)
