@@ -296,6 +296,8 @@ def test_one_arm_alone_has_no_report(finished: Any, caplog: pytest.LogCaptureFix
 
     assert len(finished.versions("report")) == 1  # that of the complete run
     assert any("no report" in line for line in caplog.messages)
+    table = next(line for line in caplog.messages if "test accuracy" in line)
+    assert [row.split()[0] for row in table.splitlines()[-2:]] == ["5", "10"]  # % of the labels
 
 
 def test_the_ratio_runs_cells_with_fewer_images(finished: Any) -> None:

@@ -21,7 +21,7 @@ from selfie_pipeline.config import (
     UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
-from selfie_pipeline.evaluation.tables import Cell
+from selfie_pipeline.evaluation.tables import Cell, build_results_table
 from selfie_pipeline.pipelines.experiment.cells import (
     CellKey,
     CellOutcome,
@@ -33,6 +33,7 @@ from selfie_pipeline.pipelines.experiment.cells import (
     run_cells,
 )
 from selfie_pipeline.project import Project
+from selfie_pipeline.report.text import terminal_table
 from selfie_pipeline.starts import load_starts
 from selfie_pipeline.training.finetuning import finetuning_bytes
 from selfie_pipeline.training.lineage import (
@@ -128,22 +129,22 @@ def report_experiment(
     for seed, fraction in itertools.product(experiment.seeds, experiment.labeled_fracs):
         keys = [CellKey(arm, fraction, seed) for arm in _PAIR]
         if all(key in succeeded for key in keys):
-            versions = _find_versions([succeeded[key] for key in keys], results)
+            pair = [_find_result(succeeded[key], results) for key in keys]
+            versions = {f"{cell['arm']}_metrics": cell["version"] for cell in pair}
             project.run("report", load_versions=versions, labeled_frac=fraction, seed=seed)
             break
     else:
         _LOG.warning("experiment: no report, because no seed and fraction has results of both arms")
+        if succeeded:
+            found = [_find_result(outcome, results) for outcome in succeeded.values()]
+            _LOG.info("%s", terminal_table(build_results_table(found)))
     return cells[cells["status"] == "failed"]
 
 
-def _find_versions(pair: list[CellOutcome], results: list[Cell]) -> dict[str, str]:
-    """Return the versions of the results of two cells, which may not be the latest."""
-    return {
-        f"{outcome.arm}_metrics": max(
-            result["version"] for result in results if outcome.matches(result)
-        )
-        for outcome in pair
-    }
+def _find_result(outcome: CellOutcome, results: list[Cell]) -> Cell:
+    """Return the latest result of a cell; there may be later ones with other parameters."""
+    matching = [result for result in results if outcome.matches(result)]
+    return max(matching, key=lambda result: str(result["version"]))
 
 
 def check_complete(cells: pd.DataFrame) -> None:
