@@ -40,8 +40,7 @@ class Study(NamedTuple):
             the report of `benchmarks/simclr.py`, or the cell of their training; empty without such
             an arm.
         weights_name: How they were trained.
-        scratch: The folder of the trainings from scratch, if they are not with the others.
-        arms: The arms to show; all if it is empty.
+        scratch: The folder of the trainings from scratch, instead of those beside the others.
     """
 
     folder: str | tuple[str, ...]
@@ -50,20 +49,19 @@ class Study(NamedTuple):
     weights: str = ""
     weights_name: str = "SimCLR"
     scratch: str = ""
-    arms: tuple[str, ...] = ()
 
     def pretrainings(self) -> list[list[dict[str, Any]]]:
         """Load the cells of each folder; their names stand for their versions."""
         folders = [self.folder] if isinstance(self.folder, str) else self.folder
         scratch = [*(HERE / self.scratch).glob("supervised-*.json")] if self.scratch else []
-        loaded = [
+        own = "selfie-*.json" if self.scratch else "*.json"
+        return [
             [
                 json.loads(file.read_text()) | {"version": file.name}
-                for file in sorted({*scratch, *(HERE / folder).glob("*.json")})
+                for file in sorted({*scratch, *(HERE / folder).glob(own)})
             ]
             for folder in folders
         ]
-        return [[c for c in cells if not self.arms or c["arm"] in self.arms] for cells in loaded]
 
     def cells(self) -> list[dict[str, Any]]:
         """Return the cells, with the accuracy that is the mean over the pretrainings."""
@@ -105,15 +103,31 @@ STUDIES = [
         'experiment.arms=[supervised,selfie,weights]"',
         weights="benchmarks/simclr_cats_dogs.json",
     ),
-    Study(
-        "cats_dogs/second_pretraining",
-        "cats and dogs, narrow, 500 × 64, harder puzzle, 20 minutes",
-        f'{_PHOTOGRAPHS}pretrain.steps=5000,pretrain.seed=1"',
-    ),
-    Study(
-        "cats_dogs/paper_puzzle",
-        "cats and dogs, narrow, 500 × 64, paper's puzzle, 17 minutes",
-        f'{_PHOTOGRAPHS}pretrain.steps=5000,pretrain.smallest_crop=null,pretrain.colour_jitter=0"',
+    *(
+        Study(
+            tuple(f"cats_dogs/{folder}" for folder in folders),
+            f"cats and dogs, narrow, 500 × 64, {puzzle}, 5,000 steps, two pretrainings",
+            f'{_PHOTOGRAPHS}pretrain.steps=5000{switches}", and again with pretrain.seed=1',
+            scratch="cats_dogs/cells",
+        )
+        for puzzle, switches, folders in (
+            (
+                "paper's puzzle",
+                ",pretrain.smallest_crop=null,pretrain.colour_jitter=0",
+                ("paper_puzzle", "ablation/paper_1"),
+            ),
+            (
+                "crops alone",
+                ",pretrain.colour_jitter=0",
+                ("ablation/crops_0", "ablation/crops_1"),
+            ),
+            (
+                "colours alone",
+                ",pretrain.smallest_crop=null",
+                ("ablation/colours_0", "ablation/colours_1"),
+            ),
+            ("harder puzzle", "", ("four_starts", "second_pretraining")),
+        )
     ),
     Study(
         "cats_dogs/four_starts",
@@ -152,7 +166,6 @@ STUDIES = [
         'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2,3,4]", and again with '
         "pretrain.seed=1",
         scratch="cifar10/harder_puzzle",
-        arms=("supervised", "selfie"),
     ),
     Study(
         "cifar10/cells",

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import torch
+from tqdm import tqdm
 
 from selfie_pipeline.training.jobs import (
     POLL_INTERVAL_S,
@@ -154,6 +155,7 @@ def _blocked(number: signal.Signals) -> Iterator[None]:
 
 def _prepare_process(threads: int) -> None:
     torch.set_num_threads(threads)
+    tqdm.set_lock(threading.RLock())  # its own one is a semaphore, which outlives a killed process
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
