@@ -130,7 +130,9 @@ def test_params_are_read_as_yaml(text: str, value: Any, separator: str) -> None:
         ("", None),
     ],
 )
-@pytest.mark.parametrize("key", ["images", "data.folder", "weights", "pretrain.weights"])
+@pytest.mark.parametrize(
+    "key", ["images", "data.folder", "data.labels", "weights", "pretrain.weights"]
+)
 def test_text_is_kept_as_it_is(key: str, text: str, value: Any) -> None:
     found = parse(f"{key}={text}")
     for part in key.split("."):

@@ -127,6 +127,17 @@ def test_an_item_of_a_list_is_named_by_its_index(make_parameters):
             "allowed: a divisor of finetune.batch_size = 8 that is less than it",
         ),
         (
+            {
+                "compute.engine": "ray",
+                "compute.workers": 8,
+                "compute.batch_norm": "local",
+                "pretrain.batch_size": 8,
+            },
+            "compute.workers = 8 × finetune.accumulate = 1 leaves one image of finetune.batch_size "
+            "= 8 for each worker's BatchNorm; allowed: fewer workers, or "
+            "compute.batch_norm=synchronised",
+        ),
+        (
             {"data.name": "two\nlines"},
             "data.name = 'two\\nlines' is not allowed; allowed: a line of text without control "
             "characters",

@@ -281,7 +281,7 @@ class TrainingConfig(_StrictModel):
     """Largest gradient norm over all weights; null for no clipping."""
     smallest_crop: PositiveFraction | None
     """Smallest area of a random resized crop, as a fraction of the canvas; null for crops at the
-    stored scale, as in the paper."""
+    stored scale, as in the paper. The canvas may cut crops of more than 0.75 down to that."""
     colour_jitter: Fraction
     """Strength of random changes of brightness, contrast, saturation and hue, and 20 % grey; 0 for
     none, as in the paper. In pretraining each patch changes on its own, so that colours do not
@@ -541,6 +541,14 @@ class Config(_StrictModel):
                     f"finetune.accumulate = {recipe.accumulate} leaves micro-batches of one image, "
                     "too few for BatchNorm; allowed: a divisor of finetune.batch_size = "
                     f"{recipe.batch_size} that is less than it"
+                )
+            is_local = self.compute.engine == "ray" and self.compute.batch_norm == "local"
+            if name == "finetune" and is_local and recipe.batch_size == parts:
+                raise ValueError(
+                    f"compute.workers = {self.compute.workers} × finetune.accumulate = "
+                    f"{recipe.accumulate} leaves one image of finetune.batch_size = "
+                    f"{recipe.batch_size} for each worker's BatchNorm; allowed: fewer workers, or "
+                    "compute.batch_norm=synchronised"
                 )
             if self.compute.engine == "ray" and recipe.batch_size % parts:
                 raise ValueError(

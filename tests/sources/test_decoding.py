@@ -126,6 +126,23 @@ def test_images_of_several_frames_are_counted_in_one_log_line(format_, caplog):
     assert caplog.messages == ["2 images have several frames or pages: the first is used"]
 
 
+def test_images_of_fewer_than_16_bits_in_16_are_named(caplog):
+    """As microscopes write them."""
+    files = []
+    for largest in (2**12 - 1, 2**16 - 1, 2**12 - 1):
+        file = io.BytesIO()
+        ramp = np.linspace(0, largest, 64, dtype=np.uint16).reshape(8, 8)
+        Image.fromarray(ramp).save(file, "TIFF")
+        files.append(file.getvalue())
+
+    (chunk,) = decode_chunks(files, io.BytesIO, SIDE)
+
+    assert chunk.images[0].max() < 16
+    assert chunk.images[1].max() > 200
+    (line,) = caplog.messages
+    assert line.startswith("2 images of 16 bits have no value above 16383, so they become dark")
+
+
 def test_a_photograph_with_a_preview_beside_it_has_one_frame(caplog):
     caplog.set_level("INFO")
     file = io.BytesIO()

@@ -198,7 +198,7 @@ def test_without_a_test_split_a_fixed_share_of_each_class_is_drawn(folder, caplo
     assert (
         "20 % of each class, and at least one of two files (in all 5 of 23), are the test" in line
     )
-    assert line.endswith(". No test images of the class ant")
+    assert line.endswith(". Without test images: ant")
 
 
 def splits(folder):

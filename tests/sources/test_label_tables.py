@@ -250,6 +250,8 @@ def test_folders_of_other_names_than_the_classes_are_no_classes(folder, listed, 
         "part_1/5.jpg": "",
     }
     assert caplog.messages[0].startswith("The classes part_0, part_1 are dropped: data.labels has")
+    assert "but for 3, which are unlabeled now" in caplog.messages[0]
+    assert caplog.records[0].levelname == "WARNING"
 
 
 def test_the_folders_of_splits_count_where_a_table_has_no_split(folder, listed):
@@ -345,6 +347,43 @@ def test_a_damaged_table_is_refused_with_its_name_and_reason(photos, listed, con
     assert f"{photos}/labels.csv" in str(error.value)
     assert message in str(error.value)
     assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["more.csv", "more.parquet"])
+def test_numbers_with_gaps_are_the_same_classes(folder, listed, name):
+    """pandas writes a column of whole numbers with gaps as 3.0."""
+    touch(folder, *(f"{n}.jpg" for n in range(6)))
+    pd.DataFrame({"id": [0, 1], "label": [3, 7]}).to_csv(folder / "first.csv", index=False)
+    more = pd.DataFrame({"id": [2, 3, 4, 5], "label": [3, None, 7, None]})
+    more.to_csv(folder / name, index=False) if name.endswith("csv") else more.to_parquet(
+        folder / name
+    )
+
+    found = listed("raw/first.csv", f"raw/{name}")
+
+    assert {place: class_name for place, (_, class_name) in found.items() if class_name} == {
+        "0.jpg": "3",
+        "1.jpg": "7",
+        "2.jpg": "3",
+        "4.jpg": "7",
+    }
+
+
+@pytest.mark.parametrize("text", ["3.0\n2.5", "v1.0\n2.0", "1.10\n2.0"])
+def test_other_numbers_stay_as_they_are(folder, listed, text):
+    touch(folder, "0.jpg", "1.jpg")
+    one, two = text.split()
+    (folder / "labels.csv").write_text(f"id,label\n0,{one}\n1,{two}\n")
+
+    assert [name for _, name in listed("raw/labels.csv").values()] == [one, two]
+
+
+def test_two_columns_of_one_name_are_refused(photos, listed):
+    (photos / "labels.csv").write_text("file,class,class\nphotos/1.jpg,cat,dog\n")
+
+    for chosen in ({}, {"class_column": "class"}):
+        with pytest.raises(UserError, match="has 2 columns with the name class; rename"):
+            listed("raw/labels.csv", **chosen)
 
 
 def test_a_damaged_parquet_table_is_refused(photos, listed):

@@ -57,6 +57,12 @@ def test_shards_of_webdataset_are_read_with_their_splits_and_classes(folder, ope
     ]
 
 
+def test_classes_that_are_equal_as_numbers_are_in_the_order_of_their_names(folder, opened):
+    write(folder, "set-train", ["1", "01", "2", "001"])
+
+    assert opened().classes == ("001", "01", "1", "2")
+
+
 def test_the_images_are_those_in_the_tar_files_from_any_sample_on(folder, opened, all_images):
     write(folder, "train", [0, 1, 0, 1, 0])
     write(folder, "test", [None])  # left out, as it has no class
@@ -86,6 +92,22 @@ def test_other_files_of_a_sample_and_samples_without_an_image_are_skipped(folder
     assert places.str.endswith(".jpg").all()
     assert len(places) == 4
     assert "more-000000.tar: 2 samples without an image are skipped" in caplog.text
+
+
+def test_classes_that_do_not_follow_their_images_are_refused(folder, opened):
+    """tar without --sort packs files in the order of the directory."""
+    with tarfile.open(folder / "train.tar", "w") as tar:
+        for extension in ("png", "cls"):
+            for number in range(4):
+                file = io.BytesIO()
+                image(number).save(file, "png")
+                content = file.getvalue() if extension == "png" else b"cat"
+                info = tarfile.TarInfo(f"{number}.{extension}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+    with pytest.raises(UserError, match=r"4 classes have no image .* 0\.cls, and 4 images .*sort"):
+        opened()
 
 
 def test_only_regular_files_that_are_not_hidden_are_images(folder, opened):

@@ -44,7 +44,7 @@ def find_column(path: Path, columns: Collection[str], kind: str, named: str | No
         The column's name; None if none is named as such columns are.
 
     Raises:
-        UserError: Several columns are, or there is no column of the given name.
+        UserError: Several columns are, or there is no column of the given name, or several.
     """
     if named is not None:
         if named not in columns:
@@ -52,9 +52,12 @@ def find_column(path: Path, columns: Collection[str], kind: str, named: str | No
                 f"data.{kind}_column = {named} is not a column of {path}; allowed: "
                 f"{list_first(columns)}"
             )
+        _check_once(path, columns, named)
         return named
     for known in _NAMES[kind]:
         found = [name for name in columns if re.sub(r"[\W_]", "", name).lower() in known]
+        if found:
+            _check_once(path, columns, found[0])
         if len(found) > 1:
             raise UserError(
                 f"{path} has several columns that may be the {kind} column: {list_first(found)}; "
@@ -63,6 +66,11 @@ def find_column(path: Path, columns: Collection[str], kind: str, named: str | No
         if found:
             return found[0]
     return None
+
+
+def _check_once(path: Path, columns: Collection[str], name: str) -> None:
+    if (count := list(columns).count(name)) > 1:
+        raise UserError(f"{path} has {count} columns with the name {name}; rename all but one")
 
 
 def read_class_labels(schema: pa.Schema) -> dict[str, list[str]]:
@@ -108,6 +116,13 @@ def to_texts(
             raise damaged_error(
                 path, f"{column} has the class {value}, but {len(class_names)} classes have names"
             )
+    return texts
+
+
+def drop_points(texts: Sequence[str]) -> Sequence[str]:
+    """Return whole numbers without a point: pandas writes them as 3.0 if there are gaps."""
+    if all(re.fullmatch(r"(-?\d+\.0)?", text) for text in texts):
+        return [text.removesuffix(".0") for text in texts]
     return texts
 
 

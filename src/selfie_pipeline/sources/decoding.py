@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path, PurePath
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,8 @@ _MOST_OPAQUE_PIXELS = 150_000_000
 """Largest number for grey and RGB PNGs without transparency; decoding takes up to 8 bytes each."""
 _MOST_COPIED_PIXELS = 2**24
 """Largest number for torch, which resizes faster than Pillow but needs copies of 9 bytes each."""
+_DARK = 2**14 - 1
+"""Largest value of an image of 16 bits that makes use of 14 only."""
 _QUEUED_PER_CORE = 16
 
 _Item = TypeVar("_Item")
@@ -93,21 +95,34 @@ def decode_file(file: Path | BinaryIO, canvas_size: int) -> NDArray[np.uint8]:
         UnreadableImageError: The file can't be read, is empty, cut off, damaged, too large, or not
             an image.
     """
-    return _decode(file, canvas_size)[0]
+    return _decode(file, canvas_size).pixels
 
 
-def _decode(file: Path | BinaryIO, canvas_size: int) -> tuple[NDArray[np.uint8], bool]:
-    """Return the result of `decode_file`, and True if the file has more frames."""
+class _Decoded(NamedTuple):
+    """An image, and what its data set's log should say of it.
+
+    Attributes:
+        pixels: The result of `decode_file`.
+        has_more: Whether the file has more frames.
+        is_dark: Whether it has 16 bits, of which it uses the lowest quarter of the range at most.
+    """
+
+    pixels: NDArray[np.uint8]
+    has_more: bool
+    is_dark: bool
+
+
+def _decode(file: Path | BinaryIO, canvas_size: int) -> _Decoded:
     try:
         with Image.open(file, formats=_FORMATS) as image:
             image.draft(None, (2 * canvas_size, 2 * canvas_size))  # ignored by all but JPEG
             _check_size(image)
             image.load()
             _check_size(image)  # transparency may be declared behind the pixels
-            has_more = _has_more_frames(image)
+            has_more, is_dark = _has_more_frames(image), _is_dark(image)
             with suppress(Exception):  # damaged EXIF with intact pixels
                 ImageOps.exif_transpose(image, in_place=True)
-            return _fit_to_canvas(_to_rgb(image), canvas_size), has_more
+            return _Decoded(_fit_to_canvas(_to_rgb(image), canvas_size), has_more, is_dark)
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
@@ -134,7 +149,7 @@ def decode_chunks(
     canvas_size: int,
     start: int = 0,
 ) -> Iterator[Chunk]:
-    """Decode files on all cores; log how many have several frames.
+    """Decode files on all cores; log how many have several frames or unused bits.
 
     Args:
         files: Items of any type, consumed as needed.
@@ -150,7 +165,7 @@ def decode_chunks(
         Exception: Any exception of `load`, or of iterating over the files.
     """
 
-    def decode(item: _Item) -> tuple[NDArray[np.uint8], bool] | UnreadableImageError:
+    def decode(item: _Item) -> _Decoded | UnreadableImageError:
         file = load(item)
         if isinstance(file, UnreadableImageError):
             return file
@@ -164,7 +179,7 @@ def decode_chunks(
 
     decoded = map_ordered(decode, files)
     step = max(1, CHUNK_BYTES // (3 * canvas_size**2))
-    several_frames = 0
+    several_frames = dark = 0
     while results := list(islice(decoded, step)):
         planes = np.zeros((len(results), 3, canvas_size, canvas_size), dtype=np.uint8)
         images = planes.transpose(0, 2, 3, 1)  # (n, H, W, C)
@@ -173,12 +188,20 @@ def decode_chunks(
             if isinstance(result, UnreadableImageError):
                 unreadable[start + row] = str(result)
             else:
-                images[row], has_more = result
-                several_frames += has_more
+                images[row] = result.pixels
+                several_frames += result.has_more
+                dark += result.is_dark
         yield Chunk(images, unreadable)
         start += len(results)
     if several_frames:
         logger.info("%d images have several frames or pages: the first is used", several_frames)
+    if dark:
+        logger.warning(
+            "%d images of 16 bits have no value above %d, so they become dark: the higher eight "
+            "bits are used; scale the values of images of 10, 12 or 14 bits to 65535 first",
+            dark,
+            _DARK,
+        )
 
 
 def map_ordered(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
@@ -257,6 +280,14 @@ def _has_more_frames(image: Image.Image) -> bool:
     """
     with suppress(Exception):  # damage behind an intact first frame
         return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    return False
+
+
+def _is_dark(image: Image.Image) -> bool:
+    """Return True for an image of 16 bits that has small values only."""
+    with suppress(Exception):  # modes whose values Pillow can't look through
+        largest = image.getextrema()[1]
+        return image.mode.startswith("I") and isinstance(largest, int | float) and largest <= _DARK
     return False
 
 

@@ -16,7 +16,7 @@ from pyarrow.parquet import ParquetFile
 from selfie_pipeline.config import DataConfig, UserError
 from selfie_pipeline.printable import list_first
 from selfie_pipeline.sources.base import damaged_error
-from selfie_pipeline.sources.columns import find_column, read_class_labels, to_texts
+from selfie_pipeline.sources.columns import drop_points, find_column, read_class_labels, to_texts
 from selfie_pipeline.sources.decoding import has_image_extension
 from selfie_pipeline.sources.listing import SPLIT_NAMES, UNLABELED_NAMES, ListedImage, compose
 
@@ -136,14 +136,16 @@ def _read_text(
         if not header:
             raise csv.Error("its first line is empty, where the names of the columns belong")
         columns = [header.index(name) if name is not None else -1 for name in find(header)]
+        rows = []
         for row in reader:
             if any(row[len(header) :]):
                 raise csv.Error(
                     f"line {reader.line_num} has {len(row)} columns, the header {len(header)}"
                 )
             if any(row):
-                cells = [row[c] if 0 <= c < len(row) else "" for c in columns]
-                yield cells[0], cells[1], cells[2]
+                rows.append([row[c].strip() if 0 <= c < len(row) else "" for c in columns])
+        images, classes, splits = zip(*rows, strict=True) if rows else ((), (), ())
+        return zip(drop_points(images), drop_points(classes), splits, strict=True)
 
 
 def _read_parquet(
@@ -193,9 +195,14 @@ def apply_label_tables(
     is_replaced = any(before and new for before, new in given)
     labeled = list(images)
     if is_replaced and own.isdisjoint(new for _, new in given):
-        logger.info(
-            "The classes %s are dropped: data.labels has others for their images",
+        named = {index for rows in matched for index, row in rows.items() if row.class_name}
+        lost = sum(bool(i.class_name) and index not in named for index, i in enumerate(images))
+        logger.log(
+            logging.WARNING if lost else logging.INFO,
+            "The classes %s are dropped: data.labels has others for their images, but for %d, "
+            "which are unlabeled now",
             list_first(sorted(own)),
+            lost,
         )
         labeled = [image._replace(class_name="") for image in images]
     for number, (table, rows) in enumerate(zip(tables, matched, strict=True), start=1):

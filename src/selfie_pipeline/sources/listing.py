@@ -150,7 +150,7 @@ def _draw_test_split(images: list[ListedImage]) -> list[ListedImage]:
         100 * TEST_SHARE,
         is_test.sum(),
         len(rows),
-        f". No test images of the class {list_first(untested)}" if untested else "",
+        f". Without test images: {list_first(untested)}" if untested else "",
     )
     divided = list(images)
     for row, test in zip(rows, is_test, strict=True):

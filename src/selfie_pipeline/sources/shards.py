@@ -144,7 +144,9 @@ def _open_bytes(content: bytes | None) -> BinaryIO | UnreadableImageError:
 def _order_classes(present: Collection[str], published: Sequence[str]) -> tuple[str, ...]:
     """Order class names as published; others by number, then by name."""
     others = set(present) - set(published)
-    numbers = sorted((name for name in others if name.isdecimal()), key=int)
+    numbers = sorted(
+        (name for name in others if name.isdecimal()), key=lambda name: (int(name), name)
+    )
     return (
         *(name for name in published if name in present),
         *numbers,

@@ -12,6 +12,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from selfie_pipeline.config import UserError
+from selfie_pipeline.printable import shorten
 from selfie_pipeline.sources.base import damaged_error
 from selfie_pipeline.sources.decoding import has_image_extension
 
@@ -46,20 +48,31 @@ class WebDatasetReader:
 
     def list_images(self, path: Path) -> Iterator[tuple[str, str]]:
         """Yield the name in the tar file and the class of each image; see `ShardReader`."""
-        skipped = 0
+        skipped = unlabeled = 0
+        orphans = []  # samples with a class, but without an image
         try:
             with path.open("rb") as file:
                 for members in _read_samples(path):
                     image = _find_image(members)
                     if image is None:
                         skipped += 1
+                        orphans += [member.sample for member in members.values()][
+                            : "cls" in members
+                        ]
                         continue
                     class_name = ""
                     if cls := members.get("cls"):
                         class_name = _read_class(path, file, cls)
+                    unlabeled += not class_name
                     yield f"/{image.sample}.{image.extension}", class_name
         except _DAMAGE as error:
             raise damaged_error(path, error) from error
+        if orphans and unlabeled:
+            raise UserError(
+                f"{path}: {len(orphans)} classes have no image beside them, such as "
+                f"{shorten(orphans[0])}.cls, and {unlabeled} images have no class; the files of a "
+                "sample must follow one another: pack them by name (tar --sort=name)"
+            )
         if skipped:
             logger.warning("%s: %d samples without an image are skipped", path, skipped)
 
