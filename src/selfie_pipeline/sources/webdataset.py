@@ -53,7 +53,7 @@ class WebDatasetReader:
         try:
             with path.open("rb") as file:
                 for members in _read_samples(path):
-                    image = _find_image(members)
+                    image, cls = _find_image(members), members.get("cls")
                     if image is None:
                         skipped += 1
                         orphans += [member.sample for member in members.values()][
