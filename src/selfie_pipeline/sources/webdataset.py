@@ -56,13 +56,9 @@ class WebDatasetReader:
                     image, cls = _find_image(members), members.get("cls")
                     if image is None:
                         skipped += 1
-                        orphans += [member.sample for member in members.values()][
-                            : "cls" in members
-                        ]
+                        orphans += [cls.sample] if cls else []
                         continue
-                    class_name = ""
-                    if cls := members.get("cls"):
-                        class_name = _read_class(path, file, cls)
+                    class_name = _read_class(path, file, cls) if cls else ""
                     unlabeled += not class_name
                     yield f"/{image.sample}.{image.extension}", class_name
         except _DAMAGE as error:
