@@ -152,7 +152,7 @@ def _quote_text(key: str, value: str) -> str:
     for part in key.split("."):
         field = getattr(model, "model_fields", {}).get(part)
         model = field.annotation if field else None
-    is_text = model is str or {str, list[str]} & {*get_args(model)}
+    is_text = model is str or any(kind in get_args(model) for kind in (str, list[str]))
     is_yaml = value in {"", "~"} or value.lower() == "null" or value[0] in "'\"[{"
     return json.dumps(value, ensure_ascii=False) if is_text and not is_yaml else value
 

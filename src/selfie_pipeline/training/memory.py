@@ -23,7 +23,7 @@ _OUT_OF_MEMORY = re.compile(
     r"(?:out of memory|can't allocate memory|unable).*?allocate ([\d.]+ \w+)", re.I | re.S
 )
 """The messages of torch, for a GPU and for a CPU, and of NumPy."""
-_OVERFLOW = re.compile("overflow", re.I)
+_OVERFLOW = re.compile(r"size calculation overflow|Overflow when unpacking")
 """In torch's messages on sizes that it can't even count in 64 bits."""
 
 
