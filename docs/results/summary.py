@@ -108,25 +108,28 @@ STUDIES = [
             tuple(f"cats_dogs/{folder}" for folder in folders),
             f"cats and dogs, narrow, 500 × 64, {puzzle}, 5,000 steps, two pretrainings",
             f'{_PHOTOGRAPHS}pretrain.steps=5000{switches}", and again with pretrain.seed=1',
-            scratch="cats_dogs/cells",
+            scratch=f"cats_dogs/{scratch}",
         )
-        for puzzle, switches, folders in (
+        for puzzle, switches, scratch, folders in (
             (
                 "paper's puzzle",
                 ",pretrain.smallest_crop=null,pretrain.colour_jitter=0",
+                "cells",
                 ("paper_puzzle", "ablation/paper_1"),
             ),
             (
                 "crops alone",
                 ",pretrain.colour_jitter=0",
+                "four_starts",
                 ("ablation/crops_0", "ablation/crops_1"),
             ),
             (
                 "colours alone",
                 ",pretrain.smallest_crop=null",
+                "four_starts",
                 ("ablation/colours_0", "ablation/colours_1"),
             ),
-            ("harder puzzle", "", ("four_starts", "second_pretraining")),
+            ("harder puzzle", "", "four_starts", ("four_starts", "second_pretraining")),
         )
     ),
     Study(
