@@ -124,7 +124,11 @@ def _choose_belonging(
         return max((each for each in saved if each <= version), default=version)
     if name in _SAVED_AFTER:
         later = [each for each in entries[other].list_versions(full_path=False) if each > version]
-        belonging = [each for each in saved if version <= each and not any(map(each.__ge__, later))]
+        belonging = (
+            each
+            for each in saved
+            if version <= each and all(each < following for following in later)
+        )
         return max(belonging, default=version)
     return version
 

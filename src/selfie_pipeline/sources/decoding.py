@@ -285,9 +285,10 @@ def _has_more_frames(image: Image.Image) -> bool:
 
 def _is_dark(image: Image.Image) -> bool:
     """Return True for an image of 16 bits that has small values only."""
-    with suppress(Exception):  # modes whose values Pillow can't look through
-        largest = image.getextrema()[1]
-        return image.mode.startswith("I") and isinstance(largest, int | float) and largest <= _DARK
+    if image.mode.startswith("I"):
+        with suppress(Exception):  # modes whose values Pillow can't look through
+            largest = image.getextrema()[1]
+            return isinstance(largest, int | float) and largest <= _DARK
     return False
 
 
