@@ -31,7 +31,6 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from selfie_pipeline.config import Config, load_config
 from selfie_pipeline.models.backbone import build_resnet
-from selfie_pipeline.training.data.batches import open_images
 from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.device import Device, find_device
 
@@ -63,8 +62,7 @@ def load_images(env: str | None) -> Stored:
         samples = context.catalog.load("usable_samples")
         grids = context.catalog.load("patch_grids")
     rows = samples.loc[samples["split"] != "test", "sample"].to_numpy()
-    windows = open_images(grids, config.patch, config.augmentation).central_windows(rows)
-    images = windows.permute(0, 2, 3, 1).numpy()  # (M, H, W, C)
+    images = grids.read_canvases(rows)  # (M, H, W, C)
     normalize = {"mean": grids.mean.tolist(), "std": grids.std.tolist()}
     return Stored(config, images, normalize)
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from selfie_pipeline.evaluation.convergence import has_converged
 from selfie_pipeline.evaluation.tables import build_results_table
 from selfie_pipeline.report.text import display_table
 
@@ -64,12 +65,19 @@ class Study(NamedTuple):
         ]
 
     def cells(self) -> list[dict[str, Any]]:
-        """Return the cells, with the accuracy that is the mean over the pretrainings."""
-        every = self.pretrainings()
-        accuracies = defaultdict[tuple[Any, ...], list[float]](list)
-        for cell in chain(*every):
-            accuracies[_key(cell)].append(cell["accuracy"])
-        return [cell | {"accuracy": fmean(accuracies[_key(cell)])} for cell in every[0]]
+        """Return the cells, with accuracies that are the mean over the pretrainings.
+
+        They have converged if those of all pretrainings have.
+        """
+        repeats = defaultdict[tuple[Any, ...], list[dict[str, Any]]](list)
+        for cell in chain(*(every := self.pretrainings())):
+            repeats[_key(cell)].append(cell)
+        if any(len(same) != len(every) for same in repeats.values()):
+            raise ValueError(f"{self.title}: a pretraining lacks a cell")
+        return [
+            min(same, key=_has_converged) | {"accuracy": fmean(cell["accuracy"] for cell in same)}
+            for same in repeats.values()
+        ]
 
     def weights_images(self) -> int:
         """Return the number of images that the given weights were trained on."""
@@ -261,6 +269,11 @@ def with_table(readme: str) -> str:
 
 def _key(cell: dict[str, Any]) -> tuple[Any, ...]:
     return cell["arm"], cell["labeled_frac"], cell["seed"]
+
+
+def _has_converged(cell: dict[str, Any]) -> bool:
+    ending = cell["provenance"].get("training")
+    return bool(ending) and has_converged(ending)
 
 
 def _round(value: float) -> str:

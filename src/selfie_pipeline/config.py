@@ -287,7 +287,8 @@ class TrainingConfig(_StrictModel):
     none, as in the paper. In pretraining each patch changes on its own, so that colours do not
     give a masked patch away."""
     log_every: PositiveInt
-    """Number of steps between two rows of the history."""
+    """Number of steps between two rows of the history, of which convergence is judged; with more
+    than a fifth of the steps, it may go unnoticed."""
     checkpoint_every: PositiveInt
     """Number of steps between two checkpoints, from which an interrupted training resumes."""
 
@@ -367,6 +368,12 @@ class RangeConfig(_StrictModel):
                 "than high"
             )
         return self
+
+    def at(self, share: float) -> float:
+        """Return the value at a share of the range, in [0, 1)."""
+        if self.log:
+            return self.low * math.pow(self.high / self.low, share)
+        return self.low + (self.high - self.low) * share
 
 
 class TuneConfig(_StrictModel):

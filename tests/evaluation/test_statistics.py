@@ -99,6 +99,13 @@ def test_permutation_test_counts_every_sign_pattern() -> None:
     assert paired_permutation_p(SLEEP_2, SLEEP_1) == pytest.approx(2 * above)
 
 
+def test_permutation_test_counts_ties_of_accuracies_that_are_rounded() -> None:
+    # Of the differences 5, -2 and 2 of 540, six of the 2^3 sign patterns have a sum of at least 5.
+    ours, theirs = np.array([384, 383, 384]), np.array([379, 385, 382])
+    assert paired_permutation_p(ours, theirs) == 6 / 8
+    assert paired_permutation_p(100 * (ours / 540), 100 * (theirs / 540)) == 6 / 8
+
+
 def test_permutation_test_of_many_pairs_is_close_to_the_t_test_and_deterministic() -> None:
     rng = np.random.default_rng(0)
     ours, theirs = rng.normal(size=(2, 40))

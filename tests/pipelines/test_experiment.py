@@ -209,6 +209,7 @@ def test_kept_cells_of_another_precision_are_noticed(
     assert not [line for line in caplog.messages if "another precision" in line]
     for file in finished.path.rglob("metrics.json/*/metrics.json"):
         file.write_text(file.read_text().replace('"precision": "', '"precision": "16-'))
+    finished.run("baseline", params="labeled_frac=0.05,seed=0,finetune.weight_decay=0.5")
 
     finished.run("cells", params="experiment.labeled_fracs=[0.05],experiment.seeds=[0]")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
@@ -78,11 +79,21 @@ def test_the_recipes_own_value_comes_first_and_all_are_in_the_range(
     assert [trial.value for trial in trials] == [1 - abs(rate - 0.2) for rate in rates(trials)]
 
 
+@pytest.mark.parametrize("seed", [0, 1, 17])
+def test_the_next_four_trials_are_spread_over_the_range(
+    make_search, make_trials, seed: int
+) -> None:
+    trials = make_trials(make_search(trials=5, seed=seed), peak)
+
+    quarters = [4 * np.log(rate / 0.01) // np.log(0.4 / 0.01) for rate in rates(trials)[1:]]
+    assert sorted(quarters) == [0, 1, 2, 3]
+
+
 def test_after_five_trials_values_are_drawn_near_the_best(make_search, make_trials) -> None:
     trials = make_trials(make_search(trials=25), peak)
 
-    drawn_at_random, informed = rates(trials)[1:5], rates(trials)[10:]
-    mean = [sum(abs(x - 0.2) for x in part) / len(part) for part in (drawn_at_random, informed)]
+    spread, informed = rates(trials)[1:5], rates(trials)[10:]
+    mean = [sum(abs(x - 0.2) for x in part) / len(part) for part in (spread, informed)]
     assert mean[1] < mean[0]
     assert any(abs(rate - 0.2) < 0.02 for rate in informed)
 

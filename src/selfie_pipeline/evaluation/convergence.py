@@ -25,6 +25,7 @@ def measure_convergence(
 
     Args:
         history: One row a log interval: ``step``, ``loss``, ``accuracy``; see `state.HistoryRow`.
+            The means are coarser than fifths if an interval is longer than a fifth.
         labels: (M,), int64: the classes of the labeled samples.
 
     Returns:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import scipy
+
 from selfie_pipeline.config import Arm, TuneConfig
 from selfie_pipeline.provenance import hash_json
 
@@ -81,6 +83,23 @@ class Search:
         if pretrain.get("images") is not None:
             return next((each.settings for each in results if each.setup == self.setup), {})
         return next((each.settings for each in results if each.study == self.study), {})
+
+    def initial_settings(self, number: int) -> dict[str, float]:
+        """Return the values of one of the first trials, which do not depend on others' scores.
+
+        The first has the recipe's own, the others are spread evenly over the ranges (Halton).
+        """
+        if number == 0:
+            recipe = self.lineage["configuration"]["finetune"]
+            return {name: recipe[name] for name in self.tune.space}
+        halton = scipy.stats.qmc.Halton(len(self.tune.space), rng=self.tune.seed).fast_forward(
+            number - 1
+        )
+        shares = halton.random()[0]  # (parameters,)
+        return {
+            name: float(interval.at(share))
+            for (name, interval), share in zip(self.tune.space.items(), shares, strict=True)
+        }
 
     def suggest(self, trial: optuna.Trial) -> dict[str, float]:
         """Suggest the values of a trial."""

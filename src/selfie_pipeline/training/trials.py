@@ -23,6 +23,8 @@ from selfie_pipeline.training.search import Search, SearchResult
 
 _LOG = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # here, for the processes of trials, too
+_INITIAL_TRIALS = 5
+"""Number of trials whose values do not depend on the scores of others."""
 Objective = Callable[[optuna.Trial], float]
 
 
@@ -54,7 +56,7 @@ def open_studies(path: Path) -> Iterator[optuna.storages.RDBStorage]:
 
 
 def open_study(search: Search, storage: optuna.storages.BaseStorage) -> optuna.Study:
-    """Load the study, or create it with the recipe's own values as the first trial.
+    """Load the study, or create it.
 
     Trials that an interrupted run had begun have failed. Their values are drawn again, because
     they follow from the seed and the trials that ended.
@@ -67,9 +69,6 @@ def open_study(search: Search, storage: optuna.storages.BaseStorage) -> optuna.S
     )
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
-    if not finished_trials(study) and not study.get_trials(states=(TrialState.WAITING,)):
-        recipe = search.lineage["configuration"]["finetune"]
-        study.enqueue_trial({name: recipe[name] for name in search.tune.space})
     return study
 
 
@@ -81,8 +80,10 @@ def run_search(search: Search, study: optuna.Study, objective: Objective) -> Job
     results.
     """
     while (finished := len(finished_trials(study))) < search.tune.trials:
+        if finished < _INITIAL_TRIALS and not study.get_trials(states=(TrialState.WAITING,)):
+            study.enqueue_trial(search.initial_settings(finished))
         study.sampler = optuna.samplers.TPESampler(
-            n_startup_trials=5, seed=(search.tune.seed + finished) % 2**32
+            n_startup_trials=_INITIAL_TRIALS, seed=(search.tune.seed + finished) % 2**32
         )
         trial = study.ask()
         settings = search.suggest(trial)

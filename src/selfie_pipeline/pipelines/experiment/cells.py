@@ -141,11 +141,12 @@ def run_cells(
     found: dict[CellKey, list[Cell]] = defaultdict(list)
     for result in results:
         found[CellKey.of(result)].append(result)
-    candidates = (_build_outcome(cell, "kept") for cell in planned)
-    outcomes = {each.key: each for each in candidates if any(map(each.matches, found[each.key]))}
+    candidates = [_build_outcome(cell, "kept") for cell in planned]
+    matching = {each.key: [*filter(each.matches, found[each.key])] for each in candidates}
+    outcomes = {each.key: each for each in candidates if matching[each.key]}
     kept = len(outcomes)
     _LOG.info("experiment: %d cells, of which %d already have results", len(planned), kept)
-    _warn_of_other_precision(outcomes, found, compute)
+    _warn_of_other_precision([matching[key][-1] for key in outcomes], compute)
     started = time.monotonic()
     run = partial(_run_on_cluster if compute.engine == "ray" else _run_cell, project)
 
@@ -166,12 +167,10 @@ def run_cells(
     return [outcomes[cell.key] for cell in planned]
 
 
-def _warn_of_other_precision(
-    kept: Iterable[CellKey], results: Mapping[CellKey, Sequence[Cell]], compute: ComputeConfig
-) -> None:
+def _warn_of_other_precision(kept: Iterable[Cell], compute: ComputeConfig) -> None:
     """Warn if the existing results were computed in another precision than new ones will be."""
     precision = find_device(compute).precision
-    stored = Counter(results[key][-1]["provenance"].get("precision", precision) for key in kept)
+    stored = Counter(cell["provenance"].get("precision", precision) for cell in kept)
     if others := ", ".join(
         f"{count} in {name}" for name, count in stored.items() if name != precision
     ):
