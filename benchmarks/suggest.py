@@ -33,11 +33,11 @@ from selfie_pipeline.training.data.batches import Images
 from selfie_pipeline.training.data.subset import labeled_subset
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.finetuning import (
-    classify,
     finetune,
     initialise_classifier,
     load_encoder_into,
 )
+from selfie_pipeline.training.inference import compute_outputs
 
 _TRAIN = 50_000
 
@@ -86,7 +86,7 @@ class Cifar:
 
     def infer(self, network: Classifier | PatchNetwork, rows: NDArray[np.int64]) -> NDArray:
         """Return the network's outputs for whole images: (M, K)."""
-        return classify(network, self.images, rows, self.device)
+        return compute_outputs(network, self.images, rows, self.device, "classify")
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray:
         """Return the encoder's vectors: (M, D)."""
@@ -100,7 +100,7 @@ def compare(cifar: Cifar, seed: int, candidates: int) -> dict[str, float]:
     pool = np.setdiff1d(np.arange(_TRAIN), first)
     count = len(first)
     network = cifar.finetune(first, seed)
-    probabilities = find_top_two(cifar.infer(network, pool), 10).probabilities  # (M, 2)
+    probabilities = find_top_two(cifar.infer(network, pool)).probabilities  # (M, 2)
     margins = probabilities[:, 0] - probabilities[:, 1]  # (M,)
     unsure = np.argsort(margins, kind="stable")[: candidates * count]
     chosen = select_diverse(cifar.vectors(pool[unsure]), margins[unsure], count, seed)

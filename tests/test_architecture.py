@@ -22,13 +22,13 @@ LOWER = {
 }
 ALLOWED_IMPORTS = {
     "config": {"printable"},
-    "provenance": set(),
+    "provenance": {"config"},
     "weights": set(),
     "atomic_write": set(),
     "printable": set(),
     "extras": {"config"},
     "duplicates": set(),
-    "models": {"config", "printable", "extras"},
+    "models": {"config", "printable", "provenance", "extras"},
     "locks": {"config"},
     "sources": {"config", "atomic_write", "locks", "printable", "extras"},
     "datasets": {"config", "weights", "atomic_write", "locks", "printable"},

@@ -23,11 +23,11 @@ from selfie_pipeline.training.data.batches import Images
 from selfie_pipeline.training.data.subset import labeled_subset
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.finetuning import (
-    classify,
     finetune,
     initialise_classifier,
     load_encoder_into,
 )
+from selfie_pipeline.training.inference import compute_outputs
 from selfie_pipeline.training.pretraining import pretrain
 from selfie_pipeline.training.state import TrainingState
 from selfie_pipeline.weights import Weights
@@ -166,7 +166,8 @@ def train_cell(
     trained = initialise_classifier(*build)
     trained.load_state_dict(result.tensors)
     test = np.arange(setting.train_images, len(labels))
-    return accuracy(labels[test], classify(trained, setting.images, test, setting.device))
+    logits = compute_outputs(trained, setting.images, test, setting.device, "classify")
+    return accuracy(labels[test], logits)
 
 
 def summary(cells: list[dict[str, Any]], fraction: float) -> dict[str, Any]:

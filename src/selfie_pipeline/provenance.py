@@ -10,17 +10,21 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
+
+from selfie_pipeline.config import UserError
 
 _WITHOUT_INFLUENCE = {"log_every", "checkpoint_every"}
 _ADDED = {"smallest_crop": None, "colour_jitter": 0.0, "weights": None}
 """Later parameters, with the values that change nothing. Left out where they have these, so that
 versions and checkpoints of earlier releases keep their identity."""
+_MADE_BY = {"encoder": "--pipeline=pretrain", "classifier": "--pipelines=finetune,baseline"}
 _LIBRARIES = ("torch", "torchvision", "timm", "kedro", "numpy", "scikit-learn")
 
 
@@ -31,6 +35,23 @@ def dump_configuration(**parts: BaseModel) -> dict[str, Any]:
         name: {key: value for key, value in part.items() if (key, value) not in _ADDED.items()}
         for name, part in dumped.items()
     }
+
+
+@contextmanager
+def readable_provenance(owner: Literal["encoder", "classifier"], part: str) -> Iterator[None]:
+    """Read a part of the provenance of weights, which another version of this project may lack.
+
+    Raises:
+        UserError: An error that means so is raised within the context.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()[:20])
+        raise UserError(
+            f"the {owner}'s provenance does not describe its {part} ({reason}): another version of "
+            f"this project made it; run `kedro run {_MADE_BY[owner]}` again"
+        ) from None
 
 
 def hash_json(value: Mapping[str, Any]) -> str:

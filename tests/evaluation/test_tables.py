@@ -62,9 +62,7 @@ def with_predictions(cells: list[dict], correct: list[str]) -> list[dict]:
     return [
         cell
         | {
-            "correct": pack_correct(
-                np.zeros(len(bits), dtype=int), np.array([[int(bit), 0.5] for bit in bits])
-            ),
+            "correct": pack_correct(np.array([bit == "1" for bit in bits])),
             "test_samples": len(bits),
             "accuracy": bits.count("1") / len(bits),
         }

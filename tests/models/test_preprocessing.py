@@ -32,7 +32,7 @@ def test_a_provenance_without_preprocessing_is_an_error(provenance, key):
     del provenance[key]
 
     with pytest.raises(
-        UserError, match=f"lacks its preprocessing .*{key}.*train it again"
+        UserError, match=f"does not describe its preprocessing .*{key}.*run .* again"
     ) as caught:
         load_preprocessing(provenance)
 

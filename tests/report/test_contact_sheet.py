@@ -12,7 +12,7 @@ CLASSES = ["a cat of a very long name", "dog"]
 def predictions(count: int):
     logits = np.log([[0.6, 0.4]] * count).reshape(-1, 2)
     files = [f"{number}.png" for number in range(count)]
-    return name_predictions(files, find_top_two(logits, len(CLASSES)), CLASSES)
+    return name_predictions(files, find_top_two(logits), CLASSES)
 
 
 def test_each_image_is_captioned_with_its_file_and_two_classes() -> None:

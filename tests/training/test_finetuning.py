@@ -8,7 +8,6 @@ import torch
 from torch.nn import functional
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.models.backbone import build_resnet
 from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.training import finetuning
 from selfie_pipeline.training.checkpoints import Checkpoints
@@ -17,14 +16,13 @@ from selfie_pipeline.training.data.batches import Batches
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.finetuning import (
     HeldOutScore,
-    NonFiniteOutputError,
-    classify,
     finetune,
     initialise_classifier,
     load_encoder_into,
     load_start,
     reestimate_statistics,
 )
+from selfie_pipeline.training.inference import compute_outputs
 from selfie_pipeline.training.optimizer import (
     build_optimizer,
     learning_rate_factor,
@@ -87,7 +85,7 @@ def test_it_learns_20_digits_by_heart(make_config, train, labels):
     trained, images = train(config, network)
     assert trained.history[-1].accuracy == 1
     network.load_state_dict(trained.tensors, strict=True)
-    logits = classify(network, images, ROWS, PROCESSOR)
+    logits = compute_outputs(network, images, ROWS, PROCESSOR, "classify")
     assert (logits.argmax(axis=1) == labels).all()
 
 
@@ -272,7 +270,7 @@ class TestMismatch:
         assert len(images.grids.requested) == 6 + 2 * 8
 
     def test_estimating_is_cumulative_over_whole_images(self, changed, make_images, monkeypatch):
-        monkeypatch.setattr(finetuning, "_INFERENCE_BATCH_SIZE", 10)
+        monkeypatch.setattr(finetuning, "_STATISTICS_BATCH_SIZE", 10)
         config = changed()
         network, images = fresh(config).eval(), make_images(config)
         modules = [module for module in network.modules() if hasattr(module, "momentum")]
@@ -337,58 +335,6 @@ class TestMismatch:
 
 
 @pytest.fixture
-def classified(make_config, make_images):
-    """A network whose statistics have seen images, and what it makes of rows."""
-    config = make_config()
-    images = make_images(config)
-    torch.manual_seed(0)
-    network = build_resnet(config.model, classes=10)
-    network(images.central_windows(np.arange(64)).float() / 64 - 1)
-
-    def classified(rows):
-        return classify(network, images, rows, PROCESSOR)
-
-    return classified
-
-
-def test_logits_come_in_the_order_of_the_rows(classified):
-    rows = np.random.default_rng(0).permutation(1797)[:300]
-    logits = classified(rows)
-    assert logits.shape == (300, 10)
-    assert logits.dtype == np.float32
-    order = np.random.default_rng(1).permutation(300)
-    np.testing.assert_allclose(classified(rows[order]), logits[order], rtol=1e-4, atol=1e-4)
-    assert len(np.unique(logits, axis=0)) > 290
-
-
-def test_logits_do_not_depend_on_the_other_rows(classified):
-    rows = np.arange(300)
-    together = classified(rows)
-    for row in (0, 255, 256, 299):
-        np.testing.assert_allclose(
-            classified(rows[row : row + 1])[0], together[row], rtol=1e-4, atol=1e-4
-        )
-
-
-def test_outputs_that_are_not_finite_are_an_error_for_the_person(make_config, make_images):
-    """The last update can make them so; there is no loss after it."""
-    config = make_config()
-    network = build_resnet(config.model, classes=10)
-    network.head.fc.weight.data[3] = float("inf")
-    with pytest.raises(NonFiniteOutputError, match=r"not finite.* lower peak_learning_rate"):
-        classify(network, make_images(config), np.arange(10), PROCESSOR)
-
-
-def test_classifying_changes_nothing(make_config, make_images):
-    config = make_config()
-    network = build_resnet(config.model, classes=10).train()
-    before = copy.deepcopy(network.state_dict())
-    classify(network, make_images(config), np.arange(10), PROCESSOR)
-    for name, tensor in network.state_dict().items():
-        assert torch.equal(tensor, before[name]), name
-
-
-@pytest.fixture
 def held_out(make_config, make_images, digits):
     rows = np.arange(300, 400)
     return HeldOutScore(make_images(make_config()), rows, digits[1][rows], PROCESSOR)
@@ -412,7 +358,7 @@ def test_held_out_samples_are_scored_at_half_and_at_the_end_and_change_nothing(
     for name, tensor in plain.tensors.items():
         assert torch.equal(scored.tensors[name], tensor), name
     for name, judged in (("held_out_half", halfway[0]), ("held_out", network)):
-        logits = classify(judged, images, held_out.rows, PROCESSOR)
+        logits = compute_outputs(judged, images, held_out.rows, PROCESSOR, "classify")
         expected = (logits.argmax(axis=1) == held_out.labels).mean()
         assert scored.measured[name] == pytest.approx(expected)
 

@@ -20,20 +20,12 @@ class TopTwo(NamedTuple):
     """(N, 2)."""
 
 
-def find_top_two(logits: NDArray[np.floating], classes: int) -> TopTwo:
+def find_top_two(logits: NDArray[np.floating]) -> TopTwo:
     """Return the two most likely classes of each image; of equal logits, the first class.
 
     Args:
-        logits: (N, K) before the softmax; N may be 0.
-        classes: K, at least 2.
-
-    Raises:
-        ValueError: The shape does not match, there is only one class, or a logit is not finite.
+        logits: (N, K), finite, before the softmax; N may be 0, and K is at least 2.
     """
-    if logits.shape[1] != classes or classes < 2:  # noqa: PLR2004
-        raise ValueError(f"expected logits of {classes} classes, at least two; got {logits.shape}")
-    if not np.isfinite(logits).all():
-        raise ValueError("a logit is not finite")
     top = np.argsort(-logits, axis=1, kind="stable")[:, :2]  # (N, 2)
     probabilities = np.take_along_axis(softmax(logits.astype(np.float64), axis=1), top, axis=1)
     return TopTwo(top.astype(np.int32), probabilities)

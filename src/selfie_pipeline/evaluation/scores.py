@@ -72,7 +72,7 @@ def build_predictions_table(samples: Integers, labels: Integers, logits: Floats)
             f"expected one id per label and at least two classes, got ids {samples.shape}, labels "
             f"{labels.shape}, logits {logits.shape}"
         )
-    top = find_top_two(logits, logits.shape[1])
+    top = find_top_two(logits)
     predicted, runner_up = top.labels.astype(np.int64).T  # (N,) each
     return pd.DataFrame(
         {
@@ -86,22 +86,14 @@ def build_predictions_table(samples: Integers, labels: Integers, logits: Floats)
     )
 
 
-def pack_correct(labels: Integers, logits: Floats) -> str:
-    """Encode which predictions are correct, as a short string.
-
-    Args:
-        labels: (N,) integers in [0, K).
-        logits: (N, K) floats; probabilities work as well.
+def pack_correct(correct: NDArray[np.bool_]) -> str:
+    """Encode which predictions are correct, (N,) bool, as a short string.
 
     Returns:
         Hex digits with one bit per sample, the first sample in the most significant bit; the last
         byte is padded with zeros.
-
-    Raises:
-        ValueError: The arrays are invalid, see `accuracy`.
     """
-    _check(labels, logits)
-    return np.packbits(logits.argmax(axis=1) == labels).tobytes().hex()
+    return np.packbits(correct).tobytes().hex()
 
 
 def unpack_correct(packed: str, count: int) -> NDArray[np.bool_]:

@@ -212,9 +212,15 @@ def _export(
     for example in inputs:
         with torch.inference_mode():
             expected = network(example)
+        if not expected.isfinite().all():
+            raise UserError(
+                "the network's outputs are not finite, because its training diverged; nothing was "
+                "written: train it again (resume=never) with a lower peak_learning_rate, or "
+                "clip_norm"
+            )
         (found,) = session.run(None, {input_name: example.numpy()})
         difference = float((expected - torch.from_numpy(found)).abs().max())
-        if not difference <= TOLERANCE:  # also if it is NaN
+        if not difference <= TOLERANCE:  # also if ONNX Runtime's is NaN
             raise UserError(
                 f"ONNX Runtime's {output_name} differ from PyTorch's by {difference:.2g}, allowed: "
                 f"{TOLERANCE:g}; nothing was written: try other versions of onnxscript and "

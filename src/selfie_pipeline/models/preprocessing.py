@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfie_pipeline.config import PatchConfig, UserError
+from selfie_pipeline.config import PatchConfig
 from selfie_pipeline.printable import escape_controls
+from selfie_pipeline.provenance import readable_provenance
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,10 @@ def load_preprocessing(provenance: Mapping[str, Any]) -> Preprocessing:
     Raises:
         UserError: The provenance lacks it, because another version of this project made it.
     """
-    try:
+    with readable_provenance("classifier", "preprocessing"):
         return Preprocessing(
             patch=PatchConfig.model_validate(provenance["configuration"]["patch"]),
             mean=np.array(provenance["mean"], dtype=np.float32),
             std=np.array(provenance["std"], dtype=np.float32),
             classes=[escape_controls(str(name)) for name in provenance["classes"]],
         )
-    except (KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"the classifier's provenance lacks its preprocessing ({reason}): another version of "
-            "this project made it; train it again with `kedro run --pipelines=finetune,baseline`"
-        ) from None

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from selfie_pipeline.config import ModelConfig, PatchConfig, UserError
+from selfie_pipeline.config import ModelConfig, PatchConfig
 from selfie_pipeline.models.attention import AttentionPooling
 from selfie_pipeline.models.backbone import PatchNetwork
 from selfie_pipeline.models.dropout import DropoutRng
 from selfie_pipeline.models.positions import build_positions
+from selfie_pipeline.provenance import readable_provenance
 
 
 class Selfie(nn.Module):
@@ -109,19 +110,13 @@ def restore_encoder(tensors: Mapping[str, Tensor], provenance: Mapping[str, Any]
         UserError: The provenance does not describe the tensors, because another version of this
             project made it.
     """
-    try:
+    with readable_provenance("encoder", "network"):
         settings = provenance["configuration"]
         network = Selfie(
             ModelConfig.model_validate(settings["model"]),
             PatchConfig.model_validate(settings["patch"]),
         )
         network.load_state_dict(tensors, strict=True)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split()[:20])
-        raise UserError(
-            f"the encoder's provenance does not describe its network ({reason}): another version "
-            "of this project made it; run `kedro run --pipeline=pretrain` again"
-        ) from None
     return network
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import update_bn
-from tqdm import tqdm
 
 from selfie_pipeline.config import (
     Architecture,
@@ -29,12 +27,13 @@ from selfie_pipeline.models.classifier import (
     pretrained_stages,
 )
 from selfie_pipeline.models.loading import load_given_weights, load_pretrained
+from selfie_pipeline.provenance import readable_provenance
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.augmentation import normalise
 from selfie_pipeline.training.data.batches import Batches, Images, shuffled_samples
 from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.device import Device
-from selfie_pipeline.training.inference import Inference
+from selfie_pipeline.training.inference import compute_outputs
 from selfie_pipeline.training.lineage import is_given
 from selfie_pipeline.training.loop import Fit, StepCallback, fit
 from selfie_pipeline.training.memory import network_too_large_error, training_bytes
@@ -43,7 +42,7 @@ from selfie_pipeline.training.tasks import FinetuningTask
 from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
-_INFERENCE_BATCH_SIZE = 256
+_STATISTICS_BATCH_SIZE = 256
 HELD_OUT_SAMPLES = 1000
 """Largest number of images that `HeldOutScore` measures on."""
 _STATISTICS_SAMPLES = 10_000
@@ -94,10 +93,13 @@ def load_encoder_into(classifier: Classifier, encoder: Weights, model: ModelConf
     Raises:
         UserError: The encoder's tensors do not fit, or it uses them in another way.
     """
+    theirs = model
+    if isinstance(classifier, AttentionClassifier):
+        with readable_provenance("encoder", "network"):
+            theirs = ModelConfig.model_validate(encoder.provenance["configuration"]["model"])
     try:
         pretrained = load_pretrained(encoder.tensors, classifier)
-        if isinstance(classifier, AttentionClassifier):
-            _check_attention(encoder, model)
+        _check_attention(theirs, model)
     except UserError as error:
         raise UserError(
             f"{error}; the encoder was pretrained with other model parameters: run `kedro run "
@@ -109,9 +111,8 @@ def load_encoder_into(classifier: Classifier, encoder: Weights, model: ModelConf
     return pretrained
 
 
-def _check_attention(encoder: Weights, model: ModelConfig) -> None:
-    """Check the options of A that the shapes of its tensors do not reveal."""
-    theirs = ModelConfig.model_validate(encoder.provenance["configuration"]["model"])
+def _check_attention(theirs: ModelConfig, model: ModelConfig) -> None:
+    """Check the encoder's options of A that the shapes of its tensors do not reveal."""
     for key, pretrained, wanted in (
         ("encoder_positions", theirs.encoder_positions, model.encoder_positions),
         ("attention.heads", theirs.attention.heads, model.attention.heads),
@@ -167,10 +168,6 @@ def finetune(
         return fit(task, batches, device, checkpoints, title, callbacks)
 
 
-class NonFiniteOutputError(UserError):
-    """A network's outputs are infinite or not numbers: an update has made its weights so."""
-
-
 @dataclass(frozen=True)
 class HeldOutScore:
     """Measures the accuracy on samples outside the training, at half of its steps and at its end.
@@ -193,7 +190,9 @@ class HeldOutScore:
         """Measure if this is the step, as `held_out_half` or `held_out`, a fraction."""
         names = {state.recipe.steps // 2: "held_out_half", state.recipe.steps: "held_out"}
         if (name := names.get(state.step)) is not None:
-            logits = classify(state.network, self.images, self.rows, self.device)  # (M, classes)
+            logits = compute_outputs(  # (M, classes)
+                state.network, self.images, self.rows, self.device, "classify"
+            )
             state.network.train()
             state.measured[name] = float((logits.argmax(axis=1) == self.labels).mean())
 
@@ -223,39 +222,9 @@ def reestimate_statistics(
         device: The device and the precision.
     """
     network.to(device.type).to(memory_format=torch.channels_last)
-    batches = np.array_split(rows, -(-len(rows) // _INFERENCE_BATCH_SIZE))  # none of one image
+    batches = np.array_split(rows, -(-len(rows) // _STATISTICS_BATCH_SIZE))  # none of one image
     with device.autocast():
         update_bn(_central_windows(images, batches, device), pretrained_stages(network))
-
-
-def classify(
-    network: nn.Module, images: Images, rows: NDArray[np.int64], device: Device
-) -> NDArray[np.float32]:
-    """Compute class scores of the samples' central windows, neither padded nor mirrored.
-
-    Args:
-        network: From images to logits; it stays in evaluation mode on the device.
-        images: The stored images; their augmentation is not applied.
-        rows: (M,), int64: the samples.
-        device: The device and the precision.
-
-    Returns:
-        (M, classes), float32: logits.
-
-    Raises:
-        NonFiniteOutputError: An output is infinite or not a number.
-    """
-    infer = Inference(network, images.grids.mean, images.grids.std, device)
-    batches = np.split(rows, range(_INFERENCE_BATCH_SIZE, len(rows), _INFERENCE_BATCH_SIZE))
-    quiet = not sys.stderr.isatty()
-    progress = tqdm(batches, "classify", unit="batch", delay=5, disable=quiet, leave=False)
-    logits = np.concatenate([infer(images.central_windows(batch)) for batch in progress])
-    if not np.isfinite(logits).all():
-        raise NonFiniteOutputError(
-            "the network's outputs are not finite, because its training diverged; train it again "
-            "(resume=never) with a lower peak_learning_rate, or clip_norm"
-        )
-    return logits
 
 
 def _central_windows(

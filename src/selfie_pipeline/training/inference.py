@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from selfie_pipeline.config import UserError
 from selfie_pipeline.training.data.augmentation import normalise
+from selfie_pipeline.training.data.batches import Images
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.memory import retain_freed_memory
+
+_BATCH_SIZE = 256
+
+
+class NonFiniteOutputError(UserError):
+    """A network's outputs are infinite or not numbers: an update has made its weights so."""
 
 
 class Inference:
@@ -46,9 +57,43 @@ class Inference:
 
         Returns:
             (B, K), float32.
+
+        Raises:
+            NonFiniteOutputError: An output is infinite or not a number.
         """
         images = normalise(windows.to(self.device.type), self._mean, self._std)  # (B, C, H, W)
         with self.device.autocast():
             # Not by calling it: that would compile a network that was trained compiled once more.
             outputs: Tensor = self._network.forward(images)  # (B, K)
-        return outputs.float().cpu().numpy()
+        found: NDArray[np.float32] = outputs.float().cpu().numpy()
+        if not np.isfinite(found).all():
+            raise NonFiniteOutputError(
+                "the network's outputs are not finite, because its training diverged; train it "
+                "again (resume=never) with a lower peak_learning_rate, or clip_norm"
+            )
+        return found
+
+
+def compute_outputs(
+    network: nn.Module, images: Images, rows: NDArray[np.int64], device: Device, title: str
+) -> NDArray[np.float32]:
+    """Compute a network's outputs for the samples' central windows, neither padded nor mirrored.
+
+    Args:
+        network: From images to vectors or logits; it stays in evaluation mode on the device.
+        images: The stored images; their augmentation is not applied.
+        rows: (M,), int64: the samples.
+        device: The device and the precision.
+        title: The name of the progress bar.
+
+    Returns:
+        (M, K), float32.
+
+    Raises:
+        NonFiniteOutputError: An output is infinite or not a number.
+    """
+    infer = Inference(network, images.grids.mean, images.grids.std, device)
+    batches = np.split(rows, range(_BATCH_SIZE, len(rows), _BATCH_SIZE))
+    quiet = not sys.stderr.isatty()
+    progress = tqdm(batches, title, unit="batch", delay=5, disable=quiet, leave=False)
+    return np.concatenate([infer(images.central_windows(batch)) for batch in progress])

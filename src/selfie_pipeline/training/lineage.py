@@ -15,7 +15,7 @@ from selfie_pipeline.config import (
     PatchConfig,
     UserError,
 )
-from selfie_pipeline.provenance import dump_configuration, hash_json
+from selfie_pipeline.provenance import dump_configuration, hash_json, readable_provenance
 from selfie_pipeline.weights import Weights
 
 
@@ -72,21 +72,16 @@ def pretraining_lineage(encoder: Weights) -> dict[str, Any]:
         UserError: The encoder's provenance lacks it, because another version of this project made
             it.
     """
-    made = encoder.provenance
-    try:
+    provenance = encoder.provenance
+    with readable_provenance("encoder", "pretraining"):
         return {
             "encoder": encoder.digest(),
-            "pretraining_images": made["pretraining_images"],
+            "pretraining_images": provenance["pretraining_images"],
             "configuration": {
-                "pretrain": made["configuration"]["pretrain"],
-                "pretrained_on": made["data"],
+                "pretrain": provenance["configuration"]["pretrain"],
+                "pretrained_on": provenance["data"],
             },
         }
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"the encoder's provenance does not describe its pretraining ({error}): another "
-            "version of this project made it; run `kedro run --pipeline=pretrain` again"
-        ) from None
 
 
 def check_encoder(encoder: Weights, finetuned: Mapping[str, Any], subject: str) -> None:

@@ -17,7 +17,8 @@ from selfie_pipeline.config import Config
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import Images
 from selfie_pipeline.training.device import find_device
-from selfie_pipeline.training.finetuning import classify, finetune, initialise_classifier
+from selfie_pipeline.training.finetuning import finetune, initialise_classifier
+from selfie_pipeline.training.inference import compute_outputs
 from selfie_pipeline.training.loop import Fit, fit
 from selfie_pipeline.training.pretraining import pretrain
 from selfie_pipeline.training.signals import StopRequest, TrainingInterrupted
@@ -94,7 +95,7 @@ def measure_speed(
             limit_s,
         )
         scoring = time.monotonic()
-        scored = classify(network, images, labeled[:_SCORED_SAMPLES], device)
+        scored = compute_outputs(network, images, labeled[:_SCORED_SAMPLES], device, "classify")
         score_s = (time.monotonic() - scoring) / len(scored)
     step_s, first_s = ({kind: pair[n] for kind, pair in times.items()} for n in (0, 1))
     core = (time.process_time() - busy) / (time.monotonic() - started)

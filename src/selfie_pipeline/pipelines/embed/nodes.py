@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from selfie_pipeline.config import (
     AugmentationConfig,
@@ -23,12 +21,11 @@ from selfie_pipeline.models.selfie import Selfie, restore_encoder
 from selfie_pipeline.provenance import describe_environment, dump_configuration
 from selfie_pipeline.training.data.batches import open_images
 from selfie_pipeline.training.device import find_device
-from selfie_pipeline.training.inference import Inference
+from selfie_pipeline.training.inference import compute_outputs
 from selfie_pipeline.training.lineage import fingerprint_data
 from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
-_BATCH_SIZE = 64
 
 
 def embed_samples(
@@ -47,17 +44,14 @@ def embed_samples(
         array of length D.
 
     Raises:
-        UserError: The encoder does not fit the images.
+        UserError: The encoder does not fit the images, or its pretraining diverged.
     """
     selfie = load_encoder(encoder, patch, embed)
     on_patches = embed.layer == "u"
     network = ImageEmbedding(selfie, patch.patch_size) if on_patches else selfie.patch_network
     images = open_images(patch_grids, patch, augmentation)
-    infer = Inference(network, patch_grids.mean, patch_grids.std, find_device(compute))
     rows = samples["sample"].to_numpy()
-    batches = np.split(rows, range(_BATCH_SIZE, len(rows), _BATCH_SIZE))
-    progress = tqdm(batches, "embed", unit="batch", delay=5, disable=None)
-    vectors = np.concatenate([infer(images.central_windows(batch)) for batch in progress])  # (M, D)
+    vectors = compute_outputs(network, images, rows, find_device(compute), "embed")  # (M, D)
     table = samples[["sample", "split", "label", "class_name"]]
     return table.assign(vector=pd.Series(list(vectors), index=table.index, dtype=object))
 

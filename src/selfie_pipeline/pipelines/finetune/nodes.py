@@ -24,7 +24,6 @@ from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.datasets.weights import read_given_weights
 from selfie_pipeline.evaluation.convergence import measure_convergence
 from selfie_pipeline.evaluation.scores import (
-    accuracy,
     build_predictions_table,
     mean_loss,
     pack_correct,
@@ -40,11 +39,11 @@ from selfie_pipeline.training.engine import open_engine
 from selfie_pipeline.training.finetuning import (
     HELD_OUT_SAMPLES,
     HeldOutScore,
-    classify,
     finetune,
     initialise_classifier,
     load_start,
 )
+from selfie_pipeline.training.inference import compute_outputs
 from selfie_pipeline.training.lineage import (
     classifier_lineage,
     comparison_key,
@@ -199,9 +198,10 @@ def test_classifier(
     network = restore_classifier(classifier.tensors, classifier.provenance)
     test = samples[samples["split"] == "test"]
     rows, labels = test["sample"].to_numpy(), test["label"].to_numpy()
-    logits = classify(
-        network, open_images(patch_grids, patch, augmentation), rows, find_device(compute)
-    )  # (M, classes)
+    images = open_images(patch_grids, patch, augmentation)
+    logits = compute_outputs(network, images, rows, find_device(compute), "classify")  # (M, K)
+    predictions = build_predictions_table(rows, labels, logits)
+    correct = predictions["correct"].to_numpy()  # (M,)
     provenance = classifier.provenance
     cell = {
         "data": data.name,
@@ -210,14 +210,14 @@ def test_classifier(
         "labeled_frac": labeled_frac,
         "labels": provenance["labels"],
         "seed": provenance["seed"],
-        "accuracy": accuracy(labels, logits),
+        "accuracy": float(correct.mean()),
         "loss": mean_loss(labels, logits),
         "test_samples": len(test),
-        "correct": pack_correct(labels, logits),
+        "correct": pack_correct(correct),
         "configuration": comparison_key(provenance),
         "provenance": {**provenance, "classifier": classifier.digest()},
     }
-    return build_predictions_table(rows, labels, logits), cell
+    return predictions, cell
 
 
 def network_name(model: ModelConfig, architecture: Architecture) -> str:

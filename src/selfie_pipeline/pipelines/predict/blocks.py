@@ -125,12 +125,13 @@ def _classify(
     with torch_threads(1):  # threads that share a batch of small images wait for each other
         results = map_ordered(infer_batch, batches())
         for number, names in blocks.items():
-            logits, reasons = [], Reasons()
+            logits: list[NDArray[np.float32]] = []
+            reasons: Reasons = []
             for batch_logits, batch_reasons in islice(results, ceil(len(names) / _BATCH_SIZE)):
                 logits.append(batch_logits)
                 reasons += batch_reasons
                 progress.update(len(batch_reasons))
-            top = find_top_two(np.concatenate(logits), classes)  # of (n, classes)
+            top = find_top_two(np.concatenate(logits))  # of (n, classes)
             yield number, digests.pop(number), Block(top, reasons)
 
 

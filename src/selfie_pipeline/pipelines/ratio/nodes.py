@@ -15,6 +15,7 @@ from selfie_pipeline.config import (
 )
 from selfie_pipeline.project import Project
 from selfie_pipeline.provenance import dump_configuration, find_differences
+from selfie_pipeline.training.lineage import pretraining_lineage
 from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def run_ratio(
         raise UserError(
             "ratio compares encoders that were pretrained from scratch; leave pretrain.weights out"
         )
-    available = encoder.provenance["pretraining_images"]
+    available = pretraining_lineage(encoder)["pretraining_images"]
     if max(ratio.images) > available:
         raise UserError(
             f"ratio.images has {max(ratio.images)}, but there are {available} images to pretrain "

@@ -23,7 +23,7 @@ from selfie_pipeline.models.selfie import restore_encoder
 from selfie_pipeline.report.contact_sheet import PredictedImages, draw_predictions
 from selfie_pipeline.training.data.batches import open_images
 from selfie_pipeline.training.device import find_device
-from selfie_pipeline.training.finetuning import classify
+from selfie_pipeline.training.inference import compute_outputs
 from selfie_pipeline.training.lineage import check_encoder, fingerprint_data
 from selfie_pipeline.weights import Weights
 
@@ -62,13 +62,14 @@ def suggest_images(
     chunks = np.split(rows, range(_CHUNK, len(rows), _CHUNK))
     classes = classifier.provenance["classes"]
     tops = [
-        find_top_two(classify(network, images, chunk, device), len(classes)) for chunk in chunks
+        find_top_two(compute_outputs(network, images, chunk, device, "classify"))
+        for chunk in chunks
     ]
     top = TopTwo(*map(np.concatenate, zip(*tops, strict=True)))  # of N images
     margins = top.probabilities[:, 0] - top.probabilities[:, 1]  # (N,)
     unsure = np.argsort(margins, kind="stable")[: suggest.count * suggest.candidates]  # (M,)
     patch_network = restore_encoder(encoder.tensors, encoder.provenance).patch_network
-    vectors = classify(patch_network, images, rows[unsure], device)  # (M, D)
+    vectors = compute_outputs(patch_network, images, rows[unsure], device, "embed")  # (M, D)
     chosen = unsure[select_diverse(vectors, margins[unsure], suggest.count, seed)]
     top = TopTwo(top.labels[chosen], top.probabilities[chosen])  # of count images
     predictions = name_predictions(pool["place"].iloc[chosen].tolist(), top, classes)

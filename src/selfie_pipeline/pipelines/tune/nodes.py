@@ -34,13 +34,12 @@ from selfie_pipeline.training.data.batches import Images, open_images
 from selfie_pipeline.training.data.subset import draw_labeled_subset, hold_out
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.finetuning import (
-    NonFiniteOutputError,
-    classify,
     finetune,
     finetuning_bytes,
     initialise_classifier,
     load_start,
 )
+from selfie_pipeline.training.inference import NonFiniteOutputError, compute_outputs
 from selfie_pipeline.training.job_runner import run_jobs
 from selfie_pipeline.training.jobs import Job, WorkerDiedError
 from selfie_pipeline.training.lineage import (
@@ -265,7 +264,8 @@ class _Trial:
     def score(self, network: nn.Module, device: Device) -> float:
         """Compute the accuracy on the validation split, a fraction."""
         held_out = self.samples[self.samples["split"] == "validation"]
-        logits = classify(network, self.images, held_out["sample"].to_numpy(), device)
+        rows = held_out["sample"].to_numpy()
+        logits = compute_outputs(network, self.images, rows, device, "classify")  # (M, classes)
         return accuracy(held_out["label"].to_numpy(), logits)
 
 
