@@ -223,6 +223,22 @@ def test_claims_into_which_nothing_was_saved_are_removed(tmp_path: Path) -> None
     assert catalog.load("numbers") == [0]
 
 
+def test_a_version_that_another_run_takes_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other run comes between the look for existing versions and the first folder."""
+    catalog = make_catalog(tmp_path, DAYS[0])
+    (tmp_path / "text" / DAYS[0]).mkdir(parents=True)
+    entries = versioned_entries(["numbers", "text"], catalog).values()
+    for entry in entries:
+        monkeypatch.setattr(entry, "list_versions", lambda **_: [])
+
+    version = claim_version(DAYS[0], entries)
+
+    assert version > DAYS[0]
+    assert folders(tmp_path / "numbers") == [version]
+
+
 def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "numbers").write_text("an unversioned file")
 

@@ -92,25 +92,20 @@ class ProjectHooks:
                 "numbers of images in ratio.images; leave it out"
             )
         _check_saved_is_loaded(run_params, pipeline, catalog)
-        for name in sorted(pipeline.inputs()):
-            if not catalog.exists(name) and (producer := _find_producer(name, catalog)):
-                _check_version_exists(name, catalog, run_params)
-                _check_recipe_has_encoder(name, run_params)
-                command = _format_command(producer, run_params, self._config)
-                raise UserError(f"{name} does not exist yet; create it with `{command}`")
-        if "usable_samples" not in pipeline.all_outputs() and catalog.exists("usable_samples"):
-            self._check_samples(lambda: catalog.load("usable_samples"))
-        for line in summarise_run(self._config, pipeline.all_outputs(), self._budget):
-            _LOG.info("%s", line)
+        self._check_inputs_exist()
         # The runs that it starts may use any entry.
         used = catalog.keys() if starts_runs(pipeline) else pipeline.datasets()
         versions = pin_versions(catalog, used, pipeline.all_outputs(), run_params["run_id"])
         self._claimed.append(versioned_entries(pipeline.all_outputs(), catalog).values())
         try:
             _check_versions_belong(versions, pipeline, catalog)
-        except UserError:
+            if "usable_samples" not in pipeline.all_outputs() and catalog.exists("usable_samples"):
+                self._check_samples(lambda: catalog.load("usable_samples"))
+        except BaseException:
             self._release_claims()
             raise
+        for line in summarise_run(self._config, pipeline.all_outputs(), self._budget):
+            _LOG.info("%s", line)
         loads = [
             f"{name} {versions.chosen[str(entry._filepath)]}"
             for name, entry in versioned_entries(pipeline.inputs(), catalog).items()
@@ -125,6 +120,15 @@ class ProjectHooks:
         # For nodes that run other pipelines.
         project = replace(self._project, versions=versions)
         catalog["project"] = MemoryDataset(project, copy_mode="assign")
+
+    def _check_inputs_exist(self) -> None:
+        """Check that the run's inputs exist, before hours are spent on the first of them."""
+        for name in sorted(self._pipeline.inputs()):
+            if not self._catalog.exists(name) and (producer := _find_producer(name, self._catalog)):
+                _check_version_exists(name, self._catalog, self._run)
+                _check_recipe_has_encoder(name, self._run)
+                command = _format_command(producer, self._run, self._config)
+                raise UserError(f"{name} does not exist yet; create it with `{command}`")
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:

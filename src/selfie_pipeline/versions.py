@@ -152,8 +152,7 @@ def claim_version(wanted: str, outputs: Collection[Entry]) -> str:
     version = max([wanted, *map(_next_version, filter(_is_time_stamp, latest))])
     while True:
         try:
-            for entry in outputs:
-                Path(entry._filepath, version).mkdir(parents=True)
+            _create_folders([Path(entry._filepath, version) for entry in outputs])
             return version
         except FileExistsError:
             version = _next_version(version)
@@ -162,6 +161,20 @@ def claim_version(wanted: str, outputs: Collection[Entry]) -> str:
                 f"{error.filename} can't be created: {error.strerror}; fix the cause (free space, "
                 "permissions) and run again"
             ) from error
+
+
+def _create_folders(folders: Iterable[Path]) -> None:
+    """Create all folders, or none if one exists or can't be created."""
+    created: list[Path] = []
+    try:
+        for folder in folders:
+            folder.mkdir(parents=True)
+            created.append(folder)
+    except OSError:
+        for folder in created:
+            with suppress(OSError):  # another run has put something there
+                folder.rmdir()
+        raise
 
 
 def release_claims(outputs: Collection[Entry]) -> None:

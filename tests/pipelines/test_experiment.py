@@ -202,6 +202,20 @@ def test_another_configuration_is_also_that_of_the_cells(finished: Any) -> None:
     assert made["weight_decay"] == 0.5
 
 
+def test_a_result_that_is_gone_before_the_report_is_named(finished: Any) -> None:
+    finished.succeed("--pipeline=experiment", "--params=experiment.labeled_fracs=[0.05]")
+    folder = finished.path / "data/08_reporting/tiny/supervised/labeled_5pct/seed_0/metrics.json"
+    shutil.rmtree(folder)
+
+    error = finished.refuse(
+        "--pipeline=experiment",
+        "--from-nodes=report_experiment",
+        "--params=experiment.labeled_fracs=[0.05]",
+    )
+
+    assert "the result of supervised, 5 %, seed 0 is damaged or no longer in the catalog" in error
+
+
 def test_kept_cells_of_another_precision_are_noticed(
     finished: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

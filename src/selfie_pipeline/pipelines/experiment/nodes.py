@@ -142,8 +142,17 @@ def report_experiment(
 
 
 def _find_result(outcome: CellOutcome, results: list[Cell]) -> Cell:
-    """Return the latest result of a cell; there may be later ones with other parameters."""
+    """Return the latest result of a cell; there may be later ones with other parameters.
+
+    Raises:
+        UserError: There is none any more.
+    """
     matching = [result for result in results if outcome.matches(result)]
+    if not matching:
+        raise UserError(
+            f"the result of {outcome.key} is damaged or no longer in the catalog; run the "
+            "experiment again: it keeps the other cells"
+        )
     return max(matching, key=lambda result: str(result["version"]))
 
 
