@@ -57,6 +57,10 @@ def test_torchs_global_random_state_has_no_effect():
     assert torch.equal(dropout(values, 0.5, make_rng()), expected)
 
 
+def test_a_rate_just_below_one_drops_nearly_all():
+    assert dropout(torch.ones(64, 1000), 1 - 2**-17, make_rng()).count_nonzero() < 100
+
+
 def test_a_rate_of_zero_drops_nothing_and_draws_nothing():
     rng, other = make_rng(), make_rng()
     values = torch.rand(12, 9)

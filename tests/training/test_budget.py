@@ -151,7 +151,7 @@ def test_time_is_left_for_two_scorings_of_the_held_out_samples_and_one_of_the_te
     config, monkeypatch, caplog
 ):
     monkeypatch.setattr(budget, "open_images", lambda *_: None)
-    speed = Speed(STEP_S, first_s={"pretrain": 0.0, "finetune": 0.0}, score_s=1.0, core=1.0)
+    speed = Speed(STEP_S, first_s={"pretrain": 0.0, "finetune": 0.0}, score_s=1.0, cpu_share=1.0)
     monkeypatch.setattr(budget, "measure_speed", lambda *_: speed)  # of a known machine
     samples = pd.DataFrame({"split": ["train"] * 20 + ["test"] * 7})
     caplog.set_level(logging.INFO)

@@ -429,6 +429,17 @@ def test_a_loss_that_is_not_finite_stops_the_training(
     assert state["learning_rate"] == pytest.approx(0.0466506, rel=1e-5)
 
 
+def test_a_batch_that_does_not_fit_in_memory_is_one_line_of_advice(
+    small: Callable[..., Config], tmp_path: Path
+) -> None:
+    def ask_for_too_much(state: TrainingState) -> None:
+        torch.empty(2**62, dtype=torch.uint8)
+
+    advice = r"^pretrain: out of memory with 4 images at once \(.*\); split the batch .*accumulate"
+    with pytest.raises(UserError, match=advice):
+        train(small(), tmp_path / "checkpoints", "pretrain", ask_for_too_much)
+
+
 def test_an_absurd_learning_rate(small: Callable[..., Config], tmp_path: Path) -> None:
     config = small({"pretrain.peak_learning_rate": 1e30, "pretrain.checkpoint_every": 1})
 

@@ -12,8 +12,8 @@ from selfie_pipeline.config import UserError
 from selfie_pipeline.training import memory
 from selfie_pipeline.training.memory import (
     available_memory,
-    batch_too_large_error,
     network_too_large_error,
+    out_of_memory_error,
     training_bytes,
 )
 
@@ -72,8 +72,11 @@ def allocate_too_much_on_a_gpu():
     ],
 )
 def test_an_out_of_memory_error_is_one_line(allocate, size):
-    line = rf"^pretrain: out of memory with 32 images at once \({size} more requested\); .*accumul"
-    with pytest.raises(UserError, match=line) as caught, batch_too_large_error("pretrain", 32):
+    line = rf"^pretrain: too much \({size} more requested\); ask for less"
+    with (
+        pytest.raises(UserError, match=line) as caught,
+        out_of_memory_error("pretrain: too much", "ask for less"),
+    ):
         allocate()
 
     assert "\n" not in str(caught.value)
@@ -87,7 +90,10 @@ def test_a_network_that_is_too_large_is_one_line(width, size):
 
 
 def test_other_errors_are_not_replaced():
-    with pytest.raises(RuntimeError, match="shapes"), batch_too_large_error("pretrain", 32):
+    with (
+        pytest.raises(RuntimeError, match="shapes"),
+        out_of_memory_error("pretrain: too much", "ask for less"),
+    ):
         torch.ones(2, 3) @ torch.ones(2, 3)
 
 

@@ -28,7 +28,7 @@ def test_steps_of_each_kind_are_timed_and_nothing_else_changes(
     assert speed.step_s.keys() == speed.first_s.keys() == set(kinds)
     assert all(seconds > 0 for seconds in speed.step_s.values())
     assert all(seconds >= 0 for seconds in speed.first_s.values())
-    assert 0 < speed.core <= 1
+    assert 0 < speed.cpu_share <= 1
     assert (speed.score_s > 0) == ("finetune" in kinds)
     assert min(images.grids.requested) >= 100  # none of the test split
     assert torch.equal(torch.get_rng_state(), before)

@@ -15,7 +15,7 @@ from safetensors.torch import load, save_file
 from selfie_pipeline.config import UserError
 from selfie_pipeline.datasets.atomic import AtomicDataset, CatalogError
 from selfie_pipeline.printable import shorten
-from selfie_pipeline.weights import Weights
+from selfie_pipeline.weights import Weights, copy_to_cpu
 
 
 class WeightsDataset(AtomicDataset[Weights, Weights]):
@@ -25,10 +25,7 @@ class WeightsDataset(AtomicDataset[Weights, Weights]):
     """
 
     def _write(self, data: Weights, path: Path) -> None:
-        tensors = {
-            name: tensor.detach().cpu().contiguous().clone()
-            for name, tensor in data.tensors.items()
-        }
+        tensors = copy_to_cpu(data.tensors)
         origin = {
             "provenance": data.provenance,
             "provenance_digest": _digest(data.provenance),

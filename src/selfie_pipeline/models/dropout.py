@@ -74,5 +74,5 @@ def dropout(values: Tensor, rate: float, rng: DropoutRng | None) -> Tensor:
     """
     if rng is None or rate == 0:
         return values
-    lowest = round(rate * _LEVELS) - _LEVELS // 2
+    lowest = min(round(rate * _LEVELS), _LEVELS - 1) - _LEVELS // 2
     return values * (rng.draw(values.shape) >= lowest) / (1 - rate)

@@ -113,7 +113,7 @@ def make_plan(
     train, test = (int((samples["split"] == split).sum()) for split in ("train", "test"))
     labels = round(config.labeled_frac * train)
     scored = test + 2 * min(HELD_OUT_SAMPLES, train - labels)
-    other_s = report * _REPORT_S / speed.core
+    other_s = report * _REPORT_S / speed.cpu_share
     other_s += sum(n * speed.first_s[kind] for kind, n in trainings.items())
     other_s += trainings.get("finetune", 0) * scored * speed.score_s
     left_s = budget_s - elapsed_s() - other_s

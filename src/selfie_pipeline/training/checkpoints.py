@@ -110,7 +110,7 @@ class Checkpoints:
                 checksum = _sha256(partial)
             # The record makes the checkpoint valid, so it comes last.
             self.write_record(file.stem, {"step": checkpoint.step, "sha256": checksum})
-        except Exception as error:
+        except (OSError, SafetensorError) as error:
             raise UserError(
                 f"the checkpoint at step {checkpoint.step} was not saved in {self.folder}: "
                 f"{error}; earlier ones are intact: fix the cause (free space, permissions) and "

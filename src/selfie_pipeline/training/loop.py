@@ -11,7 +11,6 @@ from typing import Protocol, Self
 
 from torch import nn
 
-from selfie_pipeline.config import TrainingConfig
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import Batch, Batches
 from selfie_pipeline.training.data.prefetch import prefetch
@@ -21,7 +20,7 @@ from selfie_pipeline.training.distributed.process_group import (
     gradient_sync,
     world_size,
 )
-from selfie_pipeline.training.memory import batch_too_large_error
+from selfie_pipeline.training.memory import out_of_memory_error
 from selfie_pipeline.training.optimizer import clip_gradients, set_learning_rate
 from selfie_pipeline.training.progress import ProgressBar
 from selfie_pipeline.training.signals import (
@@ -66,8 +65,8 @@ def fit(
     title: str,
     callbacks: Sequence[StepCallback] = (),
     *,
-    stop_request: Callable[[], StopRequest] = StopRequest,
-    progress: Callable[[str, TrainingConfig, int], ProgressReporter] = ProgressBar,
+    stop_request: StopRequest | None = None,
+    progress: ProgressReporter | None = None,
 ) -> TrainingResult:
     """Train a task's network on all batches, resuming from the latest checkpoint.
 
@@ -78,8 +77,8 @@ def fit(
         checkpoints: The training's checkpoints.
         title: The training's name in messages.
         callbacks: Called after every step.
-        stop_request: Makes the listener for signals.
-        progress: Makes the progress reporter from the title, the recipe and the steps completed.
+        stop_request: Listens for signals; by default for those of this process.
+        progress: Reports the progress; by default in the terminal and the log.
 
     Returns:
         The weights after the last step, and the history.
@@ -101,9 +100,13 @@ def fit(
     micro_batches = prefetch(replace(batches, first_step=state.step), device.type)
     with (
         closing(micro_batches),
-        stop_request() as stop,
-        progress(title, recipe, state.step) as reporter,
-        batch_too_large_error(title, batches.micro_batch_size),
+        stop_request or StopRequest() as stop,
+        progress or ProgressBar(title, recipe, state.step) as reporter,
+        out_of_memory_error(
+            f"{title}: out of memory with {batches.micro_batch_size} images at once",
+            "split the batch into more parts (accumulate), or reduce batch_size, width or "
+            "image_size",
+        ),
     ):
         while state.step < recipe.steps:
             compute_step(model, micro_batches, state, device)

@@ -110,22 +110,6 @@ def out_of_memory_error(problem: str, advice: str) -> Iterator[None]:
         raise UserError(f"{problem} ({requested}); {advice}") from error
 
 
-def batch_too_large_error(title: str, images: int) -> AbstractContextManager[None]:
-    """Replace torch's error with one line of advice if a training's batch does not fit in memory.
-
-    Args:
-        title: The training's name in messages.
-        images: Number of images that it computes at once.
-
-    Raises:
-        UserError: A batch does not fit in memory.
-    """
-    return out_of_memory_error(
-        f"{title}: out of memory with {images} images at once",
-        "split the batch into more parts (accumulate), or reduce batch_size, width or image_size",
-    )
-
-
 def network_too_large_error() -> AbstractContextManager[None]:
     """Replace torch's error with one line of advice if a new network does not fit in memory.
 

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Self
 
 import pandas as pd
+import torch
 
 from selfie_pipeline.config import Config
 from selfie_pipeline.training.checkpoints import Checkpoints
@@ -36,13 +37,14 @@ class Speed:
         step_s: A step of `pretrain`, and of `finetune`.
         first_s: What their first step takes longer: compilation on a GPU.
         score_s: An image that is classified.
-        core: Share of a core's time that this process gets beside others, at most 1.
+        cpu_share: Share of the cores' time that this process gets beside others, at most 1; on a
+            GPU, where the process waits for it, 1.
     """
 
     step_s: dict[str, float]
     first_s: dict[str, float]
     score_s: float
-    core: float
+    cpu_share: float
 
 
 def measure_speed(
@@ -98,8 +100,11 @@ def measure_speed(
         scored = compute_outputs(network, images, labeled[:_SCORED_SAMPLES], device, "classify")
         score_s = (time.monotonic() - scoring) / len(scored)
     step_s, first_s = ({kind: pair[n] for kind, pair in times.items()} for n in (0, 1))
-    core = (time.process_time() - busy) / (time.monotonic() - started)
-    return Speed(step_s, first_s, score_s, min(1.0, core))
+    cpu_share = 1.0
+    if device.type == "cpu":
+        elapsed_s = torch.get_num_threads() * (time.monotonic() - started)
+        cpu_share = min(1.0, (time.process_time() - busy) / elapsed_s)
+    return Speed(step_s, first_s, score_s, cpu_share)
 
 
 def _time_steps(train: Callable[[Checkpoints, Fit], object], limit_s: float) -> tuple[float, float]:
@@ -107,7 +112,7 @@ def _time_steps(train: Callable[[Checkpoints, Fit], object], limit_s: float) -> 
     watch, stop = _Stopwatch(limit_s), StopRequest()
     with TemporaryDirectory() as folder, suppress(_MeasuredError, TrainingInterrupted):
         checkpoints = Checkpoints(Path(folder, "checkpoints"), {}, every=10**9, resume="never")
-        train(checkpoints, partial(fit, progress=lambda *_: watch, stop_request=lambda: stop))
+        train(checkpoints, partial(fit, progress=watch, stop_request=stop))
     if stop.received:
         raise TrainingInterrupted(
             f"stopped by {stop.received.name} while the time of a step was measured for the "

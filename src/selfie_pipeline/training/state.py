@@ -15,6 +15,7 @@ from selfie_pipeline.training.cuda import AsyncCopy
 from selfie_pipeline.training.distributed.process_group import all_gather, all_reduce_mean
 from selfie_pipeline.training.optimizer import build_optimizer, learning_rate_factor
 from selfie_pipeline.training.tasks import Task
+from selfie_pipeline.weights import copy_to_cpu
 
 _SAMPLES_NAMED = 8
 
@@ -140,10 +141,7 @@ class TrainingState:
         tensors["history"] = torch.tensor(self.history, dtype=torch.float64)  # (rows, 4)
         if self._since_row:
             tensors["since_row"] = torch.stack(self._since_row)  # (parts, 2)
-        copies = {
-            name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()
-        }
-        return Checkpoint(self.step, copies)
+        return Checkpoint(self.step, copy_to_cpu(tensors))
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take up the state of a checkpoint of this very training."""

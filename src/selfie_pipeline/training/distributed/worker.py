@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +18,7 @@ import ray.train.torch
 import torch
 from torch import distributed
 
-from selfie_pipeline.config import ComputeConfig, TrainingConfig, UserError
+from selfie_pipeline.config import ComputeConfig, UserError
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.cuda import use_gpu
 from selfie_pipeline.training.data.batches import Batches
@@ -103,8 +102,8 @@ def _train(spec: TrainingSpec, status: Any, first: bool) -> None:
         spec.device,
         RankZeroCheckpoints(**vars(spec.checkpoints)),
         spec.title,
-        stop_request=lambda: stop,
-        progress=partial(_StatusReporter, status, first, stop),
+        stop_request=stop,
+        progress=_StatusReporter(status, first, stop, spec.task.recipe.steps),
     )
 
 
@@ -136,18 +135,12 @@ class _StatusReporter:
     """Reports the first worker's progress to the status actor, and receives stop requests."""
 
     def __init__(
-        self,
-        status: Any,
-        first: bool,
-        stop: SynchronisedStopRequest,
-        title: str,  # noqa: ARG002  # the driver shows it
-        recipe: TrainingConfig,
-        first_step: int,  # noqa: ARG002
+        self, status: Any, first: bool, stop: SynchronisedStopRequest, last_step: int
     ) -> None:
         self._status = status
         self._first = first
         self._stop = stop
-        self._last_step = recipe.steps
+        self._last_step = last_step
         self._answer: ray.ObjectRef[int] | None = None
         self._reported_at = 0.0
 
