@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path, PurePath
 from typing import BinaryIO, NamedTuple, TypeVar
 
+import joblib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError, features
@@ -217,8 +218,7 @@ def map_ordered(function: Callable[[_Item], _Result], items: Iterable[_Item]) ->
     Raises:
         Exception: Any exception of the function; queued calls are cancelled.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = cores or 1
+    cores = joblib.cpu_count()  # that this process may use, also in a container
     queue: deque[Future[_Result]] = deque()
     with warnings.catch_warnings(), ThreadPoolExecutor(cores) as pool:
         # Pillow warns about oddities of files that it can read.

@@ -340,7 +340,9 @@ def _list_files(folder: Path, subfolder: str, *, recursive: bool = True) -> _Fil
     images: list[ListedImage] = []
     repeats: list[tuple[str, str]] = []
     skipped = {identify(folder)} if subfolder else ()
-    for walked in islice(walk_folders(folder / subfolder, skipped=skipped), not recursive or None):
+    for walked in islice(
+        walk_folders(folder / subfolder, skipped=skipped), None if recursive else 1
+    ):
         parent = _find_place(walked.path, folder)
         if walked.first is not None:
             repeats.append((parent, _find_place(walked.first, folder)))

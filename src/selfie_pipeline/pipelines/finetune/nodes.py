@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -134,7 +133,8 @@ def finetune_classifier(
     with open_engine(compute) as engine:
         identity = {**lineage, **engine.identity}
         state = Checkpoints(checkpoints, identity, recipe.checkpoint_every, resume)
-        callbacks = list(_held_out_score(samples, labeled_samples, images, engine.here, seed))
+        held_out = _held_out_score(samples, labeled_samples, images, engine.here, seed)
+        callbacks: list[StepCallback] = [] if held_out is None else [held_out]
         if tensorboard:
             callbacks.append(TensorBoardWriter(state))
         result = finetune(
@@ -167,15 +167,15 @@ def finetune_classifier(
 
 def _held_out_score(
     samples: pd.DataFrame, labeled: pd.DataFrame, images: Images, device: Device, seed: int
-) -> Iterator[StepCallback]:
-    """Yield a score on training samples whose labels finetuning does not see, if there are any."""
+) -> HeldOutScore | None:
+    """Return a score on training samples whose labels finetuning does not see, if there are any."""
     train = samples[samples["split"] == "train"]
     others = train[~train["sample"].isin(labeled["sample"])]
-    if len(others):
-        rng = np.random.default_rng(fold_in(seed, RandomStream.HELD_OUT))
-        drawn = others.iloc[np.sort(rng.permutation(len(others))[:HELD_OUT_SAMPLES])]
-        rows, labels = drawn["sample"].to_numpy(), drawn["label"].to_numpy()
-        yield HeldOutScore(images, rows, labels, device)
+    if others.empty:
+        return None
+    rng = np.random.default_rng(fold_in(seed, RandomStream.HELD_OUT))
+    drawn = others.iloc[np.sort(rng.permutation(len(others))[:HELD_OUT_SAMPLES])]
+    return HeldOutScore(images, drawn["sample"].to_numpy(), drawn["label"].to_numpy(), device)
 
 
 def test_classifier(

@@ -5,7 +5,7 @@ The actor is a process of its own on the driver's machine, so this module import
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 Row = tuple[int, float, float, float]
 """A `state.HistoryRow`, as plain data."""
@@ -78,6 +78,6 @@ class StatusActor:
 
     def read(self) -> TrainingStatus:
         """Return the status, with the messages since the last read."""
-        status = TrainingStatus(**vars(self._status))
+        status = replace(self._status)
         self._status.messages = []
         return status
