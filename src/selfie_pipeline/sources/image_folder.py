@@ -340,9 +340,8 @@ def _list_files(folder: Path, subfolder: str, *, recursive: bool = True) -> _Fil
     images: list[ListedImage] = []
     repeats: list[tuple[str, str]] = []
     skipped = {identify(folder)} if subfolder else ()
-    for walked in islice(
-        walk_folders(folder / subfolder, skipped=skipped), None if recursive else 1
-    ):
+    walk = walk_folders(folder / subfolder, skipped=skipped)
+    for walked in walk if recursive else islice(walk, 1):
         parent = _find_place(walked.path, folder)
         if walked.first is not None:
             repeats.append((parent, _find_place(walked.first, folder)))
