@@ -72,19 +72,10 @@ def plan_run(
         UserError: The budget is too short, or it was given with `--params` and there is no earlier
             run.
     """
-    outputs = pipeline.all_outputs()
-    counts = {
-        "pretrain": int("encoder" in outputs),
-        "finetune": len(INITIAL_WEIGHTS.keys() & outputs),
-    }
-    trainings = {kind: count for kind, count in counts.items() if count}
-    is_study = starts_runs(pipeline)
-    if is_study:
-        least = {"finetune": 1} | ({"pretrain": 1} if "params:ratio" in pipeline.inputs() else {})
-        trainings = least | trainings
+    trainings = _count_trainings(pipeline)
     if not trainings:
         return {}
-    borrows = is_study or config.compute.engine == "ray"
+    borrows = starts_runs(pipeline) or config.compute.engine == "ray"
     from selfie_pipeline.training import budget  # noqa: PLC0415  # torch
     from selfie_pipeline.training.lineage import fingerprint_data  # noqa: PLC0415  # pandas
 
@@ -111,10 +102,24 @@ def plan_run(
                 samples,
                 grids,
                 lambda: time.monotonic() - started_s,
-                report="report" in outputs,
+                report="report" in pipeline.all_outputs(),
             )
             budget.save_plan(file, plan)
     return plan
+
+
+def _count_trainings(pipeline: Pipeline) -> dict[str, int]:
+    """Count the trainings of each kind; those that its nodes repeat in other runs count once."""
+    outputs = pipeline.all_outputs()
+    counts = {
+        "pretrain": int("encoder" in outputs),
+        "finetune": len(INITIAL_WEIGHTS.keys() & outputs),
+    }
+    if starts_runs(pipeline):
+        counts["finetune"] = counts["finetune"] or 1
+        if "params:ratio" in pipeline.inputs():
+            counts["pretrain"] = 1
+    return {kind: count for kind, count in counts.items() if count}
 
 
 def find_start(run_id: str) -> float:

@@ -203,12 +203,10 @@ def write_report(
         training curves, puzzle picture, confusion matrix and sample errors.
     """
     gains = compute_gains(selection)
-    classes = list_class_names(samples)
-    check_predictions(predictions, classes)
     histories = {"supervised": supervised_history, "selfie": selfie_history}
-    wrong = select_worst_errors(predictions, _ERROR_IMAGES)
     pairs = check["examples"] if check else []
     run = f"seed {selfie['seed']}, {100 * selfie['labeled_frac']:g} % of the labels"
+    images = open_images(patch_grids, patch, augmentation)
     drawn = {
         "accuracy": draw_accuracy_over_labels(table),
         "variance": draw_variance_over_labels(table),
@@ -217,12 +215,7 @@ def write_report(
             pretrain_history, histories, 1 / puzzles["targets"].shape[1]
         ),
         "puzzle": draw_puzzles(**puzzles),
-        "confusion": draw_confusion_matrix(predictions, classes),
-        "errors": draw_sample_errors(
-            _show(open_images(patch_grids, patch, augmentation), wrong["sample"].to_numpy()),
-            wrong,
-            classes=classes,
-        ),
+        **_draw_errors(predictions, list_class_names(samples), images),
     }
     seeds = {"Variance": drawn["variance"]} if table["std"].notna().any() else {}
     more = {"Accuracy over labels": drawn["accuracy"]}
@@ -250,6 +243,19 @@ def write_report(
         },
     )
     return page, *drawn.values()
+
+
+def _draw_errors(
+    predictions: pd.DataFrame, classes: Sequence[str], images: Images
+) -> dict[str, Figure]:
+    """Draw the confusion matrix and the samples that are wrong with the largest probability."""
+    check_predictions(predictions, classes)
+    wrong = select_worst_errors(predictions, _ERROR_IMAGES)
+    pixels = _show(images, wrong["sample"].to_numpy())  # (B, H, W, C)
+    return {
+        "confusion": draw_confusion_matrix(predictions, classes),
+        "errors": draw_sample_errors(pixels, wrong, classes=classes),
+    }
 
 
 def _show(images: Images, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
