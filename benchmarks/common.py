@@ -31,7 +31,7 @@ from selfie_pipeline.provenance import describe_environment
 from selfie_pipeline.settings import CONFIG_LOADER_ARGS
 from selfie_pipeline.sources.digits import Digits
 from selfie_pipeline.training.checkpoints import Checkpoints
-from selfie_pipeline.training.data.batches import Images
+from selfie_pipeline.training.data.batches import WindowReader
 from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.optimizer import build_optimizer, clip_gradients, set_learning_rate
@@ -76,14 +76,14 @@ class ArrayGrids:
         return torch.from_numpy(self.patches[rows])
 
 
-def digit_images(config: Config) -> tuple[Images, NDArray[np.int64]]:
+def digit_images(config: Config) -> tuple[WindowReader, NDArray[np.int64]]:
     """Return all digits, and their row numbers."""
     digits = drawn_digits(config.patch.canvas_size)
     grids = ArrayGrids(digits, config.patch.patch_size, train=len(digits))
-    return Images(grids, config.patch, config.augmentation), np.arange(len(grids))
+    return WindowReader(grids, config.patch, config.augmentation), np.arange(len(grids))
 
 
-def pretraining_task(config: Config, images: Images) -> PretrainingTask:
+def pretraining_task(config: Config, images: WindowReader) -> PretrainingTask:
     """Return a freshly initialised pretraining task."""
     with seeded_initialisation(config.pretrain.seed):
         network = Selfie(config.model, config.patch)

@@ -49,7 +49,7 @@ from predict import build_weights, run_node
 from selfie_pipeline.config import Config
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.project import Project
-from selfie_pipeline.training.data.batches import Batches, Images
+from selfie_pipeline.training.data.batches import Batches, WindowReader
 from selfie_pipeline.training.data.prefetch import prefetch
 from selfie_pipeline.training.device import find_device
 
@@ -94,7 +94,7 @@ def train(folder: Path, config: Config, steps: int) -> dict[str, float]:
     device = find_device(config.compute)
     started = time.perf_counter()
     grids = PatchGrids(folder)
-    images = Images(grids, config.patch, config.augmentation)
+    images = WindowReader(grids, config.patch, config.augmentation)
     task = pretraining_task(config, images).to(device.type)
     step = bare_step(task, device)
     batches = prefetch(Batches(images, np.arange(len(grids)), 0, config.pretrain), device.type)

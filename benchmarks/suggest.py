@@ -29,7 +29,7 @@ from selfie_pipeline.models.backbone import PatchNetwork
 from selfie_pipeline.models.classifier import Classifier
 from selfie_pipeline.models.selfie import restore_encoder
 from selfie_pipeline.sources.cifar10 import Cifar10
-from selfie_pipeline.training.data.batches import Images
+from selfie_pipeline.training.data.batches import WindowReader
 from selfie_pipeline.training.data.subset import labeled_subset
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.finetuning import (
@@ -57,7 +57,7 @@ class Cifar:
         self.labels = samples["label"].to_numpy()
         pixels = np.concatenate([chunk.images for chunk in source.images(samples, 32)])
         grids = ArrayGrids(pixels, config.patch.patch_size, train=_TRAIN)
-        self.images = Images(grids, config.patch, config.augmentation)
+        self.images = WindowReader(grids, config.patch, config.augmentation)
         self.encoder = WeightsDataset(filepath=str(encoder)).load()
         self.device = find_device(config.compute)
 

@@ -21,7 +21,7 @@ from selfie_pipeline.models.patch_grid import patchify
 from selfie_pipeline.project import project_path
 from selfie_pipeline.sources.digits import Digits
 from selfie_pipeline.training.checkpoints import Checkpoints
-from selfie_pipeline.training.data.batches import Images
+from selfie_pipeline.training.data.batches import WindowReader
 
 _RECIPE = {
     "steps": 4,
@@ -173,7 +173,7 @@ class MemoryGrids:
         return self.patches[torch.from_numpy(rows)]
 
 
-MakeImages = Callable[..., Images]
+MakeImages = Callable[..., WindowReader]
 
 
 @pytest.fixture(scope="session")
@@ -192,10 +192,10 @@ def digits() -> tuple[Tensor, NDArray[np.int64]]:
 def make_images(digits: tuple[Tensor, NDArray[np.int64]]) -> MakeImages:
     """Return a factory of images: the digits, or other canvases (M, C, H, W)."""
 
-    def make(config: Config, canvases: Tensor = digits[0]) -> Images:
+    def make(config: Config, canvases: Tensor = digits[0]) -> WindowReader:
         side = config.patch.canvas_size // config.patch.patch_size
         grids = MemoryGrids(patchify(canvases, config.patch.patch_size), (side, side))
-        return Images(grids, config.patch, config.augmentation)
+        return WindowReader(grids, config.patch, config.augmentation)
 
     return make
 

@@ -18,7 +18,7 @@ PARTS = {
 LOWER = {
     *("config", "models", "training", "evaluation", "report", "sources", "datasets"),
     "duplicates",
-    *("project", "printable", "provenance", "starts", "weights", "extras"),
+    *("project", "printable", "provenance", "initial_weights", "weights", "extras"),
 }
 ALLOWED_IMPORTS = {
     "config": {"printable"},
@@ -38,7 +38,7 @@ ALLOWED_IMPORTS = {
     "pipelines": LOWER,
     "pipeline_registry": set(),
     "project": {"versions"},
-    "starts": {"config", "datasets", "project", "training", "weights"},
+    "initial_weights": {"config", "datasets", "project", "training", "weights"},
     "versions": {"config"},
     "paths": set(),
     "config_loader": {"config", "printable"},

@@ -19,7 +19,7 @@ from gpu_parts.run import Record, Run, write_table
 from selfie_pipeline.config import Config
 from selfie_pipeline.evaluation.scores import accuracy
 from selfie_pipeline.evaluation.statistics import summarise
-from selfie_pipeline.training.data.batches import Images
+from selfie_pipeline.training.data.batches import WindowReader
 from selfie_pipeline.training.data.subset import labeled_subset
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.finetuning import (
@@ -50,7 +50,7 @@ class Setting:
 
     config: Config
     device: Device
-    images: Images
+    images: WindowReader
     labels: NDArray[np.int64]
     train_images: int
 
@@ -62,7 +62,7 @@ def row(run: Run) -> None:
     pixels, labels = load_cifar10(run.data) if run.data else small_digits()
     train_images = len(pixels) * 5 // 6
     grids = ArrayGrids(pixels, config.patch.patch_size, train_images)
-    images = Images(grids, config.patch, config.augmentation)
+    images = WindowReader(grids, config.patch, config.augmentation)
     setting = Setting(config, device, images, labels, train_images)
     record = Record(
         run.out,

@@ -76,7 +76,7 @@ class ProjectHooks:
                 recipe's encoder, have too few labels, or requires a device or an extra that is
                 missing here.
         """
-        logging.getLogger("kedro.runner.sequential_runner").addFilter(_is_not_about_async)
+        logging.getLogger("kedro.runner.sequential_runner").addFilter(_drop_async_advice)
         if is_outermost():
             self.on_interrupt()  # of an earlier run of this process, of which Kedro told no hook
         if "best_settings" in pipeline.all_outputs():
@@ -208,8 +208,8 @@ class ProjectHooks:
             release_claims(self._claimed.pop())
 
 
-def _is_not_about_async(record: logging.LogRecord) -> bool:
-    """Leave out Kedro's advice of each run to use `--async`, which this project refuses."""
+def _drop_async_advice(record: logging.LogRecord) -> bool:
+    """Return whether to log it: not Kedro's advice to use `--async`, which this project refuses."""
     return "--async" not in record.getMessage()
 
 

@@ -59,7 +59,7 @@ NOT_RUN = {
     r"python benchmarks/(gpu|peers)\.py": "takes minutes; tests/benchmarks has a rehearsal of both",
     r"python benchmarks/gpu_bundle\.py": "needs CIFAR-10 and a network; see tests/benchmarks",
     r"python -m tests\.hostile": "is what tests/hostile runs, with fewer inputs",
-    r".*weights_selfie": "needs what the line above it makes; test_starts.py runs it",
+    r".*weights_selfie": "needs what the line above it makes; test_initial_weights.py runs it",
     r"git |cd ": "is about the checkout",
 }
 """Patterns of commands that are not run, with the reasons."""

@@ -207,7 +207,7 @@ def test_a_row_has_one_encoder_and_the_tuned_values_of_the_latest_cell(make_cell
     selection = select_cells([*old, *new, *tuned, *scratch], {"present"})
 
     assert selection.used == [*tuned, *scratch]
-    assert selection.other_training == [*old, *new]
+    assert selection.other_encoder_or_tuning == [*old, *new]
     assert selection.superseded == []
 
 
@@ -223,7 +223,7 @@ def test_the_shown_cell_determines_the_encoder_of_all_fractions(make_cells) -> N
     selection = select_cells(cells, {"present"}, shown[:1])
 
     assert selection.used == [*shown, *fraction]
-    assert selection.other_training == [*later, *other]
+    assert selection.other_encoder_or_tuning == [*later, *other]
     assert select_cells(cells, {"present"}).used == [*later, *other]
 
 

@@ -65,7 +65,7 @@ def test_a_patch_is_mapped_to_2_by_2(make_config, stem, side, preactivation):
     config = make_config({"model.stem": stem, "model.preactivation": preactivation})
     network = PatchNetwork(config.model).eval()
     patches = torch.rand(4, 3, side, side)
-    maps = network.features(patches)
+    maps = network.forward_features(patches)
     assert maps.shape == (4, 128, 2, 2)
     torch.testing.assert_close(network(patches), maps.mean(dim=(2, 3)))
 
@@ -85,7 +85,7 @@ def test_the_small_stem_is_initialised_as_timms_convolutions(paper_config):
 
 def test_a_complete_image_is_mapped_to_2_by_2_per_patch(make_config):
     network = PatchNetwork(make_config().model).eval()
-    assert network.features(torch.rand(1, 3, 32, 32)).shape == (1, 128, 8, 8)
+    assert network.forward_features(torch.rand(1, 3, 32, 32)).shape == (1, 128, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_only_v2_without_normalisation_pools_a_raw_sum(
         {"model.preactivation": preactivation, "model.normalise_before_pooling": normalise}
     ).model
     torch.manual_seed(0)
-    maps = PatchNetwork(model).features(torch.randn(8, 3, 8, 8))
+    maps = PatchNetwork(model).forward_features(torch.randn(8, 3, 8, 8))
     assert bool((maps < 0).any()) == raw_sum
 
 
@@ -109,7 +109,7 @@ def test_normalising_before_pooling_gives_every_feature_the_same_scale(make_conf
     inputs = []
     network.norm.register_forward_hook(lambda _, args, __: inputs.append(args[0]))
     images = torch.randn(16, 3, 8, 8)
-    maps = network.features(images)
+    maps = network.forward_features(images)
     std, mean = torch.std_mean(inputs[0], dim=(0, 2, 3), correction=0, keepdim=True)
     torch.testing.assert_close(maps, ((inputs[0] - mean) / std).relu(), atol=1e-3, rtol=1e-3)
 

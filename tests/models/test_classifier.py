@@ -34,7 +34,7 @@ def test_a_hybrid_pools_the_mean_of_each_patchs_part_of_the_feature_map(
     network = build_classifier(config.model, "resnet36_attention", config.patch, 5)
     network = evaluation_mode(network)
     images = torch.rand(3, 3, 32, 32)
-    maps = network.patch_network.features(images)
+    maps = network.patch_network.forward_features(images)
     assert maps.shape == (3, 128, 8, 8)
     vectors = functional.avg_pool2d(maps, 2).flatten(2).transpose(1, 2)
     if encoder_positions:
@@ -82,7 +82,8 @@ def test_the_stride_is_that_of_the_feature_map(make_config, stem, stride):
     model = make_config({"model.stem": stem}).model
     assert model.stride == stride
     network = build_classifier(model, "resnet36_attention", make_config().patch, 3)
-    assert network.patch_network.features(torch.rand(1, 3, 64, 64)).shape[-1] == 64 // stride
+    maps = network.patch_network.forward_features(torch.rand(1, 3, 64, 64))
+    assert maps.shape[-1] == 64 // stride
 
 
 def store(config, **changes):

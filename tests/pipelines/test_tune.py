@@ -14,7 +14,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.pipelines.tune.nodes import _Trial
+from selfie_pipeline.pipelines.tune.nodes import _Objective
 from selfie_pipeline.training.search import Search
 from selfie_pipeline.training.signals import TrainingInterrupted
 from selfie_pipeline.training.state import TrainingState
@@ -188,8 +188,8 @@ def run(
     def run(folder: str = "", before: list[FrozenTrial] | None = None) -> FrozenTrial:
         images, recipe, compute = make_images(config), config.finetune, config.compute
         folders = (tmp_path / folder, "auto", None)
-        trial = _Trial(search, samples, images, config.model, recipe, compute, *folders)
-        return run_trial(trial, {"peak_learning_rate": 0.05}, before or [])
+        objective = _Objective(search, samples, images, config.model, recipe, compute, *folders)
+        return run_trial(objective, {"peak_learning_rate": 0.05}, before or [])
 
     return run
 

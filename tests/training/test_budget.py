@@ -150,7 +150,7 @@ def test_a_plan_is_shown_as_parameters():
 def test_time_is_left_for_two_scorings_of_the_held_out_samples_and_one_of_the_test_split(
     config, monkeypatch, caplog
 ):
-    monkeypatch.setattr(budget, "open_images", lambda *_: None)
+    monkeypatch.setattr(budget, "open_windows", lambda *_: None)
     speed = Speed(STEP_S, first_s={"pretrain": 0.0, "finetune": 0.0}, score_s=1.0, cpu_share=1.0)
     monkeypatch.setattr(budget, "measure_speed", lambda *_: speed)  # of a known machine
     samples = pd.DataFrame({"split": ["train"] * 20 + ["test"] * 7})

@@ -19,8 +19,8 @@ from selfie_pipeline.training.finetuning import (
     finetune,
     initialise_classifier,
     load_encoder_into,
-    load_start,
     reestimate_statistics,
+    set_initial_weights,
 )
 from selfie_pipeline.training.inference import compute_outputs
 from selfie_pipeline.training.optimizer import (
@@ -110,7 +110,7 @@ def test_the_steps_are_those_of_sgd_written_out(make_config, make_images, train,
     recipe, momentum = config.finetune, {}
     states = []
     for batch in Batches(make_images(config), ROWS, config.seed, recipe):
-        windows = images.augmented(batch, config.patch.image_size)[:, 0]
+        windows = images.read_augmented(batch, config.patch.image_size)[:, 0]
         logits = ours.train()(normalise(windows, mean, std))
         loss = functional.cross_entropy(logits, label_of_row[batch.samples])
         ours.zero_grad()
@@ -283,7 +283,7 @@ class TestMismatch:
         mean, std = torch.from_numpy(images.grids.mean), torch.from_numpy(images.grids.std)
         with torch.no_grad():
             halves = [
-                p.stem(normalise(images.central_windows(half), mean, std))
+                p.stem(normalise(images.read_central(half), mean, std))
                 for half in (ROWS[:10], ROWS[10:])
             ]
         norm = p.stages[0].blocks[0].norm1  # it sees the stem's map
@@ -414,7 +414,7 @@ def test_the_log_counts_the_pretrained_tensors_of_each_part(make_config, caplog)
     config = make_config()
     encoder = Weights(Selfie(config.model, config.patch).state_dict(), {})
 
-    names = load_start(fresh(config), encoder, config.model)
+    names = set_initial_weights(fresh(config), encoder, config.model)
 
     stem = sum(name.startswith("stem.") for name in names)
     assert caplog.messages == [
@@ -427,6 +427,6 @@ def test_the_log_counts_the_given_tensors(make_config, caplog):
     config = make_config()
     given = Weights(dict(fresh(config, seed=1).state_dict()), {"weights": "a file"})
 
-    names = load_start(fresh(config), given, config.model)
+    names = set_initial_weights(fresh(config), given, config.model)
 
     assert caplog.messages == [f"Loaded {len(names)} given tensors"]

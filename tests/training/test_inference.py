@@ -57,7 +57,7 @@ def compute(make_config, make_images):
     images = make_images(config)
     torch.manual_seed(0)
     network = build_resnet(config.model, classes=10)
-    network(images.central_windows(np.arange(64)).float() / 64 - 1)
+    network(images.read_central(np.arange(64)).float() / 64 - 1)
 
     def compute(rows):
         return compute_outputs(network, images, rows, PROCESSOR, "classify")

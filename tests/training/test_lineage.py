@@ -13,8 +13,8 @@ from selfie_pipeline.config import UserError
 from selfie_pipeline.training.lineage import (
     FROM_SCRATCH,
     fingerprint_data,
+    initial_weights_lineage,
     pretraining_lineage,
-    start_lineage,
 )
 from selfie_pipeline.weights import Weights
 
@@ -58,9 +58,9 @@ def test_the_start_is_an_encoder_or_given_weights_or_nothing() -> None:
     tensors = {"w": torch.ones(1)}
     encoder, given = Weights(tensors, MADE), Weights(tensors, {"weights": {"file": "w.pth"}})
 
-    assert start_lineage(None) == FROM_SCRATCH
-    assert start_lineage(encoder) == pretraining_lineage(encoder)
-    assert start_lineage(given) == {
+    assert initial_weights_lineage(None) == FROM_SCRATCH
+    assert initial_weights_lineage(encoder) == pretraining_lineage(encoder)
+    assert initial_weights_lineage(given) == {
         "encoder": None,
         "pretraining_images": None,
         "configuration": {"weights": {"file": "w.pth"}},

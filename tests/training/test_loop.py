@@ -29,7 +29,7 @@ from torch import Tensor
 from selfie_pipeline.config import Config, UserError, load_config
 from selfie_pipeline.training import loop
 from selfie_pipeline.training.checkpoints import Checkpoint, Checkpoints
-from selfie_pipeline.training.data.batches import Images
+from selfie_pipeline.training.data.batches import WindowReader
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.finetuning import finetune, initialise_classifier
 from selfie_pipeline.training.loop import StepCallback
@@ -89,7 +89,9 @@ def train(
     identity = {"stage": stage, "recipe": recipe.model_dump()}
     checkpoints = Checkpoints(folder, identity, recipe.checkpoint_every, config.resume)
     side = config.patch.canvas_size // config.patch.patch_size
-    images = Images(Noise((side, side), config.patch.patch_size), config.patch, config.augmentation)
+    images = WindowReader(
+        Noise((side, side), config.patch.patch_size), config.patch, config.augmentation
+    )
     rows = np.arange(SAMPLES)
     device = find_device(config.compute)
     if stage == "pretrain":

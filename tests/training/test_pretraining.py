@@ -15,13 +15,13 @@ ROWS = np.arange(0, 1600, 4)  # 400 digits
 def train(make_images, tmp_path):
     runs = iter(range(100))
 
-    def train(config, start=None):
+    def train(config, initial=None):
         folder = tmp_path / str(next(runs))
         checkpoints = Checkpoints(folder, {}, every=10**9, resume="never")
         images = make_images(config)
         device = find_device(config.compute)
         trained = pretrain(
-            config.model, config.pretrain, images, ROWS, device, checkpoints, start=start
+            config.model, config.pretrain, images, ROWS, device, checkpoints, initial=initial
         )
         return trained, images
 

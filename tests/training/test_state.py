@@ -9,7 +9,7 @@ import pytest
 
 from selfie_pipeline.config import Config
 from selfie_pipeline.models.selfie import Selfie
-from selfie_pipeline.training.data.batches import Images
+from selfie_pipeline.training.data.batches import WindowReader
 from selfie_pipeline.training.state import NonFiniteLossError, TrainingState
 from selfie_pipeline.training.tasks import PretrainingTask
 
@@ -26,7 +26,7 @@ def test_the_error_names_the_first_samples_and_counts_the_others(count: int, nam
 
 
 def test_scores_are_in_the_order_of_their_names(
-    make_config: Callable[..., Config], make_images: Callable[..., Images]
+    make_config: Callable[..., Config], make_images: Callable[..., WindowReader]
 ) -> None:
     """As they come out of a checkpoint: a resumed training results in the same file."""
     config = make_config()

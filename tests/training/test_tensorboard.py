@@ -11,7 +11,7 @@ import pytest
 
 from selfie_pipeline.config import Config, UserError
 from selfie_pipeline.training.checkpoints import Checkpoints
-from selfie_pipeline.training.data.batches import Images
+from selfie_pipeline.training.data.batches import WindowReader
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.loop import StepCallback
 from selfie_pipeline.training.pretraining import pretrain
@@ -23,7 +23,7 @@ STEPS = 8
 
 @pytest.fixture
 def train(
-    make_config: Callable[..., Config], make_images: Callable[..., Images], tmp_path: Path
+    make_config: Callable[..., Config], make_images: Callable[..., WindowReader], tmp_path: Path
 ) -> Callable[..., TrainingResult]:
     config = make_config(
         {

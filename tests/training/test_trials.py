@@ -198,12 +198,14 @@ def test_the_largest_seed(make_search, make_trials) -> None:
 
 
 def test_a_study_is_that_of_all_its_trials_depend_on_but_their_number(make_search) -> None:
-    study = make_search().study
+    study = make_search().study_name
 
     assert study.startswith("selfie, 10 %, ")
-    assert make_search(trials=50).study == study
-    assert make_search(seed=1).study != study
-    assert make_search(lineage={"configuration": {"finetune": RECIPE, "seed": 3}}).study != study
+    assert make_search(trials=50).study_name == study
+    assert make_search(seed=1).study_name != study
+    assert (
+        make_search(lineage={"configuration": {"finetune": RECIPE, "seed": 3}}).study_name != study
+    )
 
 
 @pytest.mark.parametrize(("others", "pruned"), [([0.5, 0.6], False), ([0.5, 0.6, 0.7], True)])

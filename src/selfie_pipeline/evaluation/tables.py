@@ -108,13 +108,13 @@ class Selection:
     Attributes:
         used: One cell per data set, network, fraction, arm and seed.
         other_configuration: Cells with other parameters, which are not comparable.
-        other_training: Cells of another encoder or with other tuned values.
+        other_encoder_or_tuning: Cells of another encoder or with other tuned values.
         superseded: Cells that were run again later with the same seed.
     """
 
     used: list[Cell]
     other_configuration: list[Cell]
-    other_training: list[Cell]
+    other_encoder_or_tuning: list[Cell]
     superseded: list[Cell]
 
 
@@ -143,8 +143,9 @@ def select_cells(
     tuned = {_row_key(cell): _get_tuned(cell) for cell in [*same, *shown]}
     latest: dict[tuple[Any, ...], Cell] = {}
     superseded = []
-    weights = {_get_weights(cell) for cell in shown} - {None}
-    for cell in sorted(same, key=lambda cell: _get_weights(cell) in weights):  # shown ones last
+    shown_digests = {_get_classifier_digest(cell) for cell in shown} - {None}
+    # Those of the shown classifiers come last.
+    for cell in sorted(same, key=lambda cell: _get_classifier_digest(cell) in shown_digests):
         if _get_tuned(cell) != tuned[_row_key(cell)]:
             continue
         key = (*_row_key(cell), cell["seed"])
@@ -156,7 +157,7 @@ def select_cells(
     return Selection(
         used=[cell for cell in same if id(cell) in used],
         other_configuration=other,
-        other_training=[cell for cell in comparable if id(cell) not in left_out],
+        other_encoder_or_tuning=[cell for cell in comparable if id(cell) not in left_out],
         superseded=[cell for cell in same if id(cell) in left_out - used],
     )
 
@@ -176,7 +177,7 @@ def _get_encoder(cell: Cell) -> str | None:
     return encoder
 
 
-def _get_weights(cell: Cell) -> str | None:
+def _get_classifier_digest(cell: Cell) -> str | None:
     """Return the digest of the cell's classifier."""
     classifier: str | None = cell["provenance"].get("classifier")
     return classifier

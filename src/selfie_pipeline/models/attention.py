@@ -25,36 +25,36 @@ class AttentionBlock(nn.Module):
         self.linear2 = nn.Linear(config.intermediate, features)
         self.norm1 = nn.LayerNorm(features)
         self.norm2 = nn.LayerNorm(features)
-        self.rate = config.dropout
+        self.dropout_rate = config.dropout
 
     def forward(
-        self, vectors: Tensor, rng: DropoutRng | None, outputs: int | None = None
+        self, vectors: Tensor, rng: DropoutRng | None, num_outputs: int | None = None
     ) -> Tensor:
         """Let the vectors attend to each other.
 
         Args:
             vectors: (B, L, D).
             rng: Random numbers of the dropout; None in evaluation.
-            outputs: Number of outputs to compute, those of the first vectors; None for all.
+            num_outputs: Number of outputs to compute, those of the first vectors; None for all.
 
         Returns:
-            (B, outputs, D).
+            (B, num_outputs, D).
         """
-        first = vectors[:, :outputs]  # (B, outputs, D)
-        attended = dropout(self.self_attn(first, vectors, rng), self.rate, rng)
+        first = vectors[:, :num_outputs]  # (B, num_outputs, D)
+        attended = dropout(self.self_attn(first, vectors, rng), self.dropout_rate, rng)
         first = self.norm1(first + attended)
         projected = self.linear2(functional.gelu(self.linear1(first)))
-        out: Tensor = self.norm2(first + dropout(projected, self.rate, rng))
+        out: Tensor = self.norm2(first + dropout(projected, self.dropout_rate, rng))
         return out
 
 
 class _SelfAttention(nn.Module):
     """Multi-head self-attention, with the tensors of `torch.nn.MultiheadAttention`."""
 
-    def __init__(self, features: int, heads: int, rate: float) -> None:
+    def __init__(self, features: int, heads: int, dropout_rate: float) -> None:
         super().__init__()
         self.heads = heads
-        self.rate = rate
+        self.dropout_rate = dropout_rate
         self.in_proj_weight = nn.Parameter(torch.empty(3 * features, features))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * features))
         self.out_proj = nn.Linear(features, features)
@@ -70,7 +70,7 @@ class _SelfAttention(nn.Module):
         key_value = functional.linear(vectors, key_value_weight, key_value_bias)  # (B, L, 2D)
         key, value = map(self._split_heads, key_value.chunk(2, dim=-1))  # (B, heads, L, d)
         scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5  # (B, heads, Q, L)
-        weights = dropout(scores.softmax(dim=-1), self.rate, rng)
+        weights = dropout(scores.softmax(dim=-1), self.dropout_rate, rng)
         mixed = (weights @ value).transpose(1, 2).flatten(2)  # (B, Q, D)
         out: Tensor = self.out_proj(mixed)
         return out
@@ -108,5 +108,5 @@ class AttentionPooling(nn.Module):
         *blocks, last = self.blocks
         for block in blocks:
             sequence = block(sequence, rng)  # (B, 1 + L, D)
-        u: Tensor = last(sequence, rng, outputs=1)[:, 0]  # (B, D)
+        u: Tensor = last(sequence, rng, num_outputs=1)[:, 0]  # (B, D)
         return u

@@ -70,11 +70,11 @@ class PatchNetwork(nn.Module):
         normalise = config.preactivation and config.normalise_before_pooling
         self.norm = BatchNormAct2d(config.features) if normalise else nn.Identity()
 
-    def features(self, images: Tensor) -> Tensor:
+    def forward_features(self, images: Tensor) -> Tensor:
         """Compute the feature maps of patches or images: (B, 3, H, W) to (B, D, h, w)."""
         out: Tensor = self.norm(self.stages(self.stem(images)))
         return out
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the vectors of patches or images: (B, 3, H, W) to (B, D)."""
-        return self.features(images).mean(dim=(2, 3))  # (B, D)
+        return self.forward_features(images).mean(dim=(2, 3))  # (B, D)

@@ -54,7 +54,7 @@ class AttentionClassifier(nn.Module):
         Raises:
             ValueError: The feature map can't be cut into the patch grid.
         """
-        maps = self.patch_network.features(images)  # (B, D, h, w)
+        maps = self.patch_network.forward_features(images)  # (B, D, h, w)
         parts = patchify(maps, maps.shape[-1] // self.grid_size)  # (B, N, D, h / R, w / S)
         vectors = parts.mean(dim=(3, 4))  # (B, N, D)
         if self.positions is not None:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from selfie_pipeline.evaluation.tables import ARMS, Cell, Selection, has_one_seed
 from selfie_pipeline.provenance import flatten
 from selfie_pipeline.report import style
-from selfie_pipeline.report.data_check import describe_overlaps, has_leaked, suggest_next_steps
+from selfie_pipeline.report.duplicates import describe_overlaps, has_leaked, suggest_next_steps
 from selfie_pipeline.report.templates import render_template
 from selfie_pipeline.report.text import (
     MISSING,

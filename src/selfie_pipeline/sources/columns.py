@@ -52,12 +52,12 @@ def find_column(path: Path, columns: Collection[str], kind: str, named: str | No
                 f"data.{kind}_column = {named} is not a column of {path}; allowed: "
                 f"{list_first(columns)}"
             )
-        _check_once(path, columns, named)
+        _check_unique(path, columns, named)
         return named
     for known in _NAMES[kind]:
         found = [name for name in columns if re.sub(r"[\W_]", "", name).lower() in known]
         if found:
-            _check_once(path, columns, found[0])
+            _check_unique(path, columns, found[0])
         if len(found) > 1:
             raise UserError(
                 f"{path} has several columns that may be the {kind} column: {list_first(found)}; "
@@ -68,7 +68,7 @@ def find_column(path: Path, columns: Collection[str], kind: str, named: str | No
     return None
 
 
-def _check_once(path: Path, columns: Collection[str], name: str) -> None:
+def _check_unique(path: Path, columns: Collection[str], name: str) -> None:
     if (count := list(columns).count(name)) > 1:
         raise UserError(f"{path} has {count} columns with the name {name}; rename all but one")
 
@@ -119,7 +119,7 @@ def to_texts(
     return texts
 
 
-def drop_points(texts: Sequence[str]) -> Sequence[str]:
+def strip_decimal_zero(texts: Sequence[str]) -> Sequence[str]:
     """Return whole numbers without a point: pandas writes them as 3.0 if there are gaps."""
     if all(re.fullmatch(r"(-?\d+\.0)?", text) for text in texts):
         return [text.removesuffix(".0") for text in texts]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from selfie_pipeline.config import UserError
 from selfie_pipeline.sources.base import damaged_error
-from selfie_pipeline.sources.listing import compose
+from selfie_pipeline.sources.listing import normalise_unicode
 
 _DEVKIT = "ILSVRC2012_validation_ground_truth.txt"
 _META = "meta.mat"
@@ -45,7 +45,9 @@ def load_ground_truth(folder: Path, split: str) -> dict[str, str] | None:
             path = parent / name
             if path.is_file():
                 try:
-                    return {compose(k): compose(v) for k, v in read(path).items()}
+                    return {
+                        normalise_unicode(k): normalise_unicode(v) for k, v in read(path).items()
+                    }
                 except UserError:
                     raise
                 except Exception as error:  # scipy and csv have errors of their own

@@ -42,8 +42,8 @@ from selfie_pipeline.sources.listing import (
     ListedImage,
     build_table,
     choose_splits,
-    compose,
     log_skipped,
+    normalise_unicode,
 )
 from selfie_pipeline.sources.repeats import drop_repeats, two_roles_error
 from selfie_pipeline.sources.samples import SPLITS
@@ -206,7 +206,7 @@ def _list_layout(folder: Path) -> list[ListedImage]:
         else:
             images = _list_files(folder, name).images
             is_class = not has_train and any(has_image_extension(i.place) for i in images)
-            class_name = compose(escape_name(name)) if is_class else ""
+            class_name = normalise_unicode(escape_name(name)) if is_class else ""
             parts[name] = [image._replace(class_name=class_name) for image in images]
     trained = {image.class_name for images in parts.values() for image in images} - {""}
     for name in tests:
@@ -260,7 +260,7 @@ def _list_split(
 
 def _class_folder(place: str, end: int | None = None) -> str:
     """Return the name of the folder below that of the split; "" for none."""
-    return compose(next(iter(place.split("/")[1:end]), ""))
+    return normalise_unicode(next(iter(place.split("/")[1:end]), ""))
 
 
 def _assign_classes(
@@ -269,7 +269,7 @@ def _assign_classes(
     """Select the files that a ground truth lists by their path in the split, name or stem."""
     found, skipped = [], []
     for image in images:
-        path = PurePosixPath(*PurePosixPath(compose(image.place)).parts[1:])
+        path = PurePosixPath(*PurePosixPath(normalise_unicode(image.place)).parts[1:])
         keys = [key for key in (str(path), path.name, path.stem) if key in ground_truth]
         if keys:
             found.append(image._replace(class_name=ground_truth[keys[0]]))

@@ -16,9 +16,19 @@ from pyarrow.parquet import ParquetFile
 from selfie_pipeline.config import DataConfig, UserError
 from selfie_pipeline.printable import list_first
 from selfie_pipeline.sources.base import damaged_error
-from selfie_pipeline.sources.columns import drop_points, find_column, read_class_labels, to_texts
+from selfie_pipeline.sources.columns import (
+    find_column,
+    read_class_labels,
+    strip_decimal_zero,
+    to_texts,
+)
 from selfie_pipeline.sources.decoding import has_image_extension
-from selfie_pipeline.sources.listing import SPLIT_NAMES, UNLABELED_NAMES, ListedImage, compose
+from selfie_pipeline.sources.listing import (
+    SPLIT_NAMES,
+    UNLABELED_NAMES,
+    ListedImage,
+    normalise_unicode,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +77,9 @@ def _read_table(path: Path, config: DataConfig, *, is_first: bool) -> LabelTable
     unknown: dict[str, int] = defaultdict(int)
     try:
         for file, class_name, split in read(path, find):
-            rows.append(LabelRow(file, compose(class_name.strip()), split.strip().casefold()))
+            rows.append(
+                LabelRow(file, normalise_unicode(class_name.strip()), split.strip().casefold())
+            )
             if rows[-1].split not in {"", *SPLIT_NAMES}:
                 unknown[split] += 1
     except FileNotFoundError:
@@ -145,7 +157,7 @@ def _read_text(
             if any(row):
                 rows.append([row[c].strip() if 0 <= c < len(row) else "" for c in columns])
         images, classes, splits = zip(*rows, strict=True) if rows else ((), (), ())
-        return zip(drop_points(images), drop_points(classes), splits, strict=True)
+        return zip(strip_decimal_zero(images), strip_decimal_zero(classes), splits, strict=True)
 
 
 def _read_parquet(
@@ -295,7 +307,9 @@ def _find_images(
     Letters with accents may be composed or decomposed, as in the names that macOS gives.
     """
     by_place = {image.place: index for index, image in enumerate(images)}
-    by_name = _group_by_name(images, {compose(_last(_clean(row.file))) for row in table.rows})
+    by_name = _group_by_name(
+        images, {normalise_unicode(_last(_clean(row.file))) for row in table.rows}
+    )
     root = folder.as_posix().strip("/")
     for row in table.rows:
         file = _clean(row.file)
@@ -303,14 +317,14 @@ def _find_images(
         if index is not None:
             yield [index]
             continue
-        file = compose(file)
+        file = normalise_unicode(file)
         candidates = by_name.get(_last(file), [])
-        places = [index for index in candidates if compose(images[index].place) == file]
+        places = [index for index in candidates if normalise_unicode(images[index].place) == file]
         if places:
             yield places
             continue
         end = "/" + file.lstrip("/")
-        paths = {i: compose(f"/{root}/{images[i].place}") for i in candidates}
+        paths = {i: normalise_unicode(f"/{root}/{images[i].place}") for i in candidates}
         yield [
             i
             for i, path in paths.items()
@@ -322,7 +336,7 @@ def _group_by_name(images: Sequence[ListedImage], wanted: set[str]) -> Mapping[s
     """Group the indices of images by name with and without extension, as far as wanted."""
     groups = defaultdict(list)
     for index, image in enumerate(images):
-        name = compose(_last(image.place))
+        name = normalise_unicode(_last(image.place))
         names = {name, name.rpartition(".")[0]} if has_image_extension(name) else {name}
         for key in names & wanted:
             groups[key].append(index)

@@ -44,7 +44,7 @@ class ListedImage(NamedTuple):
     """Device and inode of the file's folder."""
 
 
-def compose(text: str) -> str:
+def normalise_unicode(text: str) -> str:
     """Return a name with composed letters (NFC), in which equal names have equal characters.
 
     macOS stores "é" in file names as two characters, while tables and other systems have one.

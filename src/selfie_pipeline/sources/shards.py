@@ -25,8 +25,8 @@ from selfie_pipeline.sources.listing import (
     ListedImage,
     build_table,
     choose_splits,
-    compose,
     find_split,
+    normalise_unicode,
 )
 
 
@@ -82,7 +82,9 @@ class Shards:
             place = path.relative_to(folder).as_posix()
             split = find_split(place)
             for row, (inside, class_name) in enumerate(reader.list_images(path), self._firsts[-1]):
-                listed.append(ListedImage(place + inside, split, compose(class_name), row=row))
+                listed.append(
+                    ListedImage(place + inside, split, normalise_unicode(class_name), row=row)
+                )
             self._firsts.append(len(listed))
         if tables:
             listed = apply_label_tables(listed, tables, folder.absolute())
@@ -91,7 +93,7 @@ class Shards:
             raise UserError(f"the shards in {folder} have no training or unlabeled images")
         self._rows = np.array([image.row for image in images], dtype=np.int64)
         present = {image.class_name for image in images} - {""}
-        published = list(dict.fromkeys(map(compose, reader.class_names)))
+        published = list(dict.fromkeys(map(normalise_unicode, reader.class_names)))
         self.classes = _order_classes(present, published)
         self._listed = build_table(images, self.classes)
 

@@ -21,7 +21,7 @@ from pydantic import NonNegativeInt, TypeAdapter
 from selfie_pipeline.atomic_write import atomic_write
 from selfie_pipeline.config import Config, TrainingConfig, UserError, parse_duration
 from selfie_pipeline.provenance import dump_configuration, flatten, hash_json
-from selfie_pipeline.training.data.batches import PatchGridStore, open_images
+from selfie_pipeline.training.data.batches import PatchGridStore, open_windows
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.finetuning import HELD_OUT_SAMPLES
 from selfie_pipeline.training.speed import measure_speed
@@ -107,7 +107,7 @@ def make_plan(
         UserError: The budget is too short.
     """
     budget_s = parse_duration(str(config.budget))
-    images = open_images(grids, config.patch, config.augmentation)
+    images = open_windows(grids, config.patch, config.augmentation)
     limit_s = min(_MEASURED_SHARE * budget_s, _LONGEST_MEASURED_S)
     speed = measure_speed(config, trainings, samples, images, limit_s)
     train, test = (int((samples["split"] == split).sum()) for split in ("train", "test"))

@@ -17,14 +17,14 @@ class Engine:
 
     Attributes:
         fit: The training loop.
-        here: Device of this process, for the work before and after a training.
-        name: Name of the processors that train, for the records.
+        local_device: Device of this process, for the work before and after a training.
+        device_name: Name of the processors that train, for the records.
         identity: Properties that a training's numbers depend on, by name.
     """
 
     fit: Fit
-    here: Device
-    name: str
+    local_device: Device
+    device_name: str
     identity: dict[str, str]
 
     @property
@@ -40,11 +40,11 @@ def open_engine(compute: ComputeConfig) -> Iterator[Engine]:
     Raises:
         UserError: A GPU or bf16 is requested and missing, or no cluster is large enough.
     """
-    here = find_device(compute)
+    local_device = find_device(compute)
     if compute.engine == "local":
-        yield Engine(fit, here, here.name, {"precision": here.precision})
+        yield Engine(fit, local_device, local_device.name, {"precision": local_device.precision})
         return
     from selfie_pipeline.training.distributed.driver import open_workers  # noqa: PLC0415  # an extra
 
     with open_workers(compute) as workers:
-        yield Engine(workers.fit, here, workers.name, workers.identity)
+        yield Engine(workers.fit, local_device, workers.name, workers.identity)

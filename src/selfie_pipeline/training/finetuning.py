@@ -30,7 +30,7 @@ from selfie_pipeline.models.loading import load_given_weights, load_pretrained
 from selfie_pipeline.provenance import readable_provenance
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.augmentation import normalise
-from selfie_pipeline.training.data.batches import Batches, Images, shuffled_samples
+from selfie_pipeline.training.data.batches import Batches, WindowReader, shuffled_samples
 from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.inference import compute_outputs
@@ -61,20 +61,22 @@ def initialise_classifier(
         return build_classifier(model, architecture, patch, classes)
 
 
-def load_start(classifier: Classifier, start: Weights | None, model: ModelConfig) -> list[str]:
+def set_initial_weights(
+    classifier: Classifier, initial: Weights | None, model: ModelConfig
+) -> list[str]:
     """Load an encoder, given weights, or nothing into a classifier.
 
     Returns:
         The names of the tensors that are pretrained now.
 
     Raises:
-        UserError: The start does not fit.
+        UserError: They do not fit.
     """
-    if start is None:
+    if initial is None:
         return []
-    if not is_given(start):
-        return load_encoder_into(classifier, start, model)
-    loaded = load_given_weights(start.tensors, classifier)
+    if not is_given(initial):
+        return load_encoder_into(classifier, initial, model)
+    loaded = load_given_weights(initial.tensors, classifier)
     _LOG.info("Loaded %d given tensors", len(loaded))
     return loaded
 
@@ -129,7 +131,7 @@ def finetune(
     pretrained: Collection[str],
     recipe: FinetuneConfig,
     seed: int,
-    images: Images,
+    images: WindowReader,
     rows: NDArray[np.int64],
     labels: NDArray[np.int64],
     device: Device,
@@ -181,7 +183,7 @@ class HeldOutScore:
         device: The device and the precision.
     """
 
-    images: Images
+    images: WindowReader
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
     device: Device
@@ -207,7 +209,7 @@ def finetuning_bytes(model: ModelConfig, recipe: FinetuneConfig, patch: PatchCon
 
 
 def reestimate_statistics(
-    network: Classifier, images: Images, rows: NDArray[np.int64], device: Device
+    network: Classifier, images: WindowReader, rows: NDArray[np.int64], device: Device
 ) -> None:
     """Re-estimate the BatchNorm statistics of the pretrained stages: from patches to whole images.
 
@@ -228,10 +230,10 @@ def reestimate_statistics(
 
 
 def _central_windows(
-    images: Images, batches: Iterable[NDArray[np.int64]], device: Device
+    images: WindowReader, batches: Iterable[NDArray[np.int64]], device: Device
 ) -> Iterator[Tensor]:
     """Yield the normalised central windows of each batch of rows: (B, C, H, W), on the device."""
     mean = torch.from_numpy(images.grids.mean).to(device.type)  # (C,)
     std = torch.from_numpy(images.grids.std).to(device.type)  # (C,)
     for rows in batches:
-        yield normalise(images.central_windows(rows).to(device.type), mean, std)
+        yield normalise(images.read_central(rows).to(device.type), mean, std)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from selfie_pipeline.config import UserError
 from selfie_pipeline.training.data.augmentation import normalise
-from selfie_pipeline.training.data.batches import Images
+from selfie_pipeline.training.data.batches import WindowReader
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.memory import retain_freed_memory
 
@@ -75,7 +75,7 @@ class Inference:
 
 
 def compute_outputs(
-    network: nn.Module, images: Images, rows: NDArray[np.int64], device: Device, title: str
+    network: nn.Module, images: WindowReader, rows: NDArray[np.int64], device: Device, title: str
 ) -> NDArray[np.float32]:
     """Compute a network's outputs for the samples' central windows, neither padded nor mirrored.
 
@@ -96,4 +96,4 @@ def compute_outputs(
     batches = np.split(rows, range(_BATCH_SIZE, len(rows), _BATCH_SIZE))
     quiet = not sys.stderr.isatty()
     progress = tqdm(batches, title, unit="batch", delay=5, disable=quiet, leave=False)
-    return np.concatenate([infer(images.central_windows(batch)) for batch in progress])
+    return np.concatenate([infer(images.read_central(batch)) for batch in progress])

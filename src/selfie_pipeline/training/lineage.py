@@ -34,28 +34,28 @@ FROM_SCRATCH: dict[str, Any] = {
     "pretraining_images": None,
     "configuration": {},
 }
-"""The start's part of the supervised arm's lineage; see `pretraining_lineage`."""
+"""The initial weights' part of the supervised arm's lineage; see `pretraining_lineage`."""
 
 
-def start_lineage(start: Weights | None) -> dict[str, Any]:
-    """Return the part of a classifier's lineage that its start determines.
+def initial_weights_lineage(initial: Weights | None) -> dict[str, Any]:
+    """Return the part of a classifier's lineage that its initial weights determine.
 
     Args:
-        start: An encoder, or given weights, or None for an arm from scratch.
+        initial: An encoder, or given weights, or None for an arm from scratch.
 
     Raises:
         UserError: See `pretraining_lineage`.
     """
-    if start is None:
+    if initial is None:
         return FROM_SCRATCH
-    if is_given(start):
-        return FROM_SCRATCH | {"configuration": {"weights": start.provenance["weights"]}}
-    return pretraining_lineage(start)
+    if is_given(initial):
+        return FROM_SCRATCH | {"configuration": {"weights": initial.provenance["weights"]}}
+    return pretraining_lineage(initial)
 
 
-def is_given(start: Weights) -> bool:
+def is_given(weights: Weights) -> bool:
     """Return whether these are given weights, from `datasets.weights.read_given_weights`."""
-    return "weights" in start.provenance
+    return "weights" in weights.provenance
 
 
 def name_arm(configuration: Mapping[str, Any]) -> Arm:
@@ -120,8 +120,8 @@ def classifier_lineage(
 ) -> dict[str, Any]:
     """Return the lineage that all classifiers of an arm and a labeled fraction share.
 
-    `pretraining` is from `start_lineage`, and `data` from `fingerprint_data`; `recipe` has the
-    values that the tuning found.
+    `pretraining` is from `initial_weights_lineage`, and `data` from `fingerprint_data`; `recipe`
+    has the values that the tuning found.
 
     Returns:
         Plain data. `tuned` has the tuned parameters by their dotted keys.

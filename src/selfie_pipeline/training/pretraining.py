@@ -15,7 +15,7 @@ from selfie_pipeline.models.patch_grid import patchify
 from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.augmentation import normalise
-from selfie_pipeline.training.data.batches import Batches, Images
+from selfie_pipeline.training.data.batches import Batches, WindowReader
 from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.loop import Fit, StepCallback, fit
@@ -28,13 +28,13 @@ from selfie_pipeline.weights import Weights
 def pretrain(
     model: ModelConfig,
     recipe: PretrainConfig,
-    images: Images,
+    images: WindowReader,
     rows: NDArray[np.int64],
     device: Device,
     checkpoints: Checkpoints,
     callbacks: Sequence[StepCallback] = (),
     fit: Fit = fit,
-    start: Weights | None = None,
+    initial: Weights | None = None,
 ) -> TrainingResult:
     """Train P, A and the positions to identify masked patches (paper, "Pretraining Details").
 
@@ -47,7 +47,7 @@ def pretrain(
         checkpoints: The training's checkpoints.
         callbacks: Called after every step.
         fit: The training loop, of this process or of an engine.
-        start: Given weights that P begins from; None for random ones.
+        initial: Given weights that P begins from; None for random ones.
 
     Returns:
         The tensors of a `Selfie`, and the history.
@@ -57,8 +57,8 @@ def pretrain(
     """
     with seeded_initialisation(recipe.seed), network_too_large_error():
         network = Selfie(model, images.patch)
-    if start is not None:
-        load_given_weights(start.tensors, network)
+    if initial is not None:
+        load_given_weights(initial.tensors, network)
     task = PretrainingTask(network, recipe, images)
     batches = Batches(images, rows, recipe.seed, recipe)
     with checkpoints.reserved("pretrain"):
@@ -68,7 +68,7 @@ def pretrain(
 @torch.inference_mode()
 def predict_patches(
     network: Selfie,
-    images: Images,
+    images: WindowReader,
     rows: NDArray[np.int64],
     patch_size: int,
     order: Tensor,
@@ -89,7 +89,7 @@ def predict_patches(
     """
     network.to(device.type).eval()
     mean, std = torch.from_numpy(images.grids.mean), torch.from_numpy(images.grids.std)
-    windows = normalise(images.central_windows(rows), mean, std)  # (B, C, H, W)
+    windows = normalise(images.read_central(rows), mean, std)  # (B, C, H, W)
     patches = patchify(windows, patch_size)  # (B, N, C, P, P)
     with device.autocast():
         scores: Tensor = network(patches.to(device.type), order.to(device.type))  # (B, T, T)

@@ -53,7 +53,7 @@ class Search:
     tune: TuneConfig
 
     @property
-    def study(self) -> str:
+    def study_name(self) -> str:
         """The name of its study, which changes with anything that its trials depend on.
 
         The number of trials is not part of it, so that a search can be extended.
@@ -61,7 +61,7 @@ class Search:
         return self._name(self.lineage)
 
     @property
-    def setup(self) -> str:
+    def study_name_any_images(self) -> str:
         """The name that searches share whose encoders differ in their images alone."""
         configuration = dict(self.lineage["configuration"])
         if "pretrain" in configuration:
@@ -81,8 +81,10 @@ class Search:
         """
         pretrain = self.lineage["configuration"].get("pretrain", {})
         if pretrain.get("images") is not None:
-            return next((each.settings for each in results if each.setup == self.setup), {})
-        return next((each.settings for each in results if each.study == self.study), {})
+            name = self.study_name_any_images
+            return next((each.settings for each in results if each.setup == name), {})
+        name = self.study_name
+        return next((each.settings for each in results if each.study == name), {})
 
     def initial_settings(self, number: int) -> dict[str, float]:
         """Return the values of one of the first trials, which do not depend on others' scores.

@@ -16,7 +16,7 @@ import torch
 
 from selfie_pipeline.config import Config
 from selfie_pipeline.training.checkpoints import Checkpoints
-from selfie_pipeline.training.data.batches import Images
+from selfie_pipeline.training.data.batches import WindowReader
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.finetuning import finetune, initialise_classifier
 from selfie_pipeline.training.inference import compute_outputs
@@ -48,7 +48,11 @@ class Speed:
 
 
 def measure_speed(
-    config: Config, kinds: Collection[str], samples: pd.DataFrame, images: Images, limit_s: float
+    config: Config,
+    kinds: Collection[str],
+    samples: pd.DataFrame,
+    images: WindowReader,
+    limit_s: float,
 ) -> Speed:
     """Time real steps of each kind, and the scoring.
 

@@ -14,7 +14,7 @@ from selfie_pipeline.models.classifier import AttentionClassifier, Classifier
 from selfie_pipeline.models.dropout import DropoutRng
 from selfie_pipeline.models.selfie import Selfie, patch_accuracy, selfie_loss
 from selfie_pipeline.training.data.augmentation import normalise
-from selfie_pipeline.training.data.batches import Batch, Images
+from selfie_pipeline.training.data.batches import Batch, WindowReader
 from selfie_pipeline.training.data.randomness import RandomStream, fold_in
 
 
@@ -24,7 +24,7 @@ class Task(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, recipe: TrainingConfig, images: Images) -> None:
+    def __init__(self, network: nn.Module, recipe: TrainingConfig, images: WindowReader) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
         self.recipe = recipe
@@ -50,7 +50,7 @@ class PretrainingTask(Task):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Compute Selfie's loss, and the share of targets that were identified; both scalars."""
-        pixels = self.images.augmented(batch, self.images.patch.patch_size)  # (B, N, C, P, P)
+        pixels = self.images.read_augmented(batch, self.images.patch.patch_size)  # (B, N, C, P, P)
         patches = normalise(pixels, self.mean, self.std)  # (B, N, C, P, P)
         rng = self.dropout_rng(self.recipe.seed, batch)
         scores = self.network(patches, batch.order, rng)  # (B, T, T)
@@ -68,7 +68,7 @@ class FinetuningTask(Task):
         self,
         network: Classifier,
         recipe: FinetuneConfig,
-        images: Images,
+        images: WindowReader,
         labels: Tensor,
         *,
         seed: int,
@@ -92,7 +92,8 @@ class FinetuningTask(Task):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Compute the cross-entropy over the classes, and the accuracy; both scalars."""
-        windows = self.images.augmented(batch, self.images.patch.image_size)[:, 0]  # (B, C, H, W)
+        size = self.images.patch.image_size
+        windows = self.images.read_augmented(batch, size)[:, 0]  # (B, C, H, W)
         images = normalise(windows, self.mean, self.std)  # (B, C, H, W)
         if isinstance(self.network, AttentionClassifier):
             logits = self.network(images, self.dropout_rng(self.seed, batch))  # (B, classes)

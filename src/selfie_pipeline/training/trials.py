@@ -62,7 +62,7 @@ def open_study(search: Search, storage: optuna.storages.BaseStorage) -> optuna.S
     they follow from the seed and the trials that ended.
     """
     study = optuna.create_study(
-        study_name=search.study,
+        study_name=search.study_name,
         storage=storage,
         direction="maximize",
         load_if_exists=True,
@@ -99,13 +99,13 @@ def best_result(search: Search, study: optuna.Study) -> SearchResult | None:
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         return None
     return SearchResult(
-        study=search.study,
+        study=search.study_name,
         arm=search.arm,
         labeled_frac=search.labeled_frac,
         settings=study.best_params,
         validation_accuracy=study.best_value,
         trials=len(finished_trials(study)),
-        setup=search.setup,
+        setup=search.study_name_any_images,
     )
 
 

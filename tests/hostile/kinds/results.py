@@ -34,7 +34,7 @@ from selfie_pipeline.pipelines.report.nodes import (
     list_class_names,
 )
 from selfie_pipeline.printable import is_printable
-from selfie_pipeline.report.data_check import draw_duplicates
+from selfie_pipeline.report.duplicates import draw_duplicates
 from selfie_pipeline.report.misclassified import (
     draw_confusion_matrix,
     draw_sample_errors,
@@ -42,7 +42,7 @@ from selfie_pipeline.report.misclassified import (
 )
 from selfie_pipeline.report.text import terminal_table, to_markdown
 from selfie_pipeline.report.training_curves import draw_training_curves
-from selfie_pipeline.training.data.batches import open_images
+from selfie_pipeline.training.data.batches import open_windows
 from selfie_pipeline.training.data.subset import TRAINED_ON_LABELS, check_labels
 from selfie_pipeline.training.lineage import fingerprint_data
 from selfie_pipeline.training.search import SearchResult
@@ -137,9 +137,9 @@ def _use_history(history: Any, folder: Path) -> None:
 def _use_predictions(predictions: Any, folder: Path) -> None:
     config = small_config()
     check_predictions(predictions, _CLASSES)
-    images = open_images(_grids(folder), config.patch, config.augmentation)
+    images = open_windows(_grids(folder), config.patch, config.augmentation)
     wrong = select_worst_errors(predictions, 12)
-    windows = images.central_windows(wrong["sample"].to_numpy())  # (B, C, H, W)
+    windows = images.read_central(wrong["sample"].to_numpy())  # (B, C, H, W)
     draw_confusion_matrix(predictions, _CLASSES)
     draw_sample_errors(windows.permute(0, 2, 3, 1).numpy(), wrong, classes=_CLASSES)
     plt.close("all")

@@ -32,7 +32,7 @@ from selfie_pipeline.pipelines.embed.nodes import load_encoder
 from selfie_pipeline.pipelines.finetune.nodes import initialise
 from selfie_pipeline.provenance import dump_configuration
 from selfie_pipeline.training.checkpoints import Checkpoints
-from selfie_pipeline.training.data.batches import Images
+from selfie_pipeline.training.data.batches import WindowReader
 from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.finetuning import initialise_classifier
@@ -295,7 +295,7 @@ def _open_checkpoints(folder: Path) -> Checkpoints:
 def _train(state: Checkpoints) -> dict[str, torch.Tensor]:
     """Pretrain for three steps, or resume from a checkpoint."""
     config = small_config()
-    images = Images(_ArrayGrids(), config.patch, config.augmentation)
+    images = WindowReader(_ArrayGrids(), config.patch, config.augmentation)
     rows, device = np.arange(_ROWS), find_device(config.compute)
     return pretrain(config.model, config.pretrain, images, rows, device, state).tensors
 

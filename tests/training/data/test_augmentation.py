@@ -82,7 +82,7 @@ def test_normalised_by_their_own_statistics_images_have_mean_0_and_deviation_1(
     make_config, make_images
 ):
     images = make_images(make_config())
-    windows = images.central_windows(np.arange(1797))
+    windows = images.read_central(np.arange(1797))
     mean, std = torch.from_numpy(images.grids.mean), torch.from_numpy(images.grids.std)
     out = normalise(windows, mean, std).double()
     assert out.mean().item() == pytest.approx(0, abs=1e-5)
@@ -113,7 +113,7 @@ def test_evaluation_sees_the_central_window_neither_padded_nor_mirrored(
     edge = (canvas - window) // 2
     inside = slice(edge, edge + window)
     expected = canvases[rows][:, :, inside, inside]
-    assert torch.equal(make_images(config, canvases).central_windows(rows), expected)
+    assert torch.equal(make_images(config, canvases).read_central(rows), expected)
 
 
 @pytest.mark.parametrize(("canvas", "pad", "places"), [(32, 4, 9), (40, 0, 9), (32, 0, 1)])
@@ -149,13 +149,13 @@ def test_augmented_windows_are_crops_of_the_stored_canvases(
     images = make_images(config, canvases)
     batch = Batches(images, np.arange(5), 0, getattr(config, group)).micro_batch(0)
 
-    windows = images.augmented(batch, 32)[:, 0]
+    windows = images.read_augmented(batch, 32)[:, 0]
 
     for row, sample in enumerate(batch.samples):
         top, left = batch.corners[row].tolist()
         expected = crop_one(canvases[sample].numpy(), top, left, bool(batch.flips[row]), 32, 2)
         np.testing.assert_array_equal(windows[row].numpy(), expected)
-    assert torch.equal(images.augmented(batch, 8), patchify(windows, 8))
+    assert torch.equal(images.read_augmented(batch, 8), patchify(windows, 8))
 
 
 def test_boxes_lie_on_the_canvas_and_have_the_areas_and_shapes_asked_for():
@@ -266,10 +266,10 @@ def test_in_pretraining_each_patch_changes_its_colours_on_its_own(
     assert batch.colours.shape == (8, patches, 2, 3, 3)
     assert len(batch.colours.flatten(0, 1).unique(dim=0)) == 8 * patches
     size = 8 if group == "pretrain" else 32
-    augmented = images.augmented(batch, size)
+    augmented = images.read_augmented(batch, size)
     assert augmented.shape == (8, patches, 3, size, size)
     assert augmented.dtype == torch.float32
-    plain = images.augmented(batch._replace(colours=None), size)
+    plain = images.read_augmented(batch._replace(colours=None), size)
     torch.testing.assert_close(augmented, jitter_colours(plain, batch.colours))
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from selfie_pipeline.config import Config, UserError
 from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.training.checkpoints import Checkpoints
-from selfie_pipeline.training.data.batches import Batches, Images
+from selfie_pipeline.training.data.batches import Batches, WindowReader
 from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.engine import open_engine
 from selfie_pipeline.training.signals import TrainingInterrupted
@@ -140,7 +140,7 @@ class Arrangement:
         config = self.config
         side = config.patch.canvas_size // config.patch.patch_size
         grids = Noise((side, side), config.patch.patch_size)
-        images = Images(grids, config.patch, config.augmentation)
+        images = WindowReader(grids, config.patch, config.augmentation)
         recipe = config.pretrain
         with open_engine(config.compute) as engine:
             with seeded_initialisation(recipe.seed):
@@ -155,7 +155,7 @@ class Arrangement:
                 config.resume,
             )
             batches = Batches(images, np.arange(30), recipe.seed, recipe)
-            return engine.fit(task, batches, engine.here, checkpoints, "pretrain")
+            return engine.fit(task, batches, engine.local_device, checkpoints, "pretrain")
 
 
 Arrange = Callable[..., Arrangement]

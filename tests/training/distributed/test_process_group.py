@@ -16,7 +16,7 @@ from torch import Tensor, distributed, multiprocessing
 from selfie_pipeline.config import Config
 from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.training.checkpoints import Checkpoint
-from selfie_pipeline.training.data.batches import Batches, Images
+from selfie_pipeline.training.data.batches import Batches, WindowReader
 from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.distributed.batch_norm import synchronise_batch_norm
 from selfie_pipeline.training.distributed.process_group import (
@@ -35,7 +35,7 @@ Tensors = dict[str, Tensor]
 
 
 def train_in_float64(
-    config: Config, images: Images, worker: int, workers: int
+    config: Config, images: WindowReader, worker: int, workers: int
 ) -> tuple[Tensor, Tensors]:
     """Return the losses and accuracies of all steps, and the network's state after them."""
     torch.set_num_threads(1)
@@ -67,7 +67,7 @@ def run_worker(worker: int, folder: Path, calls: list[Any]) -> None:
     distributed.destroy_process_group()
 
 
-def train(worker: int, folder: Path, config: Config, images: Images) -> Any:
+def train(worker: int, folder: Path, config: Config, images: WindowReader) -> Any:
     return train_in_float64(config, images, worker, WORKERS)
 
 
@@ -175,5 +175,5 @@ class Grids:
         return self.patches[torch.from_numpy(rows)]
 
 
-def images_of(config: Config) -> Images:
-    return Images(Grids(), config.patch, config.augmentation)
+def images_of(config: Config) -> WindowReader:
+    return WindowReader(Grids(), config.patch, config.augmentation)

@@ -19,7 +19,7 @@ from selfie_pipeline.evaluation.embedding import score_vectors
 from selfie_pipeline.models.embedding import ImageEmbedding
 from selfie_pipeline.models.selfie import Selfie, restore_encoder
 from selfie_pipeline.provenance import describe_environment, dump_configuration
-from selfie_pipeline.training.data.batches import open_images
+from selfie_pipeline.training.data.batches import open_windows
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.inference import compute_outputs
 from selfie_pipeline.training.lineage import fingerprint_data
@@ -49,7 +49,7 @@ def embed_samples(
     selfie = load_encoder(encoder, patch, embed)
     on_patches = embed.layer == "u"
     network = ImageEmbedding(selfie, patch.patch_size) if on_patches else selfie.patch_network
-    images = open_images(patch_grids, patch, augmentation)
+    images = open_windows(patch_grids, patch, augmentation)
     rows = samples["sample"].to_numpy()
     vectors = compute_outputs(network, images, rows, find_device(compute), "embed")  # (M, D)
     table = samples[["sample", "split", "label", "class_name"]]

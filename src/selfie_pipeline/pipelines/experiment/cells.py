@@ -182,7 +182,7 @@ def _warn_of_other_precision(kept: Iterable[Cell], compute: ComputeConfig) -> No
         )
 
 
-def _entry(key: CellKey, name: str) -> str:
+def _entry_name(key: CellKey, name: str) -> str:
     """Return the name of a catalog entry of a cell's arm; the path depends on its parameters."""
     return f"{key.arm.removeprefix('weights_')}_{name}"
 
@@ -191,7 +191,7 @@ def _load(project: Project, entry: str, cell: PlannedCell) -> Any:
     """Load a catalog entry of a cell, or None if there is no version of it."""
     key = cell.key
     return project.load(
-        _entry(key, entry),
+        _entry_name(key, entry),
         labeled_frac=key.labeled_frac,
         seed=key.seed,
         **cell.params,
@@ -239,7 +239,7 @@ def _run_cell(project: Project, cell: PlannedCell, **params: Any) -> CellOutcome
             **cell.params,
             **params,
         )
-        if not _build_outcome(cell, "done").matches(outputs[_entry(key, "metrics")].load()):
+        if not _build_outcome(cell, "done").matches(outputs[_entry_name(key, "metrics")].load()):
             error = "the files in conf/ were changed while the experiment was running"
     except TrainingInterrupted:
         raise

@@ -22,6 +22,7 @@ from selfie_pipeline.config import (
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.evaluation.tables import Cell, build_results_table
+from selfie_pipeline.initial_weights import load_initial_weights
 from selfie_pipeline.pipelines.experiment.cells import (
     CellKey,
     CellOutcome,
@@ -34,12 +35,11 @@ from selfie_pipeline.pipelines.experiment.cells import (
 )
 from selfie_pipeline.project import Project
 from selfie_pipeline.report.text import terminal_table
-from selfie_pipeline.starts import load_starts
 from selfie_pipeline.training.finetuning import finetuning_bytes
 from selfie_pipeline.training.lineage import (
     classifier_lineage,
     fingerprint_data,
-    start_lineage,
+    initial_weights_lineage,
 )
 from selfie_pipeline.training.search import Search, SearchResult
 from selfie_pipeline.weights import Weights
@@ -70,19 +70,18 @@ def run_experiment(
         One row per cell with its outcome.
 
     Raises:
-        UserError: An arm has no start, see `load_starts`; or only some of the arms and fractions
-            have tuned values.
+        UserError: An arm's initial weights are missing, see `load_initial_weights`; or only some of
+            the arms and fractions have tuned values.
     """
     found = [SearchResult(**best) for best in best_settings]
     data = fingerprint_data(patch_grids, samples)
-    starts = load_starts(experiment.arms, encoder, weights, project)
+    initial = load_initial_weights(experiment.arms, encoder, weights, project)
 
     @cache
     def plan(arm: Arm, labeled_frac: float) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the lineage and the parameters that the cells of all seeds share."""
-        build_lineage = partial(
-            classifier_lineage, start_lineage(starts[arm]), data, patch, augmentation, model
-        )
+        pretraining = initial_weights_lineage(initial[arm])
+        build_lineage = partial(classifier_lineage, pretraining, data, patch, augmentation, model)
         search = Search(arm, labeled_frac, build_lineage(recipe), tune)
         settings = search.find_settings(found)
         tuned = recipe.model_copy(update={**settings, "tuned": sorted(settings)})

@@ -31,7 +31,7 @@ from selfie_pipeline.models.classifier import build_classifier, num_classes, res
 from selfie_pipeline.project import resolve_path
 from selfie_pipeline.provenance import describe_environment
 from selfie_pipeline.training.checkpoints import Checkpoints
-from selfie_pipeline.training.data.batches import Images, open_images
+from selfie_pipeline.training.data.batches import WindowReader, open_windows
 from selfie_pipeline.training.data.randomness import RandomStream, fold_in
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.engine import open_engine
@@ -40,15 +40,15 @@ from selfie_pipeline.training.finetuning import (
     HeldOutScore,
     finetune,
     initialise_classifier,
-    load_start,
+    set_initial_weights,
 )
 from selfie_pipeline.training.inference import compute_outputs
 from selfie_pipeline.training.lineage import (
     classifier_lineage,
     comparison_key,
     fingerprint_data,
+    initial_weights_lineage,
     name_arm,
-    start_lineage,
 )
 from selfie_pipeline.training.loop import StepCallback
 from selfie_pipeline.training.tensorboard import TensorBoardWriter
@@ -74,7 +74,7 @@ def initialise(
     model: ModelConfig,
     recipe: FinetuneConfig,
     seed: int,
-    start: Weights | None = None,
+    initial: Weights | None = None,
 ) -> Weights:
     """Initialise a classifier; load its pretrained part if it starts from an encoder or weights.
 
@@ -82,8 +82,8 @@ def initialise(
         UserError: They do not fit.
     """
     network = initialise_classifier(model, recipe.architecture, patch, count_classes(samples), seed)
-    lineage = start_lineage(start)
-    pretrained = load_start(network, start, model)
+    lineage = initial_weights_lineage(initial)
+    pretrained = set_initial_weights(network, initial, model)
     return Weights(network.state_dict(), lineage | {"pretrained": pretrained})
 
 
@@ -128,12 +128,12 @@ def finetune_classifier(
     classes = num_classes(initial_classifier.tensors)
     network = build_classifier(model, recipe.architecture, patch, classes)
     network.load_state_dict(initial_classifier.tensors, strict=True)
-    images = open_images(patch_grids, patch, augmentation)
+    images = open_windows(patch_grids, patch, augmentation)
     labels = labeled_samples["label"].to_numpy()
     with open_engine(compute) as engine:
         identity = {**lineage, **engine.identity}
         state = Checkpoints(checkpoints, identity, recipe.checkpoint_every, resume)
-        held_out = _held_out_score(samples, labeled_samples, images, engine.here, seed)
+        held_out = _held_out_score(samples, labeled_samples, images, engine.local_device, seed)
         callbacks: list[StepCallback] = [] if held_out is None else [held_out]
         if tensorboard:
             callbacks.append(TensorBoardWriter(state))
@@ -145,7 +145,7 @@ def finetune_classifier(
             images=images,
             rows=labeled_samples["sample"].to_numpy(),
             labels=labels,
-            device=engine.here,
+            device=engine.local_device,
             checkpoints=state,
             title=title,
             callbacks=callbacks,
@@ -158,7 +158,7 @@ def finetune_classifier(
         "classes": labeled_samples.groupby("label")["class_name"].first().tolist(),
         "mean": patch_grids.mean.tolist(),
         "std": patch_grids.std.tolist(),
-        "device": engine.name,
+        "device": engine.device_name,
         "precision": engine.precision,
         **describe_environment(),
     }
@@ -166,7 +166,7 @@ def finetune_classifier(
 
 
 def _held_out_score(
-    samples: pd.DataFrame, labeled: pd.DataFrame, images: Images, device: Device, seed: int
+    samples: pd.DataFrame, labeled: pd.DataFrame, images: WindowReader, device: Device, seed: int
 ) -> HeldOutScore | None:
     """Return a score on training samples whose labels finetuning does not see, if there are any."""
     train = samples[samples["split"] == "train"]
@@ -198,7 +198,7 @@ def test_classifier(
     network = restore_classifier(classifier.tensors, classifier.provenance)
     test = samples[samples["split"] == "test"]
     rows, labels = test["sample"].to_numpy(), test["label"].to_numpy()
-    images = open_images(patch_grids, patch, augmentation)
+    images = open_windows(patch_grids, patch, augmentation)
     logits = compute_outputs(network, images, rows, find_device(compute), "classify")  # (M, K)
     predictions = build_predictions_table(rows, labels, logits)
     correct = predictions["correct"].to_numpy()  # (M,)

@@ -15,7 +15,7 @@ from selfie_pipeline.config import DataConfig
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.duplicates.hashing import ImageHashes, hash_images
 from selfie_pipeline.duplicates.search import find_duplicates, find_originals
-from selfie_pipeline.report.data_check import describe_check, draw_duplicates, has_leaked
+from selfie_pipeline.report.duplicates import describe_check, draw_duplicates, has_leaked
 from selfie_pipeline.sources.base import CHUNK_BYTES
 from selfie_pipeline.sources.decoding import map_ordered
 from selfie_pipeline.sources.samples import SPLITS
@@ -56,7 +56,9 @@ def check_data(
             if (samples["split"] == split).any()
         ],
         "overlaps": [
-            _count_overlap(*splits, pairs) for splits in _COMPARED_SPLITS if _both(samples, splits)
+            _count_overlap(*splits, pairs)
+            for splits in _COMPARED_SPLITS
+            if _has_both_splits(samples, splits)
         ],
         "dropped": len(find_leaked(pairs)) if data.drop_leaked else 0,
         "examples": _pick_examples(pairs).to_dict("records"),
@@ -110,7 +112,7 @@ def _count_split(
     }
 
 
-def _both(samples: pd.DataFrame, splits: tuple[str, str]) -> bool:
+def _has_both_splits(samples: pd.DataFrame, splits: tuple[str, str]) -> bool:
     return set(splits) <= set(samples["split"])
 
 

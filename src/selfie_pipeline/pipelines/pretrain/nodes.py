@@ -23,7 +23,7 @@ from selfie_pipeline.datasets.weights import read_given_weights
 from selfie_pipeline.project import resolve_path
 from selfie_pipeline.provenance import describe_environment, dump_configuration
 from selfie_pipeline.training.checkpoints import Checkpoints
-from selfie_pipeline.training.data.batches import open_images
+from selfie_pipeline.training.data.batches import open_windows
 from selfie_pipeline.training.data.randomness import RandomStream, fold_in
 from selfie_pipeline.training.engine import open_engine
 from selfie_pipeline.training.lineage import fingerprint_data
@@ -57,10 +57,10 @@ def pretrain_encoder(
     rows = _draw_rows(samples.loc[samples["split"] != "test", "sample"].to_numpy(), recipe)
     epochs = recipe.steps * recipe.batch_size / len(rows)
     _LOG.info("pretrain: %s images without their labels, %.3g epochs", f"{len(rows):,}", epochs)
-    start = None
+    initial = None
     if recipe.weights is not None:
-        start = read_given_weights(resolve_path(recipe.weights))
-        recipe = recipe.model_copy(update=start.provenance)  # the digest identifies it
+        initial = read_given_weights(resolve_path(recipe.weights))
+        recipe = recipe.model_copy(update=initial.provenance)  # the digest identifies it
     settings = dump_configuration(
         patch=patch, augmentation=augmentation, model=model, pretrain=recipe
     )
@@ -71,18 +71,18 @@ def pretrain_encoder(
         result = pretrain(
             model,
             recipe,
-            open_images(patch_grids, patch, augmentation),
+            open_windows(patch_grids, patch, augmentation),
             rows,
-            engine.here,
+            engine.local_device,
             state,
             [TensorBoardWriter(state)] if tensorboard else [],
             fit=engine.fit,
-            start=start,
+            initial=initial,
         )
     provenance = {
         **lineage,
         "pretraining_images": len(rows),
-        "device": engine.name,
+        "device": engine.device_name,
         "precision": engine.precision,
         **describe_environment(),
     }

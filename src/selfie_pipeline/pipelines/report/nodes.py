@@ -30,7 +30,7 @@ from selfie_pipeline.models.selfie import restore_encoder
 from selfie_pipeline.printable import escape_controls
 from selfie_pipeline.project import resolve_path
 from selfie_pipeline.provenance import find_differences
-from selfie_pipeline.report.data_check import draw_duplicates
+from selfie_pipeline.report.duplicates import draw_duplicates
 from selfie_pipeline.report.figures import (
     draw_accuracy_over_labels,
     draw_gain_over_ratio,
@@ -46,7 +46,7 @@ from selfie_pipeline.report.puzzle import draw_puzzles
 from selfie_pipeline.report.text import to_markdown
 from selfie_pipeline.report.training_curves import draw_training_curves
 from selfie_pipeline.sources import count_samples
-from selfie_pipeline.training.data.batches import Images, open_images, patch_order
+from selfie_pipeline.training.data.batches import WindowReader, open_windows, patch_order
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.lineage import check_encoder, fingerprint_data
 from selfie_pipeline.training.pretraining import predict_patches
@@ -97,7 +97,7 @@ def solve_puzzles(
     unseen = samples.loc[samples["split"] == "test", "sample"].to_numpy()
     step = max(1, len(unseen) // _PUZZLE_IMAGES)  # spreads the images over the classes
     rows = unseen[::step][: 0 if rest else _PUZZLE_IMAGES]
-    images = open_images(patch_grids, patch, augmentation)
+    images = open_windows(patch_grids, patch, augmentation)
     order = patch_order(0, 0, len(rows), pretrained.patches)  # (B, N)
     targets = order[:, -pretrained.targets :].numpy()  # (B, T)
     return Puzzles(
@@ -206,7 +206,7 @@ def write_report(
     histories = {"supervised": supervised_history, "selfie": selfie_history}
     pairs = check["examples"] if check else []
     run = f"seed {selfie['seed']}, {100 * selfie['labeled_frac']:g} % of the labels"
-    images = open_images(patch_grids, patch, augmentation)
+    images = open_windows(patch_grids, patch, augmentation)
     drawn = {
         "accuracy": draw_accuracy_over_labels(table),
         "variance": draw_variance_over_labels(table),
@@ -246,7 +246,7 @@ def write_report(
 
 
 def _draw_errors(
-    predictions: pd.DataFrame, classes: Sequence[str], images: Images
+    predictions: pd.DataFrame, classes: Sequence[str], images: WindowReader
 ) -> dict[str, Figure]:
     """Draw the confusion matrix and the samples that are wrong with the largest probability."""
     check_predictions(predictions, classes)
@@ -258,9 +258,9 @@ def _draw_errors(
     }
 
 
-def _show(images: Images, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+def _show(images: WindowReader, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Read the central windows of samples, (B,), as pictures, (B, H, W, C)."""
-    windows = images.central_windows(rows)  # (B, C, H, W)
+    windows = images.read_central(rows)  # (B, C, H, W)
     return windows.permute(0, 2, 3, 1).numpy()  # (B, H, W, C)
 
 

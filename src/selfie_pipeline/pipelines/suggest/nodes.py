@@ -21,7 +21,7 @@ from selfie_pipeline.evaluation.suggestions import select_diverse
 from selfie_pipeline.models.classifier import restore_classifier
 from selfie_pipeline.models.selfie import restore_encoder
 from selfie_pipeline.report.contact_sheet import PredictedImages, draw_predictions
-from selfie_pipeline.training.data.batches import open_images
+from selfie_pipeline.training.data.batches import open_windows
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.inference import compute_outputs
 from selfie_pipeline.training.lineage import check_encoder, fingerprint_data
@@ -57,7 +57,7 @@ def suggest_images(
     check_encoder(encoder, classifier.provenance, "the classifier")
     pool = _find_pool(classifier, samples, labeled_samples, patch_grids)
     network = restore_classifier(classifier.tensors, classifier.provenance)
-    images, device = open_images(patch_grids, patch, augmentation), find_device(compute)
+    images, device = open_windows(patch_grids, patch, augmentation), find_device(compute)
     rows = pool["sample"].to_numpy()  # (N,)
     chunks = np.split(rows, range(_CHUNK, len(rows), _CHUNK))
     classes = classifier.provenance["classes"]
@@ -74,7 +74,7 @@ def suggest_images(
     top = TopTwo(top.labels[chosen], top.probabilities[chosen])  # of count images
     predictions = name_predictions(pool["place"].iloc[chosen].tolist(), top, classes)
     shown = rows[chosen[:_CONTACT_SHEET_IMAGES]]
-    windows = images.central_windows(shown).permute(0, 2, 3, 1).numpy()  # (n, H, W, C)
+    windows = images.read_central(shown).permute(0, 2, 3, 1).numpy()  # (n, H, W, C)
     _LOG.info(
         "suggest: %s of %s unlabeled images; fill in the column class of suggestions",
         f"{len(chosen):,}",

@@ -25,19 +25,19 @@ from selfie_pipeline.config import (
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.evaluation.scores import accuracy
+from selfie_pipeline.initial_weights import load_initial_weights
 from selfie_pipeline.models.classifier import Classifier
 from selfie_pipeline.project import Project
 from selfie_pipeline.provenance import hash_json
-from selfie_pipeline.starts import load_starts
 from selfie_pipeline.training.checkpoints import Checkpoints
-from selfie_pipeline.training.data.batches import Images, open_images
+from selfie_pipeline.training.data.batches import WindowReader, open_windows
 from selfie_pipeline.training.data.subset import draw_labeled_subset, hold_out
 from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.finetuning import (
     finetune,
     finetuning_bytes,
     initialise_classifier,
-    load_start,
+    set_initial_weights,
 )
 from selfie_pipeline.training.inference import NonFiniteOutputError, compute_outputs
 from selfie_pipeline.training.job_runner import run_jobs
@@ -45,7 +45,7 @@ from selfie_pipeline.training.jobs import Job, WorkerDiedError
 from selfie_pipeline.training.lineage import (
     classifier_lineage,
     fingerprint_data,
-    start_lineage,
+    initial_weights_lineage,
 )
 from selfie_pipeline.training.search import Search, SearchResult
 from selfie_pipeline.training.state import NonFiniteLossError, TrainingState
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _EVALUATIONS = 4
 """Validations of a trial, the last one at its end; it may be pruned after each of the others."""
-_MEASURED = "validation_"
+_SCORE_PREFIX = "validation_"
 """Beginning of a score's name in the checkpoints; the step follows."""
 _ALL_DIVERGED = (
     "the loss of every trial diverged; lower the learning rates in tune.space and "
@@ -107,18 +107,20 @@ def tune_finetuning(
     _check_ranges(recipe, tune)
     data = fingerprint_data(patch_grids, samples)
     split = hold_out(samples, tune)
-    images = open_images(patch_grids, patch, augmentation)
-    starts = load_starts(experiment.arms, encoder, weights, project)
-    within = compute.model_copy(update={"engine": "local"})  # of a trial, wherever it runs
+    images = open_windows(patch_grids, patch, augmentation)
+    initial = load_initial_weights(experiment.arms, encoder, weights, project)
+    trial_compute = compute.model_copy(update={"engine": "local"})  # wherever a trial runs
 
     def search_one(arm: Arm, fraction: float) -> Job[tuple[SearchResult | None, pd.DataFrame]]:
-        start = starts[arm]
-        lineage = classifier_lineage(start_lineage(start), data, patch, augmentation, model, recipe)
+        pretraining = initial_weights_lineage(initial[arm])
+        lineage = classifier_lineage(pretraining, data, patch, augmentation, model, recipe)
         search = Search(arm, fraction, lineage, tune)
         study = open_study(search, storage)
-        trial = _Trial(search, split, images, model, recipe, within, folder, resume, start)
+        objective = _Objective(
+            search, split, images, model, recipe, trial_compute, folder, resume, initial[arm]
+        )
         try:
-            yield from run_search(search, study, trial)
+            yield from run_search(search, study, objective)
         except WorkerDiedError as error:
             raise UserError(f"tune, {arm}, {100 * fraction:g} %: {error}") from None
         best = best_result(search, study)
@@ -163,18 +165,18 @@ def _log_result(search: Search, best: SearchResult | None) -> None:
 
 
 @dataclass(frozen=True)
-class _Trial:
+class _Objective:
     """The objective of a search: train with some settings, score on the validation split."""
 
     search: Search
     samples: pd.DataFrame
-    images: Images
+    images: WindowReader
     model: ModelConfig
     recipe: FinetuneConfig
     compute: ComputeConfig
     folder: Path
     resume: Literal["auto", "never"]
-    start: Weights | None
+    initial_weights: Weights | None
 
     def __call__(self, trial: optuna.Trial) -> float:
         from optuna import TrialPruned  # noqa: PLC0415  # an extra
@@ -182,7 +184,7 @@ class _Trial:
         settings = self.search.suggest(trial)
         device = find_device(self.compute)
         recipe = self.recipe.model_copy(update=settings)
-        identity = {"study": self.search.study, "settings": settings}
+        identity = {"study": self.search.study_name, "settings": settings}
         checkpoints = Checkpoints(
             self.folder / "checkpoints" / hash_json(identity)[:16],
             {**identity, "precision": device.precision},
@@ -224,12 +226,12 @@ class _Trial:
         def report(measured: Mapping[str, float]) -> None:
             """Report new scores, which are those before a checkpoint if the trial was resumed."""
             for name in measured.keys() - reported:
-                trial.report(measured[name], int(name.removeprefix(_MEASURED)))
+                trial.report(measured[name], int(name.removeprefix(_SCORE_PREFIX)))
             reported.update(measured)
 
         def evaluate(state: TrainingState) -> None:
             if state.step in evaluated:
-                state.measured[f"{_MEASURED}{state.step}"] = self.score(state.network, device)
+                state.measured[f"{_SCORE_PREFIX}{state.step}"] = self.score(state.network, device)
                 state.network.train()
             report(state.measured)
             if state.step in evaluated and trial.should_prune():
@@ -259,7 +261,7 @@ class _Trial:
         classes, seed = int(self.samples["label"].max()) + 1, self.search.tune.seed
         patch = self.images.patch
         network = initialise_classifier(self.model, recipe.architecture, patch, classes, seed)
-        return network, load_start(network, self.start, self.model)
+        return network, set_initial_weights(network, self.initial_weights, self.model)
 
     def score(self, network: nn.Module, device: Device) -> float:
         """Compute the accuracy on the validation split, a fraction."""
@@ -280,7 +282,7 @@ def _trials_table(search: Search, trials: Iterable[FrozenTrial]) -> pd.DataFrame
                 "state": trial.state.name.lower(),
                 **trial.params,
                 "validation_accuracy": float("nan") if trial.value is None else trial.value,
-                "study": search.study,
+                "study": search.study_name,
             }
             for number, trial in enumerate(trials, 1)  # without those that were interrupted
         ]

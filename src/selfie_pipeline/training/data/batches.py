@@ -78,8 +78,8 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Images:
-    """Stored patch grids and the windows of them that a network sees.
+class WindowReader:
+    """Reads the windows that a network sees from stored patch grids.
 
     Attributes:
         grids: The store.
@@ -98,7 +98,7 @@ class Images:
         flips = torch.rand(count, generator=rng) < 0.5 * self.augmentation.flip  # (count,)
         return corners, flips
 
-    def augmented(self, batch: Batch, patch_size: int) -> Tensor:
+    def read_augmented(self, batch: Batch, patch_size: int) -> Tensor:
         """Read the augmented windows of a batch, cut into patches.
 
         Args:
@@ -119,7 +119,7 @@ class Images:
             pixels = patchify(windows, patch_size)  # (B, M, C, P, P)
         return pixels if batch.colours is None else jitter_colours(pixels, batch.colours)
 
-    def central_windows(self, rows: NDArray[np.int64]) -> Tensor:
+    def read_central(self, rows: NDArray[np.int64]) -> Tensor:
         """Read the central windows of samples, for evaluation: (B, C, H, W), uint8."""
         edge = (self.patch.canvas_size - self.patch.image_size) // 2 + self.augmentation.pad
         corners = torch.full((len(rows), 2), edge)  # (B, 2)
@@ -141,10 +141,10 @@ class Images:
         )
 
 
-def open_images(
+def open_windows(
     grids: PatchGridStore, patch: PatchConfig, augmentation: AugmentationConfig
-) -> Images:
-    """Open stored patch grids as images to train on.
+) -> WindowReader:
+    """Open stored patch grids, to read windows of them.
 
     Raises:
         UserError: The grids were cut with other parameters.
@@ -159,7 +159,7 @@ def open_images(
             f"ask for {per_side} × {per_side} of {patch.patch_size}: run `kedro run "
             "--pipeline=patch` with these parameters"
         )
-    return Images(grids, patch, augmentation)
+    return WindowReader(grids, patch, augmentation)
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class Batches:
         workers: Number of these workers; each computes equally many rows of every micro-batch.
     """
 
-    images: Images
+    images: WindowReader
     rows: NDArray[np.int64]
     seed: int
     recipe: TrainingConfig

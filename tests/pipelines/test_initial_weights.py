@@ -1,4 +1,4 @@
-"""Tests of given weights as starts: finetuning, pretraining, and four arms side by side."""
+"""Tests of given weights as initial ones: finetuning, pretraining, and four arms together."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_four_starts_side_by_side(finished: Any, tmp_path: Path, make_config: An
     status = finished.load("experiment_cells")["status"]
     assert status.tolist() == ["kept", "kept", "done", "done"]
 
-    save_resnet(make_config, file, seed=1)  # a changed file is another start
+    save_resnet(make_config, file, seed=1)  # a changed file is another one
     changed = f"{ONE},experiment.arms=[supervised,selfie,weights],weights={file}"
     finished.run("experiment", params=changed)
     assert finished.load("experiment_cells")["status"].tolist() == ["kept", "kept", "done"]

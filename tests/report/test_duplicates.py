@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from selfie_pipeline.report.data_check import (
+from selfie_pipeline.report.duplicates import (
     describe_check,
     describe_overlaps,
     draw_duplicates,

@@ -1,4 +1,4 @@
-"""The check of the data, in words and pictures.
+"""The check of the data, foremost its duplicates, in words and pictures.
 
 `check` is from `check_data`; except in `describe_check`, it is empty if the data has not been
 checked. The table of results is from `tables.build_results_table`.

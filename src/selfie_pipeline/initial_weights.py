@@ -1,4 +1,4 @@
-"""The starts of an experiment's arms: an encoder, given weights, or none."""
+"""The initial weights of an experiment's arms: an encoder, given weights, or none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from selfie_pipeline.training.lineage import pretraining_lineage
 from selfie_pipeline.weights import Weights
 
 
-def load_starts(
+def load_initial_weights(
     arms: Collection[Arm], encoder: Weights, weights: str | None, project: Project
 ) -> dict[Arm, Weights | None]:
     """Load what each arm starts from, before any of them is trained.
@@ -32,9 +32,9 @@ def load_starts(
             "pretrain.weights makes the encoder of another arm; leave it out, and set "
             "weights=FILE,experiment.arms=[supervised,selfie,weights,weights_selfie]"
         )
-    starts: dict[Arm, Weights | None] = {"supervised": None, "selfie": encoder}
+    initial: dict[Arm, Weights | None] = {"supervised": None, "selfie": encoder}
     if weights is not None and {"weights", "weights_selfie"}.intersection(arms):
-        starts["weights"] = given = read_given_weights(resolve_path(weights))
+        initial["weights"] = given = read_given_weights(resolve_path(weights))
     if weights is not None and "weights_selfie" in arms:
         found: Weights | None = project.load("encoder", pretrain={"weights": weights})
         wanted = pretraining | {"pretrain": pretraining["pretrain"] | given.provenance}
@@ -44,5 +44,5 @@ def load_starts(
                 f"begun from {weights}; run `kedro run --pipeline=pretrain --params "
                 f"pretrain.weights={weights}`, with the options of this run"
             )
-        starts["weights_selfie"] = found
-    return starts
+        initial["weights_selfie"] = found
+    return initial
