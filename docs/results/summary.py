@@ -88,8 +88,8 @@ class Study(NamedTuple):
     def name_arms(self) -> dict[str, str]:
         """Return the names of the arms with given weights, in the table, by their display names."""
         return {
-            "weights": self.weights_name,
-            "weights, Selfie": f"{self.weights_name}, then Selfie",
+            "given weights": self.weights_name,
+            "given weights, Selfie": f"{self.weights_name}, then Selfie",
         }
 
 
@@ -244,7 +244,7 @@ def readme_table() -> str:
                         scratch["Accuracy, %"],
                         study.name_arms().get(arm["Arm"], arm["Arm"]),
                         arm["Accuracy, %"],
-                        arm["Difference, points (95 %)"],
+                        arm["Difference, points (95 % CI)"],
                         answer,
                     ]
                 )

@@ -72,7 +72,7 @@ def test_four_starts_side_by_side(finished: Any, tmp_path: Path, make_config: An
     arms = ["supervised", "selfie", "weights", "weights_selfie"]
     assert finished.load("results_table")["arm"].tolist() == arms
     assert finished.load("results_table")["pairs"].isna().tolist() == [True, False, False, False]
-    assert "weights, Selfie" in done.output
+    assert "given weights, Selfie" in done.output
     status = finished.load("experiment_cells")["status"]
     assert status.tolist() == ["kept", "kept", "done", "done"]
 

@@ -165,7 +165,7 @@ def test_standard_deviations_and_their_ratio(four_seeds) -> None:
     }
     assert len({line.get_marker() for line in left.get_lines()}) == 2  # readable in grey
     selfie = table.iloc[1]
-    ((low, high),) = ends_of(bars(right)["ratio, 95 % interval"])
+    ((low, high),) = ends_of(bars(right)["ratio, 95 % confidence interval"])
     assert (low, high) == pytest.approx((selfie["std_ratio_low"], selfie["std_ratio_high"]))
 
 
@@ -197,7 +197,7 @@ def test_deviation_panels_say_what_they_show(four_seeds) -> None:
     assert reference_of(right) == 1
     assert right.yaxis.get_major_formatter()(0.5) == "0.5"
     assert legend_of(left) == ["supervised (n = 4)", "Selfie (n = 4)"]
-    assert legend_of(right) == ["ratio, 95 % interval"]
+    assert legend_of(right) == ["ratio, 95 % confidence interval"]
     for axes in (left, right):
         assert axes.get_xscale() == "log"
         assert [tick.get_text() for tick in axes.get_xticklabels()] == ["5 %\n63"]
@@ -206,7 +206,7 @@ def test_deviation_panels_say_what_they_show(four_seeds) -> None:
     assert figure.get_label() == (
         "Chart of the standard deviation over the labeled fraction. digits, 5 %, supervised: "
         f"1.29 points. digits, 5 %, Selfie: {selfie['std']:.2f} points. digits, 5 %: supervised's "
-        f"is {selfie['std_ratio']:.2g} times Selfie's, 95 % interval "
+        f"is {selfie['std_ratio']:.2g} times Selfie's, 95 % confidence interval "
         f"{selfie['std_ratio_low']:.2g} to {selfie['std_ratio_high']:.2g}."
     )
 
@@ -240,7 +240,7 @@ def test_one_seed_has_no_standard_deviation(one_seed) -> None:
     assert [text.get_text() for text in left.texts] == [
         "fewer than two seeds:\nno standard deviation"
     ]
-    assert not bars(right)["ratio, 95 % interval"].has_yerr
+    assert not bars(right)["ratio, 95 % confidence interval"].has_yerr
     assert "there are no values" in figure.get_label()
     figure.draw_without_rendering()
 

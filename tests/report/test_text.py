@@ -21,7 +21,7 @@ from selfie_pipeline.report.text import (
 def test_verdict_if_pretraining_helped(four_seeds) -> None:
     assert verdict(build_results_table(four_seeds)) == (
         "Pretraining helped: +6.0 points with 5 % of the labels (63), over 4 seeds "
-        "(95 % interval +3.4 to +8.6)."
+        "(95 % confidence interval +3.4 to +8.6)."
     )
 
 
@@ -119,8 +119,8 @@ def test_the_verdict_has_the_differences_on_held_out_samples(four_seeds) -> None
     with_training(four_seeds, "selfie", **SHORT, held_out_half=0.7, held_out=0.65)
     assert verdict(build_results_table(four_seeds)) == (
         "Before convergence, pretraining helped: +6.0 points with 5 % of the labels (63), "
-        "over 4 seeds (95 % interval +3.4 to +8.6); on held-out training samples +20.0 at half of "
-        "the steps and +5.0 at the end."
+        "over 4 seeds (95 % confidence interval +3.4 to +8.6); on held-out training samples +20.0 "
+        "at half of the steps and +5.0 at the end."
     )
 
 
@@ -137,8 +137,8 @@ def test_each_arm_has_a_sentence_and_its_tests(four_seeds, make_cells) -> None:
         "A start from the given weights hurt: −7.0 points with 5 % of the labels (n = 4)."
     )
     tests = significance_table(table)
-    assert tests["Arm"].tolist() == ["Selfie", "weights"]
-    assert "Right alone, the arm : supervised" in tests
+    assert tests["Arm"].tolist() == ["Selfie", "given weights"]
+    assert "Discordant predictions, the arm : supervised" in tests
     assert "Arm" not in significance_table(build_results_table(four_seeds))
 
 
@@ -153,7 +153,7 @@ def test_pretraining_on_top_of_weights_is_compared_with_both(make_cells) -> None
         "the labels (n = 2). A start from the given weights with pretraining on top helped: +21.5 "
         "points with 5 % of the labels (n = 2). Pretraining on top of the given weights made no "
         "significant difference: −10.0 points with 5 % of the labels (63), over 2 seeds (95 % "
-        "interval −22.7 to +2.7)."
+        "confidence interval −22.7 to +2.7)."
     )
     (second,) = verdict(build_results_table(cells[1::2])).split(". ")[2:]
     assert second == (
@@ -197,7 +197,7 @@ def test_verdict_without_a_comparison(make_cells) -> None:
 def test_markdown(four_seeds) -> None:
     assert to_markdown(build_results_table(four_seeds)).splitlines() == [
         "| Data set | Network | Labeled | Arm | Converged | Accuracy, % | "
-        "Difference, points (95 %) | Paper (n = 5) |",
+        "Difference, points (95 % CI) | Paper (n = 5) |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         "| digits | ResNet 1-1-1-1, width 16 | 5 % (63) | supervised |  | 79.5 ± 1.3 (n = 4) | "
         " |  |",
@@ -205,7 +205,8 @@ def test_markdown(four_seeds) -> None:
         "+6.0 (+3.4 to +8.6; n = 4) |  |",
         "",
         "| Data set | Network | Labeled | Pairs | t test | Permutation | "
-        "Right alone, Selfie : supervised | McNemar | Deviations, ratio (95 %) | Paper's ratio |",
+        "Discordant predictions, Selfie : supervised | McNemar | "
+        "Ratio of standard deviations (95 % CI) | Paper's ratio |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         "| digits | ResNet 1-1-1-1, width 16 | 5 % (63) | 4 | 0.0052 | 0.12 |  |  | "
         "0.54 (0.14 to 2.1) |  |",
@@ -223,7 +224,7 @@ def test_significance_table_has_pooled_predictions_and_the_papers_ratio(four_see
     table.loc[selfie, ["gained", "lost"]] = [1200, 34]
     table.loc[selfie, "mcnemar_p"] = 1e-9
     (found,) = significance_table(table).to_dict("records")
-    assert found["Right alone, Selfie : supervised"] == "1,200 : 34"
+    assert found["Discordant predictions, Selfie : supervised"] == "1,200 : 34"
     assert found["McNemar"] == "< 0.001"
     assert found["Paper's ratio"] == "3.3"  # 1.0 over 0.3
 
@@ -267,8 +268,8 @@ def test_markdown_is_escaped(make_cells) -> None:
 def test_terminal_table(four_seeds) -> None:
     assert terminal_table(build_results_table(four_seeds)) == (
         "digits, ResNet 1-1-1-1, width 16: test accuracy\n"
-        "Labeled   Arm         Accuracy, %           Difference, points (95 %)\n"
-        "--------  ----------  --------------------  --------------------------\n"
+        "Labeled   Arm         Accuracy, %           Difference, points (95 % CI)\n"
+        "--------  ----------  --------------------  ----------------------------\n"
         "5 % (63)  supervised  79.5 +/- 1.3 (n = 4)\n"
         "5 % (63)  Selfie      85.5 +/- 2.4 (n = 4)  +6.0 (+3.4 to +8.6; n = 4)\n"
     )
@@ -285,7 +286,7 @@ def test_in_a_narrow_terminal_each_value_has_its_line(four_seeds) -> None:
         "Labeled: 5 % (63)\n"
         "Arm: Selfie\n"
         "Accuracy, %: 85.5 +/- 2.4 (n = 4)\n"
-        "Difference, points (95 %): +6.0 (+3.4 to +8.6; n = 4)\n"
+        "Difference, points (95 % CI): +6.0 (+3.4 to +8.6; n = 4)\n"
     )
 
 

@@ -27,8 +27,8 @@ class Summary:
         n: Number of values.
         mean: Their mean; NaN without values.
         std: Sample standard deviation (``ddof=1``); NaN with fewer than two values.
-        low: Lower end of the mean's 95 % interval (Student's t); NaN with fewer than two values,
-            and if all are equal, because an interval of width zero would claim certainty.
+        low: Lower end of the mean's 95 % confidence interval (Student's t); NaN with fewer than two
+            values, and if all are equal, because an interval of width zero would claim certainty.
         high: Upper end of the interval.
     """
 
@@ -40,7 +40,7 @@ class Summary:
 
 
 def summarise(values: ArrayLike) -> Summary:
-    """Compute the mean, its 95 % interval and the sample standard deviation.
+    """Compute the mean, its 95 % confidence interval and the sample standard deviation.
 
     For the differences of paired values, the interval is that of the paired t test.
 
@@ -69,7 +69,7 @@ def summarise(values: ArrayLike) -> Summary:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of two standard deviations and its 95 % interval; NaN where it is undefined."""
+    """A ratio of two standard deviations and its 95 % confidence interval; NaN where undefined."""
 
     value: float
     low: float
@@ -144,11 +144,11 @@ def paired_permutation_p(ours: ArrayLike, theirs: ArrayLike) -> float:
 
 
 def ratio_of_stds(numerator: ArrayLike, denominator: ArrayLike) -> Ratio:
-    """Return the ratio of two samples' standard deviations, with the 95 % interval of the F test.
+    """Return the ratio of two samples' standard deviations, with its 95 % confidence interval.
 
-    The interval assumes two independent, normally distributed samples. Arms that share their seeds
-    are only approximately independent: if their values are correlated, the true interval is
-    narrower. It is wide: with 5 seeds per arm it spans a factor of 9.6.
+    The interval, of the F test, assumes two independent, normally distributed samples. Arms that
+    share their seeds are only approximately independent: if their values are correlated, the true
+    interval is narrower. It is wide: with 5 seeds per arm it spans a factor of 9.6.
 
     Args:
         numerator: (n,) numbers.

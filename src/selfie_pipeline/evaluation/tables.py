@@ -32,8 +32,8 @@ Cell = Mapping[str, Any]
 ARMS = {
     "supervised": "supervised",
     "selfie": "Selfie",
-    "weights": "weights",
-    "weights_selfie": "weights, Selfie",
+    "weights": "given weights",
+    "weights_selfie": "given weights, Selfie",
 }
 """Display names of the arms in display order, the baseline first."""
 
@@ -200,11 +200,11 @@ def build_results_table(cells: Sequence[Cell]) -> pd.DataFrame:
         - ``seeds`` (their number), ``mean``, ``std`` (sample standard deviation): test accuracy, %
         - ``pairs`` (number of seeds that supervised has too), ``difference`` (mean of the arm minus
           supervised over these seeds), ``difference_std``, and ``difference_low`` and
-          ``difference_high`` (its 95 % interval, Student's t): percentage points. Like every
-          comparison with the baseline, they are missing in its own row.
+          ``difference_high`` (its 95 % confidence interval, Student's t): percentage points. Like
+          every comparison with the baseline, they are missing in its own row.
         - ``t_p`` and ``permutation_p``: p values of the paired tests of that difference
         - ``std_ratio``, ``std_ratio_low``, ``std_ratio_high``: supervised's ``std`` over the arm's,
-          with its 95 % interval (F test); above 1 if the arm varies less between seeds
+          with its 95 % confidence interval (F test); above 1 if the arm varies less between seeds
         - ``gained`` and ``lost``: number of predictions, pooled over the paired seeds, that only
           the arm and only supervised gets right; ``mcnemar_p``: McNemar's test of them (see
           `statistics.mcnemar_test` for the effect of pooling)

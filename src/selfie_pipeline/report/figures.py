@@ -72,8 +72,8 @@ def draw_variance_over_labels(table: pd.DataFrame) -> Figure:
 
     Returns:
         Two panels per data set and network: the arms' standard deviations, and the ratio of
-        supervised's to Selfie's with its 95 % interval; the paper's results, if any, as hollow
-        markers. Values of fewer than two seeds are not drawn.
+        supervised's to Selfie's with its 95 % confidence interval; the paper's results, if any, as
+        hollow markers. Values of fewer than two seeds are not drawn.
 
     Raises:
         ValueError: The table has no rows.
@@ -102,7 +102,7 @@ def draw_variance_over_labels(table: pd.DataFrame) -> Figure:
     )
     ratios = (
         f"{row.data}, {row.labeled_percent:g} %: supervised's is {row.std_ratio:.2g} times "
-        f"Selfie's, 95 % interval {row.std_ratio_low:.2g} to {row.std_ratio_high:.2g}"
+        f"Selfie's, 95 % confidence interval {row.std_ratio_low:.2g} to {row.std_ratio_high:.2g}"
         for row in table[table["arm"] == "selfie"].dropna(subset="std_ratio").itertuples()
     )
     values = [*points, *ratios] or ["There are fewer than two seeds, so there are no values"]
@@ -119,8 +119,8 @@ def draw_gain_over_ratio(gains: pd.DataFrame) -> Figure:
     The gains are from `tables.compute_gains`, and may have no rows.
 
     Returns:
-        One line per data set, network and labeled fraction, with 95 % intervals as error bars if
-        there are at least two pairs; and the ratio that the paper reports.
+        One line per data set, network and labeled fraction, with 95 % confidence intervals as error
+        bars if there are at least two pairs; and the ratio that the paper reports.
     """
     figure = Figure(figsize=(7, 4.6))
     axes = figure.subplots()
@@ -231,7 +231,7 @@ def _draw_ratios(axes: Axes, results: pd.DataFrame) -> None:
         yerr=_interval_lengths(results, "std_ratio"),
         linestyle="none",
         capsize=3,
-        label="ratio, 95 % interval",
+        label="ratio, 95 % confidence interval",
         **style,
     )
     if results["paper_std_ratio"].notna().any():

@@ -35,10 +35,10 @@ Row = Any
 def verdict(table: pd.DataFrame) -> str:
     """Summarise whether pretraining helped, with the evidence: in a sentence for each arm.
 
-    A sentence claims an effect only if the 95 % interval of the difference excludes zero. It says
-    whether the finetuning of its arm and of the baseline has converged, where that is known: a
-    difference before that may be a head start. The arm that adds pretraining to given weights has a
-    second sentence, which compares it with these weights alone.
+    A sentence claims an effect only if the 95 % confidence interval of the difference excludes
+    zero. It says whether the finetuning of its arm and of the baseline has converged, where that is
+    known: a difference before that may be a head start. The arm that adds pretraining to given
+    weights has a second sentence, which compares it with these weights alone.
     """
     sentences = [_summarise_arm(table, arm) for arm in compared_arms(table)]
     if "weights_selfie" in compared_arms(table):  # tables of earlier commits lack the columns
@@ -92,7 +92,7 @@ def display_table(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The same rows with string columns: ``Data set``, ``Network``, ``Labeled``, ``Arm``,
         ``Converged`` ("yes", "no", or empty if unknown), ``Accuracy, %`` such as
-        "85.8 ± 0.9 (n = 4)", ``Difference, points (95 %)`` such as "+6.5 (+4.1 to +8.9; n = 4)",
+        "85.8 ± 0.9 (n = 4)", ``Difference, points (95 % CI)`` such as "+6.5 (+4.1 to +8.9; n = 4)",
         ``Paper (n = 5)``. Statistics that need more seeds are left out; a dash means that the arms
         have no seed in common.
     """
@@ -103,7 +103,7 @@ def display_table(table: pd.DataFrame) -> pd.DataFrame:
         "Arm": lambda row: ARMS[row.arm],
         "Converged": _format_converged,
         "Accuracy, %": lambda row: f"{_format_mean(row.mean, row.std)} (n = {row.seeds})",
-        "Difference, points (95 %)": _format_difference,
+        "Difference, points (95 % CI)": _format_difference,
         f"Paper (n = {PAPER_SEEDS})": lambda row: _format_mean(row.paper_mean, row.paper_std),
     }
     return _format_columns(_rows(table), columns)
@@ -115,10 +115,10 @@ def significance_table(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per compared row with at least two seeds, with string columns: ``Data set``,
         ``Network``, ``Labeled``, ``Arm`` (if several are compared), ``Pairs`` (of seeds),
-        ``t test`` and ``Permutation`` (p values of the paired tests), ``Right alone, Selfie :
-        supervised`` (predictions that only one arm gets right, pooled), ``McNemar`` (its p value),
-        ``Deviations, ratio (95 %)`` (supervised's standard deviation over the arm's) and ``Paper's
-        ratio``. Undefined values are empty.
+        ``t test`` and ``Permutation`` (p values of the paired tests), ``Discordant predictions,
+        Selfie : supervised`` (those that only one arm gets right, pooled), ``McNemar`` (its p
+        value), ``Ratio of standard deviations (95 % CI)`` (supervised's over the arm's) and
+        ``Paper's ratio``. Undefined values are empty.
     """
     several = len(compared_arms(table)) > 1
     columns: dict[str, Callable[[Row], str]] = {
@@ -129,11 +129,11 @@ def significance_table(table: pd.DataFrame) -> pd.DataFrame:
         "Pairs": lambda row: str(row.pairs),
         "t test": lambda row: _format_p(row.t_p),
         "Permutation": lambda row: _format_p(row.permutation_p),
-        f"Right alone, {name_compared(table)} : supervised": lambda row: (
+        f"Discordant predictions, {name_compared(table)} : supervised": lambda row: (
             "" if pd.isna(row.gained) else f"{row.gained:,} : {row.lost:,}"
         ),
         "McNemar": lambda row: _format_p(row.mcnemar_p),
-        "Deviations, ratio (95 %)": _format_ratio_interval,
+        "Ratio of standard deviations (95 % CI)": _format_ratio_interval,
         "Paper's ratio": lambda row: _format_ratio(row.paper_std_ratio),
     }
     rows = _rows(table[table["arm"] != "supervised"])
@@ -254,7 +254,9 @@ def _format_full_evidence(row: Row) -> str:
     points = f"{_format_points(row.difference)} points with {condition}"
     if row.pairs == 1:
         return points + _format_held_out(row)
-    interval = f" (95 % interval {_format_interval(row)})" if pd.notna(row.difference_low) else ""
+    interval = ""
+    if pd.notna(row.difference_low):
+        interval = f" (95 % confidence interval {_format_interval(row)})"
     return f"{points}, over {row.pairs} seeds{interval}{_format_held_out(row)}"
 
 
