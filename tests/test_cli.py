@@ -221,7 +221,7 @@ def test_async_is_refused(project: Path) -> None:
     result = run_kedro("--async")
 
     assert result.exit_code == 2
-    assert "Invalid value for '--async': results are saved in an order" in result.stderr
+    assert "Invalid value for '--async': not supported, because a result" in result.stderr
 
 
 @pytest.mark.parametrize(

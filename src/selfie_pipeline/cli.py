@@ -188,8 +188,8 @@ def refuse_async(ctx: click.Context, option: click.Parameter, value: bool) -> bo
     """
     if value:
         raise click.BadParameter(
-            "results are saved in an order, so that one whose predictions could not be saved does "
-            "not exist either; leave it out",
+            "not supported, because a result could then be saved without its predictions; leave it "
+            "out",
             ctx,
             option,
         )

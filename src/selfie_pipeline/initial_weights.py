@@ -41,7 +41,7 @@ def load_initial_weights(
         if found is None or pretraining_lineage(found)["configuration"] != wanted:
             raise UserError(
                 "the arm weights_selfie needs an encoder with the pretraining of the arm selfie, "
-                f"begun from {weights}; run `kedro run --pipeline=pretrain --params "
+                f"started from {weights}; run `kedro run --pipeline=pretrain --params "
                 f"pretrain.weights={weights}`, with the options of this run"
             )
         initial["weights_selfie"] = found

@@ -361,5 +361,5 @@ def test_unknown_and_doubled_names_are_refused(make_config: Any) -> None:
     line = refuse(own | {"ema\n.weight": torch.ones(1)}, network)
     assert r"1 of 83 tensors are not part of the network: ema\n.weight;" in line
     line = refuse(own | {"conv1.weight": own["stem.conv.weight"]}, network)
-    assert "two of the given weights have the same name in timm" in line
+    assert "two tensors among the given weights have the same name in timm" in line
     assert "are missing: stem.conv.weight" in refuse({}, network)

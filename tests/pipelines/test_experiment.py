@@ -94,7 +94,7 @@ def test_cells_side_by_side_have_the_numbers_of_cells_in_turn(finished: Any) -> 
 
     assert done.returncode == 0, told
     assert set(load_statuses(finished).values()) == {"done"}
-    assert "2 at once, each with threads: 1" in told
+    assert "running 2 jobs in parallel, with 1 thread each" in told
     assert "finetune, 126 labels, seed 1: 4 steps done" in told
     for before, after in zip(in_turn, load_predictions(finished), strict=True):
         pd.testing.assert_frame_equal(before, after)
@@ -274,7 +274,8 @@ def test_the_experiment_uses_tuned_values(finished: Any, caplog: pytest.LogCaptu
         assert made["tuned"] == {"finetune.peak_learning_rate": rate}
         assert made["configuration"]["finetune"]["peak_learning_rate"] == rate
     finished.run("cells", params=f"{some},finetune.weight_decay=0.01")
-    assert "selfie, 5 %: not tuned" in caplog.messages  # it was tuned with another weight decay
+    told = "finetuning parameters of selfie with 5 % of the labels: not tuned"
+    assert told in caplog.messages  # it was tuned with another weight decay
 
 
 def test_values_for_some_fractions_only_are_refused(finished: Any) -> None:

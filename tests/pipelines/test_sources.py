@@ -198,7 +198,7 @@ def test_unreadable_files_are_listed_and_excluded(fresh: Any, tmp_path: Path) ->
 
     assert error == (
         "Error: patch_grids: 1 or more of 13 files can't be used, such as train/cat/0.jpg (empty); "
-        "data.max_unreadable = 0.01 allows 0: mend or remove them, or allow more"
+        "data.max_unreadable = 0.01 allows 0: fix or remove them, or allow more"
     )
     catalog = load_catalog(fresh, "image_folder")
     unreadable = catalog.load("unreadable_files")

@@ -37,7 +37,7 @@ def test_the_line_names_splits_duplicates_and_the_remedy(make_check) -> None:
         "training"
     )
     dropped = describe_check(make_check() | {"dropped": 1203})
-    assert dropped.endswith("; training does without 1,203")
+    assert dropped.endswith("; training excludes 1,203")
 
 
 def test_the_line_of_other_classes_copies_and_unreadable_files(make_check) -> None:

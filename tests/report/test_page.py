@@ -249,7 +249,7 @@ def test_the_page_says_whether_to_trust_the_verdict_before_what_is_wrong(
     parts = [
         "Pretraining helped",
         "1,203 training images (3 by their pixels, 1,200 nearly) are also among the test images",
-        "Training did without these 1,203.",
+        "Training excluded these 1,203.",
         "Statistical tests",
         "What does it get wrong?",
         "What to do next",

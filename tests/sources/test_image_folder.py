@@ -195,9 +195,7 @@ def test_without_a_test_split_a_fixed_share_of_each_class_is_drawn(folder, caplo
     pd.testing.assert_frame_equal(ImageFolder(folder).samples(), samples)
     line, again = caplog.messages  # of both
     assert line == again
-    assert (
-        "20 % of each class, and at least one of two files (in all 5 of 23), are the test" in line
-    )
+    assert "5 of 23 images were drawn as one: 20 % of each class, and at least one image" in line
     assert line.endswith(". Without test images: ant")
 
 
@@ -222,7 +220,9 @@ def test_class_folders_without_train_are_the_training_data(folder, caplog):
     check_samples(source.samples(), source.classes)
     skipped, drawn = caplog.messages
     assert skipped.startswith("Skipped 3 files, such as loose.png: neither in a split")
-    assert drawn.startswith("There is no test split with labels (test/, val/ …): 20 % of each")
+    assert drawn.startswith(
+        "No labeled test split was found (test/, val/ …), so 4 of 20 images were drawn as one: 20 %"
+    )
 
 
 def test_files_of_other_kinds_are_not_drawn_for_the_test_split(folder):

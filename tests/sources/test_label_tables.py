@@ -249,8 +249,8 @@ def test_folders_of_other_names_than_the_classes_are_no_classes(folder, listed, 
         "part_1/3.jpg": "nv",
         "part_1/5.jpg": "",
     }
-    assert caplog.messages[0].startswith("The classes part_0, part_1 are dropped: data.labels has")
-    assert "but for 3, which are unlabeled now" in caplog.messages[0]
+    assert caplog.messages[0].startswith("The data set's own classes part_0, part_1 are ignored")
+    assert "3 images to which it gives none are unlabeled now" in caplog.messages[0]
     assert caplog.records[0].levelname == "WARNING"
 
 

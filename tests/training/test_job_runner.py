@@ -68,9 +68,9 @@ def test_as_many_run_at_once_as_there_are_cores_for(count_at_once, caplog) -> No
     assert count_at_once(cores=8, cpus_per_cell=3) == (2, 3)
     assert count_at_once(cells_at_once=5) == (5, 1)
     assert caplog.messages == [
-        "8 at once, each with threads: 1",
-        "2 at once, each with threads: 3",
-        "5 at once, each with threads: 1",
+        "running 8 jobs in parallel, with 1 thread each",
+        "running 2 jobs in parallel, with 3 threads each",
+        "running 5 jobs in parallel, with 1 thread each",
     ]
 
 
@@ -78,8 +78,8 @@ def test_fewer_run_at_once_if_memory_does_not_suffice(count_at_once, caplog) -> 
     caplog.set_level("WARNING")
     assert count_at_once(cores=8, gibibytes=15) == (3, 1)  # 4 GiB each
     assert caplog.messages == [
-        "memory for 3 at once, of about 4.0 GiB each; to use more cores for each, raise "
-        "compute.cpus_per_cell = 1"
+        "there is memory for 3 jobs in parallel, of about 4.0 GiB each; to use more cores for "
+        "each, raise compute.cpus_per_cell = 1"
     ]
 
 

@@ -91,7 +91,7 @@ def _load(
     own = network.state_dict()
     given = {_rename(name): tensor for name, tensor in tensors.items()}
     if len(given) < len(tensors):
-        raise UserError(f"two of the {source} have the same name in timm")
+        raise UserError(f"two tensors among the {source} have the same name in timm")
     given = {name: tensor for name, tensor in given.items() if not name.startswith(unused)}
     wanted = {_rename(name): name for name in own if not _rename(name).startswith(fresh)}
     if problems := _find_problems(given, {plain: own[name] for plain, name in wanted.items()}):

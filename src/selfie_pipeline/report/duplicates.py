@@ -25,7 +25,7 @@ def describe_check(check: Mapping[str, Any]) -> str:
     splits = ", ".join(map(_describe_split, check["splits"]))
     text = f"{splits}; {'; '.join(describe_overlaps(check)) or 'no image is in two splits'}"
     if check["dropped"]:
-        text += f"; training does without {check['dropped']:,}"
+        text += f"; training excludes {check['dropped']:,}"
     elif has_leaked(check):
         text += "; see duplicate_pairs; data.drop_leaked=true takes them out of the training"
     return text

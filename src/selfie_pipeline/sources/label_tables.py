@@ -108,7 +108,7 @@ def _find_columns(path: Path, config: DataConfig, is_first: bool, names: Sequenc
     """Find the columns of image, class and split; a single column that is left over is taken.
 
     Raises:
-        UserError: The column of the image or of the class is not unmistakable.
+        UserError: The column of the image or of the class is ambiguous.
     """
     split, image, class_ = (
         find_column(path, names, kind, named if is_first or named in names else None)
@@ -211,8 +211,8 @@ def apply_label_tables(
         lost = sum(bool(i.class_name) and index not in named for index, i in enumerate(images))
         logger.log(
             logging.WARNING if lost else logging.INFO,
-            "The classes %s are dropped: data.labels has others for their images, but for %d, "
-            "which are unlabeled now",
+            "The data set's own classes %s are ignored, because data.labels gives these images "
+            "others; %d images to which it gives none are unlabeled now",
             list_first(sorted(own)),
             lost,
         )

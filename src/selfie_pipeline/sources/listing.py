@@ -144,12 +144,12 @@ def _draw_test_split(images: list[ListedImage]) -> list[ListedImage]:
     tested = {name for name, test in zip(classes, is_test, strict=True) if test}
     untested = sorted({image.class_name for image in images if image.split == "train"} - tested)
     logger.info(
-        "There is no test split with labels (test/, val/ …): %g %% of each class, and at least one "
-        "of two files (in all %d of %d), are the test split, drawn by their names, the same in "
-        "every run; `samples` lists them%s",
-        100 * TEST_SHARE,
+        "No labeled test split was found (test/, val/ …), so %d of %d images were drawn as one: "
+        "%g %% of each class, and at least one image where there are two or more; the draw depends "
+        "on the paths alone, `samples` lists the images%s",
         is_test.sum(),
         len(rows),
+        100 * TEST_SHARE,
         f". Without test images: {list_first(untested)}" if untested else "",
     )
     divided = list(images)

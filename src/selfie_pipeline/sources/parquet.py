@@ -36,7 +36,7 @@ class ParquetReader:
         """Find the columns, which the parameters may name.
 
         Raises:
-            UserError: A shard is damaged, or the column of images or classes is not unmistakable.
+            UserError: A shard is damaged, or the column of images or classes is ambiguous.
         """
         self._columns: dict[Path, tuple[str, str | None]] = {}
         self._names: dict[Path, list[str] | None] = {}

@@ -50,7 +50,8 @@ def run_jobs(jobs: Sequence[Job[R]], compute: ComputeConfig, job_bytes: int) -> 
     if at_once == "auto":
         at_once = _count_places(threads, job_bytes) if on_cpu else 1
     if min(at_once, len(jobs)) > 1:
-        _LOG.info("%d at once, each with threads: %d", min(at_once, len(jobs)), threads)
+        each = f"{threads} thread{'s' if threads > 1 else ''} each"
+        _LOG.info("running %d jobs in parallel, with %s", min(at_once, len(jobs)), each)
         return run_in_processes(jobs, at_once, threads)
     with torch_threads(threads) if on_cpu else nullcontext():
         return [_run_here(job) for job in jobs]
@@ -62,9 +63,10 @@ def _count_places(threads: int, job_bytes: int) -> int:
     in_memory = max(1, available_memory() // job_bytes)
     if in_memory < cores:
         _LOG.warning(
-            "memory for %d at once, of about %.1f GiB each; to use more cores for each, raise "
-            "compute.cpus_per_cell = %d",
+            "there is memory for %d job%s in parallel, of about %.1f GiB each; to use more cores "
+            "for each, raise compute.cpus_per_cell = %d",
             in_memory,
+            "s" if in_memory > 1 else "",
             job_bytes / 2**30,
             threads,
         )

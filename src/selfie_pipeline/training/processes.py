@@ -127,7 +127,7 @@ class _Schedule(Generic[R]):
                 _, late = wait(self.running, STOP_TIMEOUT_S)
                 if late:
                     _LOG.warning(
-                        "%d did not stop; they resume from their last checkpoint", len(late)
+                        "%d jobs did not stop; they resume from their last checkpoint", len(late)
                     )
             finally:
                 for child in children:

@@ -109,7 +109,12 @@ def _log_tuned_values(planned: list[PlannedCell]) -> None:
         (cell.key.arm, cell.key.labeled_frac): cell.lineage["tuned"] for cell in planned
     }.items():
         values = ", ".join(f"{name} = {value:.3g}" for name, value in tuned.items())
-        _LOG.info("%s, %g %%: %s", arm, 100 * fraction, values or "not tuned")
+        _LOG.info(
+            "finetuning parameters of %s with %g %% of the labels: %s",
+            arm,
+            100 * fraction,
+            values or "not tuned",
+        )
 
 
 def report_experiment(
@@ -168,6 +173,6 @@ def check_complete(cells: pd.DataFrame) -> None:
     ]
     if errors:
         raise UserError(
-            f"{len(errors)} cells failed ({'; '.join(errors)}); mend the causes and run the "
+            f"{len(errors)} cells failed ({'; '.join(errors)}); fix the causes and run the "
             "experiment again: it keeps the other cells"
         )

@@ -95,7 +95,7 @@ class _UnreadableLimit:
             raise UserError(
                 f"{len(self.damaged)} or more of {len(self.places)} files can't be used, such as "
                 f"{place} ({reason}); data.max_unreadable = {self.largest_share:g} allows "
-                f"{allowed}: mend or remove them, or allow more"
+                f"{allowed}: fix or remove them, or allow more"
             )
 
 
@@ -126,11 +126,11 @@ def list_usable_samples(
             len(unreadable),
             len(samples),
         )
-    _check_classes(samples, usable, "can be read; mend its files")
+    _check_classes(samples, usable, "can be read; fix its files")
     if "test" in set(unreadable["split"]) - set(usable["split"]):
         raise UserError(
             "no image of the test split can be read, so the accuracy can't be measured; "
-            "unreadable_files lists the reasons: mend the files, or add others"
+            "unreadable_files lists the reasons: fix the files, or add others"
         )
     if data.drop_leaked:
         usable = usable[~usable["sample"].isin(find_leaked(duplicates))]

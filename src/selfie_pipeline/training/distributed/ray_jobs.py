@@ -43,7 +43,11 @@ def run_ray_jobs(jobs: Sequence[Job[R]], compute: ComputeConfig) -> list[R]:
     with connect(), StopRequest() as stop:
         request = job_request(compute)
         wait_for_capacity(request)
-        _LOG.info("The Ray cluster has %s: %d at once", describe_cluster(), capacity(request))
+        _LOG.info(
+            "The Ray cluster has %s: up to %d jobs in parallel",
+            describe_cluster(),
+            capacity(request),
+        )
         execute = ray.remote(_execute).options(
             num_cpus=request.cpus, num_gpus=request.gpus, max_retries=compute.max_failures
         )
