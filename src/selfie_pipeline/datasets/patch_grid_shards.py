@@ -340,7 +340,7 @@ def _channel_sums(image: NDArray[np.uint8]) -> NDArray[np.int64]:
     squares = np.vecdot(values, values)  # (N, C, runs)
     counts = np.full(channels, n * p * p)  # (C,)
     per_channel = [part.sum(axis=(0, 2), dtype=np.int64) for part in (totals, squares)]  # (C,) each
-    return np.stack([counts, *per_channel], axis=1)
+    return np.stack([counts, *per_channel], axis=1)  # (C, 3)
 
 
 def _mean_and_std(sums: NDArray[np.object_]) -> tuple[list[float], list[float]]:

@@ -112,7 +112,8 @@ class PatchGrids:
         items = self.gather(rows).numpy().view(f"V{p}")  # (B, N, C, P, 1)
         items = items.reshape(-1, rows_of_patches, columns, c, p)  # (B, R, S, C, P)
         items = np.ascontiguousarray(items.transpose(0, 3, 1, 4, 2))  # (B, C, R, P, S)
-        planes = items.view(np.uint8).reshape(-1, c, rows_of_patches * p, columns * p)
+        height, width = rows_of_patches * p, columns * p
+        planes = items.view(np.uint8).reshape(-1, c, height, width)  # (B, C, H, W)
         return planes.transpose(0, 2, 3, 1)  # (B, H, W, C)
 
 

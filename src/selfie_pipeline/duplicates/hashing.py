@@ -53,7 +53,7 @@ def hash_images(images: NDArray[np.uint8]) -> ImageHashes:
     variance = np.square(frequencies).sum(axis=(1, 2))  # (n,)
     details = np.square(_drop_coarse(frequencies)).sum(axis=(1, 2))  # (n,)
     return ImageHashes(
-        codes=np.packbits(bits, axis=1).view(np.uint64)[:, 0],
+        codes=np.packbits(bits, axis=1).view(np.uint64)[:, 0],  # (n,)
         detailed=details > _LEAST_DETAIL * variance,
     )
 

@@ -27,7 +27,8 @@ def find_top_two(logits: NDArray[np.floating]) -> TopTwo:
         logits: (N, K), finite, before the softmax; N may be 0, and K is at least 2.
     """
     top = np.argsort(-logits, axis=1, kind="stable")[:, :2]  # (N, 2)
-    probabilities = np.take_along_axis(softmax(logits.astype(np.float64), axis=1), top, axis=1)
+    every = softmax(logits.astype(np.float64), axis=1)  # (N, K)
+    probabilities = np.take_along_axis(every, top, axis=1)  # (N, 2)
     return TopTwo(top.astype(np.int32), probabilities)
 
 

@@ -78,7 +78,7 @@ class _SelfAttention(nn.Module):
     def _split_heads(self, vectors: Tensor) -> Tensor:
         """Split the features among the heads: (B, L, D) to (B, heads, L, d)."""
         b, length, _ = vectors.shape
-        return vectors.view(b, length, self.heads, -1).transpose(1, 2)
+        return vectors.view(b, length, self.heads, -1).transpose(1, 2)  # (B, heads, L, d)
 
 
 class AttentionPooling(nn.Module):

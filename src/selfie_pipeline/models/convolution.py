@@ -104,7 +104,7 @@ class _Conv3x3(torch.autograd.Function):
         grad_kernel = torch.zeros_like(kernel, dtype=sum_dtype)  # (O, 3, 3, I)
         for position, window, taps in _output_positions(maps.shape[1], maps.shape[2], ctx.stride):
             grad = grad_out[position].contiguous()  # (B, O)
-            inputs, weights = maps[window], kernel[taps]
-            grad_maps[window] += (grad @ weights.flatten(1)).view(inputs.shape)
-            grad_kernel[taps] += (grad.T @ inputs.flatten(1)).view(weights.shape)
+            inputs, weights = maps[window], kernel[taps]  # (B, h, w, I), (O, h, w, I)
+            grad_maps[window] += (grad @ weights.flatten(1)).view(inputs.shape)  # (B, h, w, I)
+            grad_kernel[taps] += (grad.T @ inputs.flatten(1)).view(weights.shape)  # (O, h, w, I)
         return grad_maps, grad_kernel.to(kernel.dtype), None

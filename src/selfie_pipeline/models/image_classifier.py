@@ -27,8 +27,8 @@ class ImageClassifier(nn.Module):
         self.network = network
         self.patch = preprocessing.patch
         mean, std = torch.from_numpy(preprocessing.mean), torch.from_numpy(preprocessing.std)
-        self.register_buffer("scale", (1 / (255 * std)).view(3, 1, 1))
-        self.register_buffer("offset", (mean / std).view(3, 1, 1))
+        self.register_buffer("scale", (1 / (255 * std)).view(3, 1, 1))  # (3, 1, 1)
+        self.register_buffer("offset", (mean / std).view(3, 1, 1))  # (3, 1, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Classify an image, (H, W, 3), uint8, RGB: probabilities, (classes,), float32."""

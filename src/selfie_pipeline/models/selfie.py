@@ -43,7 +43,8 @@ class Selfie(nn.Module):
         """
         vectors = self.embed(patches)  # (B, N, D)
         vectors = reorder(vectors, order)  # (B, N, D)
-        context, targets = vectors[:, : -self.targets], vectors[:, -self.targets :]
+        context = vectors[:, : -self.targets]  # (B, K, D)
+        targets = vectors[:, -self.targets :]  # (B, T, D)
         queries = self.query(context, order, rng)  # (B, T, D)
         with torch.autocast(queries.device.type, enabled=False):  # bf16 scores would be coarse
             scores: Tensor = queries.float() @ targets.float().transpose(1, 2)  # (B, T, T)
@@ -135,7 +136,8 @@ def selfie_loss(scores: Tensor) -> Tensor:
     Returns:
         A scalar; ln T if all scores are equal.
     """
-    return functional.cross_entropy(scores.flatten(0, 1), _correct_columns(scores).flatten())
+    flat, columns = scores.flatten(0, 1), _correct_columns(scores).flatten()  # (B·T, T), (B·T,)
+    return functional.cross_entropy(flat, columns)
 
 
 def patch_accuracy(scores: Tensor) -> Tensor:

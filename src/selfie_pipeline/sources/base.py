@@ -121,7 +121,7 @@ def fit_image(image: NDArray[np.uint8], canvas_size: int) -> NDArray[np.uint8]:
         pixels[None], (canvas_size, canvas_size), mode="bicubic", antialias=True
     )  # (1, C, S, S)
     planes: NDArray[np.uint8] = resized[0].numpy()  # (C, S, S)
-    return planes.transpose(1, 2, 0)
+    return planes.transpose(1, 2, 0)  # (S, S, C)
 
 
 def fit_images(

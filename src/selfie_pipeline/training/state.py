@@ -99,7 +99,7 @@ class TrainingState:
 
     def record(self, loss: Tensor, accuracy: Tensor, samples: Tensor) -> None:
         """Record a micro-batch, without waiting for the device."""
-        self._since_row.append(torch.stack([loss.detach(), accuracy]))
+        self._since_row.append(torch.stack([loss.detach(), accuracy]))  # (2,)
         self._samples.append(samples)
 
     def end_step(self) -> None:

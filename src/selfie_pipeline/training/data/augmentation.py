@@ -79,7 +79,8 @@ def draw_colours(rng: torch.Generator, count: int, patches: int, strength: float
     to_yiq, grey = torch.tensor(_RGB_TO_YIQ), torch.tensor(_RGB_TO_YIQ[:1] * 3)  # (3, 3) each
     hue = to_yiq.inverse() @ _chroma_rotation(angle) @ to_yiq  # (B, M, 3, 3)
     colour = brightness * (saturation * torch.eye(3) + (1 - saturation) * grey) @ hue
-    return torch.stack([contrast * colour, (1 - contrast) * grey @ colour], dim=2)
+    of_mean = (1 - contrast) * grey @ colour  # (B, M, 3, 3)
+    return torch.stack([contrast * colour, of_mean], dim=2)  # (B, M, 2, 3, 3)
 
 
 def _chroma_rotation(angle: Tensor) -> Tensor:

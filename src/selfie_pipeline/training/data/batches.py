@@ -115,7 +115,8 @@ class WindowReader:
             corners = torch.full_like(corners, self.augmentation.pad)  # (B, 2)
             size = self.patch.canvas_size
             canvases = self._gather(grids, corners, flips, size, size)  # (B, 1, C, H, W)
-            windows = resized_crop(canvases[:, 0], batch.boxes, self.patch.image_size)
+            side = self.patch.image_size
+            windows = resized_crop(canvases[:, 0], batch.boxes, side)  # (B, C, H, W)
             pixels = patchify(windows, patch_size)  # (B, M, C, P, P)
         return pixels if batch.colours is None else jitter_colours(pixels, batch.colours)
 
@@ -125,7 +126,8 @@ class WindowReader:
         corners = torch.full((len(rows), 2), edge)  # (B, 2)
         flips = torch.zeros(len(rows), dtype=torch.bool)  # (B,)
         size = self.patch.image_size
-        return self._gather(self.grids.gather(rows), corners, flips, size, size)[:, 0]
+        grids = self.grids.gather(rows)  # (B, N, C, P, P)
+        return self._gather(grids, corners, flips, size, size)[:, 0]  # (B, C, H, W)
 
     def _gather(
         self, grids: Tensor, corners: Tensor, flips: Tensor, image_size: int, patch_size: int
@@ -263,4 +265,4 @@ def patch_order(seed: int, step: int, batch_size: int, patches: int) -> Tensor:
         (batch_size, patches), int64. The last positions of each row are the image's targets.
     """
     rng = generator(seed, RandomStream.MASK, step)
-    return torch.rand(batch_size, patches, generator=rng).argsort(dim=1)
+    return torch.rand(batch_size, patches, generator=rng).argsort(dim=1)  # (batch_size, patches)

@@ -52,7 +52,7 @@ class DevicePatchGrids:
         if places.min() < 0:
             raise IndexError(f"sample {rows[places.argmin()]} is not on the device")
         index = to_device(torch.from_numpy(places), self._grids.device)  # (B,)
-        return self._grids.index_select(0, index)
+        return self._grids.index_select(0, index)  # (B, N, C, P, P)
 
 
 def cache_on_device(batches: Batches, device: str, max_bytes: int) -> Batches:

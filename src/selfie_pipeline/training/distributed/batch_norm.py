@@ -96,4 +96,4 @@ def _all_gather(values: Tensor) -> Tensor:
     """Stack the workers' tensors in the order of their ranks: (…) to (W, …)."""
     gathered = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
     distributed.all_gather(gathered, values.contiguous())
-    return torch.stack(gathered)
+    return torch.stack(gathered)  # (W, …)
