@@ -21,10 +21,11 @@ from selfie_pipeline.config import UserError
 Entry = AbstractVersionedDataset[Any, Any]
 _ARMS = ("supervised", "selfie", "weights")
 _SAVED_BEFORE = {f"{arm}_history": f"{arm}_metrics" for arm in _ARMS}
-"""Entries that a run loads in the version of another one, or in the latest before it: an earlier
-node saves them, and `--from-nodes` may run the later one alone."""
+"""A history is saved by an earlier node than its metrics. It is loaded in the metrics' version, or
+in the latest before it if `--from-nodes` skipped that node."""
 _SAVED_AFTER = {"data_check": "patch_grids"}
-"""The same with later nodes, in the latest version before the next one of the other entry."""
+"""`data_check` is saved after `patch_grids`. It is loaded in the latest version that is not older
+than the patch grids, but older than the next ones."""
 SAVED_WITH = (
     {"pretrain_history": "encoder"}
     | {f"{arm}_predictions": f"{arm}_metrics" for arm in _ARMS}

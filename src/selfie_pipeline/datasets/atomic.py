@@ -69,8 +69,8 @@ def atomic_save(path: Path) -> Iterator[Path]:
 class _OwnVersionMixin:
     """Mixin that loads what the same run has saved, whatever other runs have saved since.
 
-    Precedes a Kedro type in the bases, and is none itself: Kedro would replace that type's
-    `__init__`.
+    List it before the Kedro type. It must not inherit from one, because Kedro would then replace
+    that type's `__init__`.
     """
 
     def resolve_load_version(self: Any) -> str | None:

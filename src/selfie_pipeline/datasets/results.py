@@ -192,9 +192,10 @@ class _DataCheck(_Stored):
 
 
 class _CheckedLoadMixin:
-    """Mixin that checks what `load` returns; precedes one of this package's types in the bases.
+    """Mixin that checks what `load` returns.
 
-    Not a Kedro class itself, because Kedro would replace the `__init__` of the mixed-in type.
+    List it before one of this package's types. It must not inherit from a Kedro type, because Kedro
+    would then replace that type's `__init__`.
     """
 
     _model: ClassVar[TypeAdapter[Any]]

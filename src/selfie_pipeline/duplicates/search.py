@@ -81,11 +81,11 @@ def find_duplicates(
     """Find the images of one split that are also in another.
 
     Args:
-        hashes: Of all images.
-        originals: Of all images, from `find_originals`.
-        first: Rows of the images of one split.
-        second: Rows of those of the other.
-        read: Reads the images of some rows, (n, H, W, 3) uint8.
+        hashes: Of all n images.
+        originals: (n,) int64; of all images, from `find_originals`.
+        first: (a,) int64; rows of the images of one split.
+        second: (b,) int64; rows of those of the other.
+        read: Reads the images of some rows, (k,) int64, as (k, H, W, 3) uint8.
 
     Returns:
         One row per pair, in the order of `first`: the columns first and second (int64, rows), kind
@@ -157,15 +157,17 @@ class _PartTable:
             (2, pairs), int64: indices into the queries, and into the hashes of the table.
         """
         keys = self._get_part(queries)[:, None] ^ _FLIPS  # (q, flips)
-        starts, stops = self._starts[keys], self._starts[keys.astype(np.int64) + 1]
+        starts = self._starts[keys]  # (q, flips)
+        stops = self._starts[keys.astype(np.int64) + 1]  # (q, flips)
         counts = stops - starts  # (q, flips), those with the fewest flipped bits first
         most = _MOST_HASHES + 4 * len(self._order) * len(_FLIPS) // 2**_PART_BITS
         counts = np.clip(most - (counts.cumsum(axis=1) - counts), 0, counts).ravel()  # (q · flips,)
         query = np.repeat(np.arange(keys.size) // len(_FLIPS), counts)  # (candidates,)
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        before = np.cumsum(counts) - counts  # (q · flips,)
+        within = np.arange(counts.sum()) - np.repeat(before, counts)  # (candidates,)
         place = self._order[np.repeat(starts.ravel(), counts) + within]  # (candidates,)
         close = np.bitwise_count(queries[query] ^ self._codes[place]) <= DISTANCE
-        return np.stack([query[close], place[close]])
+        return np.stack([query[close], place[close]])  # (2, pairs)
 
     def _get_part(self, codes: NDArray[np.uint64]) -> NDArray[np.uint16]:
         return (codes >> np.uint64(_PART_BITS * self._part)).astype(np.uint16)

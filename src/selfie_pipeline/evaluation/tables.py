@@ -163,7 +163,7 @@ def select_cells(
 
 
 def _configuration_key(cell: Cell) -> tuple[Any, ...]:
-    """Return what cells share that have one encoder."""
+    """Return the key of the cells that must have the same encoder."""
     return cell["data"], cell["network"], cell["arm"], cell["configuration"]
 
 

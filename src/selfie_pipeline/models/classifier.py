@@ -103,7 +103,11 @@ def restore_classifier(tensors: Mapping[str, Tensor], provenance: Mapping[str, A
 
 
 def num_classes(classifier: Mapping[str, Tensor]) -> int:
-    """Return the number of outputs of a classifier with these tensors, of any architecture."""
+    """Return the number of outputs of a classifier with these tensors, of any architecture.
+
+    Raises:
+        KeyError: They lack the head's bias, `head.fc.bias`.
+    """
     return len(classifier["head.fc.bias"])
 
 

@@ -18,7 +18,11 @@ class ImageEmbedding(nn.Module):
         self.patch_size = patch_size
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute the vectors u of normalised images: (B, 3, H, W) to (B, D)."""
+        """Compute the vectors u of normalised images: (B, 3, H, W) to (B, D).
+
+        Raises:
+            ValueError: The patch size does not divide H and W.
+        """
         vectors = self.network.embed(patchify(images, self.patch_size))  # (B, N, D)
         if self.network.encoder_positions:
             vectors = vectors + self.network.positions()  # (B, N, D)

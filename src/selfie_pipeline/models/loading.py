@@ -87,7 +87,11 @@ def _load(
     unused: tuple[str, ...],
     fresh: tuple[str, ...],
 ) -> list[str]:
-    """Load the tensors whose names do not begin with `unused` over those not with `fresh`."""
+    """Copy tensors into a network.
+
+    `unused` are prefixes of given tensors to ignore, `fresh` those of the network's tensors to
+    leave as they are.
+    """
     own = network.state_dict()
     given = {_rename(name): tensor for name, tensor in tensors.items()}
     if len(given) < len(tensors):

@@ -89,7 +89,9 @@ def read_class_labels(schema: pa.Schema) -> dict[str, list[str]]:
 def to_texts(
     path: Path, column: str, values: pa.Array, class_names: Sequence[str] | None = None
 ) -> list[str]:
-    """Convert a column to text: the empty one for null and NaN, and whole numbers without a point.
+    """Convert a column to text.
+
+    Null and NaN become empty; whole numbers lose their decimal point.
 
     Args:
         path: The table, for the message.

@@ -319,9 +319,9 @@ def find_missing_decoders(places: Iterable[str]) -> bytes:
 
 
 def may_be_readable_now(reason: str) -> bool:
-    """Return True for the reason that the system refused a file, or that a decoder was missing.
+    """Return whether a file that was unreadable for this reason may be readable now.
 
-    Not if it is missing still.
+    It may if the system refused it, or if its decoder was missing and is installed now.
     """
     return reason.startswith(REFUSED) or (
         _UNDECODABLE.match(reason) is not None and reason not in _REMEDIES.values()

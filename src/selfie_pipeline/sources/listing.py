@@ -39,7 +39,7 @@ class ListedImage(NamedTuple):
     row: int = 0
     """Number of the image among all that its reader lists."""
     source: int = 0
-    """The first that named a class: 0 for the data set itself, n for the n-th label table."""
+    """Origin of the class: 0 if the data set itself gave it first, n if the n-th table did."""
     folder: tuple[int, int] = (0, 0)
     """Device and inode of the file's folder."""
 

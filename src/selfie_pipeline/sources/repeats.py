@@ -12,10 +12,11 @@ from selfie_pipeline.sources.listing import TEST_NAMES, ListedImage, log_skipped
 
 
 def drop_repeats(folder: Path, images: list[ListedImage]) -> list[ListedImage]:
-    """Leave out the files of folders that links list at another place, too, and log them.
+    """Keep one place of each folder that links list at several, and log the files of the others.
 
-    A place with a class takes precedence over one without, then one without links over others. Both
-    test and val may have a folder: only one of them is used.
+    Places with a class or in a test split come first, then those that are reached without links,
+    then the first by name. A folder in several test splits, such as test/ and val/, is kept in
+    each, because only one of these splits is used.
 
     Raises:
         UserError: A folder has two classes, or is in a training and a test split.

@@ -158,6 +158,11 @@ def finetune(
 
     Returns:
         The tensors after the last step (no step is chosen by its score), and the history.
+
+    Raises:
+        TrainingInterrupted: A signal asked it to stop; the same call resumes it.
+        NonFiniteLossError: The loss is not finite.
+        UserError: A batch does not fit in memory, or a checkpoint or its lock can't be written.
     """
     label_of_row = torch.full((int(rows.max()) + 1,), -1)
     label_of_row[torch.tensor(rows)] = torch.tensor(labels)
@@ -200,7 +205,7 @@ class HeldOutScore:
 
 
 def finetuning_bytes(model: ModelConfig, recipe: FinetuneConfig, patch: PatchConfig) -> int:
-    """Estimate the memory of a finetuning, with up to 1,000 classes, on a CPU."""
+    """Estimate the memory of a finetuning, with up to 1,000 classes, on a CPU, in bytes."""
     batch = recipe.batch_size // recipe.accumulate
     with torch.device("meta"):
         network = build_classifier(model, recipe.architecture, patch, classes=1000)

@@ -53,7 +53,10 @@ def pretrain(
         The tensors of a `Selfie`, and the history.
 
     Raises:
-        UserError: The given weights do not fit, or the network does not fit in memory.
+        TrainingInterrupted: A signal asked it to stop; the same call resumes it.
+        NonFiniteLossError: The loss is not finite.
+        UserError: The given weights do not fit, the network or a batch does not fit in memory, or a
+            checkpoint or its lock can't be written.
     """
     with seeded_initialisation(recipe.seed), network_too_large_error():
         network = Selfie(model, images.patch)
@@ -86,6 +89,9 @@ def predict_patches(
 
     Returns:
         (B, T, T), float32: for target position i, the probability of each target patch j.
+
+    Raises:
+        ValueError: `patch_size` does not divide the window.
     """
     network.to(device.type).eval()
     mean, std = torch.from_numpy(images.grids.mean), torch.from_numpy(images.grids.std)

@@ -35,7 +35,7 @@ class Speed:
 
     Attributes:
         step_s: A step of `pretrain`, and of `finetune`.
-        first_s: What their first step takes longer: compilation on a GPU.
+        first_s: Additional time of their first step, such as for compilation on a GPU.
         score_s: An image that is classified.
         cpu_share: Share of the cores' time that this process gets beside others, at most 1; on a
             GPU, where the process waits for it, 1.

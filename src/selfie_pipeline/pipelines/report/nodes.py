@@ -265,7 +265,7 @@ def _show(images: WindowReader, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 def _name_unlabeled(counts: pd.DataFrame) -> pd.DataFrame:
-    """Return the counts by class, of which unlabeled images have none."""
+    """Return the counts indexed by class name; that of unlabeled images is "no class"."""
     return counts.replace({"class_name": {"": "no class"}}).set_index("class_name")
 
 

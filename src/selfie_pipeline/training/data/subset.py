@@ -21,7 +21,8 @@ TRAINED_ON_LABELS = {*_TRAINED_ONCE, *_TRAINED_AS_A_GRID, "tuning_trials"}
 def check_labels(samples: pd.DataFrame, config: Config, entries: Collection[str]) -> None:
     """Check that there are labels enough for each training of a run, before the first of them.
 
-    The trainings follow from `entries`, the catalog entries that the run loads or saves.
+    The trainings follow from `entries`: the names of the parameters that the run takes (`params:…`)
+    and of the entries that it makes.
 
     Raises:
         UserError: A class would have no label, or no sample could be held out of it.
