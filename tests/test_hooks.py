@@ -58,6 +58,7 @@ def hooks(make_parameters: Callable[..., dict[str, Any]]) -> ProjectHooks:
 def make_catalog(stage: str, **datasets: Any) -> DataCatalog:
     """Return a catalog with all inputs of a stage, some of them replaced."""
     inputs = {name: MemoryDataset(1) for name in pipelines[stage].inputs()}
+    inputs |= {"encoder": MemoryDataset(Weights({}, {}), copy_mode="assign")}
     return DataCatalog(inputs | {"usable_samples": MemoryDataset(SAMPLES)} | datasets)
 
 

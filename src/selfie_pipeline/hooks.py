@@ -25,7 +25,7 @@ from selfie_pipeline.extras import require_extra
 from selfie_pipeline.pipeline_registry import PIPELINE_NAMES, create_pipeline
 from selfie_pipeline.printable import list_first
 from selfie_pipeline.project import Project, project_path, starts_runs
-from selfie_pipeline.provenance import describe_environment, flatten
+from selfie_pipeline.provenance import DATA_PARAMETERS, describe_environment, flatten
 from selfie_pipeline.run_budget import find_budget, find_start, plan_run
 from selfie_pipeline.run_summary import summarise_run
 from selfie_pipeline.versions import (
@@ -147,6 +147,7 @@ class ProjectHooks:
             TRAINED_ON_LABELS,
             check_labels,
         )
+        from selfie_pipeline.training.lineage import excludes_test_split  # noqa: PLC0415  # pandas
 
         pipeline, catalog = self._pipeline, self._catalog
         parameters = {name for name in pipeline.inputs() if name.startswith("params:")}
@@ -154,11 +155,36 @@ class ProjectHooks:
         if TRAINED_ON_LABELS.isdisjoint(entries) and not self._budget:
             return
         samples = load_samples()
+        self._check_data_parameters(samples.attrs.get(DATA_PARAMETERS, {}))
         check_labels(samples, self._config, entries)
+        if (
+            "encoder" in pipeline.inputs()
+            and is_outermost()
+            and excludes_test_split(catalog.load("encoder"), samples) is False
+        ):
+            _LOG.warning(
+                "the encoder was pretrained before the test split or what is dropped changed, so "
+                "its pretraining may have had test images: run `kedro run --pipeline=pretrain`"
+            )
         if self._budget:
             self._set_steps(
                 plan_run(self._config, self._run, pipeline, catalog, samples, self._started_s)
             )
+
+    def _check_data_parameters(self, stored: Mapping[str, Any]) -> None:
+        """Check that parameters of the data given with `--params` are those of the stored images.
+
+        Raises:
+            UserError: They are others, which this run does not read.
+        """
+        now = self._config.data.model_dump(mode="json")
+        for name in self._project.params.get("data", {}).keys() - {"name"}:
+            if name in stored and now[name] != stored[name]:
+                given, used = (json.dumps(value).strip('"') for value in (now[name], stored[name]))
+                raise UserError(
+                    f"data.{name} = {given}, but the stored images were made with {used}; run "
+                    "`kedro run --pipelines=ingest,patch` with it first, or leave it out"
+                )
 
     def _set_steps(self, plan: Mapping[str, Mapping[str, int]]) -> None:
         """Replace parameters of trainings, in this run and in those that its nodes start."""

@@ -20,6 +20,8 @@ from pydantic import BaseModel
 
 from selfie_pipeline.config import UserError
 
+DATA_PARAMETERS = "data"
+"""Key, in the attributes of a table of samples, of the parameters that it was made with."""
 _WITHOUT_INFLUENCE = {"log_every", "checkpoint_every"}
 _ADDED = {"smallest_crop": None, "colour_jitter": 0.0, "weights": None}
 """Later parameters, with the values that change nothing. Left out where they have these, so that

@@ -121,6 +121,52 @@ def test_training_does_without_leaked_images_if_asked(run: Run) -> None:
     assert metrics["test_samples"] == 7
 
 
+def test_an_encoder_that_had_what_is_dropped_now_is_noticed(
+    run: Run, fresh: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    warning = "the encoder was pretrained before the test split or what is dropped changed"
+    run("ingest,patch,pretrain,finetune", "data.drop_leaked=false")
+    assert warning not in caplog.text
+
+    catalog = run("ingest,patch,finetune,baseline,report", "data.drop_leaked=true")
+
+    assert warning in caplog.text
+    page = catalog.load("report")
+    assert "Finetuning excluded these 4." in page
+    assert "The encoder was pretrained before the test split or what is dropped changed" in page
+
+
+def test_a_new_test_split_is_noticed_and_new_images_are_not(
+    run: Run, raw: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run("ingest,patch,pretrain", "data.drop_leaked=false")
+    cut(raw / "unlabeled" / "18.png", 18)
+    catalog = run("ingest,patch,finetune", "data.drop_leaked=false")
+    assert catalog.load("selfie_metrics")["provenance"]["pretraining_excludes_test_split"]
+    assert "its pretraining may have had test images" not in caplog.text
+
+    (raw / "train/cat/2.png").rename(raw / "test/cat/2.png")
+    catalog = run("ingest,patch,finetune", "data.drop_leaked=false")
+
+    made = catalog.load("selfie_metrics")["provenance"]
+    assert made["pretraining_excludes_test_split"] is False
+    assert "its pretraining may have had test images" in caplog.text
+
+
+@pytest.mark.parametrize("change", ["data.folder=elsewhere", "data.drop_leaked=true"])
+def test_parameters_of_the_data_that_a_run_does_not_read_are_refused(
+    run: Run, fresh: Any, raw: Path, change: str
+) -> None:
+    run("ingest,patch", "data.drop_leaked=false")
+
+    error = fresh.refuse("--env=image_folder", "--pipelines=baseline", f"--params={TINY},{change}")
+
+    name, value = change.split("=")
+    assert f"{name} = {value}, but the stored images were made with " in error
+    assert error.endswith("run `kedro run --pipelines=ingest,patch` with it first, or leave it out")
+    run("baseline", "data.drop_leaked=false,data.name=other")
+
+
 def test_a_class_is_not_dropped_entirely(fresh: Any, raw: Path) -> None:
     for path in (raw / "train/dog").iterdir():
         path.rename(raw / "test/dog" / path.name)

@@ -45,7 +45,7 @@ def test_the_line_of_other_classes_copies_and_unreadable_files(make_check) -> No
     check["overlaps"][0]["other_class"] = 5
     line = describe_check(check)
     assert "(2 to 500 each), of which 7 are copies of others and 1 unreadable file" in line
-    assert "5 pairs of them are of different classes" in line
+    assert "5 pairs of them are of two classes" in line
 
 
 @pytest.mark.parametrize(("exact", "how"), [(1, "by its pixels"), (0, "nearly")])

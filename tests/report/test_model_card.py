@@ -93,7 +93,10 @@ def test_other_images_of_the_pretraining_are_named() -> None:
     page = card(pretrained_on="imagenet32")
 
     assert front_matter(page)["datasets"] == ["no", "imagenet32"]
-    assert "5,000 images without labels of another data set (recipe imagenet32)" in page
+    assert (
+        "5,000 images without labels of another data set or other splits (recipe imagenet32)"
+        in page
+    )
     assert "The training images (no, and of the pretraining those of the recipe imagenet32)" in page
 
 

@@ -69,7 +69,10 @@ def test_page_lists_results_that_were_left_out_with_reasons(four_seeds, make_cel
     again = make_cells("selfie", {0: 0.1}, version="2020-01-01")
     text = Page(render([*four_seeds, *other, *again])).text
     assert "Finetuning results used: 8." in text
-    assert "Not in the tables because their configuration or their start differs: 2" in text
+    assert (
+        "Not in the tables because their images, their configuration or their start differs: 2"
+        in text
+    )
     assert "Left out because the same seed was run again later: 1." in text
     assert "the-other" in text
     assert "No result was left out." in Page(render(four_seeds)).text

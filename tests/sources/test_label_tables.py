@@ -250,7 +250,7 @@ def test_folders_of_other_names_than_the_classes_are_no_classes(folder, listed, 
         "part_1/5.jpg": "",
     }
     assert caplog.messages[0].startswith("The data set's own classes part_0, part_1 are ignored")
-    assert "3 images to which it gives none are unlabeled now" in caplog.messages[0]
+    assert "3 to which it gives none are unlabeled now" in caplog.messages[0]
     assert caplog.records[0].levelname == "WARNING"
 
 
@@ -316,7 +316,7 @@ TABLES = {
     ),
     "no header": (
         "1.jpg,cat\n2.jpg,dog\n",
-        "which column is that of the image? It has 1.jpg, cat; name it with data.image_column",
+        "has no header: its first line names the file 1.jpg; add a line above it",
     ),
     "a row that is too long": ("file,class\n1.jpg,cat,dog\n", "line 2 has 3 columns, the header 2"),
     "no rows": ("file,class\n", "it has no rows below its header"),

@@ -127,7 +127,8 @@ def _describe_overlap(overlap: Mapping[str, Any]) -> str:
             f"{overlap['second_images']:,}"
         )
     if overlap["other_class"]:
-        text += f"; {overlap['other_class']:,} pairs of them are of different classes"
+        pairs = overlap["other_class"]
+        text += f"; {pairs:,} pair{' of them is' if pairs == 1 else 's of them are'} of two classes"
     return text
 
 

@@ -77,6 +77,10 @@ def render_report(
         check=check,
         overlaps=describe_overlaps(check),
         leaked=has_leaked(check),
+        split_changed=any(
+            cell["provenance"].get("pretraining_excludes_test_split") is False
+            for cell in selection.used
+        ),
         steps=suggest_next_steps(table, check),
         figures={
             section: [

@@ -123,6 +123,11 @@ def _find_columns(path: Path, config: DataConfig, is_first: bool, names: Sequenc
         image, class_ = image or rest[0], class_ or rest[0]
     for kind, found in (("image", image), ("class", class_)):
         if found is None:
+            if files := [name for name in names if has_image_extension(name)]:
+                raise UserError(
+                    f"{path} has no header: its first line names the file {files[0]}; add a line "
+                    "above it, such as file,class"
+                )
             raise UserError(
                 f"{path}: which column is that of the {kind}? It has {list_first(names)}; name it "
                 f"with data.{kind}_column"
@@ -212,9 +217,9 @@ def apply_label_tables(
         logger.log(
             logging.WARNING if lost else logging.INFO,
             "The data set's own classes %s are ignored, because data.labels gives these images "
-            "others; %d images to which it gives none are unlabeled now",
+            "others%s",
             list_first(sorted(own)),
-            lost,
+            f"; {lost} to which it gives none are unlabeled now" if lost else "",
         )
         labeled = [image._replace(class_name="") for image in images]
     for number, (table, rows) in enumerate(zip(tables, matched, strict=True), start=1):

@@ -125,5 +125,6 @@ def check_samples(samples: pd.DataFrame, classes: Sequence[str]) -> None:
     if labels["test"].empty:
         raise UserError(
             f"the data set has {len(labels['train'])} training samples and no test samples; test "
-            "samples are needed to measure the accuracy: check data.folder"
+            "samples are needed to measure the accuracy: add them, or a second image to each class "
+            "(one of two or more is drawn as a test sample), or check data.folder"
         )

@@ -15,7 +15,12 @@ from selfie_pipeline.config import (
     PatchConfig,
     UserError,
 )
-from selfie_pipeline.provenance import dump_configuration, hash_json, readable_provenance
+from selfie_pipeline.provenance import (
+    DATA_PARAMETERS,
+    dump_configuration,
+    hash_json,
+    readable_provenance,
+)
 from selfie_pipeline.weights import Weights
 
 
@@ -108,6 +113,33 @@ def fingerprint_data(patch_grids: StoredImages, samples: pd.DataFrame) -> str:
     if not dropped:
         return patch_grids.fingerprint
     return hash_json({"patch_grids": patch_grids.fingerprint, "dropped": sorted(dropped)})
+
+
+def fingerprint_splits(samples: pd.DataFrame) -> dict[str, str]:
+    """Return the name of the data set, and hashes of the places in the test split and outside."""
+    is_test = samples["split"] == "test"
+    return {
+        "data": samples.attrs.get(DATA_PARAMETERS, {}).get("name", ""),
+        "test": hash_json({"places": sorted(samples.loc[is_test, "place"])}),
+        "others": hash_json({"places": sorted(samples.loc[~is_test, "place"])}),
+    }
+
+
+def excludes_test_split(encoder: Weights, samples: pd.DataFrame) -> bool | None:
+    """Return whether an encoder's pretraining excluded the images that the samples exclude.
+
+    These are the test split's, and with `data.drop_leaked` their copies. Adding other images to
+    the training does not matter.
+
+    Returns:
+        False if the split has changed since; None for an encoder of another data set or of an
+        earlier commit, whose splits are unknown.
+    """
+    then = encoder.provenance.get("splits")
+    if then is None or then["data"] != (now := fingerprint_splits(samples))["data"]:
+        return None
+    drops = samples.attrs.get(DATA_PARAMETERS, {}).get("drop_leaked", False)
+    return all(then[name] == now[name] for name in (("test", "others") if drops else ("test",)))
 
 
 def classifier_lineage(

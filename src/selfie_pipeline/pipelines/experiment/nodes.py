@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -89,7 +90,7 @@ def run_experiment(
         return build_lineage(tuned), own
 
     planned = [PlannedCell(key, *plan(key.arm, key.labeled_frac)) for key in cell_keys(experiment)]
-    _log_tuned_values(planned)
+    _log_tuned_values(planned, found)
     if len({tuple(cell.lineage["tuned"]) for cell in planned}) > 1:
         raise UserError(
             "the tuning has values for some of the arms and fractions only, so their results can't "
@@ -103,13 +104,22 @@ def run_experiment(
     return outcomes_to_table(outcomes)
 
 
-def _log_tuned_values(planned: list[PlannedCell]) -> None:
-    """Log the tuned values of each arm and labeled fraction."""
+def _log_tuned_values(planned: list[PlannedCell], found: Sequence[SearchResult]) -> None:
+    """Log the tuned values of each arm and labeled fraction; warn if they are of other trainings.
+
+    `found` has the results of all searches.
+    """
+    searched = {(result.arm, result.labeled_frac) for result in found}
     for (arm, fraction), tuned in {
         (cell.key.arm, cell.key.labeled_frac): cell.lineage["tuned"] for cell in planned
     }.items():
         values = ", ".join(f"{name} = {value:.3g}" for name, value in tuned.items())
-        _LOG.info(
+        is_outdated = not tuned and (arm, fraction) in searched
+        if is_outdated:
+            values = "not those of the tuning, which had other images, parameters or another "
+            values += "encoder; run `kedro run --pipeline=tune` again"
+        _LOG.log(
+            logging.WARNING if is_outdated else logging.INFO,
             "finetuning parameters of %s with %g %% of the labels: %s",
             arm,
             100 * fraction,

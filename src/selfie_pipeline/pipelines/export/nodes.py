@@ -63,7 +63,9 @@ def export_classifier(
             "resnetv2.safetensors": save(classifier.tensors, _METADATA),
             "encoder.safetensors": save(select_patch_network(encoder.tensors), _METADATA),
         }
-    other_images = configuration["pretrained_on"] != classifier.provenance["data"]
+    other_images = configuration["pretrained_on"] != classifier.provenance[
+        "data"
+    ] and not classifier.provenance.get("pretraining_excludes_test_split")
     card = render_model_card(
         metrics,
         results,

@@ -46,6 +46,7 @@ from selfie_pipeline.training.inference import compute_outputs
 from selfie_pipeline.training.lineage import (
     classifier_lineage,
     comparison_key,
+    excludes_test_split,
     fingerprint_data,
     initial_weights_lineage,
     name_arm,
@@ -84,7 +85,11 @@ def initialise(
     network = initialise_classifier(model, recipe.architecture, patch, count_classes(samples), seed)
     lineage = initial_weights_lineage(initial)
     pretrained = set_initial_weights(network, initial, model)
-    return Weights(network.state_dict(), lineage | {"pretrained": pretrained})
+    excludes = None if initial is None else excludes_test_split(initial, samples)
+    return Weights(
+        network.state_dict(),
+        lineage | {"pretrained": pretrained, "pretraining_excludes_test_split": excludes},
+    )
 
 
 def count_classes(samples: pd.DataFrame) -> int:
@@ -124,7 +129,7 @@ def finetune_classifier(
     title = f"{'finetune' if pretraining['pretrained'] else 'baseline'}, "
     title += f"{len(labeled_samples):,} labels, seed {seed}"  # others may train at the same time
     epochs = recipe.steps * recipe.batch_size / len(labeled_samples)
-    _LOG.info("%s: %.3g epochs", title, epochs)
+    _LOG.info("%s: %s epochs", title, f"{epochs:,.1f}")
     classes = num_classes(initial_classifier.tensors)
     network = build_classifier(model, recipe.architecture, patch, classes)
     network.load_state_dict(initial_classifier.tensors, strict=True)
@@ -154,6 +159,7 @@ def finetune_classifier(
     history = pd.DataFrame(result.history)
     provenance = {
         **lineage,
+        "pretraining_excludes_test_split": pretraining["pretraining_excludes_test_split"],
         "training": measure_convergence(history, labels) | result.measured,
         "classes": labeled_samples.groupby("label")["class_name"].first().tolist(),
         "mean": patch_grids.mean.tolist(),

@@ -6,6 +6,7 @@ import pandas as pd
 
 from selfie_pipeline.config import DataConfig
 from selfie_pipeline.project import resolve_path
+from selfie_pipeline.provenance import DATA_PARAMETERS
 from selfie_pipeline.sources import check_samples, count_samples, open_source
 
 
@@ -13,9 +14,12 @@ def list_samples(data: DataConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
     """List the samples, check them, and count them by class and split.
 
     Returns:
-        The samples, one row per sample, and the counts, one row per class.
+        The samples, one row per sample, with the parameters of the data among their attributes;
+        and the counts, one row per class.
     """
     source = open_source(data, resolve_path(""))
     samples = source.samples()
     check_samples(samples, source.classes)
-    return samples.reset_index(), count_samples(samples)
+    counts = count_samples(samples)
+    samples.attrs[DATA_PARAMETERS] = data.model_dump(mode="json")
+    return samples.reset_index(), counts

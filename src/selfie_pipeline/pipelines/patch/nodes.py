@@ -15,7 +15,7 @@ from selfie_pipeline.datasets.patch_grid_shards import PendingPatchGrids
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.pipelines.patch.data_check import find_leaked
 from selfie_pipeline.project import resolve_path
-from selfie_pipeline.provenance import hash_json
+from selfie_pipeline.provenance import DATA_PARAMETERS, hash_json
 from selfie_pipeline.sources import open_source
 from selfie_pipeline.sources.decoding import EMPTY, NOT_AN_IMAGE, has_image_extension
 from selfie_pipeline.sources.samples import SAMPLE_COLUMNS
@@ -135,7 +135,10 @@ def list_usable_samples(
     if data.drop_leaked:
         usable = usable[~usable["sample"].isin(find_leaked(duplicates))]
         _check_classes(samples, usable, "is outside the test split; set data.drop_leaked=false")
-    return usable.reset_index(drop=True), unreadable
+    usable = usable.reset_index(drop=True)
+    own = data.model_dump(mode="json", include={"drop_leaked", "max_unreadable"})
+    usable.attrs[DATA_PARAMETERS] = samples.attrs.get(DATA_PARAMETERS, {}) | own
+    return usable, unreadable
 
 
 def _check_classes(samples: pd.DataFrame, usable: pd.DataFrame, reason: str) -> None:

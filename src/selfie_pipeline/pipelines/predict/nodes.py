@@ -81,9 +81,9 @@ def classify_files(
     top, reasons = classify_in_blocks(infer, folder, names, preprocessing, state)
     is_readable = np.array([reason is None for reason in reasons])  # (N,)
     readable, unreadable = np.flatnonzero(is_readable), np.flatnonzero(~is_readable)
-    _LOG.info("Classified %d images", len(readable))
+    _LOG.info("predict: %d images classified", len(readable))
     if len(unreadable):
-        _LOG.warning("%d files are not readable images; see unreadable_images", len(unreadable))
+        _LOG.warning("predict: %d unreadable files; see unreadable_images", len(unreadable))
     files = [_format_path(names[row]) for row in readable]
     predictions = name_predictions(files, top, preprocessing.classes).set_index(readable)
     uncertain = select_least_certain(predictions, _CONTACT_SHEET_IMAGES)

@@ -26,7 +26,7 @@ from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import open_windows
 from selfie_pipeline.training.data.randomness import RandomStream, fold_in
 from selfie_pipeline.training.engine import open_engine
-from selfie_pipeline.training.lineage import fingerprint_data
+from selfie_pipeline.training.lineage import fingerprint_data, fingerprint_splits
 from selfie_pipeline.training.pretraining import pretrain
 from selfie_pipeline.training.tensorboard import TensorBoardWriter
 from selfie_pipeline.weights import Weights
@@ -56,7 +56,9 @@ def pretrain_encoder(
     """
     rows = _draw_rows(samples.loc[samples["split"] != "test", "sample"].to_numpy(), recipe)
     epochs = recipe.steps * recipe.batch_size / len(rows)
-    _LOG.info("pretrain: %s images without their labels, %.3g epochs", f"{len(rows):,}", epochs)
+    _LOG.info(
+        "pretrain: %s images without their labels, %s epochs", f"{len(rows):,}", f"{epochs:,.1f}"
+    )
     initial = None
     if recipe.weights is not None:
         initial = read_given_weights(resolve_path(recipe.weights))
@@ -82,6 +84,7 @@ def pretrain_encoder(
     provenance = {
         **lineage,
         "pretraining_images": len(rows),
+        "splits": fingerprint_splits(samples),
         "device": engine.device_name,
         "precision": engine.precision,
         **describe_environment(),
