@@ -105,6 +105,12 @@ STUDIES = [
         'kedro run --pipeline=experiment --params "experiment.labeled_fracs=[0.05,0.1]"',
     ),
     Study(
+        "digits/long",
+        "digits, 480 × 64",
+        'kedro run --pipeline=experiment --params "experiment.labeled_fracs=[0.05],'
+        'finetune.steps=480"',
+    ),
+    Study(
         "cats_dogs/cells",
         "cats and dogs, narrow, 500 × 64, harder puzzle, 44 minutes",
         f"{_PHOTOGRAPHS}pretrain.steps=10000,weights=simclr.safetensors,"
@@ -176,6 +182,14 @@ STUDIES = [
         f'{_GRID}"pretrain.steps=12500,pretrain.smallest_crop=0.3,pretrain.colour_jitter=0.5,'
         'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2,3,4]", and again with '
         "pretrain.seed=1",
+        scratch="cifar10/harder_puzzle",
+    ),
+    Study(
+        "cifar10/rate_0.3",
+        "CIFAR-10, narrow, 6,000 × 64, harder puzzle, rate 0.3",
+        f'{_GRID}"pretrain.steps=12500,pretrain.smallest_crop=0.3,pretrain.colour_jitter=0.5,'
+        "pretrain.peak_learning_rate=0.3,"
+        'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2,3,4]"',
         scratch="cifar10/harder_puzzle",
     ),
     Study(
