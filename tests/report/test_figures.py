@@ -9,7 +9,8 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 
-from selfie_pipeline.evaluation.tables import build_results_table, compute_gains, select_cells
+from selfie_pipeline.evaluation.selection import select_cells
+from selfie_pipeline.evaluation.tables import build_results_table, compute_gains
 from selfie_pipeline.report.figures import (
     draw_accuracy_over_labels,
     draw_gain_over_ratio,

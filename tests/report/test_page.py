@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from selfie_pipeline.evaluation.tables import build_results_table, select_cells
+from selfie_pipeline.evaluation.selection import select_cells
+from selfie_pipeline.evaluation.tables import build_results_table
 from selfie_pipeline.printable import is_printable
 from selfie_pipeline.report.figures import draw_accuracy_over_labels
 from selfie_pipeline.report.page import render_report

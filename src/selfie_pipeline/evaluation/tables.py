@@ -1,15 +1,13 @@
 """Tables of results: means and standard deviations over seeds, and comparisons of the arms.
 
-A *cell* is the result of one finetuning, a plain dictionary with the keys `CELL_KEYS`. Cells that
-also have "correct" (from `scores.pack_correct`) and "test_samples" (the number of test samples) are
-also compared prediction by prediction.
+Cells that also have "correct" (from `scores.pack_correct`) and "test_samples" (the number of test
+samples) are also compared prediction by prediction.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
 from importlib import resources
 from typing import Any
 
@@ -18,6 +16,13 @@ import pandas as pd
 
 from selfie_pipeline.evaluation.convergence import has_converged
 from selfie_pipeline.evaluation.scores import unpack_correct
+from selfie_pipeline.evaluation.selection import (
+    CELL_KEYS,
+    GROUP_KEYS,
+    Cell,
+    Selection,
+    select_cells,
+)
 from selfie_pipeline.evaluation.statistics import (
     Summary,
     mcnemar_test,
@@ -27,8 +32,6 @@ from selfie_pipeline.evaluation.statistics import (
     summarise,
 )
 
-Cell = Mapping[str, Any]
-
 ARMS = {
     "supervised": "supervised",
     "selfie": "Selfie",
@@ -37,20 +40,6 @@ ARMS = {
 }
 """Display names of the arms in display order, the baseline first."""
 
-CELL_KEYS = (
-    "data",  # name of the data set
-    "network",  # description of the network
-    "arm",  # a key of ARMS
-    "labeled_frac",  # share of the training samples that are labeled, (0, 1]
-    "labels",  # their number
-    "seed",
-    "accuracy",  # on the test split, a fraction
-    "configuration",  # hash of all parameters except labeled_frac and seed
-    "version",  # time stamp that sorts chronologically
-    "provenance",  # nested dictionary
-)
-
-_GROUP_KEYS = ["data", "network", "labeled_frac", "labels"]
 _RESULT_COLUMNS = {
     "data": "str",
     "network": "str",
@@ -101,92 +90,6 @@ _GAIN_COLUMNS = {
 _HELD_OUT = {"held_out_half_difference": "held_out_half", "held_out_difference": "held_out"}
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Cells divided into those that are used and those that are left out.
-
-    Attributes:
-        used: One cell per data set, network, fraction, arm and seed.
-        other_configuration: Cells with other parameters, which are not comparable.
-        other_encoder_or_tuning: Cells of another encoder or with other tuned values.
-        superseded: Cells that were run again later with the same seed.
-    """
-
-    used: list[Cell]
-    other_configuration: list[Cell]
-    other_encoder_or_tuning: list[Cell]
-    superseded: list[Cell]
-
-
-def select_cells(
-    cells: Sequence[Cell], configurations: Collection[str], shown: Sequence[Cell] = ()
-) -> Selection:
-    """Select the cells that may be compared in one table.
-
-    The seeds of a row share their encoder and their tuned values: those of the cells in `shown`, or
-    else those of the latest cell.
-
-    Args:
-        cells: All cells, in any order.
-        configurations: Hashes of the configurations to use.
-        shown: Cells of different arms that are used even if they were run again later.
-
-    Returns:
-        Every cell in one of four lists, each ordered by version.
-    """
-    ordered = sorted(cells, key=lambda cell: str(cell["version"]))
-    other = [cell for cell in ordered if cell["configuration"] not in configurations]
-    comparable = [cell for cell in ordered if cell["configuration"] in configurations]
-    # Of cells with the same key, the last one counts.
-    encoders = {_configuration_key(cell): _get_encoder(cell) for cell in [*comparable, *shown]}
-    same = [cell for cell in comparable if _get_encoder(cell) == encoders[_configuration_key(cell)]]
-    tuned = {_row_key(cell): _get_tuned(cell) for cell in [*same, *shown]}
-    latest: dict[tuple[Any, ...], Cell] = {}
-    superseded = []
-    shown_digests = {_get_classifier_digest(cell) for cell in shown} - {None}
-    # Those of the shown classifiers come last.
-    for cell in sorted(same, key=lambda cell: _get_classifier_digest(cell) in shown_digests):
-        if _get_tuned(cell) != tuned[_row_key(cell)]:
-            continue
-        key = (*_row_key(cell), cell["seed"])
-        if key in latest:
-            superseded.append(latest.pop(key))
-        latest[key] = cell
-    used = {id(cell) for cell in latest.values()}
-    left_out = used | {id(cell) for cell in superseded}
-    return Selection(
-        used=[cell for cell in same if id(cell) in used],
-        other_configuration=other,
-        other_encoder_or_tuning=[cell for cell in comparable if id(cell) not in left_out],
-        superseded=[cell for cell in same if id(cell) in left_out - used],
-    )
-
-
-def _configuration_key(cell: Cell) -> tuple[Any, ...]:
-    """Return the key of the cells that must have the same encoder."""
-    return cell["data"], cell["network"], cell["arm"], cell["configuration"]
-
-
-def _row_key(cell: Cell) -> tuple[Any, ...]:
-    """Return what the cells of one row of the table share."""
-    return (*(cell[name] for name in _GROUP_KEYS), cell["arm"])
-
-
-def _get_encoder(cell: Cell) -> str | None:
-    encoder: str | None = cell["provenance"].get("encoder")
-    return encoder
-
-
-def _get_classifier_digest(cell: Cell) -> str | None:
-    """Return the digest of the cell's classifier."""
-    classifier: str | None = cell["provenance"].get("classifier")
-    return classifier
-
-
-def _get_tuned(cell: Cell) -> dict[str, float]:
-    return cell["provenance"].get("tuned") or {}
-
-
 def build_results_table(cells: Sequence[Cell]) -> pd.DataFrame:
     """Tabulate means and standard deviations over seeds, with the paper's results.
 
@@ -227,7 +130,7 @@ def build_results_table(cells: Sequence[Cell]) -> pd.DataFrame:
     """
     frame = _build_frame(cells)
     rows = []
-    for key, group in frame.groupby(_GROUP_KEYS) if len(cells) else ():
+    for key, group in frame.groupby(GROUP_KEYS) if len(cells) else ():
         # pivot_table would silently average over duplicates of a seed
         percent = 100 * group.pivot(index="seed", columns="arm", values="accuracy")  # noqa: PD010
         correct = group.pivot(index="seed", columns="arm", values="correct")  # noqa: PD010
@@ -272,14 +175,14 @@ def compute_gains(selection: Selection) -> pd.DataFrame:
         ):
             by_images.setdefault(images, []).append(cell)
     baseline = {
-        (*(cell[name] for name in _GROUP_KEYS), cell["seed"]): cell["accuracy"]
+        (*(cell[name] for name in GROUP_KEYS), cell["seed"]): cell["accuracy"]
         for cell in selection.used
         if cell["arm"] == "supervised"
     }
     differences: dict[tuple[Any, ...], list[float]] = {}
     for images, those in by_images.items():
         for cell in select_cells(those, {cell["configuration"] for cell in those}, used).used:
-            group = [cell[name] for name in _GROUP_KEYS]
+            group = [cell[name] for name in GROUP_KEYS]
             if (*group, cell["seed"]) in baseline:
                 difference = 100 * (cell["accuracy"] - baseline[*group, cell["seed"]])
                 differences.setdefault((*group, images), []).append(difference)
@@ -335,7 +238,7 @@ def _build_frame(cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def _describe_group(key: Sequence[Any]) -> dict[str, Any]:
-    """Return the columns for the values of `_GROUP_KEYS`."""
+    """Return the columns for the values of `GROUP_KEYS`."""
     data, network, fraction, labels = key
     percent = round(100 * fraction, 6)  # 0.07 * 100 is 7.000000000000001
     return {"data": data, "network": network, "labeled_percent": percent, "labels": labels}

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from selfie_pipeline.evaluation.tables import Cell, select_cells
+from selfie_pipeline.evaluation.selection import Cell, select_cells
 from selfie_pipeline.report.templates import render_template
 
 _LISTED_CLASSES = 10

@@ -13,7 +13,8 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from selfie_pipeline.evaluation.tables import ARMS, Cell, Selection, has_one_seed
+from selfie_pipeline.evaluation.selection import Cell, Selection
+from selfie_pipeline.evaluation.tables import ARMS, has_one_seed
 from selfie_pipeline.provenance import flatten
 from selfie_pipeline.report import style
 from selfie_pipeline.report.duplicates import describe_overlaps, has_leaked, suggest_next_steps
@@ -51,7 +52,7 @@ def render_report(
 
     Args:
         table: From `tables.build_results_table`.
-        selection: The cells of the table, and those left out, from `tables.select_cells`.
+        selection: The cells of the table, and those left out, from `selection.select_cells`.
         data: Name of the data set.
         counts: Images of each class (index: its name) in each split (columns), integers.
         check: From `check_data`; empty if the data has not been checked.

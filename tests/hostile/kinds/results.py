@@ -22,11 +22,8 @@ from tests.hostile.kinds.stored import grid_files, small_config
 from selfie_pipeline.config import UserError
 from selfie_pipeline.datasets import results
 from selfie_pipeline.datasets.patch_grids import PatchGrids
-from selfie_pipeline.evaluation.tables import (
-    build_results_table,
-    compute_gains,
-    select_cells,
-)
+from selfie_pipeline.evaluation.selection import select_cells
+from selfie_pipeline.evaluation.tables import build_results_table, compute_gains
 from selfie_pipeline.pipelines.patch.nodes import list_usable_samples
 from selfie_pipeline.pipelines.report.nodes import (
     check_comparable,

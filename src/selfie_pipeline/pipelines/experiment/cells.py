@@ -16,7 +16,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from selfie_pipeline.config import Arm, ComputeConfig, ExperimentConfig, UserError
-from selfie_pipeline.evaluation.tables import Cell
+from selfie_pipeline.evaluation.selection import Cell
 from selfie_pipeline.project import Project
 from selfie_pipeline.training.checkpoints import remove_leftovers
 from selfie_pipeline.training.device import find_device

@@ -22,7 +22,8 @@ from selfie_pipeline.config import (
     UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
-from selfie_pipeline.evaluation.tables import Cell, build_results_table
+from selfie_pipeline.evaluation.selection import Cell
+from selfie_pipeline.evaluation.tables import build_results_table
 from selfie_pipeline.initial_weights import load_initial_weights
 from selfie_pipeline.pipelines.experiment.cells import (
     CellKey,

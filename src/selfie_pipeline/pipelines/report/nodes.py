@@ -19,13 +19,8 @@ from selfie_pipeline.config import (
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.datasets.weights import read_given_weights
-from selfie_pipeline.evaluation.tables import (
-    Cell,
-    Selection,
-    build_results_table,
-    compute_gains,
-    select_cells,
-)
+from selfie_pipeline.evaluation.selection import Cell, Selection, select_cells
+from selfie_pipeline.evaluation.tables import build_results_table, compute_gains
 from selfie_pipeline.models.selfie import restore_encoder
 from selfie_pipeline.printable import escape_controls
 from selfie_pipeline.project import resolve_path

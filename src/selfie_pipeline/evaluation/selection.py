@@ -1,0 +1,113 @@
+"""The selection of the finetunings' results that may be compared.
+
+A *cell* is the result of one finetuning, a plain dictionary with the keys `CELL_KEYS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Cell = Mapping[str, Any]
+
+CELL_KEYS = (
+    "data",  # name of the data set
+    "network",  # description of the network
+    "arm",  # a key of `tables.ARMS`
+    "labeled_frac",  # share of the training samples that are labeled, (0, 1]
+    "labels",  # their number
+    "seed",
+    "accuracy",  # on the test split, a fraction
+    "configuration",  # hash of all parameters except labeled_frac and seed
+    "version",  # time stamp that sorts chronologically
+    "provenance",  # nested dictionary
+)
+GROUP_KEYS = ["data", "network", "labeled_frac", "labels"]
+"""Keys whose values are equal in cells that are compared with one another."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Cells divided into those that are used and those that are left out.
+
+    Attributes:
+        used: One cell per data set, network, fraction, arm and seed.
+        other_configuration: Cells with other parameters, which are not comparable.
+        other_encoder_or_tuning: Cells of another encoder or with other tuned values.
+        superseded: Cells that were run again later with the same seed.
+    """
+
+    used: list[Cell]
+    other_configuration: list[Cell]
+    other_encoder_or_tuning: list[Cell]
+    superseded: list[Cell]
+
+
+def select_cells(
+    cells: Sequence[Cell], configurations: Collection[str], shown: Sequence[Cell] = ()
+) -> Selection:
+    """Select the cells that may be compared in one table.
+
+    The seeds of a row share their encoder and their tuned values: those of the cells in `shown`, or
+    else those of the latest cell.
+
+    Args:
+        cells: All cells, in any order.
+        configurations: Hashes of the configurations to use.
+        shown: Cells of different arms that are used even if they were run again later.
+
+    Returns:
+        Every cell in one of four lists, each ordered by version.
+    """
+    ordered = sorted(cells, key=lambda cell: str(cell["version"]))
+    other = [cell for cell in ordered if cell["configuration"] not in configurations]
+    comparable = [cell for cell in ordered if cell["configuration"] in configurations]
+    # Of cells with the same key, the last one counts.
+    encoders = {_configuration_key(cell): _get_encoder(cell) for cell in [*comparable, *shown]}
+    same = [cell for cell in comparable if _get_encoder(cell) == encoders[_configuration_key(cell)]]
+    tuned = {_row_key(cell): _get_tuned(cell) for cell in [*same, *shown]}
+    latest: dict[tuple[Any, ...], Cell] = {}
+    superseded = []
+    shown_digests = {_get_classifier_digest(cell) for cell in shown} - {None}
+    # Those of the shown classifiers come last.
+    for cell in sorted(same, key=lambda cell: _get_classifier_digest(cell) in shown_digests):
+        if _get_tuned(cell) != tuned[_row_key(cell)]:
+            continue
+        key = (*_row_key(cell), cell["seed"])
+        if key in latest:
+            superseded.append(latest.pop(key))
+        latest[key] = cell
+    used = {id(cell) for cell in latest.values()}
+    left_out = used | {id(cell) for cell in superseded}
+    return Selection(
+        used=[cell for cell in same if id(cell) in used],
+        other_configuration=other,
+        other_encoder_or_tuning=[cell for cell in comparable if id(cell) not in left_out],
+        superseded=[cell for cell in same if id(cell) in left_out - used],
+    )
+
+
+def _configuration_key(cell: Cell) -> tuple[Any, ...]:
+    """Return the key of the cells that must have the same encoder."""
+    return cell["data"], cell["network"], cell["arm"], cell["configuration"]
+
+
+def _row_key(cell: Cell) -> tuple[Any, ...]:
+    """Return what the cells of one row of the table share."""
+    return (*(cell[name] for name in GROUP_KEYS), cell["arm"])
+
+
+def _get_encoder(cell: Cell) -> str | None:
+    encoder: str | None = cell["provenance"].get("encoder")
+    return encoder
+
+
+def _get_classifier_digest(cell: Cell) -> str | None:
+    """Return the digest of the cell's classifier."""
+    classifier: str | None = cell["provenance"].get("classifier")
+    return classifier
+
+
+def _get_tuned(cell: Cell) -> dict[str, float]:
+    return cell["provenance"].get("tuned") or {}
