@@ -142,7 +142,7 @@ class ProjectHooks:
             self._check_samples(lambda: data)
 
     def _check_samples(self, load_samples: Callable[[], Any]) -> None:
-        """Check the labels if the run trains on some; set the steps if it has a time budget."""
+        """Check the samples if the run trains on them; set the steps if it has a time budget."""
         from selfie_pipeline.training.data.subset import (  # noqa: PLC0415  # pandas
             TRAINED_ON_LABELS,
             check_labels,
@@ -152,7 +152,8 @@ class ProjectHooks:
         pipeline, catalog = self._pipeline, self._catalog
         parameters = {name for name in pipeline.inputs() if name.startswith("params:")}
         entries = parameters | pipeline.all_outputs()
-        if TRAINED_ON_LABELS.isdisjoint(entries) and not self._budget:
+        trained = {*TRAINED_ON_LABELS, "encoder"}
+        if trained.isdisjoint(entries) and not self._budget:
             return
         samples = load_samples()
         self._check_data_parameters(samples.attrs.get(DATA_PARAMETERS, {}))
@@ -178,7 +179,7 @@ class ProjectHooks:
             UserError: They are others, which this run does not read.
         """
         now = self._config.data.model_dump(mode="json")
-        for name in self._project.params.get("data", {}).keys() - {"name"}:
+        for name in self._project.params.get("data", {}).keys() - {"name", "max_unreadable"}:
             if name in stored and now[name] != stored[name]:
                 given, used = (json.dumps(value).strip('"') for value in (now[name], stored[name]))
                 raise UserError(

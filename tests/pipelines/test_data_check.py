@@ -153,13 +153,18 @@ def test_a_new_test_split_is_noticed_and_new_images_are_not(
     assert "its pretraining may have had test images" in caplog.text
 
 
-@pytest.mark.parametrize("change", ["data.folder=elsewhere", "data.drop_leaked=true"])
+@pytest.mark.parametrize(
+    ("pipeline", "change"),
+    [("baseline", "data.folder=elsewhere"), ("pretrain", "data.drop_leaked=true")],
+)
 def test_parameters_of_the_data_that_a_run_does_not_read_are_refused(
-    run: Run, fresh: Any, raw: Path, change: str
+    run: Run, fresh: Any, pipeline: str, change: str
 ) -> None:
     run("ingest,patch", "data.drop_leaked=false")
 
-    error = fresh.refuse("--env=image_folder", "--pipelines=baseline", f"--params={TINY},{change}")
+    error = fresh.refuse(
+        "--env=image_folder", f"--pipelines={pipeline}", f"--params={TINY},{change}"
+    )
 
     name, value = change.split("=")
     assert f"{name} = {value}, but the stored images were made with " in error
