@@ -63,9 +63,10 @@ def export_classifier(
             "resnetv2.safetensors": save(classifier.tensors, _METADATA),
             "encoder.safetensors": save(select_patch_network(encoder.tensors), _METADATA),
         }
-    other_images = configuration["pretrained_on"] != classifier.provenance[
-        "data"
-    ] and not classifier.provenance.get("pretraining_excludes_test_split")
+    same_split = classifier.provenance.get("pretraining_excludes_test_split")
+    other_images = (
+        not same_split and configuration["pretrained_on"] != classifier.provenance["data"]
+    )
     card = render_model_card(
         metrics,
         results,
