@@ -54,7 +54,7 @@ def measure_convergence(
 
 
 def has_converged(ending: Mapping[str, Any]) -> bool:
-    """Return whether a training, from its `measure_convergence`, needs no more steps.
+    """Return whether a training has converged, from its `measure_convergence`.
 
     It has learned its labels, or its loss has fallen below that of the first steps and of chance,
     and no longer changed over the last three fifths of the steps. Over the last fifth alone, the
