@@ -96,7 +96,7 @@ def solve_puzzles(
     order = patch_order(0, 0, len(rows), pretrained.patches)  # (B, N)
     targets = order[:, -pretrained.targets :].numpy()  # (B, T)
     return Puzzles(
-        images=_show(images, rows),  # (B, H, W, C)
+        images=images.read_pictures(rows),  # (B, H, W, C)
         grid=(pretrained.grid_size, pretrained.grid_size),
         targets=targets,
         probabilities=predict_patches(network, images, rows, side, order, find_device(compute))
@@ -246,17 +246,11 @@ def _draw_errors(
     """Draw the confusion matrix and the samples that are wrong with the largest probability."""
     check_predictions(predictions, classes)
     wrong = select_worst_errors(predictions, _ERROR_IMAGES)
-    pixels = _show(images, wrong["sample"].to_numpy())  # (B, H, W, C)
+    pixels = images.read_pictures(wrong["sample"].to_numpy())  # (B, H, W, C)
     return {
         "confusion": draw_confusion_matrix(predictions, classes),
         "errors": draw_sample_errors(pixels, wrong, classes=classes),
     }
-
-
-def _show(images: WindowReader, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Read the central windows of samples, (B,), as pictures, (B, H, W, C)."""
-    windows = images.read_central(rows)  # (B, C, H, W)
-    return windows.permute(0, 2, 3, 1).numpy()  # (B, H, W, C)
 
 
 def _name_unlabeled(counts: pd.DataFrame) -> pd.DataFrame:

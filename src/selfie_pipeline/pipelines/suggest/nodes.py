@@ -74,7 +74,7 @@ def suggest_images(
     top = TopTwo(top.labels[chosen], top.probabilities[chosen])  # of count images
     predictions = name_predictions(pool["place"].iloc[chosen].tolist(), top, classes)
     shown = rows[chosen[:_CONTACT_SHEET_IMAGES]]
-    windows = images.read_central(shown).permute(0, 2, 3, 1).numpy()  # (n, H, W, C)
+    windows = images.read_pictures(shown)  # (n, H, W, C)
     _LOG.info(
         "suggest: %s of %s unlabeled images; fill in the column class of suggestions",
         f"{len(chosen):,}",

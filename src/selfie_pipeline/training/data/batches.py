@@ -129,6 +129,10 @@ class WindowReader:
         grids = self.grids.gather(rows)  # (B, N, C, P, P)
         return self._gather(grids, corners, flips, size, size)[:, 0]  # (B, C, H, W)
 
+    def read_pictures(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Read the central windows of samples, to be drawn: (B, H, W, C), uint8."""
+        return self.read_central(rows).permute(0, 2, 3, 1).numpy()  # (B, H, W, C)
+
     def _gather(
         self, grids: Tensor, corners: Tensor, flips: Tensor, image_size: int, patch_size: int
     ) -> Tensor:
