@@ -27,7 +27,9 @@ _FACTORIES = {
     "ratio": ("ratio", "create_pipeline"),
     "predict": ("predict", "create_pipeline"),
     "embed": ("embed", "create_pipeline"),
-    "export": ("export", "create_pipeline"),
+    "export": ("export", "create_selfie_pipeline"),
+    "export_baseline": ("export", "create_supervised_pipeline"),
+    "export_weights": ("export", "create_weights_pipeline"),
     "suggest": ("suggest", "create_pipeline"),
 }
 """The package in `pipelines/` and the function of its `pipeline.py` that build each pipeline."""

@@ -60,7 +60,8 @@ def test_plain_timm_models_load_the_weights_and_compute_the_same(
     encoder = randomise_batch_norm(Selfie(config.model, config.patch))
     save_file(resnet.state_dict(), tmp_path / "resnetv2.safetensors")
     save_file(select_patch_network(encoder.state_dict()), tmp_path / "encoder.safetensors")
-    source = render_loader(config.model, CLASSES, 32, [0.5, 0.4, 0.3], [0.2, 0.2, 0.25])
+    mean, std = [0.5, 0.4, 0.3], [0.2, 0.2, 0.25]
+    source = render_loader(config.model, CLASSES, 32, mean, std, has_encoder=True)
     (tmp_path / "load.py").write_text(source)
 
     loader = runpy.run_path(str(tmp_path / "load.py"))

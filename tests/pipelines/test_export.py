@@ -72,8 +72,8 @@ def list_file_names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def restore(project: Any) -> Any:
-    weights = project.load("selfie_classifier")
+def restore(project: Any, arm: str = "selfie") -> Any:
+    weights = project.load(f"{arm}_classifier")
     return restore_classifier(weights.tensors, weights.provenance)
 
 
@@ -106,6 +106,23 @@ def test_a_resnet_runs_in_plain_timm_and_in_onnx_runtime(finished: Any) -> None:
     assert yaml.safe_load(card.split("---\n")[1])["license"] == "cc-by-4.0"
     assert f"{100 * finished.load('selfie_metrics')['accuracy']:.2f} %" in card
     assert (folder / "load.py").read_text("utf-8") in card
+
+
+def test_the_other_arms_are_exported_without_an_encoder(finished: Any) -> None:
+    (file,) = (finished.path / "data/06_models").rglob("supervised/*/*/*/*/classifier.safetensors")
+    params = f"weights={file},compute.precision=fp32"
+    finished.succeed("--pipelines=finetune_weights,export_weights", f"--params={params}")
+    finished.succeed("--pipeline=export_baseline")
+    images = torch.randn(3, 3, 32, 32)
+
+    for arm in ("supervised", "weights"):
+        (folder,) = (finished.path / "data/06_models").rglob(f"{arm}/**/exported_classifier/*/*")
+        assert list_file_names(folder) == {
+            *("README.md", "classifier.onnx", "load.py", "resnetv2.safetensors"),
+        }
+        loader = runpy.run_path(str(folder / "load.py"))
+        found = infer(loader["load_classifier"](), images)
+        torch.testing.assert_close(found, infer(restore(finished, arm), images), rtol=0, atol=1e-4)
 
 
 def test_a_hybrid_runs_in_onnx_runtime(finished: Any) -> None:

@@ -196,6 +196,29 @@ def test_given_weights_are_named() -> None:
     assert "given weights" not in card(configuration={**patch, "pretrain": {"steps": 1}})
 
 
+def test_a_classifier_without_pretraining_has_no_encoder() -> None:
+    patch = {"patch": PROVENANCE["configuration"]["patch"]}
+    page = card(cell(0, 0.8), encoder=None, pretraining_images=None, configuration=patch)
+
+    assert "ResNet-50 v2, no, trained from scratch\n" in page
+    assert "It was trained from scratch on 1,200 labels\n(5 % of the training set).\n" in page
+    assert "standard deviation 7.07 over 2 seeds of\nfinetuning.\n" in page
+    assert "self-supervised-learning" not in front_matter(page)["tags"]
+    for other in ("pretrain", "given weights", "encoder"):
+        assert other not in page
+
+
+def test_a_classifier_of_given_weights_names_them() -> None:
+    patch = {"patch": PROVENANCE["configuration"]["patch"]}
+    configuration = {**patch, "weights": "c0ffee"}
+    page = card(encoder=None, pretraining_images=None, configuration=configuration)
+
+    assert "ResNet-50 v2, no, started from given weights\n" in page
+    assert "It was finetuned on 1,200 labels" in page
+    assert "The finetuning began from given weights (digest `c0ffee`)" in page
+    assert "encoder" not in page
+
+
 def test_seeds_of_another_encoder_or_with_other_tuned_values_are_not_listed() -> None:
     other = {"classifier": "another", "encoder": "another"}
     tuned = {"classifier": "another", "tuned": {"finetune.peak_learning_rate": 0.1}}

@@ -47,7 +47,8 @@ def load_classifier() -> nn.Module:
     {classifier}
     network.load_state_dict(load_file(HERE / "resnetv2.safetensors"), strict=True)
     return network.eval()
-
+'''
+_ENCODER_LOADER = '''
 
 def load_encoder() -> nn.Module:
     """Load P: normalised images or patches, (B, 3, H, W), to vectors, (B, {features})."""
@@ -58,9 +59,15 @@ def load_encoder() -> nn.Module:
 
 
 def render_loader(
-    model: ModelConfig, classes: list[str], image_size: int, mean: list[float], std: list[float]
+    model: ModelConfig,
+    classes: list[str],
+    image_size: int,
+    mean: list[float],
+    std: list[float],
+    *,
+    has_encoder: bool,
 ) -> str:
-    """Render a Python file that loads the ResNet and P, saved beside it, with timm alone.
+    """Render a Python file that loads the ResNet, and P if it is there, with timm alone.
 
     Args:
         model: Model parameters.
@@ -68,15 +75,16 @@ def render_loader(
         image_size: Side of the classifier's images in pixels.
         mean: Mean of each channel, for pixels scaled to 0 to 1.
         std: Standard deviation of each channel, for pixels scaled to 0 to 1.
+        has_encoder: Whether P is saved beside it, too.
 
     Returns:
-        Source code with the functions `load_classifier` and `load_encoder`. They load the tensors
-        of `models.backbone.build_resnet` and those that `select_patch_network` returns.
+        Source code with the functions `load_classifier` and, for P, `load_encoder`. They load the
+        tensors of `models.backbone.build_resnet` and those that `select_patch_network` returns.
     """
     encoder = _format_timm_model(model, PRETRAINED_STAGES, classes=0)
     if model.preactivation and not model.normalise_before_pooling:
         encoder.append("network.norm = nn.Identity()")
-    return _LOADER.format(
+    return (_LOADER + _ENCODER_LOADER * has_encoder).format(
         classes=classes,
         image_size=image_size,
         mean=mean,

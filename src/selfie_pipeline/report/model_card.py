@@ -43,7 +43,8 @@ def render_model_card(
         if all(other[key] == cell[key] for key in same)
     }
     accuracies[cell["seed"]] = float(cell["accuracy"])
-    classes, patch = provenance["classes"], provenance["configuration"]["patch"]
+    classes, configuration = provenance["classes"], provenance["configuration"]
+    patch = configuration["patch"]
     listed = ", ".join(classes[:_LISTED_CLASSES])
     if len(classes) > _LISTED_CLASSES:
         listed += f" and {len(classes) - _LISTED_CLASSES:,} more"
@@ -60,7 +61,8 @@ def render_model_card(
         std=stdev(accuracies.values()) if len(accuracies) > 1 else None,
         digest=cell["provenance"]["classifier"],
         provenance=provenance,
-        start=provenance["configuration"].get("pretrain", {}).get("weights"),
+        selfie=provenance["encoder"] is not None,
+        start=configuration.get("pretrain", configuration).get("weights"),
         classes=classes,
         listed_classes=listed,
         image_size=patch["image_size"],

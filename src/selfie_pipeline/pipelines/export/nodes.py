@@ -1,4 +1,4 @@
-"""Node of the pipeline `export`."""
+"""Node of the pipelines that export a classifier."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ _METADATA = {"format": "pt"}  # expected by timm and other readers of safetensor
 
 def export_classifier(
     classifier: Weights,
-    encoder: Weights,
     metrics: dict[str, Any],
     results: list[dict[str, Any]],
     export: ExportConfig,
     pretrained_on: str,
+    encoder: Weights | None = None,
 ) -> dict[str, bytes]:
     """Create the files for using a classifier outside this project.
 
     The classifier is that of this run's labeled fraction and seed, and `metrics` is its result;
     `results` has those of all runs, for the other seeds; `pretrained_on` is the encoder's recipe.
+    Only a classifier of Selfie has an encoder.
 
     Returns:
         Contents by file name: the ONNX file and the model card. For a ResNet, also its weights,
-        those of P, and the code that loads them into timm.
+        those of the encoder's P, and the code that loads them into timm.
 
     Raises:
         UserError: Classifier, encoder and result do not belong together, a library is missing, or
             ONNX Runtime's output differs from PyTorch's.
     """
-    _check_belong_together(classifier, encoder, metrics)
+    _check_belong_together(classifier, metrics, encoder)
     preprocessing = load_preprocessing(classifier.provenance)
     configuration = classifier.provenance["configuration"]
     network = restore_classifier(classifier.tensors, classifier.provenance)
@@ -57,15 +58,18 @@ def export_classifier(
             preprocessing.patch.image_size,
             preprocessing.mean.tolist(),
             preprocessing.std.tolist(),
+            has_encoder=encoder is not None,
         )
-        files |= {
-            "load.py": loader.encode(),
-            "resnetv2.safetensors": save(classifier.tensors, _METADATA),
-            "encoder.safetensors": save(select_patch_network(encoder.tensors), _METADATA),
-        }
+        files["load.py"] = loader.encode()
+        files["resnetv2.safetensors"] = save(classifier.tensors, _METADATA)
+        if encoder is not None:
+            patch_network = select_patch_network(encoder.tensors)
+            files["encoder.safetensors"] = save(patch_network, _METADATA)
     same_split = classifier.provenance.get("pretraining_excludes_test_split")
     other_images = (
-        not same_split and configuration["pretrained_on"] != classifier.provenance["data"]
+        encoder is not None
+        and not same_split
+        and configuration["pretrained_on"] != classifier.provenance["data"]
     )
     card = render_model_card(
         metrics,
@@ -79,11 +83,14 @@ def export_classifier(
     return {**files, "README.md": card.encode()}
 
 
-def _check_belong_together(classifier: Weights, encoder: Weights, metrics: dict[str, Any]) -> None:
-    check_encoder(encoder, classifier.provenance, "the classifier")
+def _check_belong_together(
+    classifier: Weights, metrics: dict[str, Any], encoder: Weights | None
+) -> None:
+    if encoder is not None:
+        check_encoder(encoder, classifier.provenance, "the classifier")
     if classifier.digest() != metrics["provenance"]["classifier"]:
+        arm = metrics["arm"].removeprefix("weights_")  # as in the catalog
         raise UserError(
-            "the result belongs to a different classifier: run `kedro run "
-            "--pipeline=finetune` again, or load a matching version of both with --load-versions="
-            "selfie_classifier:VERSION,selfie_metrics:VERSION"
+            "the result belongs to a different classifier: finetune again, or load a matching "
+            f"version of both with --load-versions={arm}_classifier:VERSION,{arm}_metrics:VERSION"
         )
