@@ -1,4 +1,4 @@
-"""Writes `summary.csv` and README's table of results from the committed cells.
+"""Writes `summary.csv`, the table of all results, and README's table from the committed cells.
 
     python docs/results/summary.py
 
@@ -10,11 +10,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -26,6 +28,7 @@ from selfie_pipeline.report.text import display_table
 HERE = Path(__file__).parent
 SUMMARY = HERE / "summary.csv"
 README = HERE.parents[1] / "README.md"
+INDEX = HERE / "README.md"
 BEGIN, END = "<!-- results: made by docs/results/summary.py -->\n", "<!-- end of results -->\n"
 
 
@@ -42,6 +45,8 @@ class Study(NamedTuple):
             an arm.
         weights_name: How they were trained.
         scratch: The folder of the trainings from scratch, instead of those beside the others.
+        data: The data in README's table.
+        starts: The starts in README's table, by arm; empty for a study that is not part of it.
     """
 
     folder: str | tuple[str, ...]
@@ -50,6 +55,8 @@ class Study(NamedTuple):
     weights: str = ""
     weights_name: str = "SimCLR"
     scratch: str = ""
+    data: str = ""
+    starts: Mapping[str, str] = MappingProxyType({})
 
     def pretrainings(self) -> list[list[dict[str, Any]]]:
         """Load the cells of each folder; their names stand for their versions."""
@@ -103,6 +110,8 @@ STUDIES = [
         "digits",
         "digits, 120 × 64",
         'kedro run --pipeline=experiment --params "experiment.labeled_fracs=[0.05,0.1]"',
+        data="handwritten digits",
+        starts={"selfie": "Selfie, 600 steps"},
     ),
     Study(
         "digits/long",
@@ -116,6 +125,8 @@ STUDIES = [
         f"{_PHOTOGRAPHS}pretrain.steps=10000,weights=simclr.safetensors,"
         'experiment.arms=[supervised,selfie,weights]"',
         weights="benchmarks/simclr_cats_dogs.json",
+        data="cats and dogs",
+        starts={"selfie": "Selfie, harder puzzle, 10,000 steps", "weights": "SimCLR, as long"},
     ),
     *(
         Study(
@@ -123,27 +134,38 @@ STUDIES = [
             f"cats and dogs, narrow, 500 × 64, {puzzle}, 5,000 steps, two pretrainings",
             f'{_PHOTOGRAPHS}pretrain.steps=5000{switches}", and again with pretrain.seed=1',
             scratch=f"cats_dogs/{scratch}",
+            data="cats and dogs",
+            starts=starts,
         )
-        for puzzle, switches, scratch, folders in (
+        for puzzle, switches, scratch, folders, starts in (
             (
                 "paper's puzzle",
                 ",pretrain.smallest_crop=null,pretrain.colour_jitter=0",
                 "cells",
                 ("paper_puzzle", "ablation/paper_1"),
+                {"selfie": "Selfie, the paper's puzzle, 5,000 steps, two runs"},
             ),
             (
                 "crops alone",
                 ",pretrain.colour_jitter=0",
                 "four_starts",
                 ("ablation/crops_0", "ablation/crops_1"),
+                {},
             ),
             (
                 "colours alone",
                 ",pretrain.smallest_crop=null",
                 "four_starts",
                 ("ablation/colours_0", "ablation/colours_1"),
+                {},
             ),
-            ("harder puzzle", "", "four_starts", ("four_starts", "second_pretraining")),
+            (
+                "harder puzzle",
+                "",
+                "four_starts",
+                ("four_starts", "second_pretraining"),
+                {"selfie": "Selfie, harder puzzle, 5,000 steps, two runs"},
+            ),
         )
     ),
     Study(
@@ -153,6 +175,16 @@ STUDIES = [
         'experiment.arms=[supervised,selfie,weights,weights_selfie]"',
         weights="cats_dogs/stand_in.json",
         weights_name="supervised on 200 classes",
+        data="cats and dogs",
+        starts={"weights": "weights trained on the labels of 200 other classes"},
+    ),
+    Study(
+        "flowers",
+        "flowers, narrow, 500 × 64, harder puzzle, defaults only",
+        'kedro run --env=image_folder --pipeline=experiment --params "data.folder=FOLDER,'
+        'experiment.labeled_fracs=[0.1]"',
+        data="flowers, defaults only",
+        starts={"selfie": "Selfie, harder puzzle, 9,370 steps"},
     ),
     Study(
         "small_200/cells",
@@ -160,6 +192,8 @@ STUDIES = [
         f'{_GRID}"data.source=image_folder,data.name=small_200,data.folder=FOLDER,'
         "pretrain.steps=12500,pretrain.smallest_crop=0.3,pretrain.colour_jitter=0.5,"
         'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2]"',
+        data="200 classes at 32 × 32",
+        starts={"selfie": "Selfie, harder puzzle, 12,500 steps"},
     ),
     Study(
         "cifar10/long",
@@ -167,6 +201,8 @@ STUDIES = [
         f'{_GRID}"pretrain.steps=12500,finetune.steps=6000,finetune.batch_size=64,'
         "finetune.warmup_steps=100,finetune.weight_decay=0.0005,"
         'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2]"',
+        data="CIFAR-10",
+        starts={"selfie": "Selfie, the paper's puzzle, 12,500 steps"},
     ),
     Study(
         "cifar10/harder_puzzle",
@@ -175,6 +211,8 @@ STUDIES = [
         "weights=simclr.safetensors,experiment.arms=[supervised,selfie,weights],"
         'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2,3,4]"',
         weights="benchmarks/simclr_cifar10.json",
+        data="CIFAR-10",
+        starts={"weights": "SimCLR, as long"},
     ),
     Study(
         ("cifar10/harder_puzzle", "cifar10/second_pretraining"),
@@ -183,6 +221,8 @@ STUDIES = [
         'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2,3,4]", and again with '
         "pretrain.seed=1",
         scratch="cifar10/harder_puzzle",
+        data="CIFAR-10",
+        starts={"selfie": "Selfie, harder puzzle, 12,500 steps, two runs"},
     ),
     Study(
         "cifar10/rate_0.3",
@@ -241,6 +281,31 @@ def summarise(study: Study) -> Iterator[dict[str, Any]]:
 
 
 def readme_table() -> str:
+    """Return a Markdown table of some of the studies' starts."""
+    head = ["data", "labels", "start", "from scratch", "with this start", "gain", "seeds"]
+    rows = [head, ["---"] * len(head)]
+    for study in STUDIES:
+        table = build_results_table(study.cells())
+        text = display_table(table)
+        for arm, start in study.starts.items():
+            row = table.index[table["arm"] == arm][0]
+            same = table["labels"] == table.loc[row, "labels"]
+            both = table[same & table["arm"].isin(["supervised", arm])]
+            scratch = both.index[both["arm"] == "supervised"][0]
+            rows.append(
+                [
+                    study.data,
+                    text.loc[row, "Labeled"],
+                    start if both["converged"].all() else f"{start}; not converged",
+                    *(_without_n(text.loc[each, "Accuracy, %"]) for each in (scratch, row)),
+                    _without_n(text.loc[row, "Difference, points (95 % CI)"]),
+                    str(table.loc[row, "pairs"]),
+                ]
+            )
+    return _to_markdown(rows)
+
+
+def full_table() -> str:
     """Return the studies as a Markdown table with a row for each labeled fraction and start."""
     head = ["data, network, finetuning", "labels", "from scratch", "pretrained", "accuracy"]
     rows = [[*head, "difference", "converged"], ["---"] * 7]
@@ -262,7 +327,7 @@ def readme_table() -> str:
                         answer,
                     ]
                 )
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return _to_markdown(rows)
 
 
 def summary_text() -> str:
@@ -275,10 +340,10 @@ def summary_text() -> str:
     return text.getvalue()
 
 
-def with_table(readme: str) -> str:
-    """Return README's text with the table between its two marks made anew."""
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}{readme_table()}{END}{rest.split(END)[1]}"
+def with_table(page: str, table: str) -> str:
+    """Return a page with the table between its two marks replaced."""
+    before, rest = page.split(BEGIN)
+    return f"{before}{BEGIN}{table}{END}{rest.split(END)[1]}"
 
 
 def _key(cell: dict[str, Any]) -> tuple[Any, ...]:
@@ -290,10 +355,20 @@ def _has_converged(cell: dict[str, Any]) -> bool:
     return bool(ending) and has_converged(ending)
 
 
+def _to_markdown(rows: list[list[str]]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _without_n(text: str) -> str:
+    """Return an accuracy or a difference without the number of its seeds."""
+    return re.sub(r" \(n = \d+\)|; n = \d+", "", text)
+
+
 def _round(value: float) -> str:
     return "" if pd.isna(value) else f"{value:.2f}"
 
 
 if __name__ == "__main__":
     SUMMARY.write_text(summary_text(), encoding="utf-8")
-    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, table in ((README, readme_table()), (INDEX, full_table())):
+        path.write_text(with_table(path.read_text(encoding="utf-8"), table), encoding="utf-8")

@@ -1,3 +1,3 @@
 """Selfie: self-supervised pretraining for image embedding, as a Kedro project."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -288,7 +288,7 @@ class TrainingConfig(_StrictModel):
     none, as in the paper. In pretraining each patch changes on its own, so that colours do not
     give a masked patch away."""
     log_every: PositiveInt
-    """Number of steps between two rows of the history, of which convergence is judged; with more
+    """Number of steps between two rows of the history, from which convergence is judged; with more
     than a fifth of the steps, it may go unnoticed."""
     checkpoint_every: PositiveInt
     """Number of steps between two checkpoints, from which an interrupted training resumes."""

@@ -1,4 +1,4 @@
-"""docs/results/summary.csv and README's table are what the committed cells say."""
+"""docs/results/summary.csv and the tables of results are what the committed cells say."""
 
 from __future__ import annotations
 
@@ -23,9 +23,18 @@ def summary():
 
 
 def test_the_files_are_not_stale(summary):
-    readme = summary.README.read_text("utf-8")
     assert summary.SUMMARY.read_text("utf-8") == summary.summary_text(), "run `make reference`"
-    assert readme == summary.with_table(readme), "run `make reference`"
+    tables = {summary.README: summary.readme_table(), summary.INDEX: summary.full_table()}
+    for path, table in tables.items():
+        page = path.read_text("utf-8")
+        assert page == summary.with_table(page, table), "run `make reference`"
+
+
+def test_readme_has_some_starts_and_the_index_has_all(summary):
+    shown = [(study.title, arm) for study in summary.STUDIES for arm in study.starts]
+    assert summary.readme_table().count("\n") == len(shown) + 2
+    pretrained = [row for row in csv.DictReader(summary.SUMMARY.open()) if row["baseline"]]
+    assert summary.full_table().count("\n") == len(pretrained) + 2
 
 
 def test_every_row_has_the_mean_and_the_gain_of_its_cells(summary):

@@ -51,7 +51,7 @@ def render_model_card(
     return render_template(
         "model_card.md.jinja",
         html=False,
-        name=f"selfie-{cell['data']}",
+        name=f"{cell['arm']}-{cell['data']}",
         network=cell["network"],
         data=cell["data"],
         accuracy=cell["accuracy"],
