@@ -416,8 +416,8 @@ class PredictConfig(_StrictModel):
     """Arm of the classifier. Set it with --params, or as `arm` in globals.yml: paths in the catalog
     depend on it."""
     runtime: Literal["torch", "onnxruntime"]
-    """`torch`: on the device of `compute`. `onnxruntime`: on the CPU in fp32, faster there after
-    some seconds of conversion; needs the extra `export`."""
+    """`torch`: on the device of `compute`. `onnxruntime`: on the CPU in fp32, after some
+    seconds of conversion; faster on processors without bf16; needs the extra `export`."""
 
 
 class EmbedConfig(_StrictModel):

@@ -99,7 +99,7 @@ def fit_image(image: NDArray[np.uint8], canvas_size: int) -> NDArray[np.uint8]:
 
     The longer side is cropped at the centre, and the square is resized (bicubic, antialiased). An
     image that already has this size keeps its pixels. torch resizes several times faster than
-    Pillow, and to the same values but for the rounding of a few (docs/benchmarks.md).
+    Pillow, and to the same values but for the rounding of a few (docs/results/benchmarks).
 
     Args:
         image: (height, width, C), RGB or grey.
