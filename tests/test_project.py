@@ -14,6 +14,10 @@ def test_the_home_folder_is_expanded_in_paths(monkeypatch: pytest.MonkeyPatch) -
     assert resolve_path("~/photographs") == Path("/home/somebody/photographs")
 
 
+def test_a_home_folder_that_is_unknown_is_part_of_the_name() -> None:
+    assert resolve_path("~no-such-user/photographs").parts[-2:] == ("~no-such-user", "photographs")
+
+
 def test_paths_are_relative_to_the_sessions_project(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -30,7 +30,7 @@ def resolve_path(path: str) -> Path:
     A shell expands `~` at the beginning of an argument only, and not in `--params key=~/folder`.
     """
     project = project_path.get() or find_kedro_project(Path.cwd()) or Path.cwd()
-    return project / Path(path).expanduser()
+    return project / os.path.expanduser(path)  # that of Path fails for an unknown user
 
 
 @dataclass(frozen=True)

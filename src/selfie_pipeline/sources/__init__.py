@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ _FOLDER_SOURCES: dict[str, Callable[[Path], Source]] = {
 def open_source(config: DataConfig, root: Path) -> Source:
     """Open the data set that the parameters name.
 
-    Its paths are relative to `root`.
+    Its paths are relative to `root`; `~` at their beginning is the home folder.
 
     Returns:
         The source, with all its files found.
@@ -44,7 +45,7 @@ def open_source(config: DataConfig, root: Path) -> Source:
             f"data.folder = null is not allowed with data.source = {config.source!r}; "
             "allowed: the folder of its raw files, relative to the project"
         )
-    folder = root / config.folder
+    folder = root / os.path.expanduser(config.folder)
     if config.source == "image_folder":
         return open_image_set(folder, config, read_label_tables(config, root))
     return _FOLDER_SOURCES[config.source](folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -58,14 +59,15 @@ def read_label_tables(config: DataConfig, root: Path) -> list[LabelTable]:
 
     A table is a Parquet file, or a text file in UTF-8 with a header, whose columns are separated by
     commas, semicolons or tabs. Parameters may name the columns; tables after the first may lack
-    them, and have other names. Paths are relative to `root`.
+    them, and have other names. Paths are relative to `root`; `~` at their beginning is the home
+    folder.
 
     Raises:
         UserError: A file is absent or damaged, a column can't be found, or splits have unknown
             names.
     """
     return [
-        _read_table(root / path, config, is_first=number == 0)
+        _read_table(root / os.path.expanduser(path), config, is_first=number == 0)
         for number, path in enumerate(config.labels or [])
     ]
 
