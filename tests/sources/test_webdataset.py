@@ -128,6 +128,28 @@ def test_only_regular_files_that_are_not_hidden_are_images(folder, opened):
     assert places == [f"train-000000.tar/{number:06d}.jpg" for number in range(4)]
 
 
+def test_members_of_a_packed_folder_are_named_by_their_paths_in_it(folder, opened, tmp_path):
+    """`tar -cf train.tar -C packed .` writes ./0.jpg."""
+    for number in range(4):
+        path = tmp_path / f"packed/{number % 2}/{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image(number).save(path)
+    with tarfile.open(folder / "train.tar", "w") as tar:
+        tar.add(tmp_path / "packed", ".")
+        assert "./0/0.jpg" in tar.getnames()
+    rows = ["file,class", "train.tar/0/0.jpg,cat", "train.tar/1/1.jpg,dog"]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+
+    samples = opened(labels="labels.csv").samples()
+
+    assert samples[["class_name", "place"]].to_numpy().tolist() == [
+        ["cat", "train.tar/0/0.jpg"],
+        ["", "train.tar/0/2.jpg"],
+        ["dog", "train.tar/1/1.jpg"],
+        ["", "train.tar/1/3.jpg"],
+    ]
+
+
 def test_the_format_of_the_images_is_logged(folder, opened, caplog):
     caplog.set_level("INFO", "selfie_pipeline")
     write(folder, "train", [0, 1] * 2, count=2)

@@ -103,7 +103,7 @@ def _read_members(path: Path) -> Iterator[_Member]:
     with tarfile.open(path, "r:") as tar:
         while (info := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # they would grow with the file
-            folder, _, name = info.name.rpartition("/")
+            folder, _, name = info.name.removeprefix("./").rpartition("/")
             stem, _, extension = name.partition(".")
             if info.isreg() and not info.issparse() and stem:
                 sample = f"{folder}/{stem}" if folder else stem
