@@ -317,6 +317,12 @@ def test_a_folder_around_the_class_folders_is_named(folder):
         ImageFolder(folder)
 
 
+def test_folders_outside_a_single_class_folder_are_not_taken_for_classes_in_it(folder):
+    add(folder, "cat/0.jpg", "unlabeled/a/1.jpg", "unlabeled/b/2.jpg", "test/cat/3.jpg")
+
+    assert ImageFolder(folder).classes == ("cat",)
+
+
 @pytest.mark.parametrize("place", ["test/1.png", "test/images/1.png"])
 def test_a_test_folder_without_labels_is_skipped(folder, caplog, place):
     """ImageNet and Tiny-ImageNet have such folders."""

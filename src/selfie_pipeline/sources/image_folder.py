@@ -312,12 +312,11 @@ def _skip_unclassified(folder: Path, images: list[ListedImage]) -> list[ListedIm
 
 def _check_classes_are_not_deeper(folder: Path, images: Sequence[ListedImage]) -> None:
     """Raise if there is a folder such as photographs/cat instead of cat/."""
-    classes = {image.class_name for image in images if not image.split} - {""}
-    if len(classes) != 1:
-        return
-    (name,) = classes
-    deeper = sorted({image.place.split("/")[1] for image in images if image.place.count("/") > 1})
-    if len(deeper) > 1:
+    classified = [image for image in images if image.class_name and not image.split]
+    names = {image.class_name for image in classified}
+    deeper = sorted({i.place.split("/")[1] for i in classified if i.place.count("/") > 1})
+    if len(names) == 1 and len(deeper) > 1:
+        (name,) = names
         raise UserError(
             f"{folder} has a single class folder, {name}, with the folders {list_first(deeper)}; "
             f"if these are the classes, use data.folder={folder / name}"
