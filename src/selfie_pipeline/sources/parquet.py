@@ -16,7 +16,7 @@ from selfie_pipeline.printable import list_first
 from selfie_pipeline.sources.base import damaged_error
 from selfie_pipeline.sources.columns import find_column, read_class_labels, to_texts
 
-_BATCH_ROWS = 32
+_BATCH_ROWS = 16
 _BUFFER_BYTES = 2**20  # per column; without it, Arrow reads a row group's column at once
 
 
@@ -83,13 +83,15 @@ class ParquetReader:
         image, _ = self._columns[path]
         try:
             with ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
-                sizes = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
-                firsts = np.cumsum([0, *sizes])
-                limits = np.searchsorted(rows, firsts)
-                for group, first in enumerate(firsts[:-1]):
-                    wanted = rows[limits[group] : limits[group + 1]] - first
-                    if len(wanted):
-                        yield from _read_row_group(file, group, f"{image}.bytes", wanted)
+                first = 0
+                for batch in file.iter_batches(_BATCH_ROWS, columns=[f"{image}.bytes"]):
+                    begin, end = np.searchsorted(rows, [first, first + len(batch)])
+                    for row in rows[begin:end]:
+                        value = batch.column(0)[int(row) - first].as_py()
+                        yield value and value["bytes"]
+                    first += len(batch)
+                    if end == len(rows):
+                        return
         except (OSError, pa.ArrowException) as error:
             raise damaged_error(path, error) from error
 
@@ -102,18 +104,6 @@ def _marks_none(file: ParquetFile, column: str) -> bool:
     values = file.read([column]).column(0)
     others = values.filter(pc.not_equal(values, -1))
     return not pc.any(pc.less(others, 0)).as_py()
-
-
-def _read_row_group(
-    file: ParquetFile, group: int, column: str, rows: NDArray[np.int64]
-) -> Iterator[bytes | None]:
-    first = 0
-    for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[column]):
-        begin, end = np.searchsorted(rows, [first, first + len(batch)])
-        for row in rows[begin:end]:
-            value = batch.column(0)[int(row) - first].as_py()
-            yield value and value["bytes"]
-        first += len(batch)
 
 
 def _read_schema(path: Path) -> pa.Schema:
