@@ -52,17 +52,18 @@ def walk_folders(
             identity = identify(path)
             if identity in skipped:
                 continue
-            first = seen.setdefault(identity, path)
-            files, subfolders = _scan(path) if first is path else ([], [])
+            first = seen.get(identity)
+            files, subfolders = _scan(path) if first is None else ([], [])
         except OSError as error:
             reason = f"{error.filename} can't be read: {error.strerror}"
             raise UserError(f"{subject}{reason}") from error
+        seen.setdefault(identity, path)
         for subfolder in subfolders:
             if not os.path.islink(subfolder):
                 folders.append(subfolder)
             elif not is_loop(subfolder):
                 links.append(subfolder)
-        yield WalkedFolder(path, identity, files, None if first is path else first)
+        yield WalkedFolder(path, identity, files, first)
 
 
 def identify(folder: str | Path) -> Identity:
