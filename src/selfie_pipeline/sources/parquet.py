@@ -16,7 +16,7 @@ from selfie_pipeline.printable import list_first
 from selfie_pipeline.sources.base import damaged_error
 from selfie_pipeline.sources.columns import find_column, read_class_labels, to_texts
 
-_BATCH_ROWS = 16
+_BATCH_ROWS = 8
 _BUFFER_BYTES = 2**20  # per column; without it, Arrow reads a row group's column at once
 
 
