@@ -105,6 +105,8 @@ _PHOTOGRAPHS = (
     "finetune.steps=500,experiment.labeled_fracs=[0.1],"
 )
 _GRID = "kedro run --env=cifar10_small --pipeline=experiment --params "
+_RATE = "pretrain.peak_learning_rate=0.1"
+_PAPER = f"pretrain.smallest_crop=null,pretrain.colour_jitter=0,{_RATE}"
 STUDIES = [
     Study(
         "digits",
@@ -190,15 +192,14 @@ STUDIES = [
         "small_200/cells",
         "200 classes at 32 × 32, narrow, 6,000 × 64, harder puzzle",
         f'{_GRID}"data.source=image_folder,data.name=small_200,data.folder=FOLDER,'
-        "pretrain.steps=12500,pretrain.smallest_crop=0.3,pretrain.colour_jitter=0.5,"
-        'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2]"',
+        f'{_RATE},experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2]"',
         data="200 classes at 32 × 32",
         starts={"selfie": "Selfie, harder puzzle, 12,500 steps"},
     ),
     Study(
         "cifar10/long",
         "CIFAR-10, narrow, 6,000 × 64",
-        f'{_GRID}"pretrain.steps=12500,finetune.steps=6000,finetune.batch_size=64,'
+        f'{_GRID}"{_PAPER},finetune.steps=6000,finetune.batch_size=64,'
         "finetune.warmup_steps=100,finetune.weight_decay=0.0005,"
         'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2]"',
         data="CIFAR-10",
@@ -207,7 +208,7 @@ STUDIES = [
     Study(
         "cifar10/harder_puzzle",
         "CIFAR-10, narrow, 6,000 × 64, harder puzzle",
-        f'{_GRID}"pretrain.steps=12500,pretrain.smallest_crop=0.3,pretrain.colour_jitter=0.5,'
+        f'{_GRID}"{_RATE},'
         "weights=simclr.safetensors,experiment.arms=[supervised,selfie,weights],"
         'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2,3,4]"',
         weights="benchmarks/simclr_cifar10.json",
@@ -217,32 +218,30 @@ STUDIES = [
     Study(
         ("cifar10/harder_puzzle", "cifar10/second_pretraining"),
         "CIFAR-10, narrow, 6,000 × 64, harder puzzle, two pretrainings",
-        f'{_GRID}"pretrain.steps=12500,pretrain.smallest_crop=0.3,pretrain.colour_jitter=0.5,'
+        f'{_GRID}"{_RATE},'
         'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2,3,4]", and again with '
         "pretrain.seed=1",
+        scratch="cifar10/harder_puzzle",
+    ),
+    Study(
+        ("cifar10/rate_0.3", "cifar10/rate_0.3_second"),
+        "CIFAR-10, narrow, 6,000 × 64, harder puzzle, learning rate 0.3, two pretrainings",
+        f'{_GRID}"experiment.labeled_fracs=[0.05]", and again with pretrain.seed=1',
         scratch="cifar10/harder_puzzle",
         data="CIFAR-10",
         starts={"selfie": "Selfie, harder puzzle, 12,500 steps, two runs"},
     ),
     Study(
-        "cifar10/rate_0.3",
-        "CIFAR-10, narrow, 6,000 × 64, harder puzzle, rate 0.3",
-        f'{_GRID}"pretrain.steps=12500,pretrain.smallest_crop=0.3,pretrain.colour_jitter=0.5,'
-        "pretrain.peak_learning_rate=0.3,"
-        'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2,3,4]"',
-        scratch="cifar10/harder_puzzle",
-    ),
-    Study(
         "cifar10/cells",
         "CIFAR-10, narrow, short: 800 × 32",
-        f'{_GRID}"pretrain.steps=12500,finetune.steps=800,finetune.batch_size=32,'
+        f'{_GRID}"{_PAPER},finetune.steps=800,finetune.batch_size=32,'
         "finetune.warmup_steps=50,finetune.weight_decay=0.0001,"
         'experiment.labeled_fracs=[0.05,0.2],experiment.seeds=[0,1,2],tune.trials=3"',
     ),
     Study(
         "cifar10/hybrid",
         "CIFAR-10, narrow with attention, short: 800 × 32",
-        f'{_GRID}"pretrain.steps=12500,finetune.steps=800,finetune.batch_size=32,'
+        f'{_GRID}"{_PAPER},finetune.steps=800,finetune.batch_size=32,'
         "finetune.warmup_steps=50,finetune.weight_decay=0.0001,"
         "finetune.architecture=resnet36_attention,"
         "finetune.peak_learning_rate=0.049944766738414935,"
