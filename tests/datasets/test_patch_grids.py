@@ -47,7 +47,7 @@ def chunks_of(*lengths, pixels=PIXELS):
     return chunks
 
 
-def pending(fingerprint="f1", chunks=None, statistics_rows=TRAINING, **more):
+def pending(fingerprint="f1", chunks=None, statistics_rows=TRAINING):
     return PendingPatchGrids(
         fingerprint=fingerprint,
         samples=SAMPLES,
@@ -55,7 +55,6 @@ def pending(fingerprint="f1", chunks=None, statistics_rows=TRAINING, **more):
         patch_size=SIDE,
         chunks=chunks or chunks_of(1, 7, 2, 11),
         statistics_rows=statistics_rows,
-        **more,
     )
 
 
@@ -646,33 +645,13 @@ def test_an_unreadable_sample_is_recorded_and_left_out_of_the_statistics(tmp_pat
         yield pixels[:3], {1: "empty"}
         yield pixels[3:], {4: "cut off"}
 
-    checked = []
-    dataset(tmp_path, save="v1").save(
-        pending(chunks=chunks, check_unreadable=lambda r: checked.append(dict(r)))
-    )
+    dataset(tmp_path, save="v1").save(pending(chunks=chunks))
 
     grids = dataset(tmp_path).load()
     counted = np.delete(PIXELS, [1, 4], axis=0)[np.delete(TRAINING, [1, 4])] / 255
     assert grids.unreadable == reasons
-    assert checked == [{1: "empty"}, {4: "cut off"}]
     np.testing.assert_allclose(grids.mean, counted.mean(axis=(0, 1, 3, 4)), rtol=1e-6)
     np.testing.assert_allclose(grids.std, counted.std(axis=(0, 1, 3, 4)), rtol=1e-6)
-
-
-def test_unreadable_samples_are_checked_when_resumed_and_when_shared(tmp_path, save_progress_often):
-    def refuse(unreadable):
-        raise UserError(f"{dict(unreadable)} are too many")
-
-    interrupt(tmp_path, 12)
-    refusing = pending("f2", never_called, check_unreadable=refuse)
-
-    with pytest.raises(UserError, match=r"\{2: 'cut off'\} are too many"):
-        dataset(tmp_path, save="v2").save(refusing)
-    assert finish(tmp_path) > 0  # the progress is kept, in case more are allowed
-    with pytest.raises(UserError, match=r"\{2: 'cut off'\} are too many"):
-        dataset(tmp_path, save="v4").save(refusing)
-
-    assert_same_as_uninterrupted(tmp_path)
 
 
 def test_without_a_readable_sample_there_are_no_statistics(tmp_path):

@@ -192,14 +192,17 @@ def test_unreadable_files_are_listed_and_excluded(fresh: Any, tmp_path: Path) ->
     (raw / "train/cat/0.jpg").write_bytes(b"")
     (raw / "test/dog/.DS_Store").write_bytes(b"Bud1")
 
-    error = fresh.refuse(*build_options("image_folder", "ingest,patch", raw))
+    while_reading = fresh.refuse(*build_options("image_folder", "ingest,patch", raw))
     stages, params = "patch,pretrain,finetune", "data.max_unreadable=0.1"
     fresh.succeed(*build_options("image_folder", stages, raw, params))
+    of_stored_images = fresh.refuse(*build_options("image_folder", "patch", raw))
 
-    assert error == (
-        "Error: patch_grids: 1 or more of 13 files can't be used, such as train/cat/0.jpg (empty); "
+    error = (
+        "1 or more of 13 files can't be used, such as train/cat/0.jpg (empty); "
         "data.max_unreadable = 0.01 allows 0: fix or remove them, or allow more"
     )
+    assert while_reading == f"Error: patch_grids: {error}"
+    assert of_stored_images == f"Error: {error}"
     catalog = load_catalog(fresh, "image_folder")
     unreadable = catalog.load("unreadable_files")
     assert unreadable[["place", "reason"]].to_numpy().tolist() == [

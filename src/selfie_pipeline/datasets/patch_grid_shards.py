@@ -63,13 +63,10 @@ class PendingPatchGrids:
     """p."""
     chunks: Callable[[int], Iterator[PatchChunk]]
     """Function that yields the patch grids from a given sample on; only called if some are
-    missing."""
+    missing. It may raise UserError."""
     statistics_rows: NDArray[np.bool_]
     """Mask of shape (samples,): the rows over which mean and standard deviation are computed,
     except for unreadable ones."""
-    check_unreadable: Callable[[Mapping[int, str]], None] = lambda _: None
-    """Function that is called with the unreadable samples, as they are found; may raise UserError.
-    If the writing is resumed, those found earlier come first."""
 
 
 def write_version(new: PendingPatchGrids, folder: Path) -> Manifest:
@@ -85,7 +82,7 @@ def write_version(new: PendingPatchGrids, folder: Path) -> Manifest:
 
     Raises:
         ValueError: The chunks or the statistics rows contradict `new`.
-        UserError: Too many samples are unreadable, or all statistics rows, or all pixels of a
+        UserError: The chunks raise it, all statistics rows are unreadable, or all pixels of a
             channel are equal.
     """
     if new.statistics_rows.shape != (new.samples,) or not new.statistics_rows.any():
@@ -125,8 +122,6 @@ def write_version(new: PendingPatchGrids, folder: Path) -> Manifest:
 
 def _write_chunks(writer: _ShardWriter, new: PendingPatchGrids) -> None:
     """Write the missing samples; raise the errors of `write_version`."""
-    if writer.unreadable:
-        new.check_unreadable(writer.unreadable)
     with tqdm(
         initial=writer.written,
         total=new.samples,
@@ -137,8 +132,6 @@ def _write_chunks(writer: _ShardWriter, new: PendingPatchGrids) -> None:
     ) as progress_bar:
         for patches, unreadable in new.chunks(writer.written):
             writer.append(patches, unreadable)
-            if unreadable:
-                new.check_unreadable(unreadable)
             writer.save_progress_if_due()
             progress_bar.update(len(patches))
     if writer.written != new.samples:

@@ -190,11 +190,7 @@ class PatchGridDataset(AtomicDataset[PendingPatchGrids, PatchGrids]):
         return _read_manifest(path).model_dump(mode="json")
 
     def _link_existing_version(self, new: PendingPatchGrids, folder: Path) -> bool:
-        """Link the files of an intact version with the same pixels; return False without one.
-
-        Raises:
-            UserError: Too many of its samples are unreadable.
-        """
+        """Link the files of an intact version with the same pixels; return False without one."""
         for version in map(Path, self.list_versions()):
             try:
                 manifest = _read_manifest(version)
@@ -204,7 +200,6 @@ class PatchGridDataset(AtomicDataset[PendingPatchGrids, PatchGrids]):
                 check_pixels(version)
             except CatalogError:
                 continue  # damaged; try an older one
-            new.check_unreadable(manifest.unreadable)
             folder.mkdir()
             for file in (MANIFEST, *(shard.file for shard in manifest.shards)):
                 _link(version / file, folder / file)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -26,11 +25,14 @@ _LOG = logging.getLogger(__name__)
 def cut_patches(samples: pd.DataFrame, data: DataConfig, patch: PatchConfig) -> PendingPatchGrids:
     """Prepare the patch grids; the images are read and cut while the catalog saves them.
 
+    The reading ends with a UserError as soon as too many image files of this run are unreadable.
+
     Raises:
         UserError: The raw files have changed since the samples were listed.
     """
     source = open_source(data, resolve_path(""))
     samples = samples.set_index("sample")
+    places = samples["place"].tolist()
     per_side = patch.canvas_size // patch.patch_size
     fingerprint = hash_json(
         {
@@ -41,7 +43,10 @@ def cut_patches(samples: pd.DataFrame, data: DataConfig, patch: PatchConfig) -> 
     )
 
     def chunks(start: int) -> Iterator[tuple[NDArray[np.uint8], Mapping[int, str]]]:
+        damaged: dict[str, str] = {}  # from `start` on; `list_usable_samples` counts all
         for images, unreadable in source.images(samples, patch.canvas_size, start):
+            damaged |= _find_damaged((places[row], reason) for row, reason in unreadable.items())
+            _check_damaged(damaged, len(places), data.max_unreadable)
             yield _cut(images, patch.patch_size), unreadable
 
     return PendingPatchGrids(
@@ -51,7 +56,6 @@ def cut_patches(samples: pd.DataFrame, data: DataConfig, patch: PatchConfig) -> 
         patch_size=patch.patch_size,
         chunks=chunks,
         statistics_rows=(samples["split"] != "test").to_numpy(),
-        check_unreadable=_UnreadableLimit(samples["place"].tolist(), data.max_unreadable),
     )
 
 
@@ -68,35 +72,28 @@ def _cut(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return items.view(np.uint8).reshape(n, rows * columns, c, size, size)  # (n, N, C, P, P)
 
 
-@dataclass
-class _UnreadableLimit:
-    """Raises if too many image files are unreadable; other files do not count.
+def _find_damaged(unreadable: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the image files among unreadable ones, places and reasons; other files do not count.
 
-    Attributes:
-        places: Of all samples.
-        largest_share: Of the samples that may be unreadable.
-        damaged: The unreadable image files so far, with their reasons.
+    Examples of others are notes, and empty files such as `.gitkeep`.
     """
+    return {
+        place: reason
+        for place, reason in unreadable
+        if reason not in {NOT_AN_IMAGE, EMPTY} or has_image_extension(place)
+    }
 
-    places: list[str]
-    largest_share: float
-    damaged: dict[str, str] = field(default_factory=dict)
 
-    def __call__(self, unreadable: Mapping[int, str]) -> None:
-        """Count more unreadable samples, given with their reasons."""
-        self.damaged |= {
-            self.places[sample]: reason
-            for sample, reason in unreadable.items()
-            if reason not in {NOT_AN_IMAGE, EMPTY} or has_image_extension(self.places[sample])
-        }
-        allowed = int(self.largest_share * len(self.places))
-        if len(self.damaged) > allowed:
-            place, reason = next(iter(self.damaged.items()))
-            raise UserError(
-                f"{len(self.damaged)} or more of {len(self.places)} files can't be used, such as "
-                f"{place} ({reason}); data.max_unreadable = {self.largest_share:g} allows "
-                f"{allowed}: fix or remove them, or allow more"
-            )
+def _check_damaged(damaged: Mapping[str, str], files: int, largest_share: float) -> None:
+    """Raise UserError if more than this share of all files are damaged."""
+    allowed = int(largest_share * files)
+    if len(damaged) > allowed:
+        place, reason = next(iter(damaged.items()))
+        raise UserError(
+            f"{len(damaged)} or more of {files} files can't be used, such as {place} ({reason}); "
+            f"data.max_unreadable = {largest_share:g} allows {allowed}: fix or remove them, or "
+            "allow more"
+        )
 
 
 def list_usable_samples(
@@ -108,8 +105,8 @@ def list_usable_samples(
         The table of usable samples, and the files of the others with the reasons.
 
     Raises:
-        UserError: The patch grids are not of these samples, or a class has no training image left,
-            or the test split no image.
+        UserError: The patch grids are not of these samples, too many image files are unreadable, a
+            class has no training image left, or the test split no image.
     """
     if len(samples) != len(patch_grids):
         raise UserError(
@@ -119,6 +116,8 @@ def list_usable_samples(
     reasons = samples["sample"].map(patch_grids.unreadable)
     unreadable = samples[["sample", "split", "class_name", "place"]].assign(reason=reasons)
     unreadable = unreadable[reasons.notna()]
+    damaged = _find_damaged(zip(unreadable["place"], unreadable["reason"], strict=True))
+    _check_damaged(damaged, len(samples), data.max_unreadable)
     usable = samples.loc[reasons.isna(), ["sample", *SAMPLE_COLUMNS]]
     if len(unreadable):
         _LOG.warning(
