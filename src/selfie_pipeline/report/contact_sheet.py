@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -13,17 +11,12 @@ from selfie_pipeline.printable import escape_controls, shorten
 from selfie_pipeline.report.image_grid import draw_image_grid
 from selfie_pipeline.report.style import join_sentences, shorten_start, styled
 
+CONTACT_SHEET_IMAGES = 24
+"""Number of images on a contact sheet, if there are as many."""
 _MAX_CLASS_LENGTH = 20
 _MAX_FILE_LENGTH = 26
 _DESCRIBED = 5
 """Maximum number of images in the alt text."""
-
-
-class PredictedImages(TypedDict):
-    """Images with their predictions, as arguments of a function that draws them."""
-
-    images: NDArray[np.uint8]
-    predictions: pd.DataFrame
 
 
 @styled

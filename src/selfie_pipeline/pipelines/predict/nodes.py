@@ -20,7 +20,7 @@ from selfie_pipeline.pipelines.predict.blocks import classify_in_blocks
 from selfie_pipeline.printable import escape_controls
 from selfie_pipeline.project import resolve_path
 from selfie_pipeline.provenance import describe_environment, hash_json
-from selfie_pipeline.report.contact_sheet import PredictedImages, draw_predictions
+from selfie_pipeline.report.contact_sheet import CONTACT_SHEET_IMAGES, draw_predictions
 from selfie_pipeline.sources.decoding import map_ordered
 from selfie_pipeline.sources.folders import escape_name
 from selfie_pipeline.sources.image_files import find_files, read_windows
@@ -30,7 +30,6 @@ from selfie_pipeline.training.inference import Inference
 from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
-_CONTACT_SHEET_IMAGES = 24
 
 
 def classify_files(
@@ -40,7 +39,7 @@ def classify_files(
     compute: ComputeConfig,
     checkpoints: Path,
     resume: Literal["auto", "never"],
-) -> tuple[pd.DataFrame, pd.DataFrame, PredictedImages]:
+) -> tuple[pd.DataFrame, pd.DataFrame, Figure]:
     """Classify image files, preprocessed like the test images.
 
     Args:
@@ -53,7 +52,7 @@ def classify_files(
 
     Returns:
         Predictions, one row per image, as `name_predictions` returns them; one row per unreadable
-        file: file, reason; and the images that the classifier is least certain of.
+        file: file, reason; and a contact sheet of the least certain images.
 
     Raises:
         UserError: The files do not exist, ONNX Runtime is requested and missing, or see
@@ -86,7 +85,7 @@ def classify_files(
         _LOG.warning("predict: %d unreadable files; see unreadable_images", len(unreadable))
     files = [_format_path(names[row]) for row in readable]
     predictions = name_predictions(files, top, preprocessing.classes).set_index(readable)
-    uncertain = select_least_certain(predictions, _CONTACT_SHEET_IMAGES)
+    uncertain = select_least_certain(predictions, CONTACT_SHEET_IMAGES)
     read = partial(read_windows, patch=preprocessing.patch)
     # The files are read again; `map_ordered` suppresses Pillow's warnings about them.
     [(windows, gone)] = map_ordered(read, [[folder / names[row] for row in uncertain.index]])
@@ -95,11 +94,8 @@ def classify_files(
         "file": [_format_path(names[row]) for row in unreadable],
         "reason": [reasons[row] for row in unreadable],
     }
-    return (
-        predictions,
-        pd.DataFrame(refused),
-        PredictedImages(images=windows, predictions=uncertain),
-    )
+    title = "Images with the least certain predictions, the least certain first"
+    return predictions, pd.DataFrame(refused), draw_predictions(windows, uncertain, title=title)
 
 
 def _build_inference(
@@ -114,12 +110,6 @@ def _build_inference(
         return Inference(network, mean, std, find_device(compute))
     converted = OnnxClassifier(export_onnx(network, preprocessing.patch.image_size))
     return Inference(converted, mean, std, Device("cpu", bf16=False))
-
-
-def draw_contact_sheet(uncertain: PredictedImages) -> Figure:
-    """Draw the images that the classifier is least certain of."""
-    title = "Images with the least certain predictions, the least certain first"
-    return draw_predictions(**uncertain, title=title)
 
 
 def _format_path(name: str) -> str:

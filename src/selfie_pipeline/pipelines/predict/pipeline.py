@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline, node, pipeline
 
-from selfie_pipeline.pipelines.predict.nodes import classify_files, draw_contact_sheet
+from selfie_pipeline.pipelines.predict.nodes import classify_files
 
 
 def create_pipeline() -> Pipeline:
@@ -21,14 +21,8 @@ def create_pipeline() -> Pipeline:
                     "predict_checkpoints",
                     "params:resume",
                 ],
-                outputs=["image_predictions", "unreadable_images", "uncertain_images"],
+                outputs=["image_predictions", "unreadable_images", "contact_sheet"],
                 name="classify_files",
-            ),
-            node(
-                draw_contact_sheet,
-                inputs="uncertain_images",
-                outputs="contact_sheet",
-                name="draw_contact_sheet",
-            ),
+            )
         ]
     )

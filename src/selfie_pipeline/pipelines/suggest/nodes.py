@@ -20,7 +20,7 @@ from selfie_pipeline.evaluation.predictions import TopTwo, find_top_two, name_pr
 from selfie_pipeline.evaluation.suggestions import select_diverse
 from selfie_pipeline.models.classifier import restore_classifier
 from selfie_pipeline.models.selfie import restore_encoder
-from selfie_pipeline.report.contact_sheet import PredictedImages, draw_predictions
+from selfie_pipeline.report.contact_sheet import CONTACT_SHEET_IMAGES, draw_predictions
 from selfie_pipeline.training.data.batches import open_windows
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.inference import compute_outputs
@@ -29,7 +29,6 @@ from selfie_pipeline.weights import Weights
 
 _LOG = logging.getLogger(__name__)
 _CHUNK = 65_536  # images whose logits are in memory at once
-_CONTACT_SHEET_IMAGES = 24
 
 
 def suggest_images(
@@ -43,12 +42,12 @@ def suggest_images(
     suggest: SuggestConfig,
     compute: ComputeConfig,
     seed: int,
-) -> tuple[pd.DataFrame, PredictedImages]:
+) -> tuple[pd.DataFrame, Figure]:
     """Choose the images most worth labeling, outside the test split and the labeled subset.
 
     Returns:
         A label table, the least certain image first: file, class (empty, to be filled in),
-        prediction and probability; and the first images, for the contact sheet.
+        prediction and probability; and a contact sheet of the first images.
 
     Raises:
         UserError: There is no such image, or the classifier is of other data, another subset or
@@ -73,8 +72,12 @@ def suggest_images(
     chosen = unsure[select_diverse(vectors, margins[unsure], suggest.count, seed)]
     top = TopTwo(top.labels[chosen], top.probabilities[chosen])  # of count images
     predictions = name_predictions(pool["place"].iloc[chosen].tolist(), top, classes)
-    shown = rows[chosen[:_CONTACT_SHEET_IMAGES]]
-    windows = images.read_pictures(shown)  # (n, H, W, C)
+    shown = predictions[:CONTACT_SHEET_IMAGES]
+    sheet = draw_predictions(
+        images.read_pictures(rows[chosen[: len(shown)]]),  # (n, H, W, C)
+        shown,
+        title="Images most worth labeling, the least certain first",
+    )
     _LOG.info(
         "suggest: %s of %s unlabeled images; fill in the column class of suggestions",
         f"{len(chosen):,}",
@@ -88,7 +91,7 @@ def suggest_images(
             "probability": predictions["probability"],
         }
     )
-    return table, PredictedImages(images=windows, predictions=predictions[: len(shown)])
+    return table, sheet
 
 
 def _find_pool(
@@ -121,10 +124,3 @@ def _find_pool(
             "which may leave out those that you add: set labeled_frac=1"
         )
     return pool
-
-
-def draw_suggestions(suggested: PredictedImages) -> Figure:
-    """Draw the images most worth labeling with their two most likely classes."""
-    return draw_predictions(
-        **suggested, title="Images most worth labeling, the least certain first"
-    )

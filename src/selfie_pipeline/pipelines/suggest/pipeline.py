@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Pipeline, node, pipeline
 
-from selfie_pipeline.pipelines.suggest.nodes import draw_suggestions, suggest_images
+from selfie_pipeline.pipelines.suggest.nodes import suggest_images
 
 
 def create_pipeline() -> Pipeline:
@@ -25,14 +25,8 @@ def create_pipeline() -> Pipeline:
                     "params:compute",
                     "params:seed",
                 ],
-                outputs=["suggestions", "suggested_images"],
+                outputs=["suggestions", "suggestions_sheet"],
                 name="suggest_images",
-            ),
-            node(
-                draw_suggestions,
-                inputs="suggested_images",
-                outputs="suggestions_sheet",
-                name="draw_suggestions",
-            ),
+            )
         ]
     )
