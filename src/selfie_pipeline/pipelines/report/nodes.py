@@ -274,6 +274,6 @@ def check_predictions(predictions: pd.DataFrame, classes: Sequence[str]) -> None
 
 def list_class_names(samples: pd.DataFrame) -> list[str]:
     """Return the names of the classes, indexed by label, without control characters."""
+    # No label is missing: ingest and patch refuse a class without training images.
     named = samples[samples["label"] >= 0].groupby("label")["class_name"].first()
-    every = named.reindex(range(named.index.max() + 1), fill_value="?")
-    return [escape_controls(str(name)) for name in every]
+    return [escape_controls(name) for name in named]
