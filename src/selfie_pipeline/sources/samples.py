@@ -83,6 +83,11 @@ def count_samples(samples: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([counts, total], ignore_index=True)
 
 
+def count_classes(samples: pd.DataFrame) -> int:
+    """Return the number of outputs that a classifier of these samples needs."""
+    return int(samples["label"].max()) + 1
+
+
 def check_samples(samples: pd.DataFrame, classes: Sequence[str]) -> None:
     """Check that a network can be trained and tested with the samples.
 

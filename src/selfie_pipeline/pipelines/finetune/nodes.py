@@ -30,6 +30,7 @@ from selfie_pipeline.evaluation.scores import (
 from selfie_pipeline.models.classifier import build_classifier, num_classes, restore_classifier
 from selfie_pipeline.project import resolve_path
 from selfie_pipeline.provenance import describe_environment
+from selfie_pipeline.sources.samples import count_classes
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import WindowReader, open_windows
 from selfie_pipeline.training.data.randomness import RandomStream, fold_in
@@ -90,11 +91,6 @@ def initialise(
         network.state_dict(),
         lineage | {"pretrained": pretrained, "pretraining_excludes_test_split": excludes},
     )
-
-
-def count_classes(samples: pd.DataFrame) -> int:
-    """Return the number of outputs that a classifier of these samples needs."""
-    return int(samples["label"].max()) + 1
 
 
 def finetune_classifier(

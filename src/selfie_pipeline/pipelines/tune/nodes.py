@@ -29,6 +29,7 @@ from selfie_pipeline.initial_weights import load_initial_weights
 from selfie_pipeline.models.classifier import Classifier
 from selfie_pipeline.project import Project
 from selfie_pipeline.provenance import hash_json
+from selfie_pipeline.sources.samples import count_classes
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import WindowReader, open_windows
 from selfie_pipeline.training.data.subset import draw_labeled_subset, hold_out
@@ -258,7 +259,7 @@ class _Objective:
 
     def _initialise(self, recipe: FinetuneConfig) -> tuple[Classifier, list[str]]:
         """Initialise the classifier; return it with the names of its pretrained tensors."""
-        classes, seed = int(self.samples["label"].max()) + 1, self.search.tune.seed
+        classes, seed = count_classes(self.samples), self.search.tune.seed
         patch = self.images.patch
         network = initialise_classifier(self.model, recipe.architecture, patch, classes, seed)
         return network, set_initial_weights(network, self.initial_weights, self.model)
