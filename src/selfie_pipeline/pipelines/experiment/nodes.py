@@ -130,13 +130,13 @@ def _log_tuned_values(planned: list[PlannedCell], found: Sequence[SearchResult])
 
 def report_experiment(
     cells: pd.DataFrame, results: list[Cell], project: Project, experiment: ExperimentConfig
-) -> pd.DataFrame:
+) -> None:
     """Create the report of all successful cells; its details are those of the first pair.
 
     `cells` is the table of `run_experiment`; `results` has all results of the recipe.
 
-    Returns:
-        The failed cells.
+    Raises:
+        UserError: A cell failed, or a result is no longer in the catalog.
     """
     succeeded = {
         outcome.key: outcome for outcome in outcomes_from_table(cells) if outcome.status != "failed"
@@ -153,7 +153,7 @@ def report_experiment(
         if succeeded:
             found = [_find_result(outcome, results) for outcome in succeeded.values()]
             _LOG.info("%s", terminal_table(build_results_table(found)))
-    return cells[cells["status"] == "failed"]
+    check_complete(cells)
 
 
 def _find_result(outcome: CellOutcome, results: list[Cell]) -> Cell:
@@ -172,7 +172,7 @@ def _find_result(outcome: CellOutcome, results: list[Cell]) -> Cell:
 
 
 def check_complete(cells: pd.DataFrame) -> None:
-    """End the run with an error if a cell failed; an experiment has saved its report before.
+    """End the run with an error if a cell failed.
 
     Raises:
         UserError: A cell failed; the message names all failed cells and their errors.

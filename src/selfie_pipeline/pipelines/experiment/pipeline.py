@@ -52,14 +52,8 @@ def create_pipeline() -> Pipeline:
             node(
                 report_experiment,
                 inputs=["experiment_cells", "results", "project", "params:experiment"],
-                outputs="failed_cells",
-                name="report_experiment",
-            ),
-            node(
-                check_complete,
-                inputs="failed_cells",
                 outputs=None,
-                name="check_complete",
-            ),
+                name="report_experiment",
+            )
         ]
     )
