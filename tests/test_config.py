@@ -238,6 +238,47 @@ def test_an_unknown_key_similar_to_none_is_named_with_the_allowed_ones(make_para
     assert message == "augmentation.xyz is not a parameter; allowed here: pad, flip"
 
 
+LIMITS = {"low": 0.01, "high": 0.4, "log": True}
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (
+            {"peak_learning_rate": LIMITS | {"lo": 1}},
+            "tune.space.peak_learning_rate.lo is not a parameter; did you mean low? allowed here: "
+            "low, high, log",
+        ),
+        (
+            {"peak_learning_rate": LIMITS, "peak_learning_rat": {"low": 1}},
+            "tune.space.peak_learning_rat is not a parameter; did you mean peak_learning_rate? "
+            "allowed here: peak_learning_rate, weight_decay, momentum, pretrained_rate",
+        ),
+        (
+            {"dropout": 3},
+            "tune.space.dropout is not a parameter; allowed here: peak_learning_rate, "
+            "weight_decay, momentum, pretrained_rate",
+        ),
+        (
+            {"momentum": 3},
+            "tune.space.momentum = 3 is not allowed; allowed: its members, one by one, such as "
+            "tune.space.momentum.low",
+        ),
+        (
+            {"momentum": LIMITS | {"low": 0}},
+            "tune.space.momentum.low = 0 is not allowed; allowed: a number above 0",
+        ),
+        (
+            {"momentum": {"low": 0.1, "high": 0.2}},
+            "tune.space.momentum.log is missing; set its default in conf/base",
+        ),
+    ],
+    ids=["member", "name", "name of no group", "no group", "value", "missing"],
+)
+def test_a_search_space_is_explained_like_other_groups(make_parameters, space, message):
+    assert refuse(make_parameters({"tune.space": space})) == message
+
+
 def test_a_missing_key_is_named(make_parameters):
     parameters = make_parameters()
     del parameters["model"]["attention"]["heads"]

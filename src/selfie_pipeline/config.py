@@ -10,7 +10,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -602,10 +602,10 @@ def load_config(parameters: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(dict(parameters))
     except ValidationError as error:
-        found = error.errors(include_url=False)
-        lines = [_explain(details) for details in found[:_MOST_EXPLAINED]]
-        if len(found) > _MOST_EXPLAINED:
-            lines.append(f"and {len(found) - _MOST_EXPLAINED:,} more")
+        # Of an unknown name, pydantic may report both the name and its value.
+        lines = list(dict.fromkeys(map(_explain, error.errors(include_url=False))))
+        if len(lines) > _MOST_EXPLAINED:
+            lines[_MOST_EXPLAINED:] = [f"and {len(lines) - _MOST_EXPLAINED:,} more"]
         raise UserError("; ".join(lines)) from None
 
 
@@ -613,31 +613,31 @@ def _explain(details: ErrorDetails) -> str:
     """Return a message for one of pydantic's findings."""
     location = [str(part) for part in details["loc"]]
     key = shorten(".".join(location))
-    siblings = _sibling_fields(location)
-    if details["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(location[-1], siblings, n=1)
-        guess = f"did you mean {close[0]}? " if close else ""
-        return f"{key} is not a parameter; {guess}allowed here: {', '.join(siblings)}"
+    field: FieldInfo | None = None
+    members: Mapping[str, FieldInfo] = Config.model_fields
+    for depth, part in enumerate(location, 1):
+        if members and part not in members:
+            close = difflib.get_close_matches(part, members, n=1)
+            guess = f"did you mean {close[0]}? " if close else ""
+            key = shorten(".".join(location[:depth]))
+            return f"{key} is not a parameter; {guess}allowed here: {', '.join(members)}"
+        field = members.get(part)
+        members = _find_members(field)
     if details["type"] == "missing":
         return f"{key} is missing; set its default in conf/base"
     message = details["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if details["type"] == "value_error":
         return message
-    field = siblings.get(location[-1])
-    if details["type"] == "model_type" and field:
-        message = (
-            f"its members, one by one, such as {key}.{next(iter(_sibling_fields([*location, ''])))}"
-        )
+    if details["type"] == "model_type":
+        message = f"its members, one by one, such as {key}.{next(iter(members))}"
     allowed = field.description if field and field.description else message
     return f"{key} = {shorten(repr(details['input']))} is not allowed; allowed: {allowed}"
 
 
-def _sibling_fields(location: list[str]) -> dict[str, FieldInfo]:
-    """Return the parameters that exist at the level of a location's last part."""
-    model: type[BaseModel] = Config
-    for part in location[:-1]:
-        annotation = model.model_fields[part].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            break  # an item of a list
-        model = annotation
-    return dict(model.model_fields)
+def _find_members(field: FieldInfo | None) -> Mapping[str, FieldInfo]:
+    """Return the parameters that are members of one; none if it is a value."""
+    kind = field.annotation if field else None
+    if get_origin(kind) is dict:
+        names, member = get_args(kind)
+        return dict.fromkeys(get_args(names), FieldInfo.from_annotation(member))
+    return kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else {}
