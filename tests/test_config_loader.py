@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from kedro.config import MissingConfigException
 from kedro.framework.project import configure_project, settings
-from omegaconf import OmegaConf
 
 from selfie_pipeline.config import UserError
 from selfie_pipeline.config_loader import ProjectConfigLoader
@@ -81,31 +80,6 @@ def test_a_folder_without_environments_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="the parameters can't be read: "):
         loader["parameters"]
-
-
-def test_files_are_parsed_once_while_they_are_unchanged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parsed: list[str] = []
-    parse = OmegaConf.load
-    monkeypatch.setattr(
-        OmegaConf, "load", lambda file: parsed.append(file.getvalue()) or parse(file)
-    )
-    first = make_loader(tmp_path, None, b"seed: ${runtime_params:seed,3}")
-    first["parameters"]["seed"] = 4  # a caller's own copy
-    assert first["parameters"] == {"seed": 3}
-    assert len(parsed) == 1
-
-    second = ProjectConfigLoader(
-        str(tmp_path), env=None, base_env="base", default_run_env="other", runtime_params={"a": 5}
-    )
-    assert second["parameters"] == {"seed": 3, "a": 5}
-    assert len(parsed) == 1
-
-    assert make_loader(tmp_path, None, b"seed: 6")["parameters"] == {"seed": 6}
-    (tmp_path / "base/parameters_more.yml").write_text("more: 1")
-    assert make_loader(tmp_path, None, b"seed: 6")["parameters"] == {"seed": 6, "more": 1}
-    assert make_loader(tmp_path, "base")["parameters"] == {"more": 1}
 
 
 def test_an_archive_is_read(tmp_path: Path) -> None:
