@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from kedro.framework.cli.cli import KedroCLI
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.startup import bootstrap_project
+from kedro.runner import SequentialRunner
 
 from selfie_pipeline.cli import parse_params, run
 from selfie_pipeline.printable import is_printable
@@ -217,25 +218,47 @@ def test_the_command_runs_in_any_thread(project: Path) -> None:
     assert_refused(result, project, "'pretrian'", "allowed: ", *STAGES)
 
 
-def test_async_is_refused(project: Path) -> None:
-    result = run_kedro("--async")
+@pytest.mark.parametrize(
+    "option",
+    ["--async", "--runner-params=is_async=True", "--async --runner-params=is_async=False"],
+)
+def test_async_is_refused(project: Path, option: str) -> None:
+    result = run_kedro(*option.split())
 
     assert result.exit_code == 2
-    assert "Invalid value for '--async': not supported, because a result" in result.stderr
+    assert result.stderr.splitlines()[-1] == (
+        "Error: --async, as well as is_async in --runner-params, is not supported, because a "
+        "result could then be saved without its predictions; leave it out"
+    )
+
+
+class WithoutOptions(SequentialRunner):
+    """A runner that Kedro can't create, because it always passes `is_async`."""
+
+    def __init__(self) -> None:
+        super().__init__()
 
 
 @pytest.mark.parametrize(
-    "runner", ["Nope", "no.such.module.Runner", "selfie_pipeline.cli.Nope", "../.."]
+    "runner",
+    [
+        "Nope",
+        "no.such.module.Runner",
+        "selfie_pipeline.cli.Nope",
+        "../..",
+        "os.getcwd",
+        "builtins.dict",
+        "AbstractRunner",
+        f"{__name__}.WithoutOptions",
+    ],
 )
-def test_an_unknown_runner_is_refused(project: Path, runner: str) -> None:
+def test_an_unusable_runner_is_refused(project: Path, runner: str) -> None:
     result = run_kedro(f"--runner={runner}")
 
     assert result.exit_code == 2
     line = result.stderr.splitlines()[-1]
-    assert line.startswith(
-        f"Error: Invalid value for '--runner' / '-r': '{runner}' is not a runner"
-    )
-    assert "allowed: SequentialRunner, or the full name of a class" in line
+    assert line.startswith(f"Error: --runner = {runner} can't be used: ")
+    assert "allowed: SequentialRunner without parameters, or the full name of a class" in line
 
 
 @pytest.mark.parametrize(
@@ -246,9 +269,14 @@ def test_a_runner_that_runs_nodes_in_parallel_is_refused(project: Path, runner: 
 
     assert result.exit_code == 2
     line = result.stderr.splitlines()[-1]
-    assert line.startswith("Error: ")
-    assert f"'{runner}' can't run this project" in line
+    assert line.startswith(f"Error: --runner = {runner} can't be used: it does not run one node")
     assert "run in parallel by themselves; allowed: SequentialRunner" in line
+
+
+def test_another_runner_is_accepted(project: Path) -> None:
+    result = run_kedro("--runner=kedro.runner.SequentialRunner", "--pipeline=pretrain")
+
+    assert_refused(result, project, "patch_grids does not exist yet")
 
 
 @pytest.mark.parametrize(
@@ -266,7 +294,7 @@ def test_a_filter_without_a_match_is_refused(project: Path, option: str) -> None
             "--load-versions=encoder:..",
             "Invalid value for '--load-versions' / '-lv': Version string",
         ),
-        ("--runner-params=nope=1", "Invalid value for '--runner-params': "),
+        ("--runner-params=nope=1", "--runner = SequentialRunner can't be used: "),
         ("--runner-params=a=1,\x1b[31m\n", "Invalid value for '--runner-params': "),
         ("--config=pyproject.toml", "Invalid value for '--config' / '-c': expected '<document"),
     ],

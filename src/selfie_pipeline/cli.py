@@ -30,7 +30,7 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.registry import registry as kedro_registry
 from kedro.framework.project import settings
 from kedro.io import DatasetError
-from kedro.runner import ParallelRunner, ThreadRunner
+from kedro.runner import AbstractRunner, ParallelRunner, ThreadRunner
 from kedro.utils import load_obj
 from omegaconf import OmegaConf
 
@@ -61,7 +61,7 @@ class _RunCommand(click.Command):
             "ignore", message="Option '--pipeline' is deprecated", category=KedroDeprecationWarning
         )
         _check_encoding()
-        _check_runner_params(ctx)
+        _check_runner(ctx)
         try:
             with _exit_on_sigterm():
                 return super().invoke(ctx)
@@ -157,45 +157,6 @@ def _quote_text(key: str, value: str) -> str:
     return json.dumps(value, ensure_ascii=False) if is_text and not is_yaml else value
 
 
-def check_runner(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    """Return the value of `--runner` if it names a runner that can run this project.
-
-    Raises:
-        click.BadParameter: It does not.
-    """
-    allowed = "allowed: SequentialRunner, or the full name of a class, as in "
-    try:
-        runner = load_obj(value or "SequentialRunner", "kedro.runner")
-    except (ImportError, AttributeError, TypeError, ValueError):
-        problem = "is not a runner"
-    else:
-        if not (isinstance(runner, type) and issubclass(runner, (ParallelRunner, ThreadRunner))):
-            return value
-        # Processes have no common memory. Threads share torch's random numbers, so initial weights
-        # would depend on their order; and only the main thread receives signals.
-        problem = "can't run this project, whose nodes share data and random numbers; trainings of "
-        problem += "an experiment run in parallel by themselves"
-    raise click.BadParameter(
-        f"'{_one_line(value)}' {problem}; {allowed}package.module.Runner", ctx, option
-    ) from None
-
-
-def refuse_async(ctx: click.Context, option: click.Parameter, value: bool) -> bool:
-    """Refuse `--async`, with which a node's results are saved in any order.
-
-    Raises:
-        click.BadParameter: It is set.
-    """
-    if value:
-        raise click.BadParameter(
-            "not supported, because a result could then be saved without its predictions; leave it "
-            "out",
-            ctx,
-            option,
-        )
-    return value
-
-
 def _check_encoding() -> None:
     """Check that file names are in UTF-8, as PyArrow and safetensors take them to be.
 
@@ -208,13 +169,35 @@ def _check_encoding() -> None:
         )
 
 
-def _check_runner_params(ctx: click.Context) -> None:
-    """Raise a `click.BadParameter` if the runner does not take the value of `--runner-params`."""
-    params = ctx.params["runner_params"]
+def _check_runner(ctx: click.Context) -> None:
+    """Check that the runner can be created, and that it runs this project.
+
+    Raises:
+        click.UsageError: It can't or doesn't, or results would be saved in any order.
+    """
+    name, params = ctx.params["runner"] or "SequentialRunner", ctx.params["runner_params"]
+    if ctx.params["is_async"] or params.get("is_async"):
+        ctx.fail(
+            "--async, as well as is_async in --runner-params, is not supported, because a result "
+            "could then be saved without its predictions; leave it out"
+        )
+    # Processes have no common memory. Threads share torch's random numbers, so initial weights
+    # would depend on their order; and only the main thread receives signals.
+    refused = (ParallelRunner, ThreadRunner)
     try:
-        load_obj(ctx.params["runner"] or "SequentialRunner", "kedro.runner")(**params)
-    except Exception as error:  # of the runner
-        raise click.BadParameter(_one_line(error), ctx, param_hint="'--runner-params'") from None
+        runner = load_obj(name, "kedro.runner")
+        if issubclass(runner, AbstractRunner) and not issubclass(runner, refused):
+            runner(**{"is_async": False, **params})  # as Kedro does
+            return
+        problem = "it does not run one node after another, but nodes share data and random "
+        problem += "numbers; trainings of an experiment run in parallel by themselves"
+    except Exception as error:  # of the module, or of the runner
+        problem = str(error)
+    ctx.fail(
+        f"--runner = {_one_line(shorten(name))} can't be used: {_one_line(problem)}; allowed: "
+        "SequentialRunner without parameters, or the full name of a class, as in "
+        "package.module.Runner, with its --runner-params"
+    )
 
 
 def _one_line(message: object) -> str:
@@ -222,19 +205,10 @@ def _one_line(message: object) -> str:
     return escape_controls(shorten(" ".join(str(message).split()), _LONGEST_MESSAGE))
 
 
-_CALLBACKS: dict[str, Callable[..., Any]] = {
-    "params": parse_params,
-    "runner": check_runner,
-    "is_async": refuse_async,
-}
-
-
 def _replace_callback(option: click.Parameter) -> click.Parameter:
-    callback = _CALLBACKS.get(option.name or "")
-    if callback is None and option.callback is not None:
-        callback = _explain_errors(option.callback)
-    if callback is None:
+    if option.callback is None:
         return option
+    callback = parse_params if option.name == "params" else _explain_errors(option.callback)
     option = copy.copy(option)
     option.callback = callback
     return option
