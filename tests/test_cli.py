@@ -311,7 +311,7 @@ def test_an_option_that_can_not_be_used_is_a_usage_error(
     assert not list((project / "data").rglob("*"))
 
 
-@pytest.mark.parametrize("option", ["pipelines", "tags", "node_names"])
+@pytest.mark.parametrize("option", ["pipelines", "tags", "node_names", "params", "runner_params"])
 def test_a_value_of_another_type_in_a_file_of_options_is_a_usage_error(
     project: Path, option: str
 ) -> None:

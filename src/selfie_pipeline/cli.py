@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from types import FrameType
@@ -104,13 +104,11 @@ def _exit_on_sigterm() -> Iterator[None]:
 
 
 def parse_params(
-    ctx: click.Context, option: click.Parameter, value: str | dict[str, Any]
+    _ctx: click.Context, _option: click.Parameter, value: str | dict[str, Any]
 ) -> dict[str, Any]:
     """Parse `--params`: items separated by commas, each a key, the first `=` or `:`, and a value.
 
     Args:
-        ctx: Context of the command.
-        option: The option `--params`.
         value: Text from the command line, such as `labeled_frac:0.1,model.layers=[1,1,1,1]`; or
             nested parameters from the file of `--config`.
 
@@ -129,17 +127,15 @@ def parse_params(
         if match is None:
             raise click.BadParameter(
                 f"'{_one_line(shorten(item))}' is not a parameter; allowed: key=value or "
-                "key:value, separated by commas, as in labeled_frac=0.1,pretrain.steps=200",
-                ctx,
-                option,
+                "key:value, separated by commas, as in labeled_frac=0.1,pretrain.steps=200"
             )
         items.append(f"{match['key']}={_quote_text(match['key'], match['value'])}")
     try:
         params = OmegaConf.to_container(OmegaConf.from_dotlist(items))
     except RecursionError:
-        raise click.BadParameter("brackets are nested too deeply", ctx, option) from None
+        raise click.BadParameter("brackets are nested too deeply") from None
     except Exception as error:  # of YAML, of OmegaConf or of Python, such as of too many digits
-        raise click.BadParameter(_one_line(error), ctx, option) from None
+        raise click.BadParameter(_one_line(error)) from None
     return cast("dict[str, Any]", params)
 
 
@@ -205,17 +201,11 @@ def _one_line(message: object) -> str:
     return escape_controls(shorten(" ".join(str(message).split()), _LONGEST_MESSAGE))
 
 
-def _replace_callback(option: click.Parameter) -> click.Parameter:
-    if option.callback is None:
+def _explain_errors(option: click.Parameter) -> click.Parameter:
+    """Return an option of `kedro run` with errors that are usage errors of one line."""
+    callback = parse_params if option.name == "params" else option.callback
+    if callback is None:
         return option
-    callback = parse_params if option.name == "params" else _explain_errors(option.callback)
-    option = copy.copy(option)
-    option.callback = callback
-    return option
-
-
-def _explain_errors(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the callback of an option with errors that are usage errors of one line."""
 
     def explained(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
         try:
@@ -225,15 +215,17 @@ def _explain_errors(callback: Callable[..., Any]) -> Callable[..., Any]:
             message = f"{problem}; correct the file of --config"
         except Exception as error:  # of Kedro, or of YAML in the file of --config
             message = str(error)
-        raise click.BadParameter(_one_line(message), ctx, option)
+        raise click.BadParameter(_one_line(message))
 
-    return explained
+    option = copy.copy(option)
+    option.callback = explained
+    return option
 
 
 run = _RunCommand(
     name="run",
     callback=kedro_run.callback,
-    params=[_replace_callback(option) for option in kedro_run.params],
+    params=[_explain_errors(option) for option in kedro_run.params],
     help=kedro_run.help,
 )
 
