@@ -215,7 +215,15 @@ def test_pretraining_on_too_many_images_is_refused(finished: Any) -> None:
     assert "allowed: 1257 or less" in error
 
 
-@pytest.mark.parametrize("puzzle", [{}, {"targets": 8}, {"patch_size": 4}])
+@pytest.mark.parametrize(
+    "puzzle",
+    [
+        {},
+        {"targets": 8},
+        {"patch_size": 4},
+        {"canvas_size": 30, "image_size": 30, "patch_size": 10},  # not divisible into 4 × 4 patches
+    ],
+)
 def test_an_encoder_is_transferred_to_another_recipe(finished: Any, puzzle: dict[str, int]) -> None:
     """Each recipe keeps separate files, and the puzzles are those of the pretraining."""
     other = finished.path / "conf" / "other"

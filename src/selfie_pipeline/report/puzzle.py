@@ -86,7 +86,7 @@ def draw_puzzles(
 
     Args:
         images: (K, H, W, 3) uint8, RGB; K may be 0.
-        grid: Rows and columns of patches; they divide H and W.
+        grid: Rows and columns of patches; they divide H and W, unless K is 0.
         targets: (K, T) integers: positions of the target patches, counted row by row from the top
             left, in the order of the queries. All other patches were the context.
         probabilities: (K, T, T) floats, each row a distribution: [k, i, j] is the probability
@@ -96,12 +96,7 @@ def draw_puzzles(
         One row per image: the image with its target patches masked and numbered; the candidates,
         lettered, in an order of their own, as the network sees none; the choice for each number
         with its probability, marked correct or wrong; the image completed with the choices.
-
-    Raises:
-        ValueError: The shapes do not match, a target is outside the grid or occurs twice, or a
-            row of probabilities does not sum to 1.
     """
-    _check(images, grid, targets, probabilities)
     if not len(images):
         figure = Figure(figsize=(6, 1))
         figure.text(0.5, 0.5, _NO_PUZZLES, ha="center", va="center")
@@ -224,32 +219,3 @@ def _describe(puzzles: list[_Puzzle]) -> str:
         listed = f"; wrong: {', '.join(wrong)}" if wrong else ""
         lines.append(f"Image {image}: {count - len(wrong)} of {count} correct{listed}.")
     return "Puzzles and the network's choices. " + " ".join(lines)
-
-
-def _check(
-    images: NDArray[np.uint8],
-    grid: tuple[int, int],
-    targets: NDArray[np.integer],
-    probabilities: NDArray[np.floating],
-) -> None:
-    if images.ndim != 4 or targets.ndim != 2 or not targets.shape[1]:  # noqa: PLR2004
-        raise ValueError(
-            f"expected images (K, H, W, 3) and targets (K, T), got {images.shape} and "
-            f"{targets.shape}"
-        )
-    count, per_image = targets.shape
-    if len(images) != count or images.shape[3] != 3:  # noqa: PLR2004  # RGB
-        raise ValueError(f"expected {count} RGB images, got an array of shape {images.shape}")
-    if images.shape[1] % grid[0] or images.shape[2] % grid[1]:
-        raise ValueError(f"the grid {grid} does not divide images of {images.shape[1:3]} pixels")
-    if probabilities.shape != (count, per_image, per_image):
-        raise ValueError(
-            f"expected probabilities of shape {(count, per_image, per_image)}, got "
-            f"{probabilities.shape}"
-        )
-    if not np.allclose(probabilities.sum(axis=2), 1, atol=1e-2):  # bf16 has about three digits
-        raise ValueError("a row of probabilities does not sum to 1; are these logits?")
-    if (targets < 0).any() or (targets >= grid[0] * grid[1]).any():
-        raise ValueError(f"a target is outside the grid of {grid[0]} × {grid[1]} patches")
-    if any(len(set(row)) < per_image for row in targets.tolist()):
-        raise ValueError("a target occurs twice in the same image")
