@@ -50,11 +50,6 @@ def test_no_images_give_an_empty_table() -> None:
     assert select_least_certain(table, 3).empty
 
 
-def test_mismatched_shapes_raise() -> None:
-    with pytest.raises(ValueError, match="3 files, but 2 predictions"):
-        name_predictions(["a", "b", "c"], find_top_two(LOGITS[:2]), CLASSES)
-
-
 def test_the_least_certain_predictions_come_first() -> None:
     table = name_predictions(["d", "b", "c", "a"], find_top_two(LOGITS[[0, 1, 2, 1]]), CLASSES)
 

@@ -1,7 +1,6 @@
 """Tests of the contact sheet."""
 
 import numpy as np
-import pytest
 
 from selfie_pipeline.evaluation.predictions import find_top_two, name_predictions
 from selfie_pipeline.report.contact_sheet import draw_predictions
@@ -50,10 +49,3 @@ def test_no_images_show_a_placeholder() -> None:
 
     assert figure.axes[0].texts[0].get_text() == "no images"
     assert figure.get_label().endswith("There are none.")
-
-
-def test_more_images_than_predictions_raise() -> None:
-    with pytest.raises(ValueError, match="2 images do not match 1 captions"):
-        draw_predictions(
-            np.zeros((2, 4, 4, 3), dtype=np.uint8), predictions(1), title="Some images"
-        )

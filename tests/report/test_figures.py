@@ -136,11 +136,6 @@ def test_paper_results_have_hollow_markers_and_only_where_they_exist(
     assert ends_of(paper) == [pytest.approx((75.5, 76.3))]
 
 
-def test_a_table_without_rows_raises() -> None:
-    with pytest.raises(ValueError, match="no results to draw"):
-        draw_accuracy_over_labels(build_results_table([]))
-
-
 def test_names_are_not_parsed_as_formulas_and_the_global_style_is_unchanged(make_cells) -> None:
     before = dict(mpl.rcParams)
     cells = make_cells("selfie", {0: 0.5}, data="a$b_$")

@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 from selfie_pipeline.evaluation.selection import select_cells
 from selfie_pipeline.evaluation.tables import build_results_table
@@ -232,11 +231,6 @@ def test_figures_have_alt_texts_unique_ids_and_the_pages_colours(four_seeds, his
     svg = html[html.index("<svg") :]
     assert "var(--ink)" in svg
     assert not re.search(r"(fill|stroke): #", svg)
-
-
-def test_a_figure_without_a_label_raises(four_seeds) -> None:
-    with pytest.raises(ValueError, match="no label"):
-        render(four_seeds, figures={"Bare": Figure()})
 
 
 def test_a_report_without_results() -> None:

@@ -43,12 +43,7 @@ def name_predictions(files: Sequence[str], top: TopTwo, classes: Sequence[str]) 
     Returns:
         One row per image, in the given order: ``file``, ``class`` and ``runner_up`` (str),
         ``probability`` and ``runner_up_probability`` (float64).
-
-    Raises:
-        ValueError: The numbers of files and predictions differ.
     """
-    if len(files) != len(top.labels):
-        raise ValueError(f"{len(files)} files, but {len(top.labels)} predictions")
     names = np.array(classes, dtype=object)[top.labels]  # (N, 2)
     return pd.DataFrame(
         {

@@ -22,12 +22,7 @@ def accuracy(labels: Integers, logits: Floats) -> float:
 
     Returns:
         A fraction, 0 to 1. Among equal logits, the first class is the predicted one.
-
-    Raises:
-        ValueError: The shapes do not match, there are no samples, a label is not a class, or a
-            logit is not finite.
     """
-    _check(labels, logits)
     return float((logits.argmax(axis=1) == labels).mean())
 
 
@@ -40,11 +35,7 @@ def mean_loss(labels: Integers, logits: Floats) -> float:
 
     Returns:
         Nats per sample, computed in float64; ln K for uniform predictions.
-
-    Raises:
-        ValueError: The arrays are invalid, see `accuracy`.
     """
-    _check(labels, logits)
     log_probabilities = log_softmax(logits.astype(np.float64), axis=1)  # (N, K)
     return float(-log_probabilities[np.arange(len(labels)), labels].mean())
 
@@ -61,17 +52,7 @@ def build_predictions_table(samples: Integers, labels: Integers, logits: Floats)
         One row per sample, in the given order: ``sample``, ``label``, ``predicted`` (int64),
         ``probability`` (float64, of the predicted class), ``runner_up`` (int64, the class of the
         second largest logit), ``correct`` (bool).
-
-    Raises:
-        ValueError: The arrays are invalid, see `accuracy`; or there is not one id per label; or
-            there is only one class.
     """
-    _check(labels, logits)
-    if samples.shape != labels.shape or logits.shape[1] < 2:  # noqa: PLR2004  # a runner-up
-        raise ValueError(
-            f"expected one id per label and at least two classes, got ids {samples.shape}, labels "
-            f"{labels.shape}, logits {logits.shape}"
-        )
     top = find_top_two(logits)
     predicted, runner_up = top.labels.astype(np.int64).T  # (N,) each
     return pd.DataFrame(
@@ -105,25 +86,6 @@ def unpack_correct(packed: str, count: int) -> NDArray[np.bool_]:
 
     Returns:
         (N,) bool.
-
-    Raises:
-        ValueError: The text is not hexadecimal, or its length does not match the count.
     """
     octets = np.frombuffer(bytes.fromhex(packed), dtype=np.uint8)
-    if len(octets) != -(-count // 8):
-        raise ValueError(f"{len(octets)} bytes do not match {count} samples")
     return np.unpackbits(octets, count=count).astype(np.bool_)
-
-
-def _check(labels: Integers, logits: Floats) -> None:
-    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not labels.size:  # noqa: PLR2004
-        raise ValueError(
-            f"expected labels (N,) and logits (N, K), got {labels.shape} and {logits.shape}"
-        )
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise ValueError(
-            f"labels range from {labels.min()} to {labels.max()}, but there are "
-            f"{logits.shape[1]} classes"
-        )
-    if not np.isfinite(logits).all():
-        raise ValueError("a logit is not finite")

@@ -27,9 +27,6 @@ def draw_predictions(images: NDArray[np.uint8], predictions: pd.DataFrame, *, ti
         images: (N, H, W, 3), uint8, RGB; N may be 0.
         predictions: Their rows in the same order, from `predictions.name_predictions`.
         title: The beginning of the alt text.
-
-    Raises:
-        ValueError: The numbers of images and predictions differ.
     """
     captions, descriptions = [], []
     rows = predictions.itertuples(index=False, name=None)

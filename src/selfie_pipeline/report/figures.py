@@ -42,9 +42,6 @@ def draw_accuracy_over_labels(table: pd.DataFrame) -> Figure:
     Returns:
         One panel per data set and network: the arms, and the paper's results, if any, as hollow
         markers. A mean of one seed has no error bar.
-
-    Raises:
-        ValueError: The table has no rows.
     """
     panels = _split_panels(table)
     figure = Figure(figsize=(7, 4.6 * len(panels)))
@@ -74,9 +71,6 @@ def draw_variance_over_labels(table: pd.DataFrame) -> Figure:
         Two panels per data set and network: the arms' standard deviations, and the ratio of
         supervised's to Selfie's with its 95 % confidence interval; the paper's results, if any, as
         hollow markers. Values of fewer than two seeds are not drawn.
-
-    Raises:
-        ValueError: The table has no rows.
     """
     panels = _split_panels(table)
     figure = Figure(figsize=(10, 4.2 * len(panels)))
@@ -170,8 +164,6 @@ def draw_gain_over_ratio(gains: pd.DataFrame) -> Figure:
 
 def _split_panels(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Return a title and the rows of each data set and network."""
-    if table.empty:
-        raise ValueError("there are no results to draw")
     groups = table.groupby(["data", "network"], sort=False)
     return [(f"{data}, {network}", rows) for (data, network), rows in groups]
 

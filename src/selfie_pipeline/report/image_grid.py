@@ -28,12 +28,7 @@ def draw_image_grid(
         panel_inches: Width and height of one image with its caption.
         font_size: Font size of the captions, points.
         placeholder: Text to show if there are no images.
-
-    Raises:
-        ValueError: The numbers of images and captions differ.
     """
-    if len(images) != len(captions):
-        raise ValueError(f"{len(images)} images do not match {len(captions)} captions")
     rows = max(1, math.ceil(len(images) / columns))
     figure = Figure(figsize=(panel_inches[0] * columns, panel_inches[1] * rows))
     panels = figure.subplots(rows, columns, squeeze=False).ravel()

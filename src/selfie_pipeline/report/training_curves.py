@@ -28,12 +28,7 @@ def draw_training_curves(
     Returns:
         Three panels: the puzzle's loss and accuracy, each with its chance level, and the arms'
         losses.
-
-    Raises:
-        ValueError: The chance level is not between 0 and 1.
     """
-    if not 0 < chance < 1:
-        raise ValueError(f"chance = {chance} is not between 0 and 1")
     figure = Figure(figsize=(10, 3.4))
     loss, accuracy, arms = figure.subplots(1, 3)
     steps = pretrain_history["step"]
