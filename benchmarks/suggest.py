@@ -136,7 +136,8 @@ def main() -> None:
     for seed in range(len(rows), options.seeds):
         rows.append(compare(cifar, seed, options.candidates))
         suggested, random = ([row[arm] for row in rows] for arm in ("suggested", "random"))
-        gain = summarise(np.subtract(suggested, random))
+        gains = np.subtract(suggested, random)
+        gain = summarise(gains)
         result = {
             **settings,
             "2.5 %, mean": summarise([row["2.5 %"] for row in rows]).mean,
@@ -145,7 +146,7 @@ def main() -> None:
             "difference": gain.mean,
             "low": gain.low,
             "high": gain.high,
-            "p": paired_t_p(suggested, random),
+            "p": paired_t_p(gains),
             "seeds": rows,
         }
         report(result, cifar.device, options.json)

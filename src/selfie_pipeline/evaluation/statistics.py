@@ -45,17 +45,12 @@ def summarise(values: ArrayLike) -> Summary:
     For the differences of paired values, the interval is that of the paired t test.
 
     Args:
-        values: (n,) numbers of any unit; n may be 0.
+        values: (n,) finite numbers of any unit; n may be 0.
 
     Returns:
         Their summary, in the same unit.
-
-    Raises:
-        ValueError: The values are not one-dimensional, or one is not finite.
     """
     sample = np.asarray(values, dtype=np.float64)
-    if sample.ndim != 1 or not np.isfinite(sample).all():
-        raise ValueError(f"expected finite numbers in one dimension, got {sample}")
     n = sample.size
     mean = float(sample.mean()) if n else math.nan
     if n < 2:  # noqa: PLR2004  # one value has no standard deviation
@@ -67,52 +62,24 @@ def summarise(values: ArrayLike) -> Summary:
     return Summary(n, mean, std, mean - margin, mean + margin)
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio of two standard deviations and its 95 % confidence interval; NaN where undefined."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class McNemarResult:
-    """The result of McNemar's exact test.
-
-    Attributes:
-        gained: Number of samples that only our classifier gets right.
-        lost: Number of samples that only the other classifier gets right.
-        p: Two-sided p value.
-    """
-
-    gained: int
-    lost: int
-    p: float
-
-
-def paired_t_p(ours: ArrayLike, theirs: ArrayLike) -> float:
+def paired_t_p(differences: ArrayLike) -> float:
     """Return the two-sided p value of the paired t test, which matches `summarise`'s interval.
 
     Args:
-        ours: (n,) numbers.
-        theirs: (n,) numbers in the same unit, each measured under the same conditions (with the
-            same seed) as the number at its index in `ours`.
+        differences: (n,) finite numbers, each the difference of two values that were measured under
+            the same conditions (with the same seed).
 
     Returns:
         The p value, which assumes normally distributed differences; NaN with fewer than two pairs,
         and if all differences are equal, because their variance is then unknown.
-
-    Raises:
-        ValueError: The lengths differ, or a value is not finite.
     """
-    ours, theirs = _check_pairs(ours, theirs)
-    if len(ours) < 2 or _all_equal(ours - theirs):  # noqa: PLR2004
+    sample = np.asarray(differences, dtype=np.float64)
+    if len(sample) < 2 or _all_equal(sample):  # noqa: PLR2004
         return math.nan
-    return float(scipy.stats.ttest_rel(ours, theirs).pvalue)
+    return float(scipy.stats.ttest_1samp(sample, 0).pvalue)
 
 
-def paired_permutation_p(ours: ArrayLike, theirs: ArrayLike) -> float:
+def paired_permutation_p(differences: ArrayLike) -> float:
     """Return the two-sided p value of the paired permutation test of the mean difference.
 
     Under the null hypothesis the two arms of a pair are exchangeable; no distribution is assumed.
@@ -120,56 +87,49 @@ def paired_permutation_p(ours: ArrayLike, theirs: ArrayLike) -> float:
     below 2 / 2ⁿ: it is at least 0.06 with 5 pairs, so fewer than 6 pairs cannot reach 0.05.
 
     Args:
-        ours: (n,) numbers.
-        theirs: (n,) numbers, paired as in `paired_t_p`.
+        differences: (n,) finite numbers, as for `paired_t_p`.
 
     Returns:
         The p value, deterministic; NaN with fewer than two pairs.
-
-    Raises:
-        ValueError: The lengths differ, or a value is not finite.
     """
-    ours, theirs = _check_pairs(ours, theirs)
-    if len(ours) < 2:  # noqa: PLR2004
+    sample = np.asarray(differences, dtype=np.float64)
+    if len(sample) < 2:  # noqa: PLR2004
         return math.nan
     result = scipy.stats.permutation_test(  # type: ignore[attr-defined]  # scipy has no types
-        (ours - theirs,),  # with a single sample, "samples" flips the signs
-        lambda differences, axis: differences.mean(axis).round(_DECIMALS),
+        (sample,),  # with a single sample, "samples" flips the signs
+        lambda values, axis: values.mean(axis).round(_DECIMALS),
         permutation_type="samples",
         n_resamples=_RESAMPLES,
-        batch=max(1, _SIGNS_AT_ONCE // len(ours)),
+        batch=max(1, _SIGNS_AT_ONCE // len(sample)),
         rng=np.random.default_rng(0),
     )
     return float(result.pvalue)
 
 
-def ratio_of_stds(numerator: ArrayLike, denominator: ArrayLike) -> Ratio:
-    """Return the ratio of two samples' standard deviations, with its 95 % confidence interval.
+def ratio_of_stds(numerator: ArrayLike, denominator: ArrayLike) -> tuple[float, float, float]:
+    """Compute the ratio of two samples' standard deviations, with its 95 % confidence interval.
 
     The interval, of the F test, assumes two independent, normally distributed samples. Arms that
     share their seeds are only approximately independent: if their values are correlated, the true
     interval is narrower. It is wide: with 5 seeds per arm it spans a factor of 9.6.
 
     Args:
-        numerator: (n,) numbers.
-        denominator: (m,) numbers in the same unit.
+        numerator: (n,) finite numbers.
+        denominator: (m,) finite numbers in the same unit.
 
     Returns:
-        std(numerator) / std(denominator); NaN throughout if either sample has fewer than two
-        values or a standard deviation of zero.
-
-    Raises:
-        ValueError: The values are not one-dimensional, or one is not finite.
+        std(numerator) / std(denominator), and the ends of its interval; NaN throughout if either
+        sample has fewer than two values or a standard deviation of zero.
     """
     first, second = summarise(numerator), summarise(denominator)
     if not (first.std > 0 and second.std > 0):  # also catches NaN
-        return Ratio(math.nan, math.nan, math.nan)
+        return math.nan, math.nan, math.nan
     ratio = first.std / second.std
     low, high = (fdtri(first.n - 1, second.n - 1, p) for p in (0.025, 0.975))  # of variances
-    return Ratio(ratio, ratio / math.sqrt(high), ratio / math.sqrt(low))
+    return ratio, ratio / math.sqrt(high), ratio / math.sqrt(low)
 
 
-def mcnemar_test(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> McNemarResult:
+def mcnemar_test(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> tuple[int, int, float]:
     """Run McNemar's exact test on the samples that only one of two classifiers gets right.
 
     The test generalises to other test samples and assumes independent predictions. Predictions
@@ -181,26 +141,13 @@ def mcnemar_test(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> McNemarR
         theirs: (N,) bool, for the same samples in the same order.
 
     Returns:
-        The numbers of samples that only one classifier gets right, and the two-sided p value.
-
-    Raises:
-        ValueError: The shapes differ or are not one-dimensional.
+        The numbers of samples that only our and only the other classifier gets right, and the
+        two-sided p value.
     """
-    if ours.ndim != 1 or ours.shape != theirs.shape:
-        raise ValueError(f"predictions of shapes {ours.shape} and {theirs.shape} cannot be paired")
     gained, lost = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
     decided = gained + lost  # under the null hypothesis, a fair coin decides each
     test = scipy.stats.binomtest  # type: ignore[attr-defined]  # scipy has no types
-    return McNemarResult(gained, lost, float(test(gained, decided).pvalue) if decided else 1.0)
-
-
-def _check_pairs(
-    ours: ArrayLike, theirs: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    pair = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
-    if pair[0].ndim != 1 or pair[0].shape != pair[1].shape or not np.isfinite(pair).all():
-        raise ValueError(f"expected equally many finite numbers from both arms, got {pair}")
-    return pair
+    return gained, lost, float(test(gained, decided).pvalue) if decided else 1.0
 
 
 def _all_equal(values: NDArray[np.float64]) -> bool:

@@ -249,14 +249,15 @@ def _compare_arms(percent: pd.DataFrame, correct: pd.DataFrame, arm: str) -> dic
     pair = [arm, "supervised"]
     percent, correct = (frame.reindex(columns=pair) for frame in (percent, correct))
     pairs = percent.dropna()
-    ratio = ratio_of_stds(percent["supervised"].dropna(), percent[arm].dropna())
+    differences = pairs[arm] - pairs["supervised"]
+    ratio, low, high = ratio_of_stds(percent["supervised"].dropna(), percent[arm].dropna())
     return {
-        **_describe_difference(summarise(pairs[arm] - pairs["supervised"])),
-        "t_p": paired_t_p(pairs[arm], pairs["supervised"]),
-        "permutation_p": paired_permutation_p(pairs[arm], pairs["supervised"]),
-        "std_ratio": ratio.value,
-        "std_ratio_low": ratio.low,
-        "std_ratio_high": ratio.high,
+        **_describe_difference(summarise(differences)),
+        "t_p": paired_t_p(differences),
+        "permutation_p": paired_permutation_p(differences),
+        "std_ratio": ratio,
+        "std_ratio_low": low,
+        "std_ratio_high": high,
         **_compare_predictions(correct.loc[pairs.index]),
     }
 
@@ -287,8 +288,8 @@ def _compare_predictions(correct: pd.DataFrame) -> dict[str, Any]:
     if len(correct) < 2 or correct.isna().any(axis=None):  # noqa: PLR2004
         return {}
     ours, theirs = (np.concatenate(correct[arm].tolist()) for arm in correct)
-    result = mcnemar_test(ours, theirs)
-    return {"gained": result.gained, "lost": result.lost, "mcnemar_p": result.p}
+    gained, lost, p = mcnemar_test(ours, theirs)
+    return {"gained": gained, "lost": lost, "mcnemar_p": p}
 
 
 def _compare_held_out(group: pd.DataFrame, arm: str) -> dict[str, float]:
