@@ -24,6 +24,7 @@ from selfie_pipeline.datasets.text import AtomicTextDataset
 from selfie_pipeline.datasets.weights import WeightsDataset
 from selfie_pipeline.evaluation.tables import build_results_table
 from selfie_pipeline.hooks import ProjectHooks
+from selfie_pipeline.report.text import terminal_table
 from selfie_pipeline.settings import HOOKS
 from selfie_pipeline.training.checkpoints import Checkpoint, Checkpoints
 from selfie_pipeline.weights import Weights
@@ -409,18 +410,17 @@ def test_checkpoints_are_deleted_after_their_training(
 
 @pytest.mark.parametrize("stage", ["report", "export"])
 def test_a_report_is_named_at_the_end_with_the_table(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], one_seed: list[dict[str, Any]], stage: str
 ) -> None:
     file = str(tmp_path / "report.html")
     report = AtomicTextDataset(filepath=file, version=Version(None, RUN["run_id"]))
     report.save("<html>")
-    table = MemoryDataset(build_results_table([]))
-    catalog = make_catalog(stage, report=report, results_table=table)
+    table = build_results_table(one_seed)
+    catalog = make_catalog(stage, report=report, results_table=MemoryDataset(table))
 
     ProjectHooks().after_pipeline_run(pipelines[stage], catalog)
 
-    shown = "\nno results with this configuration\n\n\n"
-    shown += f"Report: {file}/{RUN['run_id']}/report.html\n"
+    shown = f"\n{terminal_table(table)}\n\nReport: {file}/{RUN['run_id']}/report.html\n"
     assert capsys.readouterr().out == (shown if stage == "report" else "")
 
 

@@ -233,12 +233,6 @@ def test_figures_have_alt_texts_unique_ids_and_the_pages_colours(four_seeds, his
     assert not re.search(r"(fill|stroke): #", svg)
 
 
-def test_a_report_without_results() -> None:
-    text = Page(render([])).text
-    assert "There are no results with this configuration." in text
-    assert "Finetuning results used: 0." in text
-
-
 def test_the_page_says_whether_to_trust_the_verdict_before_what_is_wrong(
     four_seeds, make_check
 ) -> None:

@@ -190,8 +190,6 @@ def test_the_convergence_of_an_arm_is_that_of_its_pair(four_seeds, make_cells) -
 def test_verdict_without_a_comparison(make_cells) -> None:
     unpaired = [*make_cells("supervised", {0: 0.7}), *make_cells("selfie", {1: 0.8})]
     assert "no seed in common" in verdict(build_results_table(unpaired))
-    assert "not tested" in verdict(build_results_table(unpaired[:1]))
-    assert "not tested" in verdict(build_results_table([]))
 
 
 def test_markdown(four_seeds) -> None:
@@ -301,10 +299,6 @@ def test_terminal_table_is_ascii_and_fits_the_terminal(make_cells) -> None:
     assert text.isascii()
     assert "76.9 +/- 0.2" in text
     assert max(map(len, text.splitlines())) <= 100
-
-
-def test_terminal_table_without_results() -> None:
-    assert terminal_table(build_results_table([])) == "no results with this configuration\n"
 
 
 def test_a_table_read_from_csv_has_the_same_text(four_seeds) -> None:

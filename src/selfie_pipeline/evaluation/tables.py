@@ -94,7 +94,7 @@ def build_results_table(cells: Sequence[Cell]) -> pd.DataFrame:
     """Tabulate means and standard deviations over seeds, with the paper's results.
 
     Args:
-        cells: Comparable cells, `Selection.used`.
+        cells: Comparable cells, `Selection.used`; at least one.
 
     Returns:
         One row per data set, network, labeled fraction and arm, the baseline above the others:
@@ -123,14 +123,14 @@ def build_results_table(cells: Sequence[Cell]) -> pd.DataFrame:
 
         Undefined values are missing: statistics and tests of fewer than two seeds, a difference
         without pairs, a comparison of what a paired cell lacks, and numbers that the paper does not
-        report. Without cells the table has no rows.
+        report.
 
     Raises:
         ValueError: Two cells have the same seed and arm.
     """
     frame = _build_frame(cells)
     rows = []
-    for key, group in frame.groupby(GROUP_KEYS) if len(cells) else ():
+    for key, group in frame.groupby(GROUP_KEYS):
         # pivot_table would silently average over duplicates of a seed
         percent = 100 * group.pivot(index="seed", columns="arm", values="accuracy")  # noqa: PD010
         correct = group.pivot(index="seed", columns="arm", values="correct")  # noqa: PD010
@@ -155,7 +155,7 @@ def compute_gains(selection: Selection) -> pd.DataFrame:
         selection: From `select_cells`. Besides the used cells, the table includes Selfie cells with
             another configuration that differs only in the number of pretraining images
             (provenance["configuration"]["pretrain"]["images"]), of one encoder for each number.
-            The actual number is provenance["pretraining_images"]; cells without it are left out.
+            The actual number is provenance["pretraining_images"].
 
     Returns:
         One row per data set, network, labeled fraction and number of images that shares a seed with
@@ -167,12 +167,8 @@ def compute_gains(selection: Selection) -> pd.DataFrame:
     comparable = {_key_without_images(cell) for cell in used}
     by_images: dict[int, list[Cell]] = {}
     for cell in [*selection.other_configuration, *used]:
-        images = cell["provenance"].get("pretraining_images")
-        if (
-            images is not None
-            and cell["arm"] == "selfie"
-            and _key_without_images(cell) in comparable
-        ):
+        if cell["arm"] == "selfie" and _key_without_images(cell) in comparable:
+            images = cell["provenance"]["pretraining_images"]
             by_images.setdefault(images, []).append(cell)
     baseline = {
         (*(cell[name] for name in GROUP_KEYS), cell["seed"]): cell["accuracy"]

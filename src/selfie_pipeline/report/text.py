@@ -45,8 +45,7 @@ def verdict(table: pd.DataFrame) -> str:
         on_top = _compare_with_weights(table)
         if _ON_TOP in set(on_top["arm"]):
             sentences.append(_summarise_arm(on_top, _ON_TOP))
-    missing = "Pretraining was not tested: there is no Selfie result with this configuration."
-    return " ".join(sentences) or missing
+    return " ".join(sentences)
 
 
 def compared_arms(table: pd.DataFrame) -> list[str]:
@@ -56,7 +55,7 @@ def compared_arms(table: pd.DataFrame) -> list[str]:
 
 def name_compared(table: pd.DataFrame) -> str:
     """Return the display name of the compared arm, or "the arm" if there are several."""
-    arms = compared_arms(table) or ["selfie"]
+    arms = compared_arms(table)
     return ARMS[arms[0]] if len(arms) == 1 else "the arm"
 
 
@@ -161,8 +160,6 @@ def terminal_table(table: pd.DataFrame, width: int = _TERMINAL_COLUMNS) -> str:
     Returns:
         Lines of at most 100 columns, in ASCII except for the names of data sets and networks.
     """
-    if table.empty:
-        return "no results with this configuration\n"
     return "\n".join(
         f"{title}: test accuracy"[:_TERMINAL_COLUMNS] + f"\n{_align_columns(rows, width)}"
         for title, rows in split_by_network(display_table(table))
