@@ -329,7 +329,10 @@ def test_gain_of_one_seed_has_no_error_bar(gain_cells) -> None:
     assert not line.has_yerr
 
 
-def test_no_gains_show_a_placeholder() -> None:
-    figure = draw_gain_over_ratio(compute_gains(select_cells([], set())))
-    assert "no result records" in figure.axes[0].texts[0].get_text()
-    figure.draw_without_rendering()
+def test_no_gains_show_a_placeholder(gain_cells) -> None:
+    cells = [
+        cell | {"arm": "weights_selfie"} if cell["arm"] == "selfie" else cell for cell in gain_cells
+    ]
+    figure = draw_gain_over_ratio(compute_gains(select_cells(cells, {"present"})))
+    assert figure.axes[0].texts[0].get_text() == "no result of Selfie without given weights"
+    assert figure.get_label().endswith("There is no result of Selfie without given weights.")

@@ -149,14 +149,14 @@ def draw_gain_over_ratio(gains: pd.DataFrame) -> Figure:
     axes.set_xlabel("pretraining images per labeled image")
     axes.set_ylabel("gain in test accuracy (points)")
     if gains.empty:
-        _draw_placeholder(axes, "no result records its number\nof pretraining images")
+        _draw_placeholder(axes, "no result of Selfie without given weights")
     # Given explicitly, because a label that begins with "_" would be left out.
     axes.legend(lines, [line.get_label() for line in lines], **_LEGEND_BELOW | {"ncols": 1})
     points = [
         f"{row.data}, {row.labels:,} labels, {row.ratio:.3g} pretraining images per label: "
         f"{row.difference:+.1f} points"
         for row in gains.itertuples()
-    ] or ["No result records its number of pretraining images"]
+    ] or ["There is no result of Selfie without given weights"]
     title = "Chart of the gain over the number of pretraining images per labeled image"
     figure.set_label(join_sentences(title, *points))
     return figure
