@@ -8,6 +8,7 @@ import matplotlib as mpl
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
+from matplotlib.lines import Line2D
 
 from selfie_pipeline.evaluation.selection import select_cells
 from selfie_pipeline.evaluation.tables import build_results_table, compute_gains
@@ -22,6 +23,13 @@ from selfie_pipeline.report.style import DARK, LIGHT
 def bars(axes) -> dict[str, ErrorbarContainer]:
     """Return the error bars of each label."""
     return {c.get_label(): c for c in axes.containers if isinstance(c, ErrorbarContainer)}
+
+
+def lines_of(axes) -> dict[str, Line2D]:
+    """Return the line, without error bars, of each label."""
+    handles, labels = axes.get_legend_handles_labels()
+    lines = (h.lines[0] if isinstance(h, ErrorbarContainer) else h for h in handles)
+    return dict(zip(labels, lines, strict=True))
 
 
 def ends_of(container: ErrorbarContainer) -> list[tuple[float, float]]:
@@ -154,7 +162,7 @@ def test_palettes_have_the_same_roles_and_distinct_colours() -> None:
 def test_standard_deviations_and_their_ratio(four_seeds) -> None:
     table = build_results_table(four_seeds)
     left, right = draw_variance_over_labels(table).axes
-    drawn = {line.get_label(): line.get_ydata().tolist() for line in left.get_lines()}
+    drawn = {label: line.get_ydata().tolist() for label, line in lines_of(left).items()}
     assert drawn == {
         "supervised (n = 4)": pytest.approx([math.sqrt(5 / 3)]),
         "Selfie (n = 4)": pytest.approx([table["std"].iloc[1]]),
@@ -218,9 +226,9 @@ def test_the_papers_deviations_have_hollow_markers(four_seeds) -> None:
     table = build_results_table([cell | {"data": "cifar10"} for cell in four_seeds])
     left, right = draw_variance_over_labels(table).axes
     papers = {
-        line.get_label(): line.get_ydata().tolist()
+        label: line.get_ydata().tolist()
         for axes in (left, right)
-        for line in axes.get_lines()
+        for label, line in lines_of(axes).items()
         if line.get_markerfacecolor() == "none"
     }
     assert papers == {

@@ -49,7 +49,7 @@ def draw_accuracy_over_labels(table: pd.DataFrame) -> Figure:
         figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True
     ):
         for arm, results in _split_arms(rows):
-            _draw_accuracy(axes, arm, results)
+            _draw_arm(axes, arm, results, "mean", "std")
         _label_fractions(axes, rows)
         axes.set_title(title)
         axes.set_ylabel("test accuracy (%)")
@@ -78,7 +78,7 @@ def draw_variance_over_labels(table: pd.DataFrame) -> Figure:
         figure.subplots(len(panels), 2, squeeze=False), panels, strict=True
     ):
         for arm, results in _split_arms(rows):
-            _draw_deviations(left, arm, results)
+            _draw_arm(left, arm, results, "std")
         left.set_title(f"{title}\nStandard deviation over seeds")
         left.set_ylabel("test accuracy (points)")
         left.set_ylim(0, 1.05 * left.get_ylim()[1])  # or similar values are at the edge
@@ -174,43 +174,33 @@ def _split_arms(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     return ((arm, parts[arm]) for arm in order_arms(parts))
 
 
-def _draw_accuracy(axes: Axes, arm: str, results: pd.DataFrame) -> None:
-    """Draw one arm's mean accuracies, and the paper's."""
+def _draw_arm(
+    axes: Axes, arm: str, results: pd.DataFrame, column: str, deviations: str | None = None
+) -> None:
+    """Draw a column of one arm's results, and of the paper's, with deviations as error bars."""
     style: dict[str, Any] = {"color": LIGHT[arm], "marker": MARKERS[arm]}
     percents = results["labeled_percent"].to_numpy(np.float64)
-    std = results["std"]
+    has_bars = deviations and results[deviations].notna().any()  # not bars of zero height
     axes.errorbar(
         percents * _SHIFT[arm],
-        results["mean"],
-        yerr=std if std.notna().any() else None,  # not bars of zero height
+        results[column],
+        yerr=results[deviations] if has_bars else None,
         linestyle=LINE_STYLES[arm],
         capsize=3,
         label=f"{ARMS[arm]} ({_format_n(results['seeds'])})",
         **style,
     )
-    if results["paper_mean"].notna().any():
+    if results[f"paper_{column}"].notna().any():
         axes.errorbar(
             percents * _PAPER_SHIFT[arm],
-            results["paper_mean"],
-            yerr=results["paper_std"],
+            results[f"paper_{column}"],
+            yerr=results[f"paper_{deviations}"] if deviations else None,
             elinewidth=1,
             capsize=2,
             label=f"{ARMS[arm]}, paper (n = {PAPER_SEEDS})",
             **style,
             **_PAPER_MARKERS,
         )
-
-
-def _draw_deviations(axes: Axes, arm: str, results: pd.DataFrame) -> None:
-    """Draw one arm's standard deviations, and the paper's."""
-    style: dict[str, Any] = {"color": LIGHT[arm], "marker": MARKERS[arm]}
-    percents = results["labeled_percent"].to_numpy(np.float64)
-    label = f"{ARMS[arm]} ({_format_n(results['seeds'])})"
-    line_style = LINE_STYLES[arm]
-    axes.plot(percents * _SHIFT[arm], results["std"], linestyle=line_style, label=label, **style)
-    if results["paper_std"].notna().any():
-        x, label = percents * _PAPER_SHIFT[arm], f"{ARMS[arm]}, paper (n = {PAPER_SEEDS})"
-        axes.plot(x, results["paper_std"], label=label, **style, **_PAPER_MARKERS)
 
 
 def _draw_ratios(axes: Axes, results: pd.DataFrame) -> None:
