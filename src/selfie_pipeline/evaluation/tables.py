@@ -85,9 +85,7 @@ _GAIN_COLUMNS = {
     "difference_low": "float64",
     "difference_high": "float64",
 }
-
-
-_HELD_OUT = {"held_out_half_difference": "held_out_half", "held_out_difference": "held_out"}
+_HELD_OUT = ("held_out_half", "held_out")
 
 
 def build_results_table(cells: Sequence[Cell]) -> pd.DataFrame:
@@ -124,26 +122,20 @@ def build_results_table(cells: Sequence[Cell]) -> pd.DataFrame:
         Undefined values are missing: statistics and tests of fewer than two seeds, a difference
         without pairs, a comparison of what a paired cell lacks, and numbers that the paper does not
         report.
-
-    Raises:
-        ValueError: Two cells have the same seed and arm.
     """
-    frame = _build_frame(cells)
     rows = []
-    for key, group in frame.groupby(GROUP_KEYS):
-        # pivot_table would silently average over duplicates of a seed
-        percent = 100 * group.pivot(index="seed", columns="arm", values="accuracy")  # noqa: PD010
-        correct = group.pivot(index="seed", columns="arm", values="correct")  # noqa: PD010
-        for arm in order_arms(percent):
-            accuracy = summarise(percent[arm].dropna())
+    for key, group in _build_frame(cells).groupby(GROUP_KEYS):
+        by_arm = {str(arm): part for arm, part in group.groupby("arm")}
+        for arm in order_arms(by_arm):
+            ours = by_arm[arm]
+            accuracy = summarise(ours["percent"])
             row = {"arm": arm, "seeds": accuracy.n, "mean": accuracy.mean, "std": accuracy.std}
-            row["converged"] = group.loc[group["arm"] == arm, "converged"].all(skipna=False)
-            comparison = {}
+            row["converged"] = ours["converged"].all(skipna=False)
             if arm != "supervised":
-                comparison = _compare_arms(percent, correct, arm) | _compare_held_out(group, arm)
-            if arm == "weights_selfie" and "weights" in percent:
-                comparison |= _compare_with_weights(percent)
-            rows.append(_describe_group(key) | row | comparison)
+                row |= _compare_arms(ours, by_arm.get("supervised", group.iloc[:0]))
+            if arm == "weights_selfie" and "weights" in by_arm:
+                row |= _compare_with_weights(ours, by_arm["weights"])
+            rows.append(_describe_group(key) | row)
     table = pd.DataFrame(rows, columns=list(_RESULT_COLUMNS)).astype(_RESULT_COLUMNS)
     return _add_paper_results(table)
 
@@ -212,9 +204,10 @@ def load_paper_results() -> pd.DataFrame:
 
 
 def _build_frame(cells: Sequence[Cell]) -> pd.DataFrame:
-    """Return one row per cell: its keys, and what only some cells have, else missing.
+    """Return one row per cell; its seed is the index, which ascends.
 
-    That is "correct", a (N,) bool array; "converged", a bool; "held_out_half" and "held_out", %.
+    The columns are `CELL_KEYS`; "percent", the accuracy; and what only some cells have, else
+    missing: "correct", a (N,) bool array; "converged", a bool; "held_out_half" and "held_out", %.
     """
     correct = [
         unpack_correct(cell["correct"], cell["test_samples"]) if "correct" in cell else None
@@ -223,14 +216,16 @@ def _build_frame(cells: Sequence[Cell]) -> pd.DataFrame:
     training = [cell["provenance"].get("training") or {} for cell in cells]
     converged = [has_converged(ending) if ending else None for ending in training]
     frame = pd.DataFrame([{key: cell[key] for key in CELL_KEYS} for cell in cells])
-    return frame.assign(
+    frame = frame.assign(
+        percent=100 * frame["accuracy"],
         correct=pd.Series(correct, dtype=object),
         converged=pd.Series(converged, dtype="boolean"),
         **{
             name: 100 * pd.Series([ending.get(name) for ending in training], dtype="float64")
-            for name in _HELD_OUT.values()
+            for name in _HELD_OUT
         },
     )
+    return frame.set_index("seed").sort_index()
 
 
 def _describe_group(key: Sequence[Any]) -> dict[str, Any]:
@@ -240,13 +235,12 @@ def _describe_group(key: Sequence[Any]) -> dict[str, Any]:
     return {"data": data, "network": network, "labeled_percent": percent, "labels": labels}
 
 
-def _compare_arms(percent: pd.DataFrame, correct: pd.DataFrame, arm: str) -> dict[str, Any]:
-    """Return the columns that compare an arm, from tables of seeds (rows) and arms (columns)."""
-    pair = [arm, "supervised"]
-    percent, correct = (frame.reindex(columns=pair) for frame in (percent, correct))
-    pairs = percent.dropna()
-    differences = pairs[arm] - pairs["supervised"]
-    ratio, low, high = ratio_of_stds(percent["supervised"].dropna(), percent[arm].dropna())
+def _compare_arms(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, Any]:
+    """Return the columns that compare an arm with the baseline, each from `_build_frame`."""
+    ratio, low, high = ratio_of_stds(theirs["percent"], ours["percent"])
+    seeds = ours.index.intersection(theirs.index)
+    ours, theirs = ours.loc[seeds], theirs.loc[seeds]
+    differences = ours["percent"] - theirs["percent"]
     return {
         **_describe_difference(summarise(differences)),
         "t_p": paired_t_p(differences),
@@ -254,13 +248,17 @@ def _compare_arms(percent: pd.DataFrame, correct: pd.DataFrame, arm: str) -> dic
         "std_ratio": ratio,
         "std_ratio_low": low,
         "std_ratio_high": high,
-        **_compare_predictions(correct.loc[pairs.index]),
+        **_compare_predictions(ours["correct"], theirs["correct"]),
+        **{
+            f"{name}_difference": (ours[name] - theirs[name]).mean(skipna=False)
+            for name in _HELD_OUT
+        },
     }
 
 
-def _compare_with_weights(percent: pd.DataFrame) -> dict[str, Any]:
+def _compare_with_weights(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, Any]:
     """Return the columns that compare given weights with and without pretraining on top."""
-    difference = summarise((percent["weights_selfie"] - percent["weights"]).dropna())
+    difference = summarise((ours["percent"] - theirs["percent"]).dropna())
     return {
         "over_weights_pairs": difference.n,
         "over_weights": difference.mean,
@@ -279,25 +277,12 @@ def _describe_difference(difference: Summary) -> dict[str, Any]:
     }
 
 
-def _compare_predictions(correct: pd.DataFrame) -> dict[str, Any]:
+def _compare_predictions(ours: pd.Series[Any], theirs: pd.Series[Any]) -> dict[str, Any]:
     """Run McNemar's test on the paired seeds' predictions, if they are known for every cell."""
-    if len(correct) < 2 or correct.isna().any(axis=None):  # noqa: PLR2004
+    if len(ours) < 2 or ours.isna().any() or theirs.isna().any():  # noqa: PLR2004
         return {}
-    ours, theirs = (np.concatenate(correct[arm].tolist()) for arm in correct)
-    gained, lost, p = mcnemar_test(ours, theirs)
+    gained, lost, p = mcnemar_test(*(np.concatenate(part.tolist()) for part in (ours, theirs)))
     return {"gained": gained, "lost": lost, "mcnemar_p": p}
-
-
-def _compare_held_out(group: pd.DataFrame, arm: str) -> dict[str, float]:
-    """Return an arm's mean differences on held-out samples, if they are known for every pair."""
-    pair = [arm, "supervised"]
-    group = group[group["arm"].isin(pair)]
-    paired = group[group.groupby("seed")["arm"].transform("nunique") == len(pair)]
-    differences = {}
-    for column, name in _HELD_OUT.items():
-        ours, theirs = (paired.loc[paired["arm"] == one, name] for one in pair)
-        differences[column] = float(ours.mean(skipna=False) - theirs.mean(skipna=False))
-    return differences
 
 
 def _key_without_images(cell: Cell) -> str:
