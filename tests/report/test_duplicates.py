@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from selfie_pipeline.report.duplicates import (
@@ -11,10 +10,8 @@ from selfie_pipeline.report.duplicates import (
     describe_overlaps,
     draw_duplicates,
     has_leaked,
-    suggest_next_steps,
 )
 
-TABLE = pd.DataFrame({"seeds": [5, 5], "pairs": [None, 5]})
 PAIR = {
     "first_sample": 2,
     "second_sample": 3,
@@ -65,21 +62,6 @@ def test_nothing_found(make_check) -> None:
 def test_only_the_test_split_is_leaked_into(make_check) -> None:
     assert has_leaked(make_check("test"))
     assert not has_leaked(make_check("unlabeled"))
-
-
-def test_the_first_step_is_about_the_data(make_check) -> None:
-    (_, command), *_ = suggest_next_steps(TABLE, {})
-    assert command == "kedro run --pipeline=patch"
-    (_, command), *_ = suggest_next_steps(TABLE, make_check())
-    assert command == "kedro run --params data.drop_leaked=true"
-
-
-def test_steps_where_the_data_is_clean(make_check) -> None:
-    for check in (make_check("unlabeled"), make_check() | {"dropped": 1203}):
-        commands = [command for _, command in suggest_next_steps(TABLE, check)]
-        assert not any("drop_leaked" in command for command in commands)
-    one_seed = [command for _, command in suggest_next_steps(TABLE.assign(seeds=1), make_check())]
-    assert "kedro run --pipeline=experiment" in one_seed
 
 
 def test_pairs_are_drawn_with_what_tells_them_apart() -> None:

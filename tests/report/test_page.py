@@ -12,9 +12,10 @@ from selfie_pipeline.evaluation.selection import select_cells
 from selfie_pipeline.evaluation.tables import build_results_table
 from selfie_pipeline.printable import is_printable
 from selfie_pipeline.report.figures import draw_accuracy_over_labels
-from selfie_pipeline.report.page import render_report
+from selfie_pipeline.report.page import render_report, suggest_next_steps
 from selfie_pipeline.report.training_curves import draw_training_curves
 
+TABLE = pd.DataFrame({"seeds": [5, 5], "pairs": [None, 5]})
 COUNTS = pd.DataFrame({"train": [1000, 900], "test": [10, 20]}, index=["cat", "dog"])
 
 
@@ -258,6 +259,21 @@ def test_the_page_says_that_data_is_unchecked_or_clean(four_seeds, make_check) -
     text = Page(render(four_seeds, check=clean)).text
     assert "No image is in two splits" in text
     assert "Train: 0 unreadable files; 2 images have the pixels of another one." in text
+
+
+def test_the_first_step_is_about_the_data(make_check) -> None:
+    (_, command), *_ = suggest_next_steps(TABLE, {})
+    assert command == "kedro run --pipeline=patch"
+    (_, command), *_ = suggest_next_steps(TABLE, make_check())
+    assert command == "kedro run --params data.drop_leaked=true"
+
+
+def test_steps_where_the_data_is_clean(make_check) -> None:
+    for check in (make_check("unlabeled"), make_check() | {"dropped": 1203}):
+        commands = [command for _, command in suggest_next_steps(TABLE, check)]
+        assert not any("drop_leaked" in command for command in commands)
+    one_seed = [command for _, command in suggest_next_steps(TABLE.assign(seeds=1), make_check())]
+    assert "kedro run --pipeline=experiment" in one_seed
 
 
 def test_page_is_deterministic(four_seeds) -> None:

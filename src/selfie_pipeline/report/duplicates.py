@@ -1,7 +1,7 @@
 """The check of the data, foremost its duplicates, in words and pictures.
 
 `check` is from `check_data`; except in `describe_check`, it is empty if the data has not been
-checked. The table of results is from `tables.build_results_table`.
+checked.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from selfie_pipeline.evaluation.tables import has_one_seed
 from selfie_pipeline.printable import escape_controls, shorten
 from selfie_pipeline.report.image_grid import draw_image_grid
 from selfie_pipeline.report.style import join_sentences, shorten_start, styled
@@ -39,31 +37,6 @@ def describe_overlaps(check: Mapping[str, Any]) -> list[str]:
 def has_leaked(check: Mapping[str, Any]) -> bool:
     """Return True if an image of another split is also in the test split."""
     return any(overlap["second"] == "test" for overlap in _find_overlaps(check))
-
-
-def suggest_next_steps(table: pd.DataFrame, check: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Suggest what to do with the results.
-
-    Returns:
-        Sentences, each with a command.
-    """
-    steps = []
-    if not check:
-        steps.append(("The data has not been checked.", "kedro run --pipeline=patch"))
-    elif has_leaked(check) and not check["dropped"]:
-        steps.append(
-            (
-                "Look at the images in two splits; to train without them:",
-                "kedro run --params data.drop_leaked=true",
-            )
-        )
-    if has_one_seed(table):
-        steps.append(("Several seeds, for an interval:", "kedro run --pipeline=experiment"))
-    steps += [
-        ("The learning rate at its best for both arms:", "kedro run --pipeline=tune"),
-        ("The classifier on other images:", "kedro run --pipeline=predict --params images=FOLDER"),
-    ]
-    return steps
 
 
 @styled

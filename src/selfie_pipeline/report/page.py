@@ -17,7 +17,7 @@ from selfie_pipeline.evaluation.selection import Cell, Selection
 from selfie_pipeline.evaluation.tables import ARMS, has_one_seed
 from selfie_pipeline.provenance import flatten
 from selfie_pipeline.report import style
-from selfie_pipeline.report.duplicates import describe_overlaps, has_leaked, suggest_next_steps
+from selfie_pipeline.report.duplicates import describe_overlaps, has_leaked
 from selfie_pipeline.report.templates import render_template
 from selfie_pipeline.report.text import (
     MISSING,
@@ -100,6 +100,31 @@ def render_report(
         light=style.LIGHT,
         dark=style.DARK,
     )
+
+
+def suggest_next_steps(table: pd.DataFrame, check: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Suggest what to do with the results; the arguments are those of `render_report`.
+
+    Returns:
+        Sentences, each with a command.
+    """
+    steps = []
+    if not check:
+        steps.append(("The data has not been checked.", "kedro run --pipeline=patch"))
+    elif has_leaked(check) and not check["dropped"]:
+        steps.append(
+            (
+                "Look at the images in two splits; to train without them:",
+                "kedro run --params data.drop_leaked=true",
+            )
+        )
+    if has_one_seed(table):
+        steps.append(("Several seeds, for an interval:", "kedro run --pipeline=experiment"))
+    steps += [
+        ("The learning rate at its best for both arms:", "kedro run --pipeline=tune"),
+        ("The classifier on other images:", "kedro run --pipeline=predict --params images=FOLDER"),
+    ]
+    return steps
 
 
 def _to_inline_svg(figure: Figure, prefix: str) -> Markup:
