@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore:'BaseCommand' is deprecated")  # Kedro-Viz
 STAGES = ["ingest", "patch", "pretrain", "finetune", "baseline", "report"]
 STUDIES = ["finetune_weights", "tune", "cells", "experiment", "ratio"]
-USES = ["predict", "embed", "export", "suggest"]
+USES = ["predict", "embed", "export", "export_baseline", "export_weights", "suggest"]
 
 
 @pytest.fixture
