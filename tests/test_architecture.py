@@ -32,7 +32,10 @@ ALLOWED_IMPORTS = {
     "locks": {"config"},
     "sources": {"config", "atomic_write", "locks", "printable", "extras"},
     "datasets": {"config", "weights", "atomic_write", "locks", "printable"},
-    "training": {"models", "config", "provenance", "weights", "atomic_write", "locks", "extras"},
+    "training": {
+        *("models", "config", "printable", "provenance", "weights", "atomic_write", "locks"),
+        "extras",
+    },
     "evaluation": {"config"},
     "report": {"evaluation", "config", "printable", "provenance"},
     "pipelines": LOWER,

@@ -108,8 +108,10 @@ class Checkpoints:
             with atomic_write(file) as partial:
                 save_file(checkpoint.tensors, partial)
                 checksum = _sha256(partial)
-            # The record makes the checkpoint valid, so it comes last.
-            self.write_record(file.stem, {"step": checkpoint.step, "sha256": checksum})
+            record = {"step": checkpoint.step, "sha256": checksum, "identity": self.identity}
+            # It makes the checkpoint valid, so it comes last.
+            with atomic_write(file.with_suffix(".json")) as partial:
+                partial.write_text(json.dumps(record), "utf-8")
         except (OSError, SafetensorError) as error:
             raise UserError(
                 f"the checkpoint at step {checkpoint.step} was not saved in {self.folder}: "
@@ -147,11 +149,6 @@ class Checkpoints:
             except (OSError, ValueError, SafetensorError) as error:
                 reason = " ".join(str(error).split())
                 _LOG.warning("%s is not used: %s", record.with_suffix(".safetensors"), reason)
-
-    def write_record(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a JSON file beside the checkpoints: the record of one, or a diagnosis."""
-        with atomic_write(self.folder / f"{name}.json") as partial:
-            partial.write_text(json.dumps({**content, "identity": self.identity}), "utf-8")
 
     def remove(self) -> None:
         """Remove the folder, unless a process is training there."""

@@ -28,12 +28,7 @@ from selfie_pipeline.training.signals import (
     TrainingInterrupted,
     interrupted,
 )
-from selfie_pipeline.training.state import (
-    HistoryRow,
-    NonFiniteLossError,
-    TrainingResult,
-    TrainingState,
-)
+from selfie_pipeline.training.state import HistoryRow, TrainingResult, TrainingState
 from selfie_pipeline.training.tasks import Task
 
 _LOG = logging.getLogger(__name__)
@@ -158,21 +153,17 @@ def _end_step(
         when = f"step {state.step} of {state.recipe.steps}"
         return interrupted(title, received, when, checkpoints.resume)
 
+    state.end_step()
     try:
-        state.end_step()
-        try:
-            for callback in callbacks:  # before the checkpoint, which holds what they measure
-                callback(state)
-        except Exception:
-            if received := poll():  # a signal takes precedence, such as over a pruned trial
-                raise interrupt(received) from None
-            raise
-        reporter.update(state.step, state.history[-1] if state.history else None)
-        received = poll()
-        if received or state.step % checkpoints.every == 0 or state.step == state.recipe.steps:
-            checkpoints.save(state.checkpoint())
-    except NonFiniteLossError as error:
-        checkpoints.write_record("not-finite", vars(error))
+        for callback in callbacks:  # before the checkpoint, which holds what they measure
+            callback(state)
+    except Exception:
+        if received := poll():  # a signal takes precedence, such as over a pruned trial
+            raise interrupt(received) from None
         raise
+    reporter.update(state.step, state.history[-1] if state.history else None)
+    received = poll()
+    if received or state.step % checkpoints.every == 0 or state.step == state.recipe.steps:
+        checkpoints.save(state.checkpoint())
     if received:
         raise interrupt(received)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from selfie_pipeline.config import UserError
+from selfie_pipeline.printable import list_first
 from selfie_pipeline.training.checkpoints import Checkpoint
 from selfie_pipeline.training.cuda import AsyncCopy
 from selfie_pipeline.training.distributed.process_group import all_gather, all_reduce_mean
@@ -21,26 +22,7 @@ _SAMPLES_NAMED = 8
 
 
 class NonFiniteLossError(UserError):
-    """A training's loss is infinite or not a number.
-
-    Attributes:
-        step: Steps completed, this one included.
-        loss: Loss of the first micro-batch that is not finite.
-        learning_rate: Learning rate of the step.
-        samples: Samples of the batch.
-    """
-
-    def __init__(self, step: int, loss: float, learning_rate: float, samples: list[int]) -> None:
-        more = f" and {len(samples) - _SAMPLES_NAMED} more" if len(samples) > _SAMPLES_NAMED else ""
-        super().__init__(
-            f"the loss is {loss} at step {step}, learning rate {learning_rate:g}, samples "
-            f"{', '.join(map(str, samples[:_SAMPLES_NAMED]))}{more}; the same command would resume "
-            "from the last checkpoint and fail again: try a lower peak_learning_rate, or clip_norm"
-        )
-        self.step = step
-        self.loss = loss
-        self.learning_rate = learning_rate
-        self.samples = samples
+    """A training's loss is infinite or not a number."""
 
 
 class HistoryRow(NamedTuple):
@@ -180,8 +162,13 @@ class TrainingState:
             bad = losses[~losses.isfinite()]
             if len(bad):
                 seen = all_gather(torch.cat(samples).tolist())
-                named = [sample for of_worker in seen for sample in of_worker]
-                raise NonFiniteLossError(step, bad[0].item(), self._rate(step), named)
+                names = [str(sample) for of_worker in seen for sample in of_worker]
+                raise NonFiniteLossError(
+                    f"the loss is {bad[0].item()} at step {step}, learning rate "
+                    f"{self._rate(step):g}, samples {list_first(names, _SAMPLES_NAMED)}; the same "
+                    "command would resume from the last checkpoint and fail again: try a lower "
+                    "peak_learning_rate, or clip_norm"
+                )
 
     def _rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 1, of freshly initialised weights."""

@@ -86,7 +86,6 @@ def save_and_load(worker: int, folder: Path) -> list[Any]:
     """Save other values in each worker; return the loaded ones, and the gathered ranks."""
     shared = RankZeroCheckpoints(folder / f"of-{worker}", {}, every=1, resume="auto")
     shared.save(Checkpoint(3 + worker, {"weight": torch.tensor([float(worker)])}))
-    shared.write_record("note", {"worker": worker})
     found = shared.latest()
     assert found is not None
     return [found.step, found.tensors["weight"].item(), all_gather([worker])]
@@ -157,7 +156,6 @@ def test_only_rank_zero_writes_checkpoints(answers: Answers) -> None:
     assert {path.name for path in folder.iterdir()} == {
         "step-000000003.json",
         "step-000000003.safetensors",
-        "note.json",
     }
 
 

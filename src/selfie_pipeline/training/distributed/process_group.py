@@ -7,7 +7,6 @@ is the only worker, and these functions return at once.
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -123,8 +122,3 @@ class RankZeroCheckpoints(Checkpoints):
         device = torch.device("cuda") if distributed.get_backend() == "nccl" else None
         distributed.broadcast_object_list(found, device=device)
         return found[0]
-
-    def write_record(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a record on the first worker; see `Checkpoints.write_record`."""
-        if distributed.get_rank() == 0:
-            super().write_record(name, content)
