@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from selfie_pipeline.config import UserError
+from selfie_pipeline.datasets.atomic import MissingVersionError
 from selfie_pipeline.training.jobs import Job, WorkerDiedError
 from selfie_pipeline.training.processes import run_in_processes
 from selfie_pipeline.training.signals import StopRequest, TrainingInterrupted
@@ -37,6 +38,10 @@ def die() -> None:
 
 def refuse() -> None:
     raise UserError("the disk is full")
+
+
+def miss() -> None:
+    raise MissingVersionError(Path("encoder"), ["v2", "v1"])  # can't be pickled
 
 
 def fail() -> None:
@@ -135,7 +140,10 @@ def test_a_process_that_died_of_the_signal_that_stops_all_is_no_lack_of_memory()
     assert told == []
 
 
-@pytest.mark.parametrize(("function", "error"), [(refuse, UserError), (fail, ZeroDivisionError)])
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [(refuse, UserError), (miss, UserError), (fail, ZeroDivisionError)],
+)
 def test_an_error_lets_the_others_save_and_is_raised(
     function: Callable[[], None], error: type[Exception], tmp_path: Path
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from selfie_pipeline.config import UserError
@@ -26,34 +25,19 @@ class WorkerDiedError(UserError):
     """The process that ran a call of a job died, at every attempt."""
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """A `UserError` that a call raised, in place of its result.
-
-    Only its message is sent to another process: not all of its subclasses can be pickled.
-    """
-
-    message: str
-    interrupted: bool
-
-
-def call_or_failure(call: Callable[[], Any]) -> Any:
-    """Return the result of a call, or a `UserError` that it raised, for `result_or_raise`."""
-    try:
-        return call()
-    except UserError as error:
-        return _Failure(str(error), isinstance(error, TrainingInterrupted))
-
-
-def result_or_raise(answer: Any) -> Any:
-    """Return what `call_or_failure` returned in another process.
+def make_call(call: Callable[[], Any]) -> Any:
+    """Make a call in another process than that of its job, and return its result.
 
     Raises:
-        UserError: The call raised it.
+        TrainingInterrupted: The call raised it.
+        UserError: The call raised it, or a subclass of it, of which not all can be pickled.
     """
-    if isinstance(answer, _Failure):
-        raise (TrainingInterrupted if answer.interrupted else UserError)(answer.message)
-    return answer
+    try:
+        return call()
+    except TrainingInterrupted:
+        raise
+    except UserError as error:
+        raise UserError(str(error)) from None
 
 
 def interruption(received: signal.Signals, done: int, total: int) -> TrainingInterrupted:

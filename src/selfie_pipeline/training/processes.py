@@ -24,9 +24,8 @@ from selfie_pipeline.training.jobs import (
     STOP_TIMEOUT_S,
     Job,
     WorkerDiedError,
-    call_or_failure,
     interruption,
-    result_or_raise,
+    make_call,
 )
 from selfie_pipeline.training.signals import StopRequest
 
@@ -93,7 +92,7 @@ class _Schedule(Generic[R]):
             )
             self._advance(_create_process(self.threads), number, job, lambda: job.throw(died))
         else:
-            self._advance(process, number, job, lambda: job.send(result_or_raise(future.result())))
+            self._advance(process, number, job, lambda: job.send(future.result()))
 
     def _advance(
         self,
@@ -168,4 +167,4 @@ def _end_with_parent() -> None:
 
 
 def _execute(call: bytes) -> Any:
-    return call_or_failure(pickle.loads(call))  # noqa: S301  # of the process that started this one
+    return make_call(pickle.loads(call))  # noqa: S301  # of the process that started this one

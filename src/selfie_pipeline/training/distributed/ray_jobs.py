@@ -11,7 +11,7 @@ import ray
 import torch
 from ray.exceptions import RayTaskError, TaskCancelledError
 
-from selfie_pipeline.config import ComputeConfig
+from selfie_pipeline.config import ComputeConfig, UserError
 from selfie_pipeline.training.distributed.cluster import (
     capacity,
     connect,
@@ -24,9 +24,8 @@ from selfie_pipeline.training.jobs import (
     STOP_TIMEOUT_S,
     Job,
     WorkerDiedError,
-    call_or_failure,
     interruption,
-    result_or_raise,
+    make_call,
 )
 from selfie_pipeline.training.signals import StopRequest
 
@@ -80,7 +79,7 @@ def run_ray_jobs(jobs: Sequence[Job[R]], compute: ComputeConfig) -> list[R]:
 
 def _execute(call: Callable[[], Any], threads: int) -> Any:
     torch.set_num_threads(threads)
-    return call_or_failure(call)
+    return make_call(call)
 
 
 def _send_result(answer: ray.ObjectRef[Any], job: Job[R]) -> Callable[[], Any]:
@@ -92,12 +91,12 @@ def _send_result(answer: ray.ObjectRef[Any], job: Job[R]) -> Callable[[], Any]:
     """
     try:
         value = ray.get(answer)
-    except RayTaskError:
-        raise  # a bug
+    except RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, UserError) else error) from None
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[0]
         return job.throw(WorkerDiedError(f"its process died at every attempt: {reason}"))
-    return job.send(result_or_raise(value))
+    return job.send(value)
 
 
 @contextmanager
