@@ -212,8 +212,7 @@ class _Monitor:
                     progress.update(step, HistoryRow(*status.latest) if status.latest else None)
                 if status.end is not None:
                     thread.join(_END_TIMEOUT_S)
-                    error = TrainingInterrupted if status.end.interrupted else UserError
-                    raise error(status.end.message)
+                    raise (TrainingInterrupted if status.interrupted else UserError)(status.end)
                 if stop.received:
                     self._stop_workers(stop.received.name, int(stop.received))
                 else:

@@ -11,19 +11,6 @@ Row = tuple[int, float, float, float]
 """A `state.HistoryRow`, as plain data."""
 
 
-@dataclass(frozen=True)
-class EarlyEnd:
-    """The reason why a training ended before its last step.
-
-    Attributes:
-        message: The error message for the user.
-        interrupted: Whether the user had asked for it.
-    """
-
-    message: str
-    interrupted: bool
-
-
 @dataclass
 class TrainingStatus:
     """The status that the workers have reported.
@@ -33,14 +20,16 @@ class TrainingStatus:
         step: Steps completed.
         latest: Latest row of the history, if there is one.
         messages: Log records of the first worker since the last read: level, text.
-        end: The reason why they ended early, or None.
+        end: The error message for the user if they ended early, or None.
+        interrupted: Whether the user had asked for this end.
     """
 
     starts: int = 0
     step: int = 0
     latest: Row | None = None
     messages: list[tuple[int, str]] = field(default_factory=list)
-    end: EarlyEnd | None = None
+    end: str | None = None
+    interrupted: bool = False
 
 
 class StatusActor:
@@ -64,9 +53,10 @@ class StatusActor:
         """Add a log record of the first worker."""
         self._status.messages.append((level, text))
 
-    def end(self, reason: EarlyEnd) -> None:
-        """Report an early end; the first reason counts."""
-        self._status.end = self._status.end or reason
+    def end(self, message: str, interrupted: bool) -> None:
+        """Report an early end; the first one counts."""
+        if self._status.end is None:
+            self._status.end, self._status.interrupted = message, interrupted
 
     def request_stop(self, number: int) -> None:
         """Pass on a signal that the driver received."""

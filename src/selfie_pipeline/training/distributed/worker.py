@@ -28,7 +28,6 @@ from selfie_pipeline.training.distributed.process_group import (
     RankZeroCheckpoints,
     SynchronisedStopRequest,
 )
-from selfie_pipeline.training.distributed.status import EarlyEnd
 from selfie_pipeline.training.loop import fit
 from selfie_pipeline.training.signals import TrainingInterrupted
 from selfie_pipeline.training.state import HistoryRow, NonFiniteLossError
@@ -77,10 +76,9 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
             _train(spec, status, first)
     except (TrainingInterrupted, NonFiniteLossError) as error:  # of all, after the same step
         if first:  # it alone has written a checkpoint by now
-            end = EarlyEnd(str(error), isinstance(error, TrainingInterrupted))
-            ray.get(status.end.remote(end))
+            ray.get(status.end.remote(str(error), isinstance(error, TrainingInterrupted)))
     except UserError as error:
-        ray.get(status.end.remote(EarlyEnd(str(error), interrupted=False)))
+        ray.get(status.end.remote(str(error), interrupted=False))
         raise  # the others wait for this worker
 
 
