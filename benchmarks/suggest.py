@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from selfie_pipeline.datasets.weights import WeightsDataset
 from selfie_pipeline.evaluation.predictions import find_top_two
-from selfie_pipeline.evaluation.scores import accuracy
 from selfie_pipeline.evaluation.statistics import paired_t_p, summarise
 from selfie_pipeline.evaluation.suggestions import select_diverse
 from selfie_pipeline.models.backbone import PatchNetwork
@@ -37,7 +36,7 @@ from selfie_pipeline.training.finetuning import (
     initialise_classifier,
     load_encoder_into,
 )
-from selfie_pipeline.training.inference import compute_outputs
+from selfie_pipeline.training.inference import compute_accuracy, compute_outputs
 
 _TRAIN = 50_000
 
@@ -82,7 +81,8 @@ class Cifar:
     def score(self, network: Classifier) -> float:
         """Return the test accuracy in %."""
         test = np.arange(_TRAIN, len(self.labels))
-        return 100 * accuracy(self.labels[test], self.infer(network, test))
+        labels = self.labels[test]
+        return 100 * compute_accuracy(network, self.images, test, labels, self.device)
 
     def infer(self, network: Classifier | PatchNetwork, rows: NDArray[np.int64]) -> NDArray:
         """Return the network's outputs for whole images: (M, K)."""

@@ -17,7 +17,6 @@ from sklearn.datasets import load_digits
 
 from gpu_parts.run import Record, Run, write_table
 from selfie_pipeline.config import Config
-from selfie_pipeline.evaluation.scores import accuracy
 from selfie_pipeline.evaluation.statistics import summarise
 from selfie_pipeline.training.data.batches import WindowReader
 from selfie_pipeline.training.data.subset import labeled_subset
@@ -27,7 +26,7 @@ from selfie_pipeline.training.finetuning import (
     initialise_classifier,
     load_encoder_into,
 )
-from selfie_pipeline.training.inference import compute_outputs
+from selfie_pipeline.training.inference import compute_accuracy
 from selfie_pipeline.training.pretraining import pretrain
 from selfie_pipeline.training.state import TrainingState
 from selfie_pipeline.weights import Weights
@@ -166,8 +165,7 @@ def train_cell(
     trained = initialise_classifier(*build)
     trained.load_state_dict(result.tensors)
     test = np.arange(setting.train_images, len(labels))
-    logits = compute_outputs(trained, setting.images, test, setting.device, "classify")
-    return accuracy(labels[test], logits)
+    return compute_accuracy(trained, setting.images, test, labels[test], setting.device)
 
 
 def summary(cells: list[dict[str, Any]], fraction: float) -> dict[str, Any]:

@@ -13,11 +13,6 @@ LABELS = np.array([0, 2, 1])
 PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.5, 0.1, 0.4], [0.05, 0.9, 0.05]])
 
 
-def test_accuracy_uses_the_largest_logit() -> None:
-    assert scores.accuracy(LABELS, np.log(PROBABILITIES)) == pytest.approx(2 / 3)
-    assert scores.accuracy(LABELS, PROBABILITIES) == pytest.approx(2 / 3)
-
-
 def test_loss_by_hand() -> None:
     expected = -(math.log(0.7) + math.log(0.4) + math.log(0.9)) / 3
     assert scores.mean_loss(LABELS, np.log(PROBABILITIES)) == pytest.approx(expected)
@@ -49,7 +44,6 @@ def test_predictions_table() -> None:
     assert table["probability"].tolist() == pytest.approx([0.7, 0.5, 0.9])
     assert table["runner_up"].tolist() == [1, 2, 0]
     assert table["correct"].tolist() == [True, False, True]
-    assert table["correct"].mean() == pytest.approx(scores.accuracy(LABELS, PROBABILITIES))
 
 
 def test_two_classes_are_enough_for_a_runner_up() -> None:

@@ -12,6 +12,7 @@ from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.inference import (
     Inference,
     NonFiniteOutputError,
+    compute_accuracy,
     compute_outputs,
 )
 
@@ -91,6 +92,18 @@ def test_outputs_that_are_not_finite_are_an_error_for_the_person(make_config, ma
     network.head.fc.weight.data[3] = float("inf")
     with pytest.raises(NonFiniteOutputError, match=r"not finite.* lower peak_learning_rate"):
         compute_outputs(network, make_images(config), np.arange(10), PROCESSOR, "classify")
+
+
+def test_accuracy_is_the_share_of_samples_whose_largest_logit_is_of_their_class(
+    make_config, make_images
+):
+    config = make_config()
+    network = build_resnet(config.model, classes=10)
+    images, rows = make_images(config), np.arange(8)
+    best = compute_outputs(network, images, rows, PROCESSOR, "classify").argmax(axis=1)
+    labels = np.where(rows < 6, best, (best + 1) % 10)
+
+    assert compute_accuracy(network, images, rows, labels, PROCESSOR) == 0.75
 
 
 def test_computing_outputs_changes_nothing(make_config, make_images):

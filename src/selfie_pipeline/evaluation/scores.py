@@ -13,19 +13,6 @@ Integers = NDArray[np.integer]
 Floats = NDArray[np.floating]
 
 
-def accuracy(labels: Integers, logits: Floats) -> float:
-    """Return the share of samples whose largest logit is that of the label.
-
-    Args:
-        labels: (N,) integers in [0, K).
-        logits: (N, K) floats; probabilities work as well.
-
-    Returns:
-        A fraction, 0 to 1. Among equal logits, the first class is the predicted one.
-    """
-    return float((logits.argmax(axis=1) == labels).mean())
-
-
 def mean_loss(labels: Integers, logits: Floats) -> float:
     """Return the mean cross-entropy (negative log-likelihood) of the labels.
 

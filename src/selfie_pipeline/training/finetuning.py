@@ -33,7 +33,7 @@ from selfie_pipeline.training.data.augmentation import normalise
 from selfie_pipeline.training.data.batches import Batches, WindowReader, shuffled_samples
 from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.device import Device
-from selfie_pipeline.training.inference import compute_outputs
+from selfie_pipeline.training.inference import compute_accuracy
 from selfie_pipeline.training.lineage import is_given
 from selfie_pipeline.training.loop import Fit, StepCallback, fit
 from selfie_pipeline.training.memory import network_too_large_error, training_bytes
@@ -197,11 +197,10 @@ class HeldOutScore:
         """Measure if this is the step, as `held_out_half` or `held_out`, a fraction."""
         names = {state.recipe.steps // 2: "held_out_half", state.recipe.steps: "held_out"}
         if (name := names.get(state.step)) is not None:
-            logits = compute_outputs(  # (M, classes)
-                state.network, self.images, self.rows, self.device, "classify"
+            state.measured[name] = compute_accuracy(
+                state.network, self.images, self.rows, self.labels, self.device
             )
             state.network.train()
-            state.measured[name] = float((logits.argmax(axis=1) == self.labels).mean())
 
 
 def finetuning_bytes(model: ModelConfig, recipe: FinetuneConfig, patch: PatchConfig) -> int:

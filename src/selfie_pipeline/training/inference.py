@@ -97,3 +97,26 @@ def compute_outputs(
     quiet = not sys.stderr.isatty()
     progress = tqdm(batches, title, unit="batch", delay=5, disable=quiet, leave=False)
     return np.concatenate([infer(images.read_central(batch)) for batch in progress])
+
+
+def compute_accuracy(
+    network: nn.Module,
+    images: WindowReader,
+    rows: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    device: Device,
+) -> float:
+    """Compute the share of the samples that a classifier assigns to their classes, 0 to 1.
+
+    Args:
+        network: From images to logits; it stays in evaluation mode on the device.
+        images: The stored images; their augmentation is not applied.
+        rows: (M,), int64: the samples; at least one.
+        labels: (M,), int64: their classes.
+        device: The device and the precision.
+
+    Raises:
+        NonFiniteOutputError: A logit is infinite or not a number.
+    """
+    logits = compute_outputs(network, images, rows, device, "classify")  # (M, K)
+    return float((logits.argmax(axis=1) == labels).mean())

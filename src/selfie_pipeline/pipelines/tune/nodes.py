@@ -24,7 +24,6 @@ from selfie_pipeline.config import (
     UserError,
 )
 from selfie_pipeline.datasets.patch_grids import PatchGrids
-from selfie_pipeline.evaluation.scores import accuracy
 from selfie_pipeline.initial_weights import load_initial_weights
 from selfie_pipeline.models.classifier import Classifier
 from selfie_pipeline.project import Project
@@ -40,7 +39,7 @@ from selfie_pipeline.training.finetuning import (
     initialise_classifier,
     set_initial_weights,
 )
-from selfie_pipeline.training.inference import NonFiniteOutputError, compute_outputs
+from selfie_pipeline.training.inference import NonFiniteOutputError, compute_accuracy
 from selfie_pipeline.training.job_runner import run_jobs
 from selfie_pipeline.training.jobs import Job, WorkerDiedError
 from selfie_pipeline.training.lineage import (
@@ -267,9 +266,8 @@ class _Objective:
     def score(self, network: nn.Module, device: Device) -> float:
         """Compute the accuracy on the validation split, a fraction."""
         held_out = self.samples[self.samples["split"] == "validation"]
-        rows = held_out["sample"].to_numpy()
-        logits = compute_outputs(network, self.images, rows, device, "classify")  # (M, classes)
-        return accuracy(held_out["label"].to_numpy(), logits)
+        rows, labels = held_out["sample"].to_numpy(), held_out["label"].to_numpy()
+        return compute_accuracy(network, self.images, rows, labels, device)
 
 
 def _trials_table(search: Search, trials: Iterable[FrozenTrial]) -> pd.DataFrame:
