@@ -34,14 +34,6 @@ class StoredImages(Protocol):
         """Return the number of samples."""
 
 
-FROM_SCRATCH: dict[str, Any] = {
-    "encoder": None,
-    "pretraining_images": None,
-    "configuration": {},
-}
-"""The initial weights' part of the supervised arm's lineage; see `pretraining_lineage`."""
-
-
 def initial_weights_lineage(initial: Weights | None) -> dict[str, Any]:
     """Return the part of a classifier's lineage that its initial weights determine.
 
@@ -51,11 +43,10 @@ def initial_weights_lineage(initial: Weights | None) -> dict[str, Any]:
     Raises:
         UserError: See `pretraining_lineage`.
     """
-    if initial is None:
-        return FROM_SCRATCH
-    if is_given(initial):
-        return FROM_SCRATCH | {"configuration": {"weights": initial.provenance["weights"]}}
-    return pretraining_lineage(initial)
+    if initial is not None and not is_given(initial):
+        return pretraining_lineage(initial)
+    given = {} if initial is None else {"weights": initial.provenance["weights"]}
+    return {"encoder": None, "pretraining_images": None, "configuration": given}
 
 
 def is_given(weights: Weights) -> bool:
