@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from selfie_pipeline.config import (
@@ -228,16 +227,11 @@ def reestimate_statistics(
         device: The device and the precision.
     """
     network.to(device.type).to(memory_format=torch.channels_last)
-    batches = np.array_split(rows, -(-len(rows) // _STATISTICS_BATCH_SIZE))  # none of one image
-    with device.autocast():
-        update_bn(_central_windows(images, batches, device), pretrained_stages(network))
-
-
-def _central_windows(
-    images: WindowReader, batches: Iterable[NDArray[np.int64]], device: Device
-) -> Iterator[Tensor]:
-    """Yield the normalised central windows of each batch of rows: (B, C, H, W), on the device."""
     mean = torch.from_numpy(images.grids.mean).to(device.type)  # (C,)
     std = torch.from_numpy(images.grids.std).to(device.type)  # (C,)
-    for rows in batches:
-        yield normalise(images.read_central(rows).to(device.type), mean, std)
+    batches = np.array_split(rows, -(-len(rows) // _STATISTICS_BATCH_SIZE))  # none of one image
+    windows = (  # (B, C, H, W)
+        normalise(images.read_central(batch).to(device.type), mean, std) for batch in batches
+    )
+    with device.autocast():
+        update_bn(windows, pretrained_stages(network))
