@@ -15,8 +15,8 @@ from selfie_pipeline.training.data.augmentation import normalise
 from selfie_pipeline.training.data.batches import Batches
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.finetuning import (
-    HeldOutScore,
     finetune,
+    held_out_score,
     initialise_classifier,
     load_encoder_into,
     reestimate_statistics,
@@ -334,20 +334,22 @@ class TestMismatch:
             assert rate == pytest.approx(expected / 4)
 
 
+HELD_OUT = np.arange(300, 400)
+
+
 @pytest.fixture
-def held_out(make_config, make_images, digits):
-    rows = np.arange(300, 400)
-    return HeldOutScore(make_images(make_config()), rows, digits[1][rows], PROCESSOR)
+def score_held_out(make_config, make_images, digits):
+    return held_out_score(make_images(make_config()), HELD_OUT, digits[1][HELD_OUT], PROCESSOR)
 
 
 def test_held_out_samples_are_scored_at_half_and_at_the_end_and_change_nothing(
-    make_config, train, held_out
+    make_config, train, score_held_out, digits
 ):
     config = make_config({"finetune.steps": 6})
     halfway = []
 
     def watch(state):
-        held_out(state)
+        score_held_out(state)
         if state.step == 3:
             halfway.append(copy.deepcopy(state.network))
 
@@ -358,21 +360,21 @@ def test_held_out_samples_are_scored_at_half_and_at_the_end_and_change_nothing(
     for name, tensor in plain.tensors.items():
         assert torch.equal(scored.tensors[name], tensor), name
     for name, judged in (("held_out_half", halfway[0]), ("held_out", network)):
-        logits = compute_outputs(judged, images, held_out.rows, PROCESSOR, "classify")
-        expected = (logits.argmax(axis=1) == held_out.labels).mean()
+        logits = compute_outputs(judged, images, HELD_OUT, PROCESSOR, "classify")
+        expected = (logits.argmax(axis=1) == digits[1][HELD_OUT]).mean()
         assert scored.measured[name] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("stop", [2, 3, 4, 6])
 def test_a_resumed_training_has_the_scores_of_an_undisturbed_one(
-    make_config, train, held_out, tmp_path, stop
+    make_config, train, score_held_out, tmp_path, stop
 ):
     """Stopped before, at and after half of the steps, and after the last."""
     config = make_config({"finetune.steps": 6})
-    whole, _ = train(config, fresh(config), callbacks=[held_out])
+    whole, _ = train(config, fresh(config), callbacks=[score_held_out])
 
     def crash_after(state):
-        held_out(state)
+        score_held_out(state)
         if state.step == stop + 1:
             raise KeyboardInterrupt
 
@@ -381,7 +383,7 @@ def test_a_resumed_training_has_the_scores_of_an_undisturbed_one(
         train(config, fresh(config), checkpoints=checkpoints, callbacks=[crash_after])
     except KeyboardInterrupt:
         assert stop < 6
-    resumed, _ = train(config, fresh(config), checkpoints=checkpoints, callbacks=[held_out])
+    resumed, _ = train(config, fresh(config), checkpoints=checkpoints, callbacks=[score_held_out])
 
     assert list(resumed.measured.items()) == list(whole.measured.items())  # the order is stored
     assert set(whole.measured) == {"held_out_half", "held_out"}

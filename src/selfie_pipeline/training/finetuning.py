@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -43,7 +42,7 @@ from selfie_pipeline.weights import Weights
 _LOG = logging.getLogger(__name__)
 _STATISTICS_BATCH_SIZE = 256
 HELD_OUT_SAMPLES = 1000
-"""Largest number of images that `HeldOutScore` measures on."""
+"""Largest number of images that `held_out_score` measures on."""
 _STATISTICS_SAMPLES = 10_000
 """Largest number of images that BatchNorm's statistics are re-estimated on."""
 
@@ -174,32 +173,28 @@ def finetune(
         return fit(task, batches, device, checkpoints, title, callbacks)
 
 
-@dataclass(frozen=True)
-class HeldOutScore:
-    """Measures the accuracy on samples outside the training, at half of its steps and at its end.
+def held_out_score(
+    images: WindowReader, rows: NDArray[np.int64], labels: NDArray[np.int64], device: Device
+) -> StepCallback:
+    """Return a callback that measures the accuracy on samples outside the training.
 
-    A `StepCallback`. It chooses nothing: the training and its weights are the same without it.
+    It measures at half of the steps, as `held_out_half`, and at the end, as `held_out`, both
+    fractions. It chooses nothing: the training and its weights are the same without it.
 
-    Attributes:
+    Args:
         images: The stored images.
         rows: (M,), int64: the samples; at least one.
         labels: (M,), int64: their classes.
         device: The device and the precision.
     """
 
-    images: WindowReader
-    rows: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    device: Device
-
-    def __call__(self, state: TrainingState) -> None:
-        """Measure if this is the step, as `held_out_half` or `held_out`, a fraction."""
+    def measure(state: TrainingState) -> None:
         names = {state.recipe.steps // 2: "held_out_half", state.recipe.steps: "held_out"}
         if (name := names.get(state.step)) is not None:
-            state.measured[name] = compute_accuracy(
-                state.network, self.images, self.rows, self.labels, self.device
-            )
+            state.measured[name] = compute_accuracy(state.network, images, rows, labels, device)
             state.network.train()
+
+    return measure
 
 
 def finetuning_bytes(model: ModelConfig, recipe: FinetuneConfig, patch: PatchConfig) -> int:

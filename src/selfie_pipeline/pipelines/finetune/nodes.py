@@ -38,8 +38,8 @@ from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.engine import open_engine
 from selfie_pipeline.training.finetuning import (
     HELD_OUT_SAMPLES,
-    HeldOutScore,
     finetune,
+    held_out_score,
     initialise_classifier,
     set_initial_weights,
 )
@@ -114,7 +114,7 @@ def finetune_classifier(
         The classifier after the last step, and the training's history. The classifier's provenance
         has all that its use needs: `classes` are the outputs' names; `mean` and `std`, of each
         channel for pixels scaled to 0 to 1, normalise its images. `training` says how the training
-        ended: see `measure_convergence` and `HeldOutScore`.
+        ended: see `measure_convergence` and `held_out_score`.
     """
     pretraining = initial_classifier.provenance
     data = fingerprint_data(patch_grids, samples)
@@ -134,8 +134,7 @@ def finetune_classifier(
     with open_engine(compute) as engine:
         identity = {**lineage, **engine.identity}
         state = Checkpoints(checkpoints, identity, recipe.checkpoint_every, resume)
-        held_out = _held_out_score(samples, labeled_samples, images, engine.local_device, seed)
-        callbacks: list[StepCallback] = [] if held_out is None else [held_out]
+        callbacks = _score_held_out(samples, labeled_samples, images, engine.local_device, seed)
         if tensorboard:
             callbacks.append(TensorBoardWriter(state))
         result = finetune(
@@ -167,17 +166,17 @@ def finetune_classifier(
     return Weights(result.tensors, provenance), history
 
 
-def _held_out_score(
+def _score_held_out(
     samples: pd.DataFrame, labeled: pd.DataFrame, images: WindowReader, device: Device, seed: int
-) -> HeldOutScore | None:
-    """Return a score on training samples whose labels finetuning does not see, if there are any."""
+) -> list[StepCallback]:
+    """Return `held_out_score` of samples whose labels finetuning does not see, if there are any."""
     train = samples[samples["split"] == "train"]
     others = train[~train["sample"].isin(labeled["sample"])]
     if others.empty:
-        return None
+        return []
     rng = np.random.default_rng(fold_in(seed, RandomStream.HELD_OUT))
     drawn = others.iloc[np.sort(rng.permutation(len(others))[:HELD_OUT_SAMPLES])]
-    return HeldOutScore(images, drawn["sample"].to_numpy(), drawn["label"].to_numpy(), device)
+    return [held_out_score(images, drawn["sample"].to_numpy(), drawn["label"].to_numpy(), device)]
 
 
 def test_classifier(
