@@ -98,7 +98,7 @@ def finetune_classifier(
     labeled_samples: pd.DataFrame,
     samples: pd.DataFrame,
     patch_grids: PatchGrids,
-    checkpoints: Path,
+    folder: Path,
     patch: PatchConfig,
     augmentation: AugmentationConfig,
     model: ModelConfig,
@@ -133,10 +133,10 @@ def finetune_classifier(
     labels = labeled_samples["label"].to_numpy()
     with open_engine(compute) as engine:
         identity = {**lineage, **engine.identity}
-        state = Checkpoints(checkpoints, identity, recipe.checkpoint_every, resume)
+        checkpoints = Checkpoints(folder, identity, recipe.checkpoint_every, resume)
         callbacks = _score_held_out(samples, labeled_samples, images, engine.local_device, seed)
         if tensorboard:
-            callbacks.append(TensorBoardWriter(state))
+            callbacks.append(TensorBoardWriter(checkpoints))
         result = finetune(
             network,
             pretrained=pretraining["pretrained"],
@@ -146,7 +146,7 @@ def finetune_classifier(
             rows=labeled_samples["sample"].to_numpy(),
             labels=labels,
             device=engine.local_device,
-            checkpoints=state,
+            checkpoints=checkpoints,
             title=title,
             callbacks=callbacks,
             fit=engine.fit,

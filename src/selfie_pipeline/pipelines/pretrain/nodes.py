@@ -37,7 +37,7 @@ _LOG = logging.getLogger(__name__)
 def pretrain_encoder(
     patch_grids: PatchGrids,
     samples: pd.DataFrame,
-    checkpoints: Path,
+    folder: Path,
     patch: PatchConfig,
     augmentation: AugmentationConfig,
     model: ModelConfig,
@@ -69,15 +69,15 @@ def pretrain_encoder(
     lineage = {"configuration": settings, "data": fingerprint_data(patch_grids, samples)}
     with open_engine(compute) as engine:
         identity = {**lineage, **engine.identity}
-        state = Checkpoints(checkpoints, identity, recipe.checkpoint_every, resume)
+        checkpoints = Checkpoints(folder, identity, recipe.checkpoint_every, resume)
         result = pretrain(
             model,
             recipe,
             open_windows(patch_grids, patch, augmentation),
             rows,
             engine.local_device,
-            state,
-            [TensorBoardWriter(state)] if tensorboard else [],
+            checkpoints,
+            [TensorBoardWriter(checkpoints)] if tensorboard else [],
             fit=engine.fit,
             initial=initial,
         )
