@@ -34,7 +34,7 @@ from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.finetuning import finetune, initialise_classifier
 from selfie_pipeline.training.loop import StepCallback
 from selfie_pipeline.training.pretraining import pretrain
-from selfie_pipeline.training.signals import TrainingInterrupted, interrupted
+from selfie_pipeline.training.signals import TrainingInterrupted, training_interrupted
 from selfie_pipeline.training.state import TrainingResult, TrainingState
 from selfie_pipeline.training.tasks import PretrainingTask
 
@@ -637,7 +637,7 @@ def test_a_signal_from_outside_ends_it_with_a_checkpoint(
 def test_the_advice_after_an_interruption_does_not_discard_the_checkpoints(
     resume: Literal["auto", "never"], command: str
 ) -> None:
-    error = interrupted("pretrain", signal.SIGINT, "step 7 of 60", resume)
+    error = training_interrupted("pretrain", signal.SIGINT, "step 7 of 60", resume)
 
     assert (
         str(error)

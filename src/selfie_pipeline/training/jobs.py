@@ -40,7 +40,7 @@ def make_call(call: Callable[[], Any]) -> Any:
         raise UserError(str(error)) from None
 
 
-def interruption(received: signal.Signals, done: int, total: int) -> TrainingInterrupted:
+def jobs_interrupted(received: signal.Signals, done: int, total: int) -> TrainingInterrupted:
     """Return the error for a signal that stopped jobs."""
     return TrainingInterrupted(
         f"stopped by {received.name}, with {done} of {total} done; run the same command to resume"

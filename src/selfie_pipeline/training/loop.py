@@ -23,11 +23,7 @@ from selfie_pipeline.training.distributed.process_group import (
 from selfie_pipeline.training.memory import out_of_memory_error
 from selfie_pipeline.training.optimizer import clip_gradients, set_learning_rate
 from selfie_pipeline.training.progress import ProgressBar
-from selfie_pipeline.training.signals import (
-    StopRequest,
-    TrainingInterrupted,
-    interrupted,
-)
+from selfie_pipeline.training.signals import StopRequest, training_interrupted
 from selfie_pipeline.training.state import HistoryRow, TrainingResult, TrainingState
 from selfie_pipeline.training.tasks import Task
 
@@ -107,7 +103,7 @@ def fit(
             compute_step(model, micro_batches, state, device)
             _end_step(state, checkpoints, reporter, stop.poll, title, callbacks)
     if received := stop.missed():  # while the last checkpoint was written
-        raise interrupted(title, received, "its last step", checkpoints.resume)
+        raise training_interrupted(title, received, "its last step", checkpoints.resume)
     return state.result()
 
 
@@ -148,22 +144,18 @@ def _end_step(
     callbacks: Sequence[StepCallback],
 ) -> None:
     """Record a step, report it, and save a checkpoint if one is due or a signal was received."""
-
-    def interrupt(received: signal.Signals) -> TrainingInterrupted:
-        when = f"step {state.step} of {state.recipe.steps}"
-        return interrupted(title, received, when, checkpoints.resume)
-
     state.end_step()
+    when = f"step {state.step} of {state.recipe.steps}"
     try:
         for callback in callbacks:  # before the checkpoint, which holds what they measure
             callback(state)
     except Exception:
         if received := poll():  # a signal takes precedence, such as over a pruned trial
-            raise interrupt(received) from None
+            raise training_interrupted(title, received, when, checkpoints.resume) from None
         raise
     reporter.update(state.step, state.history[-1] if state.history else None)
     received = poll()
     if received or state.step % checkpoints.every == 0 or state.step == state.recipe.steps:
         checkpoints.save(state.checkpoint())
     if received:
-        raise interrupt(received)
+        raise training_interrupted(title, received, when, checkpoints.resume)

@@ -24,7 +24,7 @@ from selfie_pipeline.training.jobs import (
     STOP_TIMEOUT_S,
     Job,
     WorkerDiedError,
-    interruption,
+    jobs_interrupted,
     make_call,
 )
 from selfie_pipeline.training.signals import StopRequest
@@ -51,7 +51,7 @@ def run_in_processes(jobs: Sequence[Job[R]], count: int, threads: int) -> list[R
                 if not (stop.received and schedule.has_died(future)):  # by the same signal, then
                     schedule.continue_job(future)
         if stop.received:
-            raise interruption(stop.received, len(schedule.results), len(jobs))
+            raise jobs_interrupted(stop.received, len(schedule.results), len(jobs))
     return [schedule.results[number] for number in range(len(jobs))]
 
 

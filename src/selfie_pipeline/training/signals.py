@@ -17,7 +17,7 @@ class TrainingInterrupted(UserError):  # noqa: N818  # not an error
     """A signal stopped a training, which can be resumed."""
 
 
-def interrupted(
+def training_interrupted(
     title: str, received: signal.Signals, when: str, resume: Literal["auto", "never"]
 ) -> TrainingInterrupted:
     """Return the error for a signal that stopped a training.

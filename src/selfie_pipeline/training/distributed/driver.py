@@ -47,7 +47,7 @@ from selfie_pipeline.training.progress import ProgressBar
 from selfie_pipeline.training.signals import (
     StopRequest,
     TrainingInterrupted,
-    interrupted,
+    training_interrupted,
 )
 from selfie_pipeline.training.state import HistoryRow, TrainingResult, TrainingState
 from selfie_pipeline.training.tasks import Task
@@ -226,7 +226,7 @@ class _Monitor:
         if self.error is not None:
             raise self.error
         if stop.received:  # too late for the workers
-            raise interrupted(self.title, stop.received, "its last step", "auto")
+            raise training_interrupted(self.title, stop.received, "its last step", "auto")
 
     def _fit(self) -> None:
         """Train; again if a worker died between its start and that of the training.

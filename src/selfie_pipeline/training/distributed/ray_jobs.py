@@ -24,7 +24,7 @@ from selfie_pipeline.training.jobs import (
     STOP_TIMEOUT_S,
     Job,
     WorkerDiedError,
-    interruption,
+    jobs_interrupted,
     make_call,
 )
 from selfie_pipeline.training.signals import StopRequest
@@ -73,7 +73,7 @@ def run_ray_jobs(jobs: Sequence[Job[R]], compute: ComputeConfig) -> list[R]:
                     number, job = running.pop(answer)
                     advance(number, job, lambda: _send_result(answer, job))  # noqa: B023  # at once
                 if stop.received:
-                    raise interruption(stop.received, len(results), len(jobs))
+                    raise jobs_interrupted(stop.received, len(results), len(jobs))
         return [results[number] for number in range(len(jobs))]
 
 
