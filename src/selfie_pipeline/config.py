@@ -483,6 +483,11 @@ class ComputeConfig(_StrictModel):
     """With `ray`: how often a training resumes by itself after a worker's death, or a cell or
     trial is retried."""
 
+    @property
+    def threads_per_cell(self) -> int:
+        """The number of threads per cell or trial: `cpus_per_cell`, rounded down, but 1 or more."""
+        return max(1, int(self.cpus_per_cell))
+
 
 class TrackingConfig(_StrictModel):
     """Experiment tracking in addition to the catalog; it changes no result."""

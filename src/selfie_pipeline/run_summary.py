@@ -95,8 +95,7 @@ def _format_device(config: Config, *, grid: bool) -> str:
     from selfie_pipeline.training.device import find_device, torch_threads  # noqa: PLC0415  # slow
 
     device = find_device(config.compute)
-    threads = max(1, int(config.compute.cpus_per_cell))  # as of `job_runner`
-    with torch_threads(threads) if grid else nullcontext():
+    with torch_threads(config.compute.threads_per_cell) if grid else nullcontext():
         local = f"{device.name}, {'bf16' if device.bf16 else 'fp32'}"
     if config.compute.engine == "local":
         return local

@@ -45,7 +45,7 @@ def run_jobs(jobs: Sequence[Job[R]], compute: ComputeConfig, job_bytes: int) -> 
 
         return run_ray_jobs(jobs, compute)
     on_cpu = find_device(compute).type == "cpu"
-    threads = max(1, int(compute.cpus_per_cell))
+    threads = compute.threads_per_cell
     at_once = compute.cells_at_once
     if at_once == "auto":
         at_once = _count_places(threads, job_bytes) if on_cpu else 1

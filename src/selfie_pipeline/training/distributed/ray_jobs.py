@@ -50,14 +50,13 @@ def run_ray_jobs(jobs: Sequence[Job[R]], compute: ComputeConfig) -> list[R]:
         execute = ray.remote(_execute).options(
             num_cpus=request.cpus, num_gpus=request.gpus, max_retries=compute.max_failures
         )
-        threads = max(1, int(request.cpus))
         waiting = list(enumerate(jobs))[::-1]
         running: dict[ray.ObjectRef[Any], tuple[int, Job[R]]] = {}
         results: dict[int, R] = {}
 
         def advance(number: int, job: Job[R], step: Callable[[], Callable[[], Any]]) -> None:
             try:
-                running[execute.remote(step(), threads)] = (number, job)
+                running[execute.remote(step(), compute.threads_per_cell)] = (number, job)
             except StopIteration as end:
                 results[number] = end.value
 
