@@ -45,7 +45,7 @@ def modules_imported_by(pipeline: str) -> set[str]:
     """Return the modules that the pipeline, and the check of the labels before it, import."""
     code = f"""
 import sys
-import selfie_pipeline.training.data.subset
+import selfie_pipeline.label_check
 from selfie_pipeline.pipeline_registry import create_pipeline
 create_pipeline({pipeline!r})
 print(*sys.modules)

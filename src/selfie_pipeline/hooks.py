@@ -143,7 +143,7 @@ class ProjectHooks:
 
     def _check_samples(self, load_samples: Callable[[], Any]) -> None:
         """Check the samples if the run trains on them; set the steps if it has a time budget."""
-        from selfie_pipeline.training.data.subset import (  # noqa: PLC0415  # pandas
+        from selfie_pipeline.label_check import (  # noqa: PLC0415  # pandas
             TRAINED_ON_LABELS,
             check_labels,
         )

@@ -24,6 +24,7 @@ from selfie_pipeline.datasets import results
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.evaluation.selection import select_cells
 from selfie_pipeline.evaluation.tables import build_results_table, compute_gains
+from selfie_pipeline.label_check import TRAINED_ON_LABELS, check_labels
 from selfie_pipeline.pipelines.patch.nodes import list_usable_samples
 from selfie_pipeline.pipelines.report.nodes import (
     check_comparable,
@@ -40,7 +41,6 @@ from selfie_pipeline.report.misclassified import (
 from selfie_pipeline.report.text import terminal_table, to_markdown
 from selfie_pipeline.report.training_curves import draw_training_curves
 from selfie_pipeline.training.data.batches import open_windows
-from selfie_pipeline.training.data.subset import TRAINED_ON_LABELS, check_labels
 from selfie_pipeline.training.lineage import fingerprint_data
 from selfie_pipeline.training.search import SearchResult
 

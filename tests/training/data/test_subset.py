@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from selfie_pipeline.config import TuneConfig, UserError
-from selfie_pipeline.training.data.subset import check_labels, hold_out, labeled_subset
+from selfie_pipeline.training.data.subset import hold_out, labeled_subset
 
 FRACTIONS = (0.05, 0.08, 0.1, 0.2, 0.37, 0.5, 0.9, 1.0)
 
@@ -171,38 +171,3 @@ def test_a_class_of_which_none_is_held_out():
 def test_a_class_of_which_all_are_held_out():
     with pytest.raises(UserError, match=r"\(1 of 3 classes have no training sample\); allowed"):
         hold_out(samples(100, 100, 2), tune(validation_share=0.9))
-
-
-@pytest.mark.parametrize(
-    ("entries", "message"),
-    [
-        ({"encoder"}, None),
-        ({"selfie_classifier"}, None),
-        ({"supervised_classifier"}, None),
-        ({"encoder", "experiment_cells"}, r"labeled_frac = 0.02 of 60 training samples leaves 1"),
-        ({"encoder", "params:ratio"}, r"labeled_frac = 0.02 of 60 training samples leaves 1 of 2"),
-        ({"tuning_trials"}, r"labeled_frac = 0.02 of 48 training samples leaves 1 of 2"),
-    ],
-)
-def test_the_smallest_subset_of_a_run_is_checked(make_config, entries, message):
-    config = make_config({"labeled_frac": 0.1, "experiment.labeled_fracs": [0.5, 0.02]})
-    table = samples(40, 20)
-
-    if message is None:
-        check_labels(table, config, entries)
-        return
-    with pytest.raises(UserError, match=message):
-        check_labels(table, config, entries)
-
-
-def test_samples_that_cannot_be_held_out_are_noticed(make_config):
-    with pytest.raises(UserError, match=r"tune.validation_share = 0.2 of 3"):
-        check_labels(samples(2, 1), make_config(), {"tuning_trials"})
-
-
-def test_a_run_without_labels_can_only_pretrain(make_config):
-    unlabeled = pd.DataFrame({"split": ["unlabeled"], "label": [-1]})
-
-    check_labels(unlabeled, make_config(), {"encoder"})
-    with pytest.raises(UserError, match="only pretraining can run"):
-        check_labels(unlabeled, make_config(), {"encoder", "selfie_classifier"})
