@@ -38,15 +38,15 @@ _KEYS = [
 
 
 def _same(given: Any, taken: Any) -> bool:
-    """Return True if a value was accepted unchanged; whole numbers may become floats."""
+    """Return True if a value was accepted unchanged; whole numbers may become the nearest float."""
     if isinstance(given, dict) and isinstance(taken, dict):
         return given.keys() == taken.keys() and all(_same(given[k], taken[k]) for k in given)
     if isinstance(given, list) and isinstance(taken, list):
         return len(given) == len(taken) and all(map(_same, given, taken))
     if isinstance(given, bool) or isinstance(taken, bool):
         return given is taken
-    if isinstance(given, float) and isinstance(taken, float):
-        return given == taken and math.isfinite(taken)
+    if isinstance(given, int | float) and isinstance(taken, float):
+        return float(given) == taken and math.isfinite(taken)
     return bool(given == taken)
 
 
