@@ -105,7 +105,7 @@ _PHOTOGRAPHS = (
     "finetune.steps=500,experiment.labeled_fracs=[0.1],"
 )
 _GRID = "kedro run --env=cifar10_small --pipeline=experiment --params "
-_RATE = "pretrain.peak_learning_rate=0.1"
+_RATE = "pretrain.peak_learning_rate=0.1"  # of the trainings before the recipe had 0.3
 _PAPER = f"pretrain.smallest_crop=null,pretrain.colour_jitter=0,{_RATE}"
 STUDIES = [
     Study(

@@ -1,6 +1,7 @@
 """Tests of the contact sheet."""
 
 import numpy as np
+import pytest
 
 from selfie_pipeline.evaluation.predictions import find_top_two, name_predictions
 from selfie_pipeline.report.contact_sheet import draw_predictions
@@ -49,3 +50,11 @@ def test_no_images_show_a_placeholder() -> None:
 
     assert figure.axes[0].texts[0].get_text() == "no images"
     assert figure.get_label().endswith("There are none.")
+
+
+@pytest.mark.parametrize(("images", "captions"), [(2, 1), (6, 7)])
+def test_images_without_predictions_and_the_reverse_raise(images: int, captions: int) -> None:
+    pixels = np.zeros((images, 4, 4, 3), dtype=np.uint8)
+
+    with pytest.raises(ValueError, match="zip"):
+        draw_predictions(pixels, predictions(captions), title="Some images")

@@ -34,8 +34,9 @@ def draw_image_grid(
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels:
         axes.set_axis_off()
+    pictures = list(zip(images, captions, strict=True))
     # Panels at the end of the last row may stay empty.
-    for axes, image, caption in zip(panels, images, captions, strict=False):
+    for axes, (image, caption) in zip(panels, pictures, strict=False):
         axes.imshow(image)
         axes.set_title(caption, fontsize=font_size, fontweight="normal")
     if not captions:
