@@ -68,12 +68,12 @@ def test_pairs_are_drawn_with_what_tells_them_apart() -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     exact = PAIR | {"kind": "exact", "similarity": 1.0, "first_sample": 0, "second_sample": 1}
     figure = draw_duplicates([exact, PAIR], lambda samples: images[samples])
-    drawn = [axes.images[0].get_array() for axes in figure.axes]
-    assert np.array_equal(np.stack(drawn), images)
-    titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert "same pixels" in titles[0]
-    assert "0.87 alike" in titles[2]
-    assert titles[0].splitlines()[1] == "…name_of_a_file_0001.jpg"
+    (axes,) = figure.axes
+    assert np.array_equal(np.stack([image.get_array() for image in axes.images]), images)
+    captions = [text.get_text() for text in axes.texts]
+    assert "same pixels" in captions[0]
+    assert "0.87 alike" in captions[2]
+    assert captions[0].splitlines()[1] == "…name_of_a_file_0001.jpg"
     assert "train, cat, train/cat/a_very_long_name_of_a_file_0001.jpg" in figure.get_label()
     assert "test, no class, test/1.jpg: same pixels" in figure.get_label()
 

@@ -121,11 +121,11 @@ def test_sample_errors_show_the_image_and_both_classes() -> None:
     wrong = select_worst_errors(PREDICTIONS, 12)
     images = np.stack([np.full((4, 4, 3), sample, np.uint8) for sample in wrong["sample"]])
     figure = draw_sample_errors(images, wrong, CLASSES)
-    shown = [axes for axes in figure.axes if axes.images]
-    assert [int(axes.images[0].get_array()[0, 0, 0]) for axes in shown] == [104, 102, 101]
-    titles = [axes.get_title("left").splitlines() for axes in shown]
-    assert titles[0][:2] == ["true: owl", "✗ predicted: cat"]
-    assert titles[2] == [
+    (axes,) = figure.axes
+    assert [int(image.get_array()[0, 0, 0]) for image in axes.images] == [104, 102, 101]
+    captions = [text.get_text().splitlines() for text in axes.texts]
+    assert captions[0][:2] == ["true: owl", "✗ predicted: cat"]
+    assert captions[2] == [
         "true: cat",
         "✗ predicted: dog",
         f"probability: {100 * np.e**2 / (np.e**2 + 2):.0f} %",
@@ -138,11 +138,11 @@ def test_long_names_are_shortened_to_fit_the_panel() -> None:
     figure = draw_sample_errors(
         np.zeros((1, 4, 4, 3), np.uint8), wrong, ["c" * 98 + "1", "dog", "o" * 98 + "2"]
     )
-    figure.draw_without_rendering()
-    lines = figure.axes[0].get_title("left").splitlines()
+    (caption,) = figure.axes[0].texts
+    lines = caption.get_text().splitlines()
     assert [len(line) for line in lines[:2]] == [26, 27]
     assert [line[-1] for line in lines[:2]] == ["2", "1"]  # names often differ at their ends
-    assert figure.axes[0].get_tightbbox().width <= figure.bbox.width / 4
+    assert caption.get_window_extent().x1 <= figure.bbox.width / 4
     assert "o" * 98 + "2" in figure.get_label()
 
 

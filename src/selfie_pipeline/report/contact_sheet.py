@@ -43,7 +43,7 @@ def draw_predictions(images: NDArray[np.uint8], predictions: pd.DataFrame, *, ti
         images,
         captions,
         columns=6,
-        panel_inches=(1.9, 2.4),
+        width_inches=1.9,
         font_size=7,
         placeholder="no images",
     )

@@ -73,7 +73,7 @@ def draw_duplicates(
         images,
         captions,
         columns=4,
-        panel_inches=(1.7, 2.4),
+        width_inches=1.7,
         font_size=7,
         placeholder="no image is in two splits",
     )

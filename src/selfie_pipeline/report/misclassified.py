@@ -88,7 +88,7 @@ def draw_sample_errors(
         images,
         captions,
         columns=4,
-        panel_inches=(2.1, 2.7),
+        width_inches=2.1,
         font_size=8,
         placeholder="no image is misclassified",
     )
