@@ -183,13 +183,14 @@ def run(
     labels = digits[1]
     split = np.where(np.arange(len(labels)) % 9 == 0, "validation", "train")
     samples = pd.DataFrame({"sample": np.arange(len(labels)), "label": labels, "split": split})
-    search = Search("supervised", 0.1, {}, config.tune)
+    lineage = {"configuration": {"finetune": {"peak_learning_rate": 0.05}}}
+    search = Search("supervised", 0.1, lineage, config.tune)
 
     def run(folder: str = "", before: list[FrozenTrial] | None = None) -> FrozenTrial:
         images, recipe, compute = make_images(config), config.finetune, config.compute
         folders = (tmp_path / folder, "auto", None)
         objective = _Objective(search, samples, images, config.model, recipe, compute, *folders)
-        return run_trial(objective, {"peak_learning_rate": 0.05}, before or [])
+        return run_trial(search, objective, before or [])
 
     return run
 

@@ -56,42 +56,24 @@ def open_studies(path: Path) -> Iterator[optuna.storages.RDBStorage]:
 
 
 def open_study(search: Search, storage: optuna.storages.BaseStorage) -> optuna.Study:
-    """Load the study, or create it.
-
-    Trials that an interrupted run had begun have failed. Their values are drawn again, because
-    they follow from the seed and the trials that ended.
-    """
-    study = optuna.create_study(
+    """Load the study, or create it."""
+    return optuna.create_study(
         study_name=search.study_name,
         storage=storage,
         direction="maximize",
         load_if_exists=True,
     )
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
-    return study
 
 
 def run_search(search: Search, study: optuna.Study, objective: Objective) -> Job[None]:
     """Run the remaining trials; the values of each depend on those before.
 
-    Only this process reads and writes the study's storage. The yielded calls receive the
-    trials before them and need nothing else, so they may run on other machines, with the same
-    results.
+    Only this process reads and writes the study's storage, which gets a trial after its end: one
+    that is interrupted is run again, with the same values. The yielded calls receive the trials
+    before them and need nothing else, so they may run on other machines, with the same results.
     """
-    while (finished := len(finished_trials(study))) < search.tune.trials:
-        if finished < _INITIAL_TRIALS and not study.get_trials(states=(TrialState.WAITING,)):
-            study.enqueue_trial(search.initial_settings(finished))
-        study.sampler = optuna.samplers.TPESampler(
-            n_startup_trials=_INITIAL_TRIALS, seed=(search.tune.seed + finished) % 2**32
-        )
-        trial = study.ask()
-        settings = search.suggest(trial)
-        tried: FrozenTrial = yield partial(run_trial, objective, settings, finished_trials(study))
-        for step, score in tried.intermediate_values.items():
-            trial.report(score, step)
-        pruned = tried.state == TrialState.PRUNED
-        study.tell(trial, None if pruned else tried.value, tried.state)
+    while len(before := finished_trials(study)) < search.tune.trials:
+        study.add_trial((yield partial(run_trial, search, objective, before)))
 
 
 def best_result(search: Search, study: optuna.Study) -> SearchResult | None:
@@ -109,27 +91,33 @@ def best_result(search: Search, study: optuna.Study) -> SearchResult | None:
     )
 
 
-def run_trial(
-    objective: Objective, settings: dict[str, float], before: list[FrozenTrial]
-) -> FrozenTrial:
+def run_trial(search: Search, objective: Objective, before: list[FrozenTrial]) -> FrozenTrial:
     """Run one trial.
 
-    Whether it is pruned depends on its search's trials so far, `before`.
+    Its values, and whether it is pruned, follow from its search's seed and trials so far, `before`.
 
     Returns:
         The trial, completed or pruned.
     """
+    number = len(before)
     study = optuna.create_study(
         direction="maximize",
+        sampler=optuna.samplers.TPESampler(
+            n_startup_trials=_INITIAL_TRIALS, seed=(search.tune.seed + number) % 2**32
+        ),
         # Under a cosine schedule high rates catch up late, so only the worst quarter is pruned.
         pruner=optuna.pruners.PercentilePruner(75, n_startup_trials=3),
     )
     study.add_trials(before)
-    study.enqueue_trial(settings)
+    if number < _INITIAL_TRIALS:
+        study.enqueue_trial(search.initial_settings(number))
     study.optimize(objective, n_trials=1)
     return study.trials[-1]
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that were completed or pruned, without those that were interrupted."""
+    """Return the trials that were completed or pruned.
+
+    Earlier commits also stored those that were interrupted.
+    """
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
