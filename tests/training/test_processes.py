@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.datasets.atomic import MissingVersionError
+from selfie_pipeline.datasets.atomic import MissingVersionError, missing_version_error
 from selfie_pipeline.training.jobs import Job, WorkerDiedError
 from selfie_pipeline.training.processes import run_in_processes
 from selfie_pipeline.training.signals import StopRequest, TrainingInterrupted
@@ -41,7 +41,7 @@ def refuse() -> None:
 
 
 def miss() -> None:
-    raise MissingVersionError(Path("encoder"), ["v2", "v1"])  # can't be pickled
+    raise missing_version_error(Path("encoder"), ["v2", "v1"])
 
 
 def fail() -> None:
@@ -142,7 +142,7 @@ def test_a_process_that_died_of_the_signal_that_stops_all_is_no_lack_of_memory()
 
 @pytest.mark.parametrize(
     ("function", "error"),
-    [(refuse, UserError), (miss, UserError), (fail, ZeroDivisionError)],
+    [(refuse, UserError), (miss, MissingVersionError), (fail, ZeroDivisionError)],
 )
 def test_an_error_lets_the_others_save_and_is_raised(
     function: Callable[[], None], error: type[Exception], tmp_path: Path

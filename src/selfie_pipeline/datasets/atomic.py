@@ -32,16 +32,12 @@ class CatalogError(UserError, DatasetError):
 class MissingVersionError(CatalogError):
     """A version that was asked for does not exist."""
 
-    def __init__(self, path: Path, versions: Collection[str]) -> None:
-        """Create the error.
 
-        Args:
-            path: Path of the version.
-            versions: The versions that exist, latest first.
-        """
-        super().__init__(
-            f"{path} does not exist; available versions: {list_first(versions, 10) or 'none'}"
-        )
+def missing_version_error(path: Path, versions: Collection[str]) -> MissingVersionError:
+    """Return the error for a missing path of a version; `versions` exist, the latest first."""
+    return MissingVersionError(
+        f"{path} does not exist; available versions: {list_first(versions, 10) or 'none'}"
+    )
 
 
 @contextmanager
@@ -116,7 +112,7 @@ class AtomicDataset(
         path = Path(self._get_load_path())
         if not path.exists():
             versions = self.list_versions(full_path=False) if self._version else []
-            raise MissingVersionError(path, versions)
+            raise missing_version_error(path, versions)
         return self._read(path)
 
     def save(self, data: _Saved) -> None:

@@ -10,7 +10,7 @@ from kedro_datasets._typing import TablePreview
 from kedro_datasets.json.json_dataset import JSONDataset
 from kedro_datasets.text.text_dataset import TextDataset
 
-from selfie_pipeline.datasets.atomic import AtomicSaveMixin, MissingVersionError
+from selfie_pipeline.datasets.atomic import AtomicSaveMixin, missing_version_error
 
 _HIDDEN_ELEMENTS = {"head", "style", "script", "svg"}
 """HTML elements whose text is not part of the visible page."""
@@ -33,7 +33,7 @@ class OptionalJSONDataset(AtomicJSONDataset):
             return super().load()
         if self._version and self._version.load:
             path = Path(self._get_load_path())
-            raise MissingVersionError(path, self.list_versions(full_path=False))
+            raise missing_version_error(path, self.list_versions(full_path=False))
         return []
 
     def _exists(self) -> bool:

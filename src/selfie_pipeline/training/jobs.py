@@ -25,21 +25,6 @@ class WorkerDiedError(UserError):
     """The process that ran a call of a job died, at every attempt."""
 
 
-def make_call(call: Callable[[], Any]) -> Any:
-    """Make a call in another process than that of its job, and return its result.
-
-    Raises:
-        TrainingInterrupted: The call raised it.
-        UserError: The call raised it, or a subclass of it, of which not all can be pickled.
-    """
-    try:
-        return call()
-    except TrainingInterrupted:
-        raise
-    except UserError as error:
-        raise UserError(str(error)) from None
-
-
 def jobs_interrupted(received: signal.Signals, done: int, total: int) -> TrainingInterrupted:
     """Return the error for a signal that stopped jobs."""
     return TrainingInterrupted(

@@ -25,7 +25,6 @@ from selfie_pipeline.training.jobs import (
     Job,
     WorkerDiedError,
     jobs_interrupted,
-    make_call,
 )
 from selfie_pipeline.training.signals import StopRequest
 
@@ -167,4 +166,4 @@ def _end_with_parent() -> None:
 
 
 def _execute(call: bytes) -> Any:
-    return make_call(pickle.loads(call))  # noqa: S301  # of the process that started this one
+    return pickle.loads(call)()  # noqa: S301  # of the process that started this one

@@ -25,7 +25,6 @@ from selfie_pipeline.training.jobs import (
     Job,
     WorkerDiedError,
     jobs_interrupted,
-    make_call,
 )
 from selfie_pipeline.training.signals import StopRequest
 
@@ -78,7 +77,7 @@ def run_ray_jobs(jobs: Sequence[Job[R]], compute: ComputeConfig) -> list[R]:
 
 def _execute(call: Callable[[], Any], threads: int) -> Any:
     torch.set_num_threads(threads)
-    return make_call(call)
+    return call()
 
 
 def _send_result(answer: ray.ObjectRef[Any], job: Job[R]) -> Callable[[], Any]:
