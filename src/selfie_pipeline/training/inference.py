@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -94,8 +92,7 @@ def compute_outputs(
     """
     infer = Inference(network, images.grids.mean, images.grids.std, device)
     batches = np.split(rows, range(_BATCH_SIZE, len(rows), _BATCH_SIZE))
-    quiet = not sys.stderr.isatty()
-    progress = tqdm(batches, title, unit="batch", delay=5, disable=quiet, leave=False)
+    progress = tqdm(batches, title, unit="batch", delay=5, disable=None, leave=False)
     return np.concatenate([infer(images.read_central(batch)) for batch in progress])
 
 
