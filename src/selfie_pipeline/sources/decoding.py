@@ -136,17 +136,9 @@ def _decode(file: Path | BinaryIO, canvas_size: int) -> _Decoded:
         raise UnreadableImageError(f"damaged: {' '.join(str(error).split())}") from error
 
 
-def try_decode(file: Path | BinaryIO, canvas_size: int) -> NDArray[np.uint8] | UnreadableImageError:
-    """Return the result of `decode_file`, or the error that it raises."""
-    try:
-        return decode_file(file, canvas_size)
-    except UnreadableImageError as error:
-        return error
-
-
 def decode_chunks(
     files: Iterable[_Item],
-    load: Callable[[_Item], BinaryIO | Path | UnreadableImageError],
+    load: Callable[[_Item], BinaryIO],
     canvas_size: int,
     start: int = 0,
 ) -> Iterator[Chunk]:
@@ -154,8 +146,8 @@ def decode_chunks(
 
     Args:
         files: Items of any type, consumed as needed.
-        load: Returns an item's file, which is closed after it is decoded, or the reason that there
-            is none; called in several threads.
+        load: Returns an item's file, which is closed after it is decoded, or raises
+            UnreadableImageError; called in several threads.
         canvas_size: Side of the images, pixels.
         start: Sample of the first file.
 
@@ -163,20 +155,15 @@ def decode_chunks(
         Chunks of consecutive samples.
 
     Raises:
-        Exception: Any exception of `load`, or of iterating over the files.
+        Exception: Any other exception of `load`, or of iterating over the files.
     """
 
     def decode(item: _Item) -> _Decoded | UnreadableImageError:
-        file = load(item)
-        if isinstance(file, UnreadableImageError):
-            return file
         try:
-            return _decode(file, canvas_size)
+            with load(item) as file:
+                return _decode(file, canvas_size)
         except UnreadableImageError as error:
             return error
-        finally:
-            if not isinstance(file, Path):
-                file.close()
 
     decoded = map_ordered(decode, files)
     step = max(1, CHUNK_BYTES // (3 * canvas_size**2))

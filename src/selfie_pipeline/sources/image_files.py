@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfie_pipeline.config import PatchConfig, UserError
-from selfie_pipeline.sources.decoding import UnreadableImageError, try_decode
+from selfie_pipeline.sources.decoding import UnreadableImageError, decode_file
 from selfie_pipeline.sources.folders import is_loop, walk_folders
 
 _ALLOWED = "allowed: a folder of image files, one file, or a pattern such as photos/*.jpg"
@@ -114,9 +114,10 @@ def read_windows(
     windows = [np.empty((0, patch.image_size, patch.image_size, 3), dtype=np.uint8)]
     reasons: list[str | None] = []
     for path in paths:
-        canvas = try_decode(path, patch.canvas_size)
-        if isinstance(canvas, UnreadableImageError):
-            reasons.append(str(canvas))
+        try:
+            canvas = decode_file(path, patch.canvas_size)
+        except UnreadableImageError as error:
+            reasons.append(str(error))
         else:
             windows.append(canvas[None, inside, inside])  # (1, H, W, 3)
             reasons.append(None)

@@ -20,6 +20,8 @@ from selfie_pipeline.config import UserError
 from selfie_pipeline.printable import list_first
 from selfie_pipeline.sources.base import RESIZING, Chunk, stale_error
 from selfie_pipeline.sources.decoding import (
+    REFUSED,
+    UnreadableImageError,
     decode_chunks,
     find_missing_decoders,
     has_image_extension,
@@ -148,20 +150,20 @@ class ImageFolder:
         except OSError:
             return ""  # the patch stage reports the reason
 
-    def _load(self, listed: tuple[str, str]) -> Path | BinaryIO:
-        """Open a listed file (place, sha256); return its path if it can't be read.
+    def _load(self, listed: tuple[str, str]) -> BinaryIO:
+        """Open a listed file (place, sha256).
 
         Raises:
+            UnreadableImageError: It can't be read, and could not when it was listed.
             UserError: Its content is not the listed one.
         """
         place, sha256 = listed
-        path = find_escaped(self._folder, place)
         try:
-            digest, file = _open_digested(path)
-        except OSError:  # the decoder returns the reason
+            digest, file = _open_digested(find_escaped(self._folder, place))
+        except OSError as error:
             if sha256:
                 raise stale_error(f"{self._folder / place} has") from None
-            return path
+            raise UnreadableImageError(f"{REFUSED}{error.strerror}") from error
         if digest != sha256:
             file.close()
             raise stale_error(f"{self._folder / place} has")

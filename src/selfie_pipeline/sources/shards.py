@@ -135,12 +135,10 @@ class Shards:
                 yield from self._reader.read_images(path, rows[begin:end] - first)
 
 
-def _open_bytes(content: bytes | None) -> BinaryIO | UnreadableImageError:
-    return (
-        UnreadableImageError("its bytes are not in the shard")
-        if content is None
-        else io.BytesIO(content)
-    )
+def _open_bytes(content: bytes | None) -> BinaryIO:
+    if content is None:
+        raise UnreadableImageError("its bytes are not in the shard")
+    return io.BytesIO(content)
 
 
 def _order_classes(present: Collection[str], published: Sequence[str]) -> tuple[str, ...]:
