@@ -60,15 +60,16 @@ def test_plain_timm_models_load_the_weights_and_compute_the_same(
     encoder = randomise_batch_norm(Selfie(config.model, config.patch))
     save_file(resnet.state_dict(), tmp_path / "resnetv2.safetensors")
     save_file(select_patch_network(encoder.state_dict()), tmp_path / "encoder.safetensors")
-    mean, std = [0.5, 0.4, 0.3], [0.2, 0.2, 0.25]
-    source = render_loader(config.model, CLASSES, 32, mean, std, has_encoder=True)
+    mean, std = np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.2, 0.25])
+    preprocessing = Preprocessing(config.patch, mean, std, CLASSES)
+    source = render_loader(config.model, preprocessing, has_encoder=True)
     (tmp_path / "load.py").write_text(source)
 
     loader = runpy.run_path(str(tmp_path / "load.py"))
     classifier, p = loader["load_classifier"](), loader["load_encoder"]()
 
     assert loader["CLASSES"] == CLASSES
-    assert (loader["IMAGE_SIZE"], loader["MEAN"]) == (32, [0.5, 0.4, 0.3])
+    assert (loader["IMAGE_SIZE"], loader["MEAN"]) == (config.patch.image_size, [0.5, 0.4, 0.3])
     assert not any(type(module).__module__.startswith("selfie") for module in classifier.modules())
     assert isinstance(encoder.patch_network, PatchNetwork)
     images = torch.randn(2, 3, 32, 32)

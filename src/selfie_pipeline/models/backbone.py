@@ -7,7 +7,7 @@ that tensors are transferred between them by name.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import cast
+from typing import Any, cast
 
 import timm
 from timm.layers.norm_act import BatchNormAct2d
@@ -36,16 +36,23 @@ def build_resnet(config: ModelConfig, classes: int) -> ResNetV2:
         timm.create_model(
             "resnetv2_50",
             num_classes=classes,
-            layers=config.layers,
-            channels=tuple(config.width * factor for factor in (4, 8, 16, 32)),
-            stem_chs=config.width,
-            preact=config.preactivation,
             conv_layer=create_conv2d,
+            **timm_arguments(config),
         ),
     )
     if config.stem == "small":
         network.stem = _build_small_stem(config)
     return network
+
+
+def timm_arguments(config: ModelConfig, stages: int = 4) -> dict[str, Any]:
+    """Return the arguments with which timm builds the first stages of the network."""
+    return {
+        "layers": config.layers[:stages],
+        "channels": tuple(config.width * factor for factor in (4, 8, 16, 32)[:stages]),
+        "stem_chs": config.width,
+        "preact": config.preactivation,
+    }
 
 
 def _build_small_stem(config: ModelConfig) -> nn.Sequential:

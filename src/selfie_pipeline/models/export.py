@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from selfie_pipeline.config import ModelConfig, UserError
 from selfie_pipeline.extras import require_extra
-from selfie_pipeline.models.backbone import PRETRAINED_STAGES
+from selfie_pipeline.models.backbone import PRETRAINED_STAGES, timm_arguments
 from selfie_pipeline.models.classifier import Classifier
 from selfie_pipeline.models.image_classifier import ImageClassifier
 from selfie_pipeline.models.preprocessing import Preprocessing
@@ -58,55 +58,42 @@ def load_encoder() -> nn.Module:
 '''
 
 
-def render_loader(
-    model: ModelConfig,
-    classes: list[str],
-    image_size: int,
-    mean: list[float],
-    std: list[float],
-    *,
-    has_encoder: bool,
-) -> str:
+def render_loader(model: ModelConfig, preprocessing: Preprocessing, *, has_encoder: bool) -> str:
     """Render a Python file that loads the ResNet, and P if it is there, with timm alone.
 
     Args:
         model: Model parameters.
-        classes: Names of the classifier's outputs.
-        image_size: Side of the classifier's images in pixels.
-        mean: Mean of each channel, for pixels scaled to 0 to 1.
-        std: Standard deviation of each channel, for pixels scaled to 0 to 1.
+        preprocessing: The preprocessing of the classifier's images.
         has_encoder: Whether P is saved beside it, too.
 
     Returns:
         Source code with the functions `load_classifier` and, for P, `load_encoder`. They load the
         tensors of `models.backbone.build_resnet` and those that `select_patch_network` returns.
     """
-    encoder = _format_timm_model(model, PRETRAINED_STAGES, classes=0)
+    classes = preprocessing.classes
+    classifier = _format_timm_model(model, classes=len(classes))
+    encoder = _format_timm_model(model, PRETRAINED_STAGES)
     if model.preactivation and not model.normalise_before_pooling:
         encoder.append("network.norm = nn.Identity()")
     return (_LOADER + _ENCODER_LOADER * has_encoder).format(
         classes=classes,
-        image_size=image_size,
-        mean=mean,
-        std=std,
+        image_size=preprocessing.patch.image_size,
+        mean=preprocessing.mean.tolist(),
+        std=preprocessing.std.tolist(),
         outputs=len(classes),
         features=model.features,
-        classifier="\n    ".join(_format_timm_model(model, len(model.layers), len(classes))),
+        classifier="\n    ".join(classifier),
         encoder="\n    ".join(encoder),
     )
 
 
-def _format_timm_model(model: ModelConfig, stages: int, classes: int) -> list[str]:
+def _format_timm_model(model: ModelConfig, stages: int = 4, classes: int = 0) -> list[str]:
     """Return the lines that build a ResNet of some stages; see `models.backbone.build_resnet`."""
-    channels = tuple(model.width * factor for factor in (4, 8, 16, 32)[:stages])
+    arguments = {"num_classes": classes, **timm_arguments(model, stages)}
     lines = [
         "network = timm.create_model(",
         '    "resnetv2_50",',
-        f"    num_classes={classes},",
-        f"    layers={model.layers[:stages]},",
-        f"    channels={channels},",
-        f"    stem_chs={model.width},",
-        f"    preact={model.preactivation},",
+        *(f"    {name}={value!r}," for name, value in arguments.items()),
         ")",
     ]
     if model.stem == "small":  # timm has no argument for it

@@ -54,10 +54,7 @@ def export_classifier(
     if configuration["finetune"]["architecture"] == "resnet":
         loader = render_loader(
             ModelConfig.model_validate(configuration["model"]),
-            preprocessing.classes,
-            preprocessing.patch.image_size,
-            preprocessing.mean.tolist(),
-            preprocessing.std.tolist(),
+            preprocessing,
             has_encoder=encoder is not None,
         )
         files["load.py"] = loader.encode()
