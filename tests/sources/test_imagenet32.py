@@ -148,6 +148,17 @@ def test_a_damaged_part_is_named(folder, write, change, message):
         list(ImageNet32(folder).images(None, 32))
 
 
+def test_labels_that_are_no_array_are_damage(tmp_path):
+    """As lists of several lengths in a pickle, of which numpy makes no array."""
+    for name, part in PARTS.items():
+        write_pickle(tmp_path, name, part)
+    content = PARTS["val_data"] | {"labels": [1, [2], 3, 1]}
+    (tmp_path / "val_data").write_bytes(pickle.dumps(content, protocol=4))
+
+    with pytest.raises(UserError, match="val_data is damaged: labels is not a list of integers"):
+        ImageNet32(tmp_path)
+
+
 @pytest.mark.parametrize("key", ["labels", "data"])
 def test_a_part_without_an_entry_is_named(folder, write, key):
     part = dict(PARTS["train_data_batch_2"])

@@ -130,7 +130,10 @@ def _read(path: Path, key: str) -> Any:
 
 def _read_labels(path: Path) -> NDArray[np.int64]:
     """Read the labels of a part, (n,), and subtract 1."""
-    labels = np.asarray(_read(path, "labels"))
+    try:
+        labels = np.asarray(_read(path, "labels"))
+    except ValueError:  # lists of several lengths
+        labels = np.empty(0)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
         raise damaged_error(path, "labels is not a list of integers, one per image")
     labels = labels.astype(np.int64)  # of larger ones, negative numbers
