@@ -27,7 +27,7 @@ from selfie_pipeline.evaluation.suggestions import select_diverse
 from selfie_pipeline.models.backbone import PatchNetwork
 from selfie_pipeline.models.classifier import Classifier
 from selfie_pipeline.models.selfie import restore_encoder
-from selfie_pipeline.sources.cifar10 import Cifar10
+from selfie_pipeline.sources.cifar10 import read_cifar10
 from selfie_pipeline.training.data.batches import WindowReader
 from selfie_pipeline.training.data.subset import labeled_subset
 from selfie_pipeline.training.device import find_device
@@ -51,7 +51,7 @@ class Cifar:
         config = recipe("cifar10_small")
         self.config = config
         self.recipe = config.finetune.model_copy(update=changes)
-        source = Cifar10(folder)
+        source = read_cifar10(folder)
         samples = source.samples()
         self.labels = samples["label"].to_numpy()
         pixels = np.concatenate([chunk.images for chunk in source.images(samples, 32)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from selfie_pipeline.config import UserError
-from selfie_pipeline.sources.imagenet32 import ImageNet32
+from selfie_pipeline.sources.imagenet32 import open_imagenet32
 
 
 def make_part(images, seed):
@@ -51,7 +51,7 @@ def folder(tmp_path, write):
 
 
 def test_the_table_has_the_training_parts_by_number_then_the_test_part(folder):
-    source = ImageNet32(folder)
+    source = open_imagenet32(folder)
     samples = source.samples()
 
     assert source.classes == ("1", "2", "3")
@@ -68,7 +68,7 @@ def test_the_table_has_the_training_parts_by_number_then_the_test_part(folder):
 
 @pytest.mark.parametrize("start", [0, 4, 5, 6, 16, 20])
 def test_images_are_in_the_table_order_from_any_sample_on(folder, start):
-    source = ImageNet32(folder)
+    source = open_imagenet32(folder)
 
     chunks = list(source.images(source.samples(), 32, start))
 
@@ -84,28 +84,28 @@ def rows(chunks):
 
 
 def test_images_are_fitted_to_the_canvas(folder, all_images):
-    assert all_images(ImageNet32(folder), 48).shape == (20, 48, 48, 3)
+    assert all_images(open_imagenet32(folder), 48).shape == (20, 48, 48, 3)
 
 
 def test_the_fingerprint_depends_on_the_files(folder, write):
-    source = ImageNet32(folder)
+    source = open_imagenet32(folder)
     before = source.fingerprint(source.samples())
-    assert ImageNet32(folder).fingerprint(source.samples()) == before
+    assert open_imagenet32(folder).fingerprint(source.samples()) == before
 
     part = PARTS["val_data"]
     other = part["data"].copy()
     other[3, 3071] ^= 1
     write("val_data", part | {"data": other})
 
-    assert ImageNet32(folder).fingerprint(source.samples()) != before
+    assert open_imagenet32(folder).fingerprint(source.samples()) != before
 
 
 def test_labels_that_differ_from_the_listed_ones_are_detected(folder, write):
-    samples = ImageNet32(folder).samples()
+    samples = open_imagenet32(folder).samples()
     write("val_data", PARTS["val_data"] | {"labels": np.array([1, 2, 3, 2])})
 
     with pytest.raises(UserError, match="the raw files have changed since"):
-        ImageNet32(folder).fingerprint(samples)
+        open_imagenet32(folder).fingerprint(samples)
 
 
 def test_class_names_come_from_the_publishers_list(folder):
@@ -113,7 +113,7 @@ def test_class_names_come_from_the_publishers_list(folder):
         "n02119789 1 kit_fox\nn02100735 2 English_setter\nn02110185 3 crane\nn02096294 4 crane\n"
     )
 
-    source = ImageNet32(folder)
+    source = open_imagenet32(folder)
 
     assert source.classes == ("kit_fox", "English_setter", "crane")
     assert source.samples()["class_name"][1] == "English_setter"
@@ -124,7 +124,7 @@ def test_classes_of_the_same_name_are_told_apart(folder):
         "n02012849 1 crane\nn02100735 2 dog\nn03126707 3 crane\n"
     )
 
-    assert ImageNet32(folder).classes == ("crane", "dog", "crane (3)")
+    assert open_imagenet32(folder).classes == ("crane", "dog", "crane (3)")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_damaged_part_is_named(folder, write, change, message):
     write("train_data_batch_1", PARTS["train_data_batch_1"] | change)
 
     with pytest.raises(UserError, match=rf"train_data_batch_1(\.npz)? is damaged: .*{message}"):
-        list(ImageNet32(folder).images(None, 32))
+        list(open_imagenet32(folder).images(None, 32))
 
 
 def test_labels_that_are_no_array_are_damage(tmp_path):
@@ -156,7 +156,7 @@ def test_labels_that_are_no_array_are_damage(tmp_path):
     (tmp_path / "val_data").write_bytes(pickle.dumps(content, protocol=4))
 
     with pytest.raises(UserError, match="val_data is damaged: labels is not a list of integers"):
-        ImageNet32(tmp_path)
+        open_imagenet32(tmp_path)
 
 
 @pytest.mark.parametrize("key", ["labels", "data"])
@@ -169,7 +169,7 @@ def test_a_part_without_an_entry_is_named(folder, write, key):
     write("train_data_batch_2", part)
 
     with pytest.raises(UserError, match=f"train_data_batch_2.* is damaged: {key} is not"):
-        list(ImageNet32(folder).images(None, 32))
+        list(open_imagenet32(folder).images(None, 32))
 
 
 def test_a_cut_off_part_is_named(folder):
@@ -177,7 +177,7 @@ def test_a_cut_off_part_is_named(folder):
     path.write_bytes(path.read_bytes()[:-1000])
 
     with pytest.raises(UserError, match=r"val_data.* is damaged"):
-        list(ImageNet32(folder).images(None, 32))
+        list(open_imagenet32(folder).images(None, 32))
 
 
 def test_missing_parts_are_named(folder):
@@ -185,7 +185,7 @@ def test_missing_parts_are_named(folder):
         next(folder.glob(f"train_data_batch_{number}*")).unlink()
 
     with pytest.raises(UserError, match=r"lacks train_data_batch_2(\.npz)?, train_data_batch_9"):
-        ImageNet32(folder)
+        open_imagenet32(folder)
 
 
 def test_a_missing_part_has_the_format_of_the_others(tmp_path):
@@ -194,7 +194,7 @@ def test_a_missing_part_has_the_format_of_the_others(tmp_path):
         (tmp_path / name).touch()
 
     with pytest.raises(UserError, match=r"lacks train_data_batch_2\.npz;"):
-        ImageNet32(tmp_path)
+        open_imagenet32(tmp_path)
 
 
 def test_a_part_of_a_huge_number_is_missing_parts_too(folder):
@@ -202,7 +202,7 @@ def test_a_part_of_a_huge_number_is_missing_parts_too(folder):
     path.rename(path.with_stem("train_data_batch_2000000000"))
 
     with pytest.raises(UserError, match=r"lacks train_data_batch_2(\.npz)?, train_data_batch_11"):
-        ImageNet32(folder)
+        open_imagenet32(folder)
 
 
 def test_a_damaged_header_of_an_array_is_named(tmp_path):
@@ -212,19 +212,19 @@ def test_a_damaged_header_of_an_array_is_named(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"'shape': (4,)", b"'shape': (4,{"))
 
     with pytest.raises(UserError, match=r"val_data\.npz is damaged"):
-        ImageNet32(tmp_path)
+        open_imagenet32(tmp_path)
 
 
 def test_a_missing_test_part_is_named(folder):
     next(folder.glob("val_data*")).unlink()
 
     with pytest.raises(UserError, match="lacks val_data"):
-        ImageNet32(folder)
+        open_imagenet32(folder)
 
 
 def test_an_empty_folder_is_refused_with_the_expected_files(tmp_path):
     with pytest.raises(UserError, match=r"lacks train_data_batch_1\.npz; put the parts of"):
-        ImageNet32(tmp_path)
+        open_imagenet32(tmp_path)
 
 
 def test_a_part_with_objects_is_not_unpickled(tmp_path):
@@ -233,11 +233,11 @@ def test_a_part_with_objects_is_not_unpickled(tmp_path):
     np.savez(tmp_path / "val_data.npz", data=np.array([{}]), labels=np.array([{}]))
 
     with pytest.raises(UserError, match=r"val_data\.npz is damaged"):
-        ImageNet32(tmp_path)
+        open_imagenet32(tmp_path)
 
 
 def test_real_files_have_the_pixels_of_a_plain_read(imagenet32_mini, all_images):
-    source = ImageNet32(imagenet32_mini)
+    source = open_imagenet32(imagenet32_mini)
     names = ("train_data_batch_1", "train_data_batch_2", "val_data")
     real = [np.load(imagenet32_mini / f"{name}.npz") for name in names]
 

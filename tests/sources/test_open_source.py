@@ -4,7 +4,6 @@ import pytest
 
 from selfie_pipeline.config import UserError
 from selfie_pipeline.sources import open_source
-from selfie_pipeline.sources.cifar10 import Cifar10
 from selfie_pipeline.sources.digits import Digits
 
 
@@ -18,7 +17,7 @@ def test_a_source_of_files_is_opened_in_its_folder(data_config, cifar_folder, ab
 
     source = open_source(data_config(source="cifar10", folder=folder), cifar_folder.parent)
 
-    assert isinstance(source, Cifar10)
+    assert len(source.samples()) == 23
 
 
 def test_the_home_folder_is_expanded_in_folder_and_labels(

@@ -10,7 +10,7 @@ from selfie_pipeline.config import DataConfig, UserError
 from selfie_pipeline.sources.base import Source
 from selfie_pipeline.sources.cifar10 import open_cifar10
 from selfie_pipeline.sources.image_set import open_image_set
-from selfie_pipeline.sources.imagenet32 import ImageNet32
+from selfie_pipeline.sources.imagenet32 import open_imagenet32
 from selfie_pipeline.sources.label_tables import read_label_tables
 from selfie_pipeline.sources.samples import check_samples, count_samples
 
@@ -18,7 +18,7 @@ __all__ = ["Source", "check_samples", "count_samples", "open_source"]
 
 _FOLDER_SOURCES: dict[str, Callable[[Path], Source]] = {
     "cifar10": open_cifar10,
-    "imagenet32": ImageNet32,
+    "imagenet32": open_imagenet32,
 }
 
 

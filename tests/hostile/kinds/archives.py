@@ -21,8 +21,8 @@ from tests.hostile.inputs import Input, Kind, WrongResultError
 from tests.hostile.trials import CANARY
 
 from selfie_pipeline.sources.base import Chunk, Source
-from selfie_pipeline.sources.cifar10 import Cifar10
-from selfie_pipeline.sources.imagenet32 import ImageNet32
+from selfie_pipeline.sources.cifar10 import read_cifar10
+from selfie_pipeline.sources.imagenet32 import open_imagenet32
 from selfie_pipeline.sources.samples import check_samples, count_samples
 
 _CLASSES = 3
@@ -205,7 +205,7 @@ def _cifar_damaged(draw: st.DrawFn) -> Input:
 
 
 def _read_cifar(item: Input, folder: Path) -> None:
-    read_source(Cifar10(folder / "input"))
+    read_source(read_cifar10(folder / "input"))
 
 
 def _npy(array: Any, header: bytes | None = None) -> bytes:
@@ -369,7 +369,7 @@ def _npz_bombs(draw: st.DrawFn) -> Input:
 
 
 def _read_imagenet(item: Input, folder: Path) -> None:
-    read_source(ImageNet32(folder / "input"))
+    read_source(open_imagenet32(folder / "input"))
 
 
 KINDS = [
