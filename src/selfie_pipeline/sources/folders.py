@@ -53,16 +53,13 @@ def walk_folders(
             if identity in skipped:
                 continue
             first = seen.get(identity)
-            files, subfolders = _scan(path) if first is None else ([], [])
+            files, subfolders = scan_folder(path) if first is None else ([], [])
         except OSError as error:
             reason = f"{error.filename} can't be read: {error.strerror}"
             raise UserError(f"{subject}{reason}") from error
         seen.setdefault(identity, path)
         for subfolder in subfolders:
-            if not os.path.islink(subfolder):
-                folders.append(subfolder)
-            elif not is_loop(subfolder):
-                links.append(subfolder)
+            (links if os.path.islink(subfolder) else folders).append(subfolder)
         yield WalkedFolder(path, identity, files, first)
 
 
@@ -76,7 +73,7 @@ def identify(folder: str | Path) -> Identity:
     return status.st_dev, status.st_ino
 
 
-def is_loop(path: str | Path) -> bool:
+def is_loop(path: str | os.PathLike[str]) -> bool:
     """Return True for a link to a folder that contains the link."""
     real = os.path.realpath(path)
     return os.path.commonpath([real, os.path.realpath(os.path.dirname(path))]) == real
@@ -96,8 +93,10 @@ def find_escaped(folder: Path, place: str) -> Path:
     return folder / os.fsdecode(name)
 
 
-def _scan(path: str) -> tuple[list[str], list[str]]:
+def scan_folder(path: str | Path) -> tuple[list[str], list[str]]:
     """Return the names of a folder's files, and the paths of its subfolders, sorted.
+
+    Hidden subfolders are left out, and links to folders that contain the link.
 
     Raises:
         OSError: The folder can't be read.
@@ -110,6 +109,6 @@ def _scan(path: str) -> tuple[list[str], list[str]]:
                 is_folder = entry.is_dir()
             if not is_folder:
                 files.append(entry.name)
-            elif not entry.name.startswith("."):
+            elif not entry.name.startswith(".") and not (entry.is_symlink() and is_loop(entry)):
                 subfolders.append(entry.path)
     return files, sorted(subfolders)

@@ -31,7 +31,7 @@ from selfie_pipeline.sources.folders import (
     escape_name,
     find_escaped,
     identify,
-    is_loop,
+    scan_folder,
     walk_folders,
 )
 from selfie_pipeline.sources.ground_truth import load_ground_truth
@@ -368,18 +368,12 @@ def _file_size(path: str) -> int | None:
 
 
 def _list_subfolders(folder: Path) -> list[Path]:
-    """List the subfolders that are neither hidden nor links to folders around them, sorted by name.
+    """List the subfolders as `scan_folder` does.
 
     Raises:
         UserError: The folder can't be read.
     """
     try:
-        return sorted(
-            path
-            for path in folder.iterdir()
-            if path.is_dir()
-            and not path.name.startswith(".")
-            and not (path.is_symlink() and is_loop(path))
-        )
+        return [Path(path) for path in scan_folder(folder)[1]]
     except OSError as error:
         raise UserError(f"{folder} can't be read: {error.strerror}") from error
