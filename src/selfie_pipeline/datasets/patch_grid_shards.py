@@ -46,6 +46,9 @@ PROGRESS_INTERVAL_S = 1.0
 
 _PROGRESS = "progress.json"
 
+_CHANNELS = 3
+"""C: red, green and blue."""
+
 PatchChunk = tuple[NDArray[np.uint8], Mapping[int, str]]
 """Patch grids (n, N, C, p, p) of the next n samples, and the reasons of the unreadable ones."""
 
@@ -67,6 +70,11 @@ class PendingPatchGrids:
     statistics_rows: NDArray[np.bool_]
     """Mask of shape (samples,): the rows over which mean and standard deviation are computed,
     except for unreadable ones."""
+
+    @property
+    def row_shape(self) -> tuple[int, int, int, int]:
+        """The shape of one sample, (N, C, p, p)."""
+        return (math.prod(self.grid), _CHANNELS, self.patch_size, self.patch_size)
 
 
 def write_version(new: PendingPatchGrids, folder: Path) -> Manifest:
@@ -153,6 +161,8 @@ class _ShardWriter:
         self._folder = folder
         self._new = new
         self._executor = executor
+        self._row_bytes = math.prod(new.row_shape)
+        self._rows_per_shard = max(1, SHARD_BYTES // self._row_bytes)
         self._saving: Future[None] = Future()
         self._saving.set_result(None)
         self._saved_at = time.monotonic()
@@ -173,9 +183,10 @@ class _ShardWriter:
             ValueError: A shard is too short.
         """
         self.written = progress.written
-        self.sums = np.array(progress.sums, dtype=object).reshape(-1, 3)  # (C, 3): Python ints
+        sums = progress.sums or [[0, 0, 0]] * _CHANNELS
+        self.sums = np.array(sums, dtype=object)  # (C, 3): Python ints
         self.unreadable = dict(progress.unreadable)
-        shards = -(-self.written // self._rows_per_shard) if self.written else 0
+        shards = -(-self.written // self._rows_per_shard)
         self._checksums = [*progress.checksums, *[0] * (shards - len(progress.checksums))]
         self._folder.mkdir(exist_ok=True)
         expected = {shard.file: shard.bytes for shard in self.shards()}
@@ -189,28 +200,16 @@ class _ShardWriter:
         if len(progress.checksums) < shards:  # an earlier commit wrote it
             self._checksums = [file_crc32(self._folder / name) for name in expected]
 
-    @property
-    def _row_shape(self) -> tuple[int, int, int, int]:
-        """(N, C, p, p)."""
-        size = self._new.patch_size
-        return (math.prod(self._new.grid), len(self.sums), size, size)
-
-    @property
-    def _rows_per_shard(self) -> int:
-        return max(1, SHARD_BYTES // math.prod(self._row_shape))
-
     def append(self, chunk: NDArray[np.uint8], unreadable: Mapping[int, str]) -> None:
         """Write rows (n, N, C, p, p).
 
         Raises:
             ValueError: Their dtype or shape is not the expected one, or there are too many.
         """
-        if not self.written and chunk.ndim == 5:  # noqa: PLR2004  (n, N, C, p, p)
-            self.sums = np.zeros((chunk.shape[2], 3), dtype=object)
-        if chunk.dtype != np.uint8 or chunk.shape[1:] != self._row_shape:
+        if chunk.dtype != np.uint8 or chunk.shape[1:] != self._new.row_shape:
             raise ValueError(
                 f"a chunk is {chunk.dtype} of shape {chunk.shape}, not uint8 of shape "
-                f"{('n', *self._row_shape)}"
+                f"{('n', *self._new.row_shape)}"
             )
         if self.written + len(chunk) > self._new.samples:
             raise ValueError(
@@ -219,10 +218,9 @@ class _ShardWriter:
             )
         self._add_statistics(chunk, unreadable)
         self.unreadable.update(unreadable)
-        rows_per_shard = self._rows_per_shard
         while len(chunk):
-            index, row = divmod(self.written, rows_per_shard)
-            part = chunk[: rows_per_shard - row]
+            index, row = divmod(self.written, self._rows_per_shard)
+            part = chunk[: self._rows_per_shard - row]
             path = self._shard_path(index)
             with path.open("ab") as file:
                 if row == 0:
@@ -274,15 +272,12 @@ class _ShardWriter:
 
     def shards(self) -> list[Shard]:
         """Return the shards that have been written."""
-        if not self.written:
-            return []
         step = self._rows_per_shard
-        row_bytes = math.prod(self._row_shape)
         return [
             Shard(
                 file=self._shard_path(index).name,
                 rows=(rows := min(step, self.written - start)),
-                bytes=len(self._shard_header(index)) + rows * row_bytes,
+                bytes=len(self._shard_header(index)) + rows * self._row_bytes,
                 crc32=self._checksums[index],
             )
             for index, start in enumerate(range(0, self.written, step))
@@ -292,7 +287,7 @@ class _ShardWriter:
         """Return the `.npy` header of a shard with all its rows."""
         step = self._rows_per_shard
         rows = min(step, self._new.samples - index * step)
-        header = {"descr": "|u1", "fortran_order": False, "shape": (rows, *self._row_shape)}
+        header = {"descr": "|u1", "fortran_order": False, "shape": (rows, *self._new.row_shape)}
         file = io.BytesIO()
         np.lib.format.write_array_header_1_0(file, header)
         return file.getvalue()
