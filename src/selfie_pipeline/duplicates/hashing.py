@@ -23,9 +23,6 @@ _LEAST_DETAIL = 0.04
 images have more (tests: 0.048), the 8×8 digits at most 0.03."""
 _SHIFT = 2
 """Largest shift between two versions of a picture, in 32nds of its side."""
-_GREY = np.array([19595, 38470, 7471], dtype=np.float32) / 2**16
-"""Weights of red, green and blue in Pillow's grey (ITU-R BT.601). The sums over eight-bit values
-have at most 24 bits, so they are exact in float32."""
 # An orthonormal transform's first row and column, in units of those of an unnormalised one.
 _FIRST = np.where(np.arange(_COARSE) == 0, np.sqrt(2), 1).astype(np.float32)
 
@@ -106,21 +103,14 @@ def _transform(planes: NDArray[np.uint8]) -> NDArray[np.float32]:
         planes: (n, 3, H, W), RGB.
     """
     size, filter_ = (_SIDE, _SIDE), Image.Resampling.LANCZOS
+    colours = (Image.merge("RGB", [Image.fromarray(plane) for plane in image]) for image in planes)
     greys = [
-        np.asarray(Image.fromarray(_convert_to_grey(image)).resize(size, filter_, reducing_gap=2))
-        for image in planes
-    ]
+        np.asarray(image.convert("L").resize(size, filter_, reducing_gap=2)) for image in colours
+    ]  # (32, 32) each
     frequencies: NDArray[np.float32] = dctn(
         np.stack(greys).astype(np.float32), axes=(1, 2), norm="ortho"
     )
     return frequencies
-
-
-def _convert_to_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Convert (3, H, W), RGB, to (H, W), with the same numbers as Pillow, which wants pixels."""
-    grey = np.einsum("c,chw->hw", _GREY, image.astype(np.float32))  # (H, W)
-    rounded: NDArray[np.uint8] = (grey + 0.5).astype(np.uint8)
-    return rounded
 
 
 def _drop_coarse(frequencies: NDArray[np.float32]) -> NDArray[np.float32]:
