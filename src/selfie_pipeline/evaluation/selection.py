@@ -61,34 +61,33 @@ def select_cells(
         Every cell in one of four lists, each ordered by version.
     """
     ordered = sorted(cells, key=lambda cell: str(cell["version"]))
-    other = [cell for cell in ordered if cell["configuration"] not in configurations]
     comparable = [cell for cell in ordered if cell["configuration"] in configurations]
     # Of cells with the same key, the last one counts.
-    encoders = {_configuration_key(cell): _get_encoder(cell) for cell in [*comparable, *shown]}
-    same = [cell for cell in comparable if _get_encoder(cell) == encoders[_configuration_key(cell)]]
-    tuned = {_row_key(cell): _get_tuned(cell) for cell in [*same, *shown]}
-    latest: dict[tuple[Any, ...], Cell] = {}
-    superseded = []
-    shown_digests = {_get_classifier_digest(cell) for cell in shown} - {None}
-    # Those of the shown classifiers come last.
-    for cell in sorted(same, key=lambda cell: _get_classifier_digest(cell) in shown_digests):
-        if _get_tuned(cell) != tuned[_row_key(cell)]:
-            continue
-        key = (*_row_key(cell), cell["seed"])
-        if key in latest:
-            superseded.append(latest.pop(key))
-        latest[key] = cell
-    used = {id(cell) for cell in latest.values()}
-    left_out = used | {id(cell) for cell in superseded}
+    encoders = {
+        _encoder_key(cell): cell["provenance"].get("encoder") for cell in [*comparable, *shown]
+    }
+    same = [
+        cell
+        for cell in comparable
+        if cell["provenance"].get("encoder") == encoders[_encoder_key(cell)]
+    ]
+    tuned = {_row_key(cell): cell["provenance"].get("tuned") for cell in [*same, *shown]}
+    same = [cell for cell in same if cell["provenance"].get("tuned") == tuned[_row_key(cell)]]
+    classifiers = {cell["provenance"].get("classifier") for cell in shown}
+    shown_last = sorted(same, key=lambda cell: cell["provenance"].get("classifier") in classifiers)
+    latest = {(*_row_key(cell), cell["seed"]): cell for cell in shown_last}
+    same_ids, used_ids = ({id(cell) for cell in some} for some in (same, latest.values()))
     return Selection(
-        used=[cell for cell in same if id(cell) in used],
-        other_configuration=other,
-        other_encoder_or_tuning=[cell for cell in comparable if id(cell) not in left_out],
-        superseded=[cell for cell in same if id(cell) in left_out - used],
+        used=[cell for cell in same if id(cell) in used_ids],
+        other_configuration=[
+            cell for cell in ordered if cell["configuration"] not in configurations
+        ],
+        other_encoder_or_tuning=[cell for cell in comparable if id(cell) not in same_ids],
+        superseded=[cell for cell in same if id(cell) not in used_ids],
     )
 
 
-def _configuration_key(cell: Cell) -> tuple[Any, ...]:
+def _encoder_key(cell: Cell) -> tuple[Any, ...]:
     """Return the key of the cells that must have the same encoder."""
     return cell["data"], cell["network"], cell["arm"], cell["configuration"]
 
@@ -96,18 +95,3 @@ def _configuration_key(cell: Cell) -> tuple[Any, ...]:
 def _row_key(cell: Cell) -> tuple[Any, ...]:
     """Return what the cells of one row of the table share."""
     return (*(cell[name] for name in GROUP_KEYS), cell["arm"])
-
-
-def _get_encoder(cell: Cell) -> str | None:
-    encoder: str | None = cell["provenance"].get("encoder")
-    return encoder
-
-
-def _get_classifier_digest(cell: Cell) -> str | None:
-    """Return the digest of the cell's classifier."""
-    classifier: str | None = cell["provenance"].get("classifier")
-    return classifier
-
-
-def _get_tuned(cell: Cell) -> dict[str, float]:
-    return cell["provenance"].get("tuned") or {}
