@@ -20,6 +20,8 @@ CORRECT, WRONG = "✓", "✗"
 _MIN_PANEL_INCHES = 2.3
 _MIN_SLOT_INCHES = 0.8
 """Minimum width of a patch with its caption."""
+_PATCH_SIDE = 0.62
+"""Side of a patch in its slot, whose side is 1."""
 _NO_PUZZLES = "The encoder's patch grid does not fit these images."
 
 
@@ -28,8 +30,8 @@ class _Puzzle:
     """The puzzle of one image; patches are numbered by their index in `targets`, from 0.
 
     Attributes:
-        image: (H, W, 3) uint8.
-        grid: Rows and columns of patches.
+        image: (H, H, 3) uint8.
+        grid_size: Number of patches along one side.
         targets: (T,) positions of the target patches, counted row by row.
         chosen: (T,) number of the patch chosen for each target position.
         probability: (T,) predicted probability of each choice.
@@ -37,7 +39,7 @@ class _Puzzle:
     """
 
     image: NDArray[np.uint8]
-    grid: tuple[int, int]
+    grid_size: int
     targets: NDArray[np.integer]
     chosen: NDArray[np.integer]
     probability: NDArray[np.floating]
@@ -45,20 +47,18 @@ class _Puzzle:
 
     def corner(self, position: int) -> tuple[int, int]:
         """Return the top and left of a position in the image, pixels."""
-        row, column = divmod(int(position), self.grid[1])
-        height, width = self.patch_size
-        return row * height, column * width
+        row, column = divmod(int(position), self.grid_size)
+        return row * self.patch_size, column * self.patch_size
 
     @property
-    def patch_size(self) -> tuple[int, int]:
-        """Height and width, pixels."""
-        return self.image.shape[0] // self.grid[0], self.image.shape[1] // self.grid[1]
+    def patch_size(self) -> int:
+        """The side of a patch, pixels."""
+        return len(self.image) // self.grid_size
 
     def patch(self, number: int) -> NDArray[np.uint8]:
-        """Return the pixels of a target patch, (h, w, 3)."""
+        """Return the pixels of a target patch, (P, P, 3)."""
         top, left = self.corner(self.targets[number])
-        height, width = self.patch_size
-        return self.image[top : top + height, left : left + width]
+        return self.image[top : top + self.patch_size, left : left + self.patch_size]
 
     def letter(self, number: int) -> str:
         """Return the name of a candidate, by its display order: A to Z, A2 to Z2, ..."""
@@ -78,15 +78,15 @@ class _Puzzle:
 @styled
 def draw_puzzles(
     images: NDArray[np.uint8],
-    grid: tuple[int, int],
+    grid_size: int,
     targets: NDArray[np.integer],
     probabilities: NDArray[np.floating],
 ) -> Figure:
     """Draw the puzzles of a few images and the network's solutions.
 
     Args:
-        images: (K, H, W, 3) uint8, RGB; K may be 0.
-        grid: Rows and columns of patches; they divide H and W, unless K is 0.
+        images: (K, H, H, 3) uint8, RGB; K may be 0.
+        grid_size: Number of patches along one side; it divides H, unless K is 0.
         targets: (K, T) integers: positions of the target patches, counted row by row from the top
             left, in the order of the queries. All other patches were the context.
         probabilities: (K, T, T) floats, each row a distribution: [k, i, j] is the probability
@@ -104,7 +104,7 @@ def draw_puzzles(
         return figure
     rng = np.random.default_rng(0)
     puzzles = [
-        _Puzzle(image, grid, t, p.argmax(axis=1), p.max(axis=1), rng.permutation(len(t)))
+        _Puzzle(image, grid_size, t, p.argmax(axis=1), p.max(axis=1), rng.permutation(len(t)))
         for image, t, p in zip(images, targets, probabilities, strict=True)
     ]
     side = max(_MIN_PANEL_INCHES, _MIN_SLOT_INCHES * _count_columns(targets.shape[1]))
@@ -124,15 +124,14 @@ def draw_puzzles(
 
 def _draw_masked(axes: Axes, puzzle: _Puzzle) -> None:
     _draw_image(axes, puzzle.image)
-    height, width = puzzle.patch_size
+    side = puzzle.patch_size
     for number, position in enumerate(puzzle.targets):
         top, left = puzzle.corner(position)
         axes.add_patch(
-            Rectangle((left, top), width, height, facecolor=LIGHT["mask"], edgecolor=LIGHT["paper"])
+            Rectangle((left, top), side, side, facecolor=LIGHT["mask"], edgecolor=LIGHT["paper"])
         )
-        axes.text(
-            left + width / 2, top + height / 2, str(number + 1), ha="center", va="center"
-        ).set_fontweight("bold")
+        x, y = left + side / 2, top + side / 2
+        axes.text(x, y, str(number + 1), ha="center", va="center", weight="bold")
 
 
 def _draw_candidates(axes: Axes, puzzle: _Puzzle) -> None:
@@ -152,17 +151,17 @@ def _draw_choices(axes: Axes, puzzle: _Puzzle) -> None:
 
 def _draw_completed(axes: Axes, puzzle: _Puzzle) -> None:
     """Draw the image with the chosen patches; a wrong one has a dashed frame and a cross."""
-    height, width = puzzle.patch_size
+    side = puzzle.patch_size
     completed = puzzle.image.copy()
     for number, position in enumerate(puzzle.targets):
         top, left = puzzle.corner(position)
-        completed[top : top + height, left : left + width] = puzzle.patch(puzzle.chosen[number])
+        completed[top : top + side, left : left + side] = puzzle.patch(puzzle.chosen[number])
         correct, colour = puzzle.is_correct(number), puzzle.colour(number)
         axes.add_patch(
             Rectangle(
                 (left, top),
-                width,
-                height,
+                side,
+                side,
                 fill=False,
                 edgecolor=colour,
                 linestyle="-" if correct else (0, (2, 1)),
@@ -170,7 +169,7 @@ def _draw_completed(axes: Axes, puzzle: _Puzzle) -> None:
             )
         )
         if not correct:
-            x, y = left + width / 2, top + height / 2
+            x, y = left + side / 2, top + side / 2
             box = {"boxstyle": "circle,pad=0.15", "facecolor": LIGHT["paper"], "edgecolor": "none"}
             axes.text(x, y, WRONG, ha="center", va="center", size=9, color=colour, bbox=box)
     _draw_image(axes, completed)
@@ -182,8 +181,8 @@ def _count_columns(count: int) -> int:
 
 
 def _draw_image(axes: Axes, image: NDArray[np.uint8]) -> None:
-    height, width = image.shape[:2]
-    axes.imshow(image, extent=(0, width, height, 0))
+    side = len(image)
+    axes.imshow(image, extent=(0, side, side, 0))
     axes.set_axis_off()
 
 
@@ -197,12 +196,12 @@ def _draw_patches(
     """Draw patches, each in a slot of side 1 with a caption below it."""
     columns = _count_columns(len(numbers))
     separator = " " if columns <= 2 else "\n"  # noqa: PLR2004  # more columns are too narrow
-    height, width = (0.62 * side / max(puzzle.patch_size) for side in puzzle.patch_size)
     for slot, (number, parts, colour) in enumerate(zip(numbers, captions, colours, strict=True)):
         row, column = divmod(slot, columns)
-        left = column + (1 - width) / 2
-        axes.imshow(puzzle.patch(number), extent=(left, left + width, row + height, row))
-        frame = Rectangle((left, row), width, height, fill=False, linewidth=0.6)
+        left = column + (1 - _PATCH_SIDE) / 2
+        extent = (left, left + _PATCH_SIDE, row + _PATCH_SIDE, row)
+        axes.imshow(puzzle.patch(number), extent=extent)
+        frame = Rectangle((left, row), _PATCH_SIDE, _PATCH_SIDE, fill=False, linewidth=0.6)
         frame.set_edgecolor(LIGHT["muted"])  # shows the edges of black patches on a dark page
         axes.add_patch(frame)
         style = {"ha": "center", "va": "top", "size": 8.5, "color": colour, "linespacing": 0.95}

@@ -57,7 +57,7 @@ class Puzzles(TypedDict):
     """Arguments of `draw_puzzles`."""
 
     images: NDArray[np.uint8]
-    grid: tuple[int, int]
+    grid_size: int
     targets: NDArray[np.int64]
     probabilities: NDArray[np.float32]
 
@@ -97,7 +97,7 @@ def solve_puzzles(
     targets = order[:, -pretrained.targets :].numpy()  # (B, T)
     return Puzzles(
         images=images.read_pictures(rows),  # (B, H, W, C)
-        grid=(pretrained.grid_size, pretrained.grid_size),
+        grid_size=pretrained.grid_size,
         targets=targets,
         probabilities=predict_patches(network, images, rows, side, order, find_device(compute))
         if len(rows)
