@@ -50,7 +50,6 @@ def render_model_card(
         listed += f" and {len(classes) - _LISTED_CLASSES:,} more"
     return render_template(
         "model_card.md.jinja",
-        html=False,
         name=f"{cell['arm']}-{cell['data']}",
         network=cell["network"],
         data=cell["data"],

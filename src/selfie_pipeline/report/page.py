@@ -63,7 +63,6 @@ def render_report(
     """
     return render_template(
         "report.html.jinja",
-        html=True,
         data=data,
         verdict=verdict(table),
         results=split_by_network(display_table(table)),

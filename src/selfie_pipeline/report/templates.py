@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib import resources
 from typing import Any
 
 import jinja2
@@ -12,19 +11,20 @@ from markupsafe import Markup
 from selfie_pipeline.printable import escape_controls
 
 
-def render_template(name: str, /, *, html: bool, **values: Any) -> str:
+def render_template(name: str, /, **values: Any) -> str:
     """Render a template of this package.
 
     Args:
-        name: Name of its file.
-        html: Whether the text of values is escaped for HTML; control characters always are.
+        name: Name of its file. Text of values is escaped for HTML if it ends in `.html.jinja`;
+            control characters always are.
         values: Values of its variables; a `Markup` among them is inserted as it is.
 
     Raises:
         jinja2.UndefinedError: A variable has no value.
     """
     environment = jinja2.Environment(
-        autoescape=html,  # noqa: S701  # one of the templates is Markdown
+        loader=jinja2.PackageLoader(__package__, ""),
+        autoescape=jinja2.select_autoescape(["html.jinja"]),
         finalize=_escape_controls,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -32,8 +32,7 @@ def render_template(name: str, /, *, html: bool, **values: Any) -> str:
     )
     environment.filters["thousands"] = "{:,}".format
     environment.filters["markdown"] = _escape_markdown
-    source = resources.files(__package__).joinpath(name).read_text("utf-8")
-    return environment.from_string(source).render(values)
+    return environment.get_template(name).render(values)
 
 
 def _escape_markdown(text: str) -> str:
