@@ -136,8 +136,8 @@ def build_results_table(cells: Sequence[Cell]) -> pd.DataFrame:
             if arm == "weights_selfie" and "weights" in by_arm:
                 row |= _compare_with_weights(ours, by_arm["weights"])
             rows.append(_describe_group(key) | row)
-    table = pd.DataFrame(rows, columns=list(_RESULT_COLUMNS)).astype(_RESULT_COLUMNS)
-    return _add_paper_results(table)
+    table = _add_paper_results(pd.DataFrame(rows))
+    return table.reindex(columns=list(_RESULT_COLUMNS)).astype(_RESULT_COLUMNS)
 
 
 def compute_gains(selection: Selection) -> pd.DataFrame:
@@ -296,16 +296,10 @@ def _key_without_images(cell: Cell) -> str:
 
 def _add_paper_results(table: pd.DataFrame) -> pd.DataFrame:
     """Add the paper's numbers for the same data set, fraction and arm, where they exist."""
-    paper = load_paper_results().set_index(["data", "labeled_frac", "arm"])
-    stds = paper["std"].unstack("arm")  # noqa: PD010  # the index is unique
-    ratio = (stds["supervised"] / stds["selfie"]).to_frame("std_ratio")
-    paper = paper.join(ratio.assign(arm="selfie").set_index("arm", append=True))
+    keys = ["data", "labeled_frac", "arm"]
+    paper = load_paper_results().set_index(keys).add_prefix("paper_")
+    baseline = paper["paper_std"].xs("supervised", level="arm")
+    ratio = (baseline / paper["paper_std"]).drop("supervised", level="arm")
+    paper = paper.assign(paper_std_ratio=ratio)
     # Fractions match if they agree to a tenth of a percent.
-    keys = zip(table["data"], (table["labeled_percent"] / 100).round(3), table["arm"], strict=True)
-    matches = paper.reindex(pd.MultiIndex.from_tuples(list(keys), names=paper.index.names))
-    matches = matches.reset_index(drop=True)
-    return table.assign(
-        paper_mean=matches["mean"],
-        paper_std=matches["std"],
-        paper_std_ratio=matches["std_ratio"],
-    )
+    return table.assign(labeled_frac=(table["labeled_percent"] / 100).round(3)).join(paper, on=keys)
