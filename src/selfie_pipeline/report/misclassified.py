@@ -46,19 +46,21 @@ def draw_confusion_matrix(predictions: pd.DataFrame, classes: Sequence[str]) -> 
         For up to 30 classes a matrix of sample counts, with true classes as rows and predicted
         classes as columns; for more, a table of the most frequently confused pairs.
     """
-    labels = predictions[["label", "predicted"]].to_numpy(np.int64)  # (N, 2)
-    pairs = _count_confusions(labels)
+    true, predicted = predictions["label"], predictions["predicted"]
+    wrong = predictions[true != predicted].groupby(["label", "predicted"]).size()
+    most = wrong.sort_values(ascending=False, kind="stable").head(_MAX_PAIRS)
+    pairs = list(most.reset_index().itertuples(index=False, name=None))
     if len(classes) > _MAX_MATRIX_CLASSES:
-        figure = _draw_pairs(pairs, np.bincount(labels[:, 0]), classes)
+        figure = _draw_pairs(pairs, np.bincount(true), classes)
     else:
-        matrix = confusion_matrix(*labels.T, labels=range(len(classes)))  # (K, K)
+        matrix = confusion_matrix(true, predicted, labels=range(len(classes)))  # (K, K)
         figure, pairs = _draw_matrix(matrix, classes), pairs[:_DESCRIBED]
     confusions = (
-        f"{classes[true]} is predicted as {classes[predicted]} "
+        f"{classes[label]} is predicted as {classes[other]} "
         + ("once" if count == 1 else f"{count:,} times")
-        for true, predicted, count in pairs
+        for label, other, count in pairs
     )
-    correct = f"{(labels[:, 0] == labels[:, 1]).sum():,} of {len(labels):,} correct"
+    correct = f"{(true == predicted).sum():,} of {len(true):,} correct"
     figure.set_label(
         join_sentences(f"Confusion of {len(classes):,} classes: {correct}", *confusions)
     )
@@ -95,18 +97,6 @@ def draw_sample_errors(
     title = "Misclassified images, the highest predicted probability first"
     figure.set_label(join_sentences(title, *(descriptions or ["There are none"])))
     return figure
-
-
-def _count_confusions(labels: NDArray[np.int64]) -> list[tuple[int, int, int]]:
-    """Return pairs of a true and a different predicted class with their count, most frequent first.
-
-    Args:
-        labels: (N, 2): the true and the predicted class of each sample.
-    """
-    wrong = labels[labels[:, 0] != labels[:, 1]]  # (n, 2)
-    pairs, counts = np.unique(wrong, axis=0, return_counts=True)  # (m, 2), (m,)
-    order = np.argsort(-counts, kind="stable")[:_MAX_PAIRS]
-    return [(int(pairs[i, 0]), int(pairs[i, 1]), int(counts[i])) for i in order]
 
 
 def _draw_matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Figure:
