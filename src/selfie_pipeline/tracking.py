@@ -59,13 +59,15 @@ class _Run:
 
     Attributes:
         catalog: Its catalog.
-        tracked: False from the first failure on.
+        outer: The value of _OUTER_RUN before it.
+        tracked: Whether it is tracked; False from the first failure on.
         client: MLflow's client, once the run is created in MLflow.
         id: MLflow's ID of it.
     """
 
     catalog: DataCatalog
-    tracked: bool = True
+    outer: str | None
+    tracked: bool
     client: Any = None
     id: str = ""
 
@@ -81,8 +83,7 @@ class MlflowHooks:
     """
 
     def __init__(self) -> None:
-        self._runs: list[_Run | None] = []  # innermost last; None for a run that is not tracked
-        self._outer: list[str | None] = []  # the value of _OUTER_RUN before each of them
+        self._runs: list[_Run] = []  # innermost last
         self._thread = ThreadPoolExecutor(1, "mlflow")
         self._last: Future[None] | None = None  # the action that was submitted last
 
@@ -101,15 +102,15 @@ class MlflowHooks:
         if is_outermost():
             self.on_interrupt()  # of an earlier run of this process, of which Kedro told no hook
         self._wait()  # for the run that this one is part of
-        parent = os.environ.get(_OUTER_RUN)
-        self._runs.append(None)
-        self._outer.append(parent)
+        outer = os.environ.get(_OUTER_RUN)
+        tracked = outer != "" and self._parameters["tracking"]["mlflow"] != "never"
+        run = _Run(catalog, outer, tracked)
+        self._runs.append(run)
         os.environ[_OUTER_RUN] = ""
-        if parent == "" or self._parameters["tracking"]["mlflow"] == "never":
+        if not tracked:
             return
         warnings.filterwarnings("ignore", module="mlflow")  # which its own libraries deprecate
-        self._runs[-1] = run = _Run(catalog)
-        self._submit(run, lambda: self._start(run, run_params, parent))
+        self._submit(run, lambda: self._start(run, run_params))
         # Runs that this one starts, maybe in other processes, need its ID; and the import of MLflow
         # would slow down the steps that are timed for a budget.
         if starts_runs(pipeline) or self._parameters["budget"]:
@@ -118,8 +119,8 @@ class MlflowHooks:
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
         """Log histories as curves, numbers as metrics and files as artifacts."""
-        run = self._runs[-1] if self._runs else None
-        if run is not None:
+        if self._runs:
+            run = self._runs[-1]
             self._submit(run, lambda: _log_dataset(run, dataset_name, data))
 
     @hook_impl
@@ -137,7 +138,7 @@ class MlflowHooks:
         while self._runs:
             self._end("KILLED")
 
-    def _start(self, run: _Run, run_params: Mapping[str, Any], parent: str | None) -> None:
+    def _start(self, run: _Run, run_params: Mapping[str, Any]) -> None:
         client = _create_client(self._parameters["tracking"]["mlflow_uri"], self._project)
         from mlflow.entities import Param  # noqa: PLC0415  # an extra, and slow
 
@@ -146,7 +147,7 @@ class MlflowHooks:
             "pipelines": ", ".join(run_params["pipeline_names"] or ["__default__"]),
             "mlflow.source.git.commit": environment["commit"],
             **{f"version.{name}": number for name, number in environment["versions"].items()},
-            **({"mlflow.parentRunId": parent} if parent else {}),
+            **({"mlflow.parentRunId": run.outer} if run.outer else {}),
         }
         experiment = self._ensure_experiment(client)
         created = client.create_run(experiment, run_name=run_params["run_id"], tags=tags)
@@ -171,14 +172,12 @@ class MlflowHooks:
         return str(client.create_experiment(self._recipe, artifact_location=artifacts))
 
     def _end(self, status: str) -> None:
-        run = self._runs.pop() if self._runs else None
-        if run is not None:
-            self._submit(run, lambda: run.client.set_terminated(run.id, status))
+        run = self._runs.pop()
+        self._submit(run, lambda: run.client.set_terminated(run.id, status))
         self._wait()
-        outer = self._outer.pop() if self._outer else None
         os.environ.pop(_OUTER_RUN, None)
-        if outer is not None:
-            os.environ[_OUTER_RUN] = outer
+        if run.outer is not None:
+            os.environ[_OUTER_RUN] = run.outer
 
     def _submit(self, run: _Run, action: Callable[[], Any]) -> None:
         """Run an action for a run in the background, after those before it."""
@@ -201,11 +200,10 @@ class MlflowHooks:
                 "--params tracking.mlflow=never",
                 " ".join(str(error).split()),
             )
-            for other in (run, *self._runs):
-                if other is not None:
-                    other.tracked = False
             # Runs that these start are not tracked either, nor others in a process for cells.
-            self._outer = [None if outer is None else "" for outer in self._outer]
+            for other in (run, *self._runs):
+                other.tracked = False
+                other.outer = None if other.outer is None else ""
             os.environ[_OUTER_RUN] = ""
 
 
