@@ -30,7 +30,6 @@ from selfie_pipeline.run_budget import find_budget, find_start, plan_run
 from selfie_pipeline.run_summary import summarise_run
 from selfie_pipeline.versions import (
     SAVED_WITH,
-    RunVersions,
     is_outermost,
     pin_versions,
     release_claims,
@@ -97,8 +96,12 @@ class ProjectHooks:
         used = catalog.keys() if starts_runs(pipeline) else pipeline.datasets()
         versions = pin_versions(catalog, used, pipeline.all_outputs(), run_params["run_id"])
         self._claimed.append(versioned_entries(pipeline.all_outputs(), catalog).values())
+        loads = {
+            name: versions.chosen.get(str(entry._filepath))
+            for name, entry in versioned_entries(pipeline.inputs(), catalog).items()
+        }
         try:
-            _check_versions_belong(versions, pipeline, catalog)
+            _check_versions_belong(loads, catalog)
             if "usable_samples" not in pipeline.all_outputs() and catalog.exists("usable_samples"):
                 self._check_samples(lambda: catalog.load("usable_samples"))
         except BaseException:
@@ -106,15 +109,10 @@ class ProjectHooks:
             raise
         for line in summarise_run(self._config, pipeline.all_outputs(), self._budget):
             _LOG.info("%s", line)
-        loads = [
-            f"{name} {versions.chosen[str(entry._filepath)]}"
-            for name, entry in versioned_entries(pipeline.inputs(), catalog).items()
-            if str(entry._filepath) in versions.chosen
-        ]
         _LOG.info(
             "versions: saves %s; loads %s%s",
             versions.saved[0],
-            ", ".join(loads) or "none",
+            ", ".join(f"{name} {load}" for name, load in loads.items() if load) or "none",
             _describe_kept(self._claimed[-1]),
         )
         # For nodes that run other pipelines.
@@ -301,12 +299,12 @@ def _check_saved_is_loaded(
             )
 
 
-def _check_versions_belong(versions: RunVersions, pipeline: Pipeline, catalog: DataCatalog) -> None:
-    """Check that what the run loads was saved together, as far as it must have been."""
-    loads = {
-        name: versions.chosen.get(str(entry._filepath))
-        for name, entry in versioned_entries(pipeline.inputs(), catalog).items()
-    }
+def _check_versions_belong(loads: Mapping[str, str | None], catalog: DataCatalog) -> None:
+    """Check that the versions that a run loads were saved together, as far as they must have been.
+
+    Raises:
+        UserError: They were not, or one of them does not exist.
+    """
     for name, other in SAVED_WITH.items():
         if name in loads and not catalog.exists(name):
             raise UserError(
