@@ -284,12 +284,7 @@ def remove_leftover_checkpoints(kept: Iterable[PlannedCell], project: Project) -
         remove_leftovers(folder, cell.lineage)
 
 
-def outcomes_to_table(outcomes: Sequence[CellOutcome]) -> pd.DataFrame:
-    """Return a table with one row per cell and the fields of `CellOutcome`."""
-    return pd.DataFrame([asdict(outcome) for outcome in outcomes])
-
-
 def outcomes_from_table(table: pd.DataFrame) -> list[CellOutcome]:
-    """Invert `outcomes_to_table`."""
+    """Return the outcomes of a table with one row per cell and the fields of `CellOutcome`."""
     rows: list[dict[str, Any]] = table.to_dict("records")  # type: ignore[assignment]
     return [CellOutcome(**row) for row in rows]

@@ -31,7 +31,6 @@ from selfie_pipeline.pipelines.experiment.cells import (
     PlannedCell,
     cell_keys,
     outcomes_from_table,
-    outcomes_to_table,
     remove_leftover_checkpoints,
     run_cells,
 )
@@ -102,7 +101,7 @@ def run_experiment(
     outcomes = run_cells(planned, results, project, compute, cell_bytes)
     pairs = zip(planned, outcomes, strict=True)
     remove_leftover_checkpoints((cell for cell, row in pairs if row.status == "kept"), project)
-    return outcomes_to_table(outcomes)
+    return pd.DataFrame(outcomes)
 
 
 def _log_tuned_values(planned: list[PlannedCell], found: Sequence[SearchResult]) -> None:
