@@ -186,10 +186,10 @@ def test_the_result_is_the_best_of_the_trials(make_search, make_trials) -> None:
 
     result = best_result(search, open_study(search, storage))
 
-    assert result.validation_accuracy == max(trial.value for trial in trials)
-    assert result.settings == max(trials, key=lambda trial: trial.value).params
-    assert (result.arm, result.labeled_frac, result.trials) == ("selfie", 0.1, 6)
-    assert search.find_settings([result]) == result.settings
+    assert result["validation_accuracy"] == max(trial.value for trial in trials)
+    assert result["settings"] == max(trials, key=lambda trial: trial.value).params
+    assert (result["arm"], result["labeled_frac"], result["trials"]) == ("selfie", 0.1, 6)
+    assert search.find_settings([result]) == result["settings"]
     assert make_search(seed=1).find_settings([result]) == {}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import scipy
 
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     import optuna  # an extra
 
 
-@dataclass(frozen=True)
-class SearchResult:
+class SearchResult(TypedDict):
     """The result of a search: an entry of `best_settings`.
 
     Attributes:
@@ -26,8 +25,8 @@ class SearchResult:
         settings: The best values of the parameters of `finetune`, by name.
         validation_accuracy: Accuracy with these values, a fraction.
         trials: Number of completed and pruned trials.
-        setup: Name of the search, whichever images the encoder was pretrained on; empty in files of
-            earlier versions.
+        setup: Name of the search, whichever images the encoder was pretrained on; files of earlier
+            versions lack it.
     """
 
     study: str
@@ -36,7 +35,7 @@ class SearchResult:
     settings: dict[str, float]
     validation_accuracy: float
     trials: int
-    setup: str = ""
+    setup: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -82,9 +81,9 @@ class Search:
         pretrain = self.lineage["configuration"].get("pretrain", {})
         if pretrain.get("images") is not None:
             name = self.study_name_any_images
-            return next((each.settings for each in results if each.setup == name), {})
+            return next((each["settings"] for each in results if each.get("setup") == name), {})
         name = self.study_name
-        return next((each.settings for each in results if each.study == name), {})
+        return next((each["settings"] for each in results if each["study"] == name), {})
 
     def initial_settings(self, number: int) -> dict[str, float]:
         """Return the values of one of the first trials, which do not depend on others' scores.

@@ -42,7 +42,6 @@ from selfie_pipeline.report.text import terminal_table, to_markdown
 from selfie_pipeline.report.training_curves import draw_training_curves
 from selfie_pipeline.training.data.batches import open_windows
 from selfie_pipeline.training.lineage import fingerprint_data
-from selfie_pipeline.training.search import SearchResult
 
 _VERSION = "2026-01-01T00.00.00.000Z"
 _CLASSES = ["cat", "dog"]
@@ -144,8 +143,8 @@ def _use_predictions(predictions: Any, folder: Path) -> None:
 
 def _use_settings(settings: Any, folder: Path) -> None:
     recipe = small_config().finetune
-    for found in (SearchResult(**best) for best in settings):
-        recipe.model_copy(update=found.settings)
+    for best in settings:
+        recipe.model_copy(update=best["settings"])
 
 
 def _use_check(check: Any, folder: Path) -> None:

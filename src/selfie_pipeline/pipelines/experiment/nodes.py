@@ -54,7 +54,7 @@ def run_experiment(
     samples: pd.DataFrame,
     patch_grids: PatchGrids,
     results: list[Cell],
-    best_settings: list[dict[str, Any]],
+    best_settings: list[SearchResult],
     project: Project,
     patch: PatchConfig,
     augmentation: AugmentationConfig,
@@ -74,7 +74,6 @@ def run_experiment(
         UserError: An arm's initial weights are missing, see `load_initial_weights`; or only some of
             the arms and fractions have tuned values.
     """
-    found = [SearchResult(**best) for best in best_settings]
     data = fingerprint_data(patch_grids, samples)
     initial = load_initial_weights(experiment.arms, encoder, weights, project)
 
@@ -84,13 +83,13 @@ def run_experiment(
         pretraining = initial_weights_lineage(initial[arm])
         build_lineage = partial(classifier_lineage, pretraining, data, patch, augmentation, model)
         search = Search(arm, labeled_frac, build_lineage(recipe), tune)
-        settings = search.find_settings(found)
+        settings = search.find_settings(best_settings)
         tuned = recipe.model_copy(update={**settings, "tuned": sorted(settings)})
         own = {"pretrain": {"weights": weights}} if arm == "weights_selfie" else {}
         return build_lineage(tuned), own
 
     planned = [PlannedCell(key, *plan(key.arm, key.labeled_frac)) for key in cell_keys(experiment)]
-    _log_tuned_values(planned, found)
+    _log_tuned_values(planned, best_settings)
     if len({tuple(cell.lineage["tuned"]) for cell in planned}) > 1:
         raise UserError(
             "the tuning has values for some of the arms and fractions only, so their results can't "
@@ -109,7 +108,7 @@ def _log_tuned_values(planned: list[PlannedCell], found: Sequence[SearchResult])
 
     `found` has the results of all searches.
     """
-    searched = {(result.arm, result.labeled_frac) for result in found}
+    searched = {(result["arm"], result["labeled_frac"]) for result in found}
     for (arm, fraction), tuned in {
         (cell.key.arm, cell.key.labeled_frac): cell.lineage["tuned"] for cell in planned
     }.items():

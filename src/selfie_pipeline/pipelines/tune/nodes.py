@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 from torch import nn
@@ -81,7 +81,7 @@ def tune_finetuning(
     resume: Literal["auto", "never"],
     weights: str | None,
     project: Project,
-) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+) -> tuple[list[SearchResult], pd.DataFrame]:
     """Search the best parameters for each arm and fraction of the experiment.
 
     A trial is finetuned on a labeled subset of the samples that are not held out, and scored on
@@ -89,8 +89,7 @@ def tune_finetuning(
     so it finds the same as alone.
 
     Returns:
-        The results, with the fields of `SearchResult`, of the searches that found some values; and
-        one row a trial.
+        The results of the searches that found some values; and one row a trial.
 
     Raises:
         UserError: A value of the recipe is outside its range; the file of the studies can't be read
@@ -132,7 +131,7 @@ def tune_finetuning(
     trial_bytes = finetuning_bytes(model, recipe, patch)
     with open_studies(folder / "studies.db") as storage:
         found, tables = zip(*run_jobs(jobs, compute, trial_bytes), strict=True)
-    results = [asdict(best) for best in found if best is not None]
+    results = [best for best in found if best is not None]
     if not results:
         searches = "; ".join(f"{arm}, {100 * fraction:g} %" for arm, fraction in grid)
         raise UserError(f"no values were found ({searches}): {_ALL_DIVERGED}")
@@ -158,9 +157,9 @@ def _log_result(search: Search, best: SearchResult | None) -> None:
     _LOG.info(
         "%s: %s, validation accuracy %.1f %% (%d trials)",
         title,
-        ", ".join(f"{name} = {value:.3g}" for name, value in best.settings.items()),
-        100 * best.validation_accuracy,
-        best.trials,
+        ", ".join(f"{name} = {value:.3g}" for name, value in best["settings"].items()),
+        100 * best["validation_accuracy"],
+        best["trials"],
     )
 
 
