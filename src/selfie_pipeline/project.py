@@ -74,7 +74,8 @@ class Project:
         token = outer_versions.set(self.versions)
         params = {"budget": None, **params}  # it is that of the entire run
         try:
-            with _suppress_info(), self._create_session(params) as session:
+            # Kedro annotates __enter__ with a more general type.
+            with _suppress_info(), (session := self._create_session(params)):
                 return session.run(
                     pipeline_names=list(pipelines),
                     load_versions=dict(load_versions or {}),
@@ -95,7 +96,7 @@ class Project:
         Returns:
             The data, or None if there are none.
         """
-        with self._create_session(params) as session:
+        with (session := self._create_session(params)):
             catalog = session.load_context().catalog
             if not catalog.exists(name):
                 return None
@@ -111,14 +112,11 @@ class Project:
             os.chdir(self.path)
             kedro_project.configure_project(__package__)
 
-    @contextmanager
-    def _create_session(self, params: Mapping[str, Any]) -> Iterator[KedroSession]:
+    def _create_session(self, params: Mapping[str, Any]) -> KedroSession:
         merged = _merge(self.params, params)
-        session = KedroSession.create(
+        return KedroSession.create(
             self.path, env=self.env, conf_source=self.conf_source, runtime_params=merged
         )
-        with session:  # Kedro annotates __enter__ with a more general type
-            yield session
 
 
 def starts_runs(pipeline: Pipeline) -> bool:
