@@ -19,14 +19,11 @@ TABLE = pd.DataFrame({"seeds": [5, 5], "pairs": [None, 5]})
 COUNTS = pd.DataFrame({"train": [1000, 900], "test": [10, 20]}, index=["cat", "dog"])
 
 
-def render(
-    cells, counts: pd.DataFrame = COUNTS, figures=None, data: str = "digits", check=None
-) -> str:
+def render(cells, counts: pd.DataFrame = COUNTS, figures=None, check=None) -> str:
     """Render the report of cells with the configuration "present"."""
     return render_report(
         build_results_table(select_cells(cells, {"present"}).used),
         select_cells(cells, {"present"}),
-        data=data,
         counts=counts,
         check=check or {},
         figures={"more": figures or {}},
@@ -194,7 +191,7 @@ def test_names_are_escaped(make_cells, history, name: str) -> None:
         "Training": draw_training_curves(history, {}, 0.25),
     }
     counts = pd.DataFrame({"train": [1]}, index=[name])
-    page = Page(render(cells, counts, figures, data=name))
+    page = Page(render(cells, counts, figures))
     assert not {"script", "img"} & {tag for tag, _ in page.tags}
     assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
     assert name in page.text
@@ -291,7 +288,8 @@ def test_control_characters_are_escaped(four_seeds) -> None:
     )
     figure.set_label("a\x9b31m label")
 
-    page = render(four_seeds, counts, {"A\x07 title": figure}, data="di\x00gits")
+    cells = [cell | {"data": "di\x00gits"} for cell in four_seeds]
+    page = render(cells, counts, {"A\x07 title": figure})
 
     assert all(is_printable(line) for line in page.split("\n"))
     for text in (r"c\x1b[2Jat", r"d\u202eog", r"a\x9b31m label", r"A\x07 title", r"di\x00gits"):

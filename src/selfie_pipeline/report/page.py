@@ -43,7 +43,6 @@ def render_report(
     table: pd.DataFrame,
     selection: Selection,
     *,
-    data: str,
     counts: pd.DataFrame,
     check: Mapping[str, Any],
     figures: Mapping[Section, Mapping[str, Figure]],
@@ -53,7 +52,6 @@ def render_report(
     Args:
         table: From `tables.build_results_table`.
         selection: The cells of the table, and those left out, from `selection.select_cells`.
-        data: Name of the data set.
         counts: Images of each class (index: its name) in each split (columns), integers.
         check: From `check_data`; empty if the data has not been checked.
         figures: Of each section, by heading, in order; a figure's label becomes its alt text.
@@ -63,7 +61,7 @@ def render_report(
     """
     return render_template(
         "report.html.jinja",
-        data=data,
+        data=str(table["data"].iloc[0]),
         verdict=verdict(table),
         results=split_by_network(display_table(table)),
         tests=split_by_network(significance_table(table)),

@@ -221,7 +221,6 @@ def write_report(
     page = render_report(
         table,
         selection,
-        data=str(table["data"].iloc[0]),
         counts=_name_unlabeled(count_samples(samples).iloc[:-1]),  # the last row is the total
         check=check,
         figures={
