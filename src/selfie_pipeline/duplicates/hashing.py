@@ -106,8 +106,9 @@ def _transform(planes: NDArray[np.uint8]) -> NDArray[np.float32]:
     # One conversion of all images, one below the other: many small ones take several times as long.
     tall = planes.transpose(1, 0, 2, 3).reshape(3, n * height, width)  # (3, n · H, W)
     greys = Image.merge("RGB", [Image.fromarray(plane) for plane in tall]).convert("L")
+    size, filter_ = (_SIDE, _SIDE), Image.Resampling.LANCZOS
     small = [
-        Image.fromarray(grey).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=2)
+        np.asarray(Image.fromarray(grey).resize(size, filter_, reducing_gap=2))  # (32, 32)
         for grey in np.asarray(greys).reshape(n, height, width)  # (H, W) each
     ]
     frequencies: NDArray[np.float32] = dctn(
