@@ -193,6 +193,12 @@ STUDIES = [
         "200 classes at 32 × 32, narrow, 6,000 × 64, harder puzzle",
         f'{_GRID}"data.source=image_folder,data.name=small_200,data.folder=FOLDER,'
         f'{_RATE},experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2]"',
+    ),
+    Study(
+        "small_200/rate_0.3",
+        "200 classes at 32 × 32, narrow, 12,000 × 64, harder puzzle, learning rate 0.3",
+        f'{_GRID}"data.source=image_folder,data.name=small_200,data.folder=FOLDER,'
+        'finetune.steps=12000,experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2]"',
         data="200 classes at 32 × 32",
         starts={"selfie": "Selfie, harder puzzle, 12,500 steps"},
     ),
