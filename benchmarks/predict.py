@@ -5,11 +5,11 @@
 
 The files are scikit-learn's digits, four times over (`--copies`), as 32 × 32 PNG; the network is
 the recipe's classifier with fresh weights, as fast as with trained ones. Ours is what the node does
-on all cores, from the list of the folder to the table and the contact sheet, with either runtime;
-ONNX Runtime needs the seconds in which the classifier is converted besides, which are reported.
-Beside it stand the parts on one core, decoding alone and the network alone, and the network's
-floating-point operations, counted, over the processor's rate, the better of torch's large matrix
-product and large convolution, measured in the same rounds. Medians over the rounds.
+on all cores, from the list of the folder to the table, without the contact sheet, with either
+runtime; ONNX Runtime needs the seconds in which the classifier is converted besides, which are
+reported. Beside it stand the parts on one core, decoding alone and the network alone, and the
+network's floating-point operations, counted, over the processor's rate, the better of torch's large
+matrix product and large convolution, measured in the same rounds. Medians over the rounds.
 
 What the cores can do is measured with as many processes as there are cores, each of which decodes
 and classifies its part of the files one after another, in turn with ours, so that what else the
