@@ -91,6 +91,8 @@ class ProjectHooks:
                 "numbers of images in ratio.images; leave it out"
             )
         _check_saved_is_loaded(run_params, pipeline, catalog)
+        if "encoder" in pipeline.inputs() and not self._uses_encoder(pipeline):
+            catalog["encoder"] = MemoryDataset(None)
         self._check_inputs_exist()
         # The runs that it starts may use any entry.
         used = catalog.keys() if starts_runs(pipeline) else pipeline.datasets()
@@ -118,6 +120,12 @@ class ProjectHooks:
         # For nodes that run other pipelines.
         project = replace(self._project, versions=versions)
         catalog["project"] = MemoryDataset(project, copy_mode="assign")
+
+    def _uses_encoder(self, pipeline: Pipeline) -> bool:
+        """Return whether a node or an arm of the experiment uses it."""
+        users = {node.name for node in pipeline.nodes if "encoder" in node.inputs}
+        arms = {"selfie", "weights_selfie"}.intersection(self._config.experiment.arms)
+        return bool(arms) or not users <= {"run_experiment", "tune_finetuning"}
 
     def _check_inputs_exist(self) -> None:
         """Check that the run's inputs exist, before hours are spent on the first of them."""
@@ -159,7 +167,8 @@ class ProjectHooks:
         if (
             "encoder" in pipeline.inputs()
             and is_outermost()
-            and excludes_test_split(catalog.load("encoder"), samples) is False
+            and (encoder := catalog.load("encoder")) is not None
+            and excludes_test_split(encoder, samples) is False
         ):
             _LOG.warning(
                 "the encoder was pretrained before the test split or what is dropped changed, so "

@@ -12,13 +12,13 @@ from selfie_pipeline.weights import Weights
 
 
 def load_initial_weights(
-    arms: Collection[Arm], encoder: Weights, weights: str | None, project: Project
+    arms: Collection[Arm], encoder: Weights | None, weights: str | None, project: Project
 ) -> dict[Arm, Weights | None]:
     """Load what each arm starts from, before any of them is trained.
 
     Args:
         arms: The arms of the experiment.
-        encoder: The encoder of this run, pretrained from scratch.
+        encoder: The encoder of this run, pretrained from scratch; None if no arm starts from it.
         weights: The file of the given weights; None if no arm starts from it.
         project: The project, which has the encoder that was pretrained from these weights.
 
@@ -26,13 +26,14 @@ def load_initial_weights(
         UserError: The file can't be read; this run's encoder did not begin from scratch; or that of
             `weights_selfie` does not exist, or was pretrained otherwise than this run's.
     """
-    pretraining = pretraining_lineage(encoder)["configuration"]
-    if "weights" in pretraining["pretrain"]:
-        raise UserError(
-            "pretrain.weights makes the encoder of another arm; leave it out, and set "
-            "weights=FILE,experiment.arms=[supervised,selfie,weights,weights_selfie]"
-        )
     initial: dict[Arm, Weights | None] = {"supervised": None, "selfie": encoder}
+    if encoder is not None:
+        pretraining = pretraining_lineage(encoder)["configuration"]
+        if "weights" in pretraining["pretrain"]:
+            raise UserError(
+                "pretrain.weights makes the encoder of another arm; leave it out, and set "
+                "weights=FILE,experiment.arms=[supervised,selfie,weights,weights_selfie]"
+            )
     if weights is not None and {"weights", "weights_selfie"}.intersection(arms):
         initial["weights"] = given = read_given_weights(resolve_path(weights))
     if weights is not None and "weights_selfie" in arms:

@@ -308,13 +308,20 @@ def test_more_images_than_there_are_is_refused_before_any_pretraining(finished: 
     assert len(finished.versions("encoder")) == 1
 
 
-def test_one_arm_alone_has_no_report(finished: Any, caplog: pytest.LogCaptureFixture) -> None:
-    finished.run("experiment", params="experiment.arms=[supervised],experiment.seeds=[0]")
+def test_the_baseline_alone_needs_no_encoder_and_has_no_report(
+    finished: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    for encoder in (finished.path / "data/06_models").rglob("encoder.safetensors"):
+        shutil.rmtree(encoder, ignore_errors=True)  # with the file in it
+    alone = "experiment.arms=[supervised],experiment.seeds=[0]"
+    finished.run("experiment", params=alone)
 
     assert len(finished.versions("report")) == 1  # that of the complete run
     assert any("no report" in line for line in caplog.messages)
     table = next(line for line in caplog.messages if "test accuracy" in line)
     assert [row.split()[0] for row in table.splitlines()[-2:]] == ["5", "10"]  # % of the labels
+    finished.run("pretrain", params=alone)
+    assert finished.versions("encoder")
 
 
 def test_the_ratio_runs_cells_with_fewer_images(finished: Any) -> None:
