@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -311,17 +312,24 @@ def test_an_option_that_can_not_be_used_is_a_usage_error(
     assert not list((project / "data").rglob("*"))
 
 
-@pytest.mark.parametrize("option", ["pipelines", "tags", "node_names", "params", "runner_params"])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *((option, None) for option in ("pipelines", "tags", "node_names", "params")),
+        ("runner_params", None),
+        ("is_async", 3),
+    ],
+)
 def test_a_value_of_another_type_in_a_file_of_options_is_a_usage_error(
-    project: Path, option: str
+    project: Path, option: str, value: int | None
 ) -> None:
-    Path("run.yml").write_text(f"run: {{{option}: null}}")
+    Path("run.yml").write_text(json.dumps({"run": {option: value}}))
 
     result = run_kedro("--config=run.yml")
 
     assert result.exit_code == 2
     line = result.stderr.splitlines()[-1]
-    assert line.endswith("None is of a type that is not allowed; correct the file of --config")
+    assert line.endswith(f"{value} is of a type that is not allowed; correct the file of --config")
 
 
 @pytest.mark.parametrize("params", ["{seed: -1}", "seed=-1"])

@@ -203,13 +203,14 @@ def _one_line(message: object) -> str:
 
 def _explain_errors(option: click.Parameter) -> click.Parameter:
     """Return an option of `kedro run` with errors that are usage errors of one line."""
-    callback = parse_params if option.name == "params" else option.callback
-    if callback is None:
-        return option
+    option = copy.copy(option)
+    if option.name == "params":
+        option.callback = parse_params
+    process = option.process_value
 
-    def explained(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
+    def explained(ctx: click.Context, value: Any) -> Any:
         try:
-            return callback(ctx, option, value)
+            return process(ctx, value)
         except (AttributeError, TypeError):  # the command line has only strings
             problem = f"{shorten(repr(value))} is of a type that is not allowed"
             message = f"{problem}; correct the file of --config"
@@ -217,8 +218,7 @@ def _explain_errors(option: click.Parameter) -> click.Parameter:
             message = str(error)
         raise click.BadParameter(_one_line(message))
 
-    option = copy.copy(option)
-    option.callback = explained
+    option.process_value = explained  # type: ignore[method-assign]
     return option
 
 
