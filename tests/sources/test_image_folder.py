@@ -225,6 +225,19 @@ def test_class_folders_without_train_are_the_training_data(folder, caplog):
     )
 
 
+def test_classes_whose_names_differ_only_in_case_or_punctuation_are_named(folder, caplog):
+    names = ("Red Fox", "red_fox", "fox", "C", "C++")
+    add(folder, *(f"{split}/{name}/1.png" for name in names for split in ("train", "test")))
+    add(folder, "unlabeled/1.png")
+
+    assert ImageFolder(folder).classes == ("C", "C++", "Red Fox", "fox", "red_fox")
+    (line,) = caplog.messages
+    assert line.startswith(
+        "Classes whose names differ only in case, spaces or punctuation: C (2 images) and C++ "
+        "(2 images), Red Fox (2 images) and red_fox (2 images); "
+    )
+
+
 def test_files_of_other_kinds_are_not_drawn_for_the_test_split(folder):
     """Such as those that macOS leaves beside each image."""
     names = [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(5)]

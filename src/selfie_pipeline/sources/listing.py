@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -104,7 +104,11 @@ def find_split(place: str) -> str:
 
 
 def build_table(images: Sequence[ListedImage], classes: Sequence[str]) -> pd.DataFrame:
-    """Build the table of samples (see `build_sample_table`) of images with chosen splits."""
+    """Build the table of samples (see `build_sample_table`) of images with chosen splits.
+
+    Classes whose names differ only in case, spaces or punctuation are logged: they may be one.
+    """
+    _log_similar_names(Counter(image.class_name for image in images))
     labels = {"": -1, **{name: label for label, name in enumerate(classes)}}
     return build_sample_table(
         [image.split for image in images],
@@ -119,6 +123,20 @@ def log_skipped(images: Sequence[ListedImage], reason: str) -> None:
     if images:
         place, reason = escape_controls(images[0].place), escape_controls(reason)
         logger.warning("Skipped %d files, such as %s: %s", len(images), place, reason)
+
+
+def _log_similar_names(images: Mapping[str, int]) -> None:
+    """Log the classes whose names have the same letters and digits; `images` counts theirs."""
+    groups = defaultdict(list)
+    for name in sorted(images):
+        groups[re.sub(r"[\W_]", "", name.casefold())].append(f"{name} ({images[name]} images)")
+    similar = [" and ".join(names) for key, names in groups.items() if key and len(names) > 1]
+    if similar:
+        logger.warning(
+            "Classes whose names differ only in case, spaces or punctuation: %s; if they are the "
+            "same, rename the folders or correct the labels",
+            list_first(similar),
+        )
 
 
 def _draw_test_split(images: list[ListedImage]) -> list[ListedImage]:
