@@ -281,11 +281,11 @@ class TrainingConfig(_StrictModel):
     """Largest gradient norm over all weights; null for no clipping."""
     smallest_crop: PositiveFraction | None
     """Smallest area of a random resized crop, as a fraction of the canvas; null for crops at the
-    stored scale, as in the paper. Crops that do not fit are clipped to the canvas, so areas above
+    stored scale. Crops that do not fit are clipped to the canvas, so areas above
     0.75 may shrink, to no less than 0.75."""
     colour_jitter: Fraction
     """Strength of random changes of brightness, contrast, saturation and hue, and 20 % grey; 0 for
-    none, as in the paper. In pretraining each patch changes on its own, so that colours do not
+    none. In pretraining each patch changes on its own, so that colours do not
     give a masked patch away."""
     log_every: PositiveInt
     """Number of steps between two rows of the history, from which convergence is judged; with more

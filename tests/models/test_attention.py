@@ -121,6 +121,15 @@ def test_pooling_is_the_blocks_output_at_u0_and_the_others_are_discarded(pooling
     torch.testing.assert_close(u, sequence[:, 0], rtol=0, atol=1e-10)
 
 
+def test_vectors_in_bf16_are_summed_in_fp32_as_those_with_positions_are():
+    module = AttentionPooling(32, make_config())
+    vectors = torch.randn(5, 11, 32).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        u = module(vectors)
+        assert u.dtype == torch.float32
+        torch.testing.assert_close(u, module(vectors.float()), rtol=0, atol=0)
+
+
 def test_fault_u0_fixed_at_zeros():
     pooling = AttentionPooling(32, make_config())
     assert "u0" in dict(pooling.named_parameters())

@@ -44,6 +44,12 @@ def test_a_hybrid_pools_the_mean_of_each_patchs_part_of_the_feature_map(
     torch.testing.assert_close(network(images), expected)
 
 
+@pytest.mark.parametrize("sides", [(8, 8), (24, 24), (32, 64)])
+def test_a_feature_map_that_is_not_a_multiple_of_the_grid_is_refused(hybrid, sides):
+    with pytest.raises(ValueError, match="can't be cut into 4×4 patches"):
+        hybrid(torch.rand(1, 3, *sides))
+
+
 def test_every_patch_is_context(hybrid):
     images = torch.rand(1, 3, 32, 32, requires_grad=True)
     evaluation_mode(hybrid)(images)[0, 0].backward()

@@ -103,8 +103,8 @@ class AttentionPooling(nn.Module):
         Returns:
             u, (B, D): the output at u₀. The outputs at the vectors are discarded.
         """
-        u0 = self.u0.to(vectors.dtype).expand(vectors.shape[0], 1, -1)  # (B, 1, D)
-        sequence = torch.cat([u0, vectors], dim=1)  # (B, 1 + L, D)
+        u0 = self.u0.expand(vectors.shape[0], 1, -1)  # (B, 1, D)
+        sequence = torch.cat([u0, vectors], dim=1)  # (B, 1 + L, D), in fp32 if one of them is
         *blocks, last = self.blocks
         for block in blocks:
             sequence = block(sequence, rng)  # (B, 1 + L, D)

@@ -52,10 +52,14 @@ class AttentionClassifier(nn.Module):
             (B, classes): logits.
 
         Raises:
-            ValueError: The feature map can't be cut into the patch grid.
+            ValueError: The feature map is not square, or can't be cut into the patch grid.
         """
         maps = self.patch_network.forward_features(images)  # (B, D, h, w)
-        parts = patchify(maps, maps.shape[-1] // self.grid_size)  # (B, N, D, h / R, w / S)
+        height, width = maps.shape[2:]
+        if height != width or width % self.grid_size:
+            grid = f"{self.grid_size}×{self.grid_size}"
+            raise ValueError(f"a feature map of {height}×{width} can't be cut into {grid} patches")
+        parts = patchify(maps, width // self.grid_size)  # (B, N, D, h / R, w / S)
         vectors = parts.mean(dim=(3, 4))  # (B, N, D)
         if self.positions is not None:
             vectors = vectors + self.positions()  # (B, N, D)

@@ -35,7 +35,10 @@ class Conv2d(nn.Conv2d):
     """A `torch.nn.Conv2d` that computes matrix products on a CPU where those are faster."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
-        """Convolve (B, I, H, W) to (B, O, H', W'), in channels-last memory format."""
+        """Convolve (B, I, H, W) to (B, O, H', W').
+
+        The memory format of a matrix product is channels-last.
+        """
         plain = self.groups == 1 and self.dilation == (1, 1) and self.bias is None
         if input.device.type == "cpu" and plain and not torch.compiler.is_compiling():
             stride = self.stride[0]

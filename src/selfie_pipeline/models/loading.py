@@ -61,8 +61,8 @@ def load_given_weights(tensors: Mapping[str, Tensor], network: nn.Module) -> lis
     the given weights are those of a P. A classifier's head, A and the positions are never loaded.
 
     Args:
-        tensors: By the names of timm's `resnetv2_50` or `resnet50`, whole or without the fourth
-            stage, or by those of this project's encoders and classifiers.
+        tensors: By the names of timm's `resnetv2_50` or `resnet50`, or by those of this project's
+            encoders and classifiers. A ResNet also takes them without the fourth stage.
         network: A classifier or a `Selfie`; changed in place.
 
     Returns:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from selfie_pipeline.config import ModelConfig
 
-_INITIAL_STD = 0.02  # that of BERT, whose embeddings the paper follows
+_INITIAL_STD = 0.02  # that of BERT, as the paper does not give one
 
 
 class TablePositions(nn.Module):

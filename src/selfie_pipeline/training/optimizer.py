@@ -1,4 +1,4 @@
-"""Stochastic gradient descent with linear warm-up and cosine decay, as in the paper."""
+"""Stochastic gradient descent with linear warm-up and cosine decay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from selfie_pipeline.config import TrainingConfig
 
 
 def build_optimizer(groups: list[dict[str, Any]], recipe: TrainingConfig) -> torch.optim.SGD:
-    """Build SGD with Nesterov momentum and L2 on every weight (paper, "Experiments").
+    """Build SGD with Nesterov momentum and L2 (paper, "Experiments"), the latter on every weight.
 
     Args:
         groups: Parameter groups; `lr` is a group's own peak learning rate, if it has one.
@@ -37,8 +37,8 @@ def set_learning_rate(optimizer: torch.optim.SGD, step: int, recipe: TrainingCon
 def learning_rate_factor(step: int, recipe: TrainingConfig) -> float:
     """Return the share of the peak learning rate at a step.
 
-    Linear warm-up, then "decay in a cosine shape" (paper, "Experiments"), to zero after the last
-    step.
+    After a warm-up, "decay in a cosine shape" (paper, "Experiments"). That the warm-up is linear
+    and the decay ends at zero, after the last step, is inferred.
 
     Args:
         step: Steps completed before this one, from 0 to `steps`.

@@ -59,11 +59,12 @@ class Batch(NamedTuple):
         grids: (B, N, C, P, P), uint8: their stored patch grids.
         corners: (B, 2), int64: top and left edge of each image's window.
         flips: (B,), bool: the images to mirror.
-        order: (B, N), int64: a permutation of each image's patches, for pretraining.
+        order: (B, M), int64: a permutation of the M patches of each image's window, for
+            pretraining.
         boxes: (B, 4), float32: each image's box of its canvas, in place of `corners`; None where
             crops are not resized.
-        colours: (B, M, 2, 3, 3), float32: the change of each patch's colours in pretraining, of
-            each image's in finetuning (M = 1); None where colours stay.
+        colours: (B, M, 2, 3, 3), float32: the change of each patch's colours; in finetuning
+            (B, 1, 2, 3, 3), of each image's; None where colours stay.
     """
 
     step: int
