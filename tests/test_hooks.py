@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
+import io
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -422,6 +425,26 @@ def test_a_report_is_named_at_the_end_with_the_table(
 
     shown = f"\n{terminal_table(table)}\n\nReport: {file}/{RUN['run_id']}/report.html\n"
     assert capsys.readouterr().out == (shown if stage == "report" else "")
+
+
+class ClosedTerminal(io.StringIO):
+    """The standard output of a process whose terminal was closed."""
+
+    def write(self, text: str) -> int:  # noqa: ARG002
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_run_whose_terminal_is_gone_ends_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_seed: list[dict[str, Any]]
+) -> None:
+    report = AtomicTextDataset(filepath=str(tmp_path / "page"), version=Version(None, "1"))
+    report.save("<html>")
+    table = MemoryDataset(build_results_table(one_seed))
+    monkeypatch.setattr(sys, "stdout", ClosedTerminal())
+
+    ProjectHooks().after_pipeline_run(
+        pipelines["report"], make_catalog("report", report=report, results_table=table)
+    )
 
 
 @pytest.mark.parametrize("command", [["--help"], ["run", "--params=nonsense=1"]], ids=" ".join)

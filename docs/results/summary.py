@@ -203,6 +203,14 @@ STUDIES = [
         starts={"selfie": "Selfie, harder puzzle, 12,500 steps"},
     ),
     Study(
+        "small_200/transfer",
+        "200 classes at 32 × 32, narrow, 12,000 × 64, harder puzzle on CIFAR-10",
+        f'{_GRID}"data.source=image_folder,data.name=small_200,data.folder=FOLDER,'
+        "pretrained_on=cifar10,finetune.steps=12000,experiment.labeled_fracs=[0.05],"
+        'experiment.seeds=[0,1,2],experiment.arms=[selfie]"',
+        scratch="small_200/rate_0.3",
+    ),
+    Study(
         "cifar10/long",
         "CIFAR-10, narrow, 6,000 × 64",
         f'{_GRID}"{_PAPER},finetune.steps=6000,finetune.batch_size=64,'
@@ -236,6 +244,15 @@ STUDIES = [
         scratch="cifar10/harder_puzzle",
         data="CIFAR-10",
         starts={"selfie": "Selfie, harder puzzle, 12,500 steps, two runs"},
+    ),
+    Study(
+        "cifar10/transfer",
+        "CIFAR-10, narrow, 6,000 × 64, harder puzzle on 200 other classes, learning rate 0.3",
+        f'{_GRID}"pretrained_on=small_200,experiment.labeled_fracs=[0.05],'
+        'experiment.arms=[selfie]"',
+        scratch="cifar10/harder_puzzle",
+        data="CIFAR-10",
+        starts={"selfie": "Selfie, harder puzzle on 200 other classes, 12,500 steps"},
     ),
     Study(
         "cifar10/cells",

@@ -19,7 +19,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from types import FrameType
 from typing import Any, NoReturn, cast, get_args
@@ -63,7 +63,7 @@ class _RunCommand(click.Command):
         _check_encoding()
         _check_runner(ctx)
         try:
-            with _exit_on_sigterm():
+            with _exit_on_signals():
                 return super().invoke(ctx)
         except (KeyboardInterrupt, SystemExit):  # of which Kedro tells no hook
             for hook in settings.HOOKS:
@@ -75,7 +75,9 @@ class _RunCommand(click.Command):
                 message = f"{message.split('. ')[0]}; allowed: {', '.join(sorted(PIPELINE_NAMES))}"
             elif isinstance(error, ValueError) and not message.startswith(_NOTHING_TO_RUN):
                 raise
-            raise click.ClickException(message) from None
+            failure = click.ClickException(message)
+            failure.exit_code = getattr(error, "exit_code", 1)  # type: ignore[misc]
+            raise failure from None
         except OSError as error:
             if error.errno in _REFUSED_PATHS:
                 raise click.ClickException(_one_line(error)) from None
@@ -86,21 +88,30 @@ class _RunCommand(click.Command):
 
 
 @contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """End the process by an exception on SIGTERM, outside trainings, which handle it themselves."""
+def _exit_on_signals() -> Iterator[None]:
+    """End the process by an exception on a signal, outside trainings, which handle it themselves.
+
+    SIGHUP stays ignored where it is, as under `nohup`.
+    """
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
-        click.echo("Error: stopped by SIGTERM; run the same command again", err=True)
+        with suppress(OSError):  # the terminal may be gone
+            name = signal.Signals(number).name
+            click.echo(f"Error: stopped by {name}; run the same command again", err=True)
         sys.exit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():  # only it may set handlers
         yield
         return
-    previous = signal.signal(signal.SIGTERM, stop)
+    numbers = {signal.SIGINT, signal.SIGTERM}
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.add(signal.SIGHUP)
+    previous = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def parse_params(

@@ -98,7 +98,13 @@ _MOST_EXPLAINED = 10
 
 
 class UserError(Exception):
-    """An error that the user can fix; its message is one line."""
+    """An error that the user can fix; its message is one line.
+
+    Attributes:
+        exit_code: Exit status of the command that it ends.
+    """
+
+    exit_code = 1
 
 
 class _StrictModel(BaseModel):

@@ -10,6 +10,7 @@ import logging
 import shlex
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -75,7 +76,8 @@ class ProjectHooks:
                 recipe's encoder, have too few labels, or requires a device or an extra that is
                 missing here.
         """
-        logging.getLogger("kedro.runner.sequential_runner").addFilter(_drop_async_advice)
+        logging.getLogger("kedro.runner.sequential_runner").addFilter(self._drop_advice)
+        self._has_inner_runs = starts_runs(pipeline) or not is_outermost()
         if is_outermost():
             self.on_interrupt()  # of an earlier run of this process, of which Kedro told no hook
         if "best_settings" in pipeline.all_outputs():
@@ -233,18 +235,23 @@ class ProjectHooks:
         from selfie_pipeline.report.text import terminal_table  # noqa: PLC0415  # pandas, scipy
 
         width = shutil.get_terminal_size((100, 24)).columns
-        print(f"\n{terminal_table(catalog.load('results_table'), width)}\n")  # noqa: T201
-        print(f"Report: {report._get_load_path()}")  # noqa: T201
+        table = terminal_table(catalog.load("results_table"), width)
+        with suppress(OSError):  # the terminal may be gone
+            print(f"\n{table}\n\nReport: {report._get_load_path()}", flush=True)  # noqa: T201
+
+    def _drop_advice(self, record: logging.LogRecord) -> bool:
+        """Return whether to log a message: not Kedro's advice to use options that would not work.
+
+        This project refuses `--async`. After an error, `--from-nodes` may name nodes of inner runs,
+        or leave out the cells that failed.
+        """
+        message = record.getMessage()
+        return "--async" not in message and not (self._has_inner_runs and "--from-nodes" in message)
 
     def _release_claims(self) -> None:
         """Remove the empty folders of the innermost run's version."""
         if self._claimed:
             release_claims(self._claimed.pop())
-
-
-def _drop_async_advice(record: logging.LogRecord) -> bool:
-    """Return whether to log it: not Kedro's advice to use `--async`, which this project refuses."""
-    return "--async" not in record.getMessage()
 
 
 def _describe_kept(outputs: Iterable[AbstractVersionedDataset[Any, Any]]) -> str:

@@ -468,8 +468,9 @@ def test_the_test_split_has_no_influence_on_training(
 @pytest.mark.parametrize(
     ("number", "end"),
     [
-        (signal.SIGINT, (1, "Aborted!")),
+        (signal.SIGINT, (130, "Error: stopped by SIGINT; run the same command again")),
         (signal.SIGTERM, (143, "Error: stopped by SIGTERM; run the same command again")),
+        (signal.SIGHUP, (129, "Error: stopped by SIGHUP; run the same command again")),
     ],
 )
 def test_a_signal_outside_a_training_leaves_no_empty_versions_and_no_unfinished_tracked_run(
@@ -477,12 +478,12 @@ def test_a_signal_outside_a_training_leaves_no_empty_versions_and_no_unfinished_
 ) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setattr(Digits, "samples", lambda _: signal.raise_signal(number))
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under `nohup` it is ignored
 
     try:
         done = fresh.kedro_run("--pipeline=ingest", "--params=tracking.mlflow=auto")
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGHUP, before)
 
     assert (done.exit_code, done.stderr.splitlines()[-1]) == end
     assert list((fresh.path / "data").rglob("20*Z")) == []

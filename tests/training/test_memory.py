@@ -117,14 +117,34 @@ def test_available_memory_is_that_of_the_machine_or_less() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/meminfo")
-def test_available_memory_is_what_a_container_leaves(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+@pytest.mark.parametrize(
+    ("own", "group", "names"),
+    [
+        ("0::/", "", ("memory.max", "memory.current", "inactive_file")),  # in a container
+        ("0::/docker/7", "", ("memory.max", "memory.current", "inactive_file")),  # of the host
+        ("0::/job_3/step_0/task", "job_3", ("memory.max", "memory.current", "inactive_file")),
+        (
+            "5:cpu:/\n4:memory:/slurm/job_3\n0::/",
+            "memory/slurm/job_3",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ),
+    ],
+)
+def test_available_memory_is_what_the_control_groups_leave(
+    tmp_path, monkeypatch, own: str, group: str, names: tuple[str, str, str]
+) -> None:
+    (tmp_path / "own").write_text(own)
+    monkeypatch.setattr(memory, "_OWN_CGROUPS", tmp_path / "own")
+    monkeypatch.setattr(memory, "_CGROUPS", tmp_path)
+    limit, used, cache = names
+    folder = tmp_path / group
+    folder.mkdir(parents=True, exist_ok=True)
     of_machine = available_memory()
     assert of_machine > os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
-    (tmp_path / "memory.max").write_text("max\n")
+    (folder / limit).write_text("max\n")
     assert available_memory() > of_machine / 2
-    (tmp_path / "memory.max").write_text(f"{3 * 2**20}\n")
-    (tmp_path / "memory.current").write_text(f"{2**20}\n")
+    (folder / limit).write_text(f"{3 * 2**20}\n")
+    (folder / used).write_text(f"{2**20}\n")
     assert available_memory() == 2 * 2**20
-    (tmp_path / "memory.stat").write_text(f"anon 7\ninactive_file {2**19}\nactive_file 9\n")
+    (folder / "memory.stat").write_text(f"anon 7\n{cache} {2**19}\nactive_file 9\n")
     assert available_memory() == 2 * 2**20 + 2**19  # what can be read from the disk again

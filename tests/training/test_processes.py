@@ -55,7 +55,7 @@ def train(folder: Path) -> None:
         while not stop.poll():
             time.sleep(0.05)
         (folder / f"saved-{os.getpid()}").touch()
-        raise TrainingInterrupted("stopped")
+        raise TrainingInterrupted("stopped", signal.SIGTERM)
 
 
 def receive_twice() -> str | None:

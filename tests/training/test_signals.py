@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 import threading
 from collections.abc import Iterator
@@ -9,9 +10,9 @@ from types import FrameType
 
 import pytest
 
-from selfie_pipeline.training.signals import StopRequest
+from selfie_pipeline.training.signals import StopRequest, training_interrupted
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
 @pytest.fixture
@@ -54,6 +55,23 @@ def test_the_second_signal_is_handled_by_the_previous_handler(
 
         assert stop.received == signal.SIGTERM
         assert handled == [number]
+
+
+def test_a_closed_terminal_is_ignored_under_nohup(handled: list[signal.Signals]) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGHUP)
+
+        assert stop.received is None
+    assert handled == []
+
+
+def test_an_interruption_has_the_status_of_its_signal_in_another_process_too() -> None:
+    stopped = training_interrupted("pretrain", signal.SIGTERM, "step 3 of 60", "auto")
+
+    for error in (stopped, pickle.loads(pickle.dumps(stopped))):
+        assert str(error).startswith("pretrain was stopped by SIGTERM after step 3 of 60; run ")
+        assert error.exit_code == 143
 
 
 def test_ctrl_c_twice_exits_at_once() -> None:

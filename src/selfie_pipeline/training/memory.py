@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,13 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
 _NEVER = 2**31 - 1
 _PROCESS_BYTES = 2**30
 """Memory of a process that has imported torch and this project, with some room."""
-_CGROUP = Path("/sys/fs/cgroup")
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
+_CGROUP_FILES = {
+    "": ("memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+"""Of versions 2 and 1, by controller: limit, use, and the key of the page cache in memory.stat."""
 _OUT_OF_MEMORY = re.compile(
     r"(?:out of memory|can't allocate memory|unable).*?allocate ([\d.]+ \w+)", re.I | re.S
 )
@@ -66,23 +72,36 @@ def training_bytes(network: nn.Module, images: Tensor) -> int:
 
 
 def available_memory() -> int:
-    """Return the memory that new processes can take, bytes: of the machine, or of its container."""
+    """Return the memory that new processes can take, in bytes.
+
+    It is that of the machine, or what the control groups of a container or a batch job leave.
+    """
     if not Path("/proc/meminfo").exists():
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    available = int(fields["MemAvailable"].split()[0]) * 2**10
-    with suppress(OSError, ValueError):  # no container of version 2, or without a limit
-        limit = int((_CGROUP / "memory.max").read_text())
-        used = int((_CGROUP / "memory.current").read_text())
-        available = min(available, limit - used + _reclaimable_memory())
-    return available
+    return min([int(fields["MemAvailable"].split()[0]) * 2**10, *_memory_left_by_cgroups()])
 
 
-def _reclaimable_memory() -> int:
-    """Return the page cache that the container's system frees on demand, bytes; 0 if not known."""
+def _memory_left_by_cgroups() -> Iterator[int]:
+    """Yield what each limit leaves, in bytes, of this process's control groups and those above."""
+    own = _OWN_CGROUPS.read_text().splitlines() if _OWN_CGROUPS.exists() else []
+    for controller, path in (line.split(":", 2)[1:] for line in own):
+        if controller not in _CGROUP_FILES:
+            continue
+        maximum, current, cache = _CGROUP_FILES[controller]
+        group = PurePosixPath(path)
+        for each in (group, *group.parents):
+            folder = _CGROUPS / controller / str(each).lstrip("/")
+            with suppress(OSError, ValueError):  # another system's path, or without a limit
+                limit, used = (int((folder / name).read_text()) for name in (maximum, current))
+                yield limit - used + _reclaimable_memory(folder, cache)
+
+
+def _reclaimable_memory(folder: Path, key: str) -> int:
+    """Return the page cache that the system frees on demand, bytes; 0 if not known."""
     try:
-        lines = (_CGROUP / "memory.stat").read_text().splitlines()
-        return int(dict(line.split() for line in lines)["inactive_file"])
+        lines = (folder / "memory.stat").read_text().splitlines()
+        return int(dict(line.split() for line in lines)[key])
     except (OSError, ValueError, KeyError):
         return 0
 

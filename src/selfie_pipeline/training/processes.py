@@ -108,7 +108,7 @@ class _Schedule(Generic[R]):
             return
         # Pickled here, because the pool's own pickling moves tensors into shared memory, of which
         # containers have little.
-        with _blocked(signal.SIGINT):
+        with _blocked(signal.SIGINT, signal.SIGHUP):
             self.running[process.submit(_execute, pickle.dumps(call))] = (process, number, job)
 
     @contextmanager
@@ -139,12 +139,13 @@ def _create_process(threads: int) -> ProcessPoolExecutor:
 
 
 @contextmanager
-def _blocked(number: signal.Signals) -> Iterator[None]:
-    """Block a signal; a process that starts in this context never receives it.
+def _blocked(*signals: signal.Signals) -> Iterator[None]:
+    """Block signals; a process that starts in this context never receives them.
 
-    Ctrl-C reaches all processes of a terminal. The first one stops the others, with SIGTERM.
+    Ctrl-C reaches all processes of a terminal, as does its end. The first one stops the others,
+    with SIGTERM.
     """
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Signal handling: on SIGINT or SIGTERM a training saves a checkpoint and stops."""
+"""Signal handling: on SIGINT, SIGTERM or SIGHUP a training saves a checkpoint and stops."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ from typing import Any, Literal, Self
 
 from selfie_pipeline.config import UserError
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class TrainingInterrupted(UserError):  # noqa: N818  # not an error
     """A signal stopped a training, which can be resumed."""
+
+    def __init__(self, message: str, received: signal.Signals) -> None:
+        super().__init__(message, received)
+        self.exit_code = 128 + received  # as of a process that the signal has ended
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def training_interrupted(
@@ -31,12 +38,14 @@ def training_interrupted(
     """
     command = "the same command" + (" without resume=never" if resume == "never" else "")
     return TrainingInterrupted(
-        f"{title} was stopped by {received.name} after {when}; run {command} to resume it"
+        f"{title} was stopped by {received.name} after {when}; run {command} to resume it", received
     )
 
 
 class StopRequest:
-    """Records SIGINT and SIGTERM while its context is open; a second signal acts as by default.
+    """Records such signals while its context is open; a second signal acts as by default.
+
+    SIGHUP stays ignored where it is, as under `nohup`.
 
     In a process of `processes` it does not: a scheduler signals all processes of a group, and the
     parent then asks each to stop once more. The parent kills those that do not stop.
@@ -51,7 +60,9 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # only it may set handlers
-            self._previous = {number: signal.signal(number, self._record) for number in _SIGNALS}
+            for number in _SIGNALS:
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(self, *_: object) -> None:

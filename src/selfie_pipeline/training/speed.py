@@ -120,7 +120,8 @@ def _time_steps(train: Callable[[Checkpoints, Fit], object], limit_s: float) -> 
     if stop.received:
         raise TrainingInterrupted(
             f"stopped by {stop.received.name} while the time of a step was measured for the "
-            "budget; run the same command to start again"
+            "budget; run the same command to start again",
+            stop.received,
         )
     return watch.read()
 

@@ -74,7 +74,7 @@ def wait_for_signal(folder: Path) -> None:
         while not stop.poll():
             time.sleep(0.05)
         (folder / f"ended-{os.getpid()}").touch()
-        raise TrainingInterrupted("stopped")
+        raise TrainingInterrupted("stopped", signal.SIGTERM)
 
 
 def double_twice(number: int) -> Job[int]:

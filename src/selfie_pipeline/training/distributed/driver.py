@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import signal
 import threading
 import time
 import uuid
@@ -212,9 +213,11 @@ class _Monitor:
                     progress.update(step, HistoryRow(*status.latest) if status.latest else None)
                 if status.end is not None:
                     thread.join(_END_TIMEOUT_S)
-                    raise (TrainingInterrupted if status.interrupted else UserError)(status.end)
+                    if status.interrupted:
+                        raise TrainingInterrupted(status.end, stop.received or signal.SIGTERM)
+                    raise UserError(status.end)
                 if stop.received:
-                    self._stop_workers(stop.received.name, int(stop.received))
+                    self._stop_workers(stop.received)
                 else:
                     self._check_capacity()
         if reason := _worker_death_reason(self.error):
@@ -262,7 +265,7 @@ class _Monitor:
                 )
             self.starts, self.progressed_at = status.starts, time.monotonic()
 
-    def _stop_workers(self, name: str, number: int) -> None:
+    def _stop_workers(self, received: signal.Signals) -> None:
         """Ask the workers to stop, and give up waiting after some time.
 
         Raises:
@@ -270,11 +273,12 @@ class _Monitor:
         """
         if self.stopped_at is None:
             self.stopped_at = time.monotonic()
-            ray.get(self.status.request_stop.remote(number))
+            ray.get(self.status.request_stop.remote(int(received)))
         elif time.monotonic() - self.stopped_at > STOP_TIMEOUT_S:
             raise TrainingInterrupted(
-                f"{self.title} was stopped by {name}; the workers did not answer, so the same "
-                "command resumes from their last checkpoint"
+                f"{self.title} was stopped by {received.name}; the workers did not answer, so the "
+                "same command resumes from their last checkpoint",
+                received,
             )
 
     def _check_capacity(self) -> None:
