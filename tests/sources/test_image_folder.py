@@ -221,7 +221,8 @@ def test_class_folders_without_train_are_the_training_data(folder, caplog):
     skipped, drawn = caplog.messages
     assert skipped.startswith("Skipped 3 files, such as loose.png: neither in a split")
     assert drawn.startswith(
-        "No labeled test split was found (test/, val/ …), so 4 of 20 images were drawn as one: 20 %"
+        "No test split with a training class was found (test/, val/ …), so 4 of 20 images were "
+        "drawn as one: 20 %"
     )
 
 
@@ -236,6 +237,35 @@ def test_classes_whose_names_differ_only_in_case_or_punctuation_are_named(folder
         "Classes whose names differ only in case, spaces or punctuation: C (2 images) and C++ "
         "(2 images), Red Fox (2 images) and red_fox (2 images); "
     )
+
+
+@pytest.mark.parametrize("names", [("cat", "RED_FOX"), ("cat", "RED_FOX", "owl")])
+def test_a_test_split_whose_classes_differ_only_in_case_or_punctuation_is_refused(folder, names):
+    add(folder, "train/Cat/1.png", "train/Red Fox/1.png", "val/Cat/1.png")
+    add(folder, *(f"Test/{name}/1.png" for name in names))
+
+    with pytest.raises(UserError) as error:
+        ImageFolder(folder)
+    assert str(error.value) == (
+        "the split test has the classes RED_FOX, cat, which differ from the training classes Cat, "
+        "Red Fox only in case, spaces or punctuation; rename the folders or correct the labels"
+    )
+
+
+@pytest.mark.parametrize("names", [("owl", "ant"), ("++", "--")])
+def test_a_test_split_of_other_classes_is_left_out(folder, caplog, names):
+    caplog.set_level("INFO", "selfie_pipeline")
+    add(folder, *TRAIN, "train/-+/1.png", *(f"test/{name}/1.png" for name in names))
+
+    assert not any(place.startswith("test/") for *_, place in listed(ImageFolder(folder)))
+    assert "a test image needs a class that training images have" in caplog.messages[0]
+    assert caplog.messages[1].startswith("No test split with a training class was found")
+
+
+def test_a_later_test_split_is_not_compared(folder):
+    add(folder, *TRAIN, "test/cat/1.png", "val/Cat/1.png", "val/Dog/1.png")
+
+    assert ("test", "cat", "test/cat/1.png") in listed(ImageFolder(folder))
 
 
 def test_files_of_other_kinds_are_not_drawn_for_the_test_split(folder):

@@ -6,12 +6,13 @@ import logging
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from selfie_pipeline.config import UserError
 from selfie_pipeline.printable import escape_controls, list_first
 from selfie_pipeline.sources.decoding import has_image_extension
 from selfie_pipeline.sources.samples import TEST_SHARE, build_sample_table, draw_test_split
@@ -67,6 +68,10 @@ def choose_splits(images: Sequence[ListedImage]) -> list[ListedImage]:
 
     Returns:
         The used images in the same order; their splits are those of `SPLITS`.
+
+    Raises:
+        UserError: A test split would be left out because its classes differ from the training
+            classes in case, spaces or punctuation.
     """
     images = [
         image._replace(class_name="") if image.split in UNLABELED_NAMES else image
@@ -75,6 +80,10 @@ def choose_splits(images: Sequence[ListedImage]) -> list[ListedImage]:
     trained = {image.class_name for image in images if image.split not in TEST_NAMES} - {""}
     labeled = {image.split for image in images if image.class_name in trained} & {*TEST_NAMES}
     test = next((name for name in TEST_NAMES if name in labeled), None)
+    for name in TEST_NAMES:
+        if name == test:
+            break
+        _check_classes(name, {image.class_name for image in images if image.split == name}, trained)
     chosen: list[ListedImage] = []
     unused: dict[str, list[ListedImage]] = defaultdict(list)
     for image in images:
@@ -125,11 +134,31 @@ def log_skipped(images: Sequence[ListedImage], reason: str) -> None:
         logger.warning("Skipped %d files, such as %s: %s", len(images), place, reason)
 
 
+def _check_classes(split: str, classes: Collection[str], trained: Collection[str]) -> None:
+    """Raise if classes of a test split have only the letters and digits of training classes."""
+    keys = {_simplify(name) for name in classes} & {_simplify(name) for name in trained} - {""}
+    if keys:
+        found, expected = (
+            list_first(sorted(name for name in names if _simplify(name) in keys))
+            for names in (classes, trained)
+        )
+        raise UserError(
+            f"the split {split} has the classes {found}, which differ from the training classes "
+            f"{expected} only in case, spaces or punctuation; rename the folders or correct the "
+            "labels"
+        )
+
+
+def _simplify(name: str) -> str:
+    """Return a name without case, spaces and punctuation."""
+    return re.sub(r"[\W_]", "", name.casefold())
+
+
 def _log_similar_names(images: Mapping[str, int]) -> None:
     """Log the classes whose names have the same letters and digits; `images` counts theirs."""
     groups = defaultdict(list)
     for name in sorted(images):
-        groups[re.sub(r"[\W_]", "", name.casefold())].append(f"{name} ({images[name]} images)")
+        groups[_simplify(name)].append(f"{name} ({images[name]} images)")
     similar = [" and ".join(names) for key, names in groups.items() if key and len(names) > 1]
     if similar:
         logger.warning(
@@ -162,9 +191,9 @@ def _draw_test_split(images: list[ListedImage]) -> list[ListedImage]:
     tested = {name for name, test in zip(classes, is_test, strict=True) if test}
     untested = sorted({image.class_name for image in images if image.split == "train"} - tested)
     logger.info(
-        "No labeled test split was found (test/, val/ …), so %d of %d images were drawn as one: "
-        "%g %% of each class, and at least one image where there are two or more; the draw depends "
-        "on the paths alone, `samples` lists the images%s",
+        "No test split with a training class was found (test/, val/ …), so %d of %d images were "
+        "drawn as one: %g %% of each class, and at least one image where there are two or more; "
+        "the draw depends on the paths alone, `samples` lists the images%s",
         is_test.sum(),
         len(rows),
         100 * TEST_SHARE,
