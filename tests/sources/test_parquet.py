@@ -208,6 +208,37 @@ def test_a_column_is_named_where_several_have_images_or_classes(folder, opened):
     assert source.samples()["class_name"].tolist() == ["a", "a", "b", "b"]
 
 
+def warnings(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_columns_that_may_have_the_classes_are_named_if_none_is_found(folder, opened, caplog):
+    columns = {"breed": ["a", "b"] * 2, "split": ["x"] * 4, "width": [12] * 4, "box": [[1, 2]] * 4}
+    for number in range(2):
+        write(folder / f"train-{number}.parquet", images_table(4, **columns))
+
+    assert opened().classes == ()
+    (line,) = warnings(caplog)
+    assert line == (
+        f"{folder}/train-1.parquet: no column of classes was found among breed, width; if it is "
+        "one of them, name it with data.class_column"
+    )
+
+    caplog.clear()
+    assert opened(class_column="breed").classes == ("a", "b")
+    assert not warnings(caplog)
+
+
+@pytest.mark.parametrize("columns", [{}, {"Split": ["x"] * 4}, {"file_name": list("abcd")}])
+def test_images_without_other_columns_are_unlabeled_without_a_warning(
+    folder, opened, caplog, columns
+):
+    write(folder / "train.parquet", images_table(4, **columns))
+
+    assert opened().classes == ()
+    assert not warnings(caplog)
+
+
 def test_rows_are_labeled_by_a_table(folder, opened, tmp_path):
     write(folder / "unlabeled.parquet", images_table(4))
     rows = [(f"unlabeled.parquet[{n}]", name) for n, name in enumerate(["a", "", "b"])]

@@ -31,6 +31,11 @@ _NAMES: dict[str, tuple[set[str], ...]] = {
 if no column has a name of the first."""
 
 
+def is_named_as(column: str, *kinds: str) -> bool:
+    """Return True if a column has a name that those of one of these kinds have."""
+    return any(_simplify(column) in names for kind in kinds for names in _NAMES[kind])
+
+
 def find_column(path: Path, columns: Collection[str], kind: str, named: str | None) -> str | None:
     """Find the column of a kind.
 
@@ -55,7 +60,7 @@ def find_column(path: Path, columns: Collection[str], kind: str, named: str | No
         _check_unique(path, columns, named)
         return named
     for known in _NAMES[kind]:
-        found = [name for name in columns if re.sub(r"[\W_]", "", name).lower() in known]
+        found = [name for name in columns if _simplify(name) in known]
         if found:
             _check_unique(path, columns, found[0])
         if len(found) > 1:
@@ -66,6 +71,10 @@ def find_column(path: Path, columns: Collection[str], kind: str, named: str | No
         if found:
             return found[0]
     return None
+
+
+def _simplify(column: str) -> str:
+    return re.sub(r"[\W_]", "", column).lower()
 
 
 def _check_unique(path: Path, columns: Collection[str], name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from pyarrow.parquet import ParquetFile
 from selfie_pipeline.config import DataConfig, UserError
 from selfie_pipeline.printable import list_first
 from selfie_pipeline.sources.base import damaged_error
-from selfie_pipeline.sources.columns import find_column, read_class_labels, to_texts
+from selfie_pipeline.sources.columns import find_column, is_named_as, read_class_labels, to_texts
+
+logger = logging.getLogger(__name__)
 
 _BATCH_ROWS = 8
 _BUFFER_BYTES = 2**20  # per column; without it, Arrow reads a row group's column at once
@@ -35,6 +38,8 @@ class ParquetReader:
     def __init__(self, paths: Sequence[Path], config: DataConfig) -> None:
         """Find the columns, which the parameters may name.
 
+        If there is no column of classes, those that may have them are logged.
+
         Raises:
             UserError: A shard is damaged, or the column of images or classes is ambiguous.
         """
@@ -49,15 +54,13 @@ class ParquetReader:
             self._columns[path] = image, class_
             self._names[path] = class_labels.get(class_) if class_ else None
             names |= dict.fromkeys(self._names[path] or [])
-        if (
-            config.class_column
-            and not config.labels
-            and not any(c for _, c in self._columns.values())
-        ):
-            raise UserError(
-                f"data.class_column = {config.class_column} is not a column of {paths[0]}; "
-                f"allowed: {list_first(schema.names)}"
-            )
+        if not config.labels and not any(c for _, c in self._columns.values()):
+            if config.class_column:
+                raise UserError(
+                    f"data.class_column = {config.class_column} is not a column of {paths[0]}; "
+                    f"allowed: {list_first(schema.names)}"
+                )
+            _log_other_columns(path, schema)
         self.class_names = tuple(names)
 
     def list_images(self, path: Path) -> Iterator[tuple[str, str]]:
@@ -94,6 +97,22 @@ class ParquetReader:
                         return
         except (OSError, pa.ArrowException) as error:
             raise damaged_error(path, error) from error
+
+
+def _log_other_columns(path: Path, schema: pa.Schema) -> None:
+    """Log the columns of a shard that may have the classes, if there are any."""
+    others = [
+        field.name
+        for field in schema
+        if not pa.types.is_nested(field.type) and not is_named_as(field.name, "image", "split")
+    ]
+    if others:
+        logger.warning(
+            "%s: no column of classes was found among %s; if it is one of them, name it with "
+            "data.class_column",
+            path,
+            list_first(others),
+        )
 
 
 def _marks_none(file: ParquetFile, column: str) -> bool:
