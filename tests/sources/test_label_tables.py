@@ -349,6 +349,46 @@ def test_a_damaged_table_is_refused_with_its_name_and_reason(photos, listed, con
     assert str(error.value).isprintable()
 
 
+def warnings(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+MISSING = ["NA", "N/A", "NaN", "nan", "null", "None", "<NA>", r"\N"]
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        *((["cat", name, "dog", name, ""], name) for name in MISSING),
+        (["-1", "0", "-1", "12"], "-1"),
+        (["nan", "cat", "NA", "dog"], "NA or nan"),
+        (["-1", "7", "nan", "8"], "-1 or nan"),
+    ],
+)
+def test_classes_that_often_stand_for_missing_values_are_named(
+    folder, listed, caplog, names, found
+):
+    touch(folder, *(f"{number}.jpg" for number in range(len(names))))
+    write(folder / "labels.csv", ("id", "class"), *enumerate(names))
+
+    assert {name for _, name in listed("raw/labels.csv").values()} == set(names)
+    (line,) = warnings(caplog)
+    assert line == (
+        f"{folder}/labels.csv: 2 of {len(names)} rows have the class {found}, which often stands "
+        "for a missing value; leave the cell empty to mean unlabeled"
+    )
+
+
+@pytest.mark.parametrize("names", [["-1", "-2", "0"], ["-1", "cat", "0"], ["-1", "-1"], ["Nana"]])
+def test_other_classes_stand_for_no_missing_value(folder, listed, caplog, names):
+    touch(folder, *(f"{number}.jpg" for number in range(len(names))))
+    write(folder / "labels.csv", ("id", "class"), *enumerate(names))
+
+    listed("raw/labels.csv")
+
+    assert not warnings(caplog)
+
+
 @pytest.mark.parametrize("name", ["more.csv", "more.parquet"])
 def test_numbers_with_gaps_are_the_same_classes(folder, listed, name):
     """pandas writes a column of whole numbers with gaps as 3.0."""

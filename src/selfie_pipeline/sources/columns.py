@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections.abc import Collection, Sequence
@@ -14,6 +15,8 @@ import pyarrow as pa
 from selfie_pipeline.config import UserError
 from selfie_pipeline.printable import list_first
 from selfie_pipeline.sources.base import damaged_error
+
+logger = logging.getLogger(__name__)
 
 _NAMES: dict[str, tuple[set[str], ...]] = {
     "image": (
@@ -29,6 +32,9 @@ _NAMES: dict[str, tuple[set[str], ...]] = {
 }
 """Names of columns in lower case, without spaces and punctuation. Those of a second set count only
 if no column has a name of the first."""
+
+_MISSING = {"NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>", r"\N"}
+"""Texts by which pandas, R, Excel and databases write missing values."""
 
 
 def is_named_as(column: str, *kinds: str) -> bool:
@@ -135,6 +141,24 @@ def strip_decimal_zero(texts: Sequence[str]) -> Sequence[str]:
     if all(re.fullmatch(r"(-?\d+\.0)?", text) for text in texts):
         return [text.removesuffix(".0") for text in texts]
     return texts
+
+
+def log_missing_values(path: Path, names: Sequence[str]) -> None:
+    """Log the classes that may stand for a missing value; -1 does among numbers of at least 0."""
+    classes = {*names} - {""}
+    found = classes & _MISSING
+    others = classes - found - {"-1"}
+    if "-1" in classes and others and all(re.fullmatch(r"\d+(\.\d+)?", name) for name in others):
+        found.add("-1")
+    if found:
+        logger.warning(
+            "%s: %d of %d rows have the class %s, which often stands for a missing value; leave "
+            "the cell empty to mean unlabeled",
+            path,
+            sum(name in found for name in names),
+            len(names),
+            " or ".join(sorted(found)),
+        )
 
 
 def _is_binary(kind: pa.DataType) -> bool:

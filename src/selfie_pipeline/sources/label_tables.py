@@ -19,6 +19,7 @@ from selfie_pipeline.printable import list_first
 from selfie_pipeline.sources.base import damaged_error
 from selfie_pipeline.sources.columns import (
     find_column,
+    log_missing_values,
     read_class_labels,
     strip_decimal_zero,
     to_texts,
@@ -103,6 +104,7 @@ def _read_table(path: Path, config: DataConfig, *, is_first: bool) -> LabelTable
         )
     if not rows:
         raise damaged_error(path, "it has no rows below its header")
+    log_missing_values(path, [row.class_name for row in rows])
     return LabelTable(path, rows)
 
 
