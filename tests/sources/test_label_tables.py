@@ -318,11 +318,22 @@ TABLES = {
         "1.jpg,cat\n2.jpg,dog\n",
         "has no header: its first line names the file 1.jpg; add a line above it",
     ),
-    "a row that is too long": ("file,class\n1.jpg,cat,dog\n", "line 2 has 3 columns, the header 2"),
+    "a row that is too long": (
+        "file,class\n1.jpg,cat,dog\n",
+        "line 2 has 3 columns, the header 2",
+    ),
     "no rows": ("file,class\n", "it has no rows below its header"),
     "nothing": ("", "is damaged: its first line is empty"),
     "an empty first line": ("\nfile,class\n1.jpg,cat\n", "is damaged: its first line is empty"),
-    "an open quote": ('file,class\n"1.jpg,cat\n', "is damaged: unexpected end of data"),
+    "an open quote": (
+        'file,class\n"1\n.jpg",cat\n"2.jpg,cat\n3.jpg,dog\n',
+        "is damaged: the row that begins in line 4: unexpected end of data; replace",
+    ),
+    "an open quote in the header": ('file,"class\n', "is damaged: the row that begins in line 1: "),
+    "an open quote before another": (
+        'file,class\n"1.jpg,cat\n"2.jpg",dog\n',
+        "is damaged: the row that begins in line 2: ',' expected after '\"'; replace",
+    ),
     "no text": (b"\x89PNG\xff", "is neither text in UTF-8 nor .parquet"),
 }
 

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import pyarrow as pa
 from pyarrow.parquet import ParquetFile
@@ -152,21 +152,35 @@ def _read_text(
         line = file.readline()
         file.seek(0)
         delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=line.count)
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        header = [name.strip() for name in next(reader, [])]
+        lines = _read_lines(file, delimiter)
+        header = [name.strip() for name in next(lines, (1, []))[1]]
         if not header:
             raise csv.Error("its first line is empty, where the names of the columns belong")
         columns = [header.index(name) if name is not None else -1 for name in find(header)]
         rows = []
-        for row in reader:
+        for number, row in lines:
             if any(row[len(header) :]):
-                raise csv.Error(
-                    f"line {reader.line_num} has {len(row)} columns, the header {len(header)}"
-                )
+                raise csv.Error(f"line {number} has {len(row)} columns, the header {len(header)}")
             if any(row):
                 rows.append([row[c].strip() if 0 <= c < len(row) else "" for c in columns])
         images, classes, splits = zip(*rows, strict=True) if rows else ((), (), ())
         return zip(strip_decimal_zero(images), strip_decimal_zero(classes), splits, strict=True)
+
+
+def _read_lines(file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Read the rows of a text file, each with the number of its first line.
+
+    Raises:
+        csv.Error: The text is not a table.
+    """
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    number = 1
+    try:
+        for row in reader:
+            yield number, row
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise csv.Error(f"the row that begins in line {number}: {error}") from None
 
 
 def _read_parquet(
