@@ -360,6 +360,28 @@ def test_a_damaged_table_is_refused_with_its_name_and_reason(photos, listed, con
     assert str(error.value).isprintable()
 
 
+@pytest.mark.parametrize(
+    ("name", "converted"),
+    [
+        ("x.json", "pd.read_json('x.json')"),
+        ("x.JSONL", "pd.read_json('x.JSONL', lines=True)"),
+        ("x.ndjson", "pd.read_json('x.ndjson', lines=True)"),
+        ("x.xlsx", "pd.read_excel('x.xlsx')"),
+        ("x.xls", "pd.read_excel('x.xls')"),
+        ("x.ods", "pd.read_excel('x.ods')"),
+    ],
+)
+def test_a_table_of_another_format_is_refused_with_its_conversion(photos, listed, name, converted):
+    (photos / name).write_text('{"file": "photos/1.jpg", "class": "cat"}\n')
+
+    with pytest.raises(UserError) as error:
+        listed(f"raw/{name}")
+    assert str(error.value) == (
+        f"data.labels: {photos / name} has a format that is not read; allowed: CSV, TSV or "
+        f"Parquet; convert it with pandas, as in {converted}.to_csv('x.csv', index=False)"
+    )
+
+
 def warnings(caplog):
     return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 

@@ -34,6 +34,13 @@ from selfie_pipeline.sources.listing import (
 
 logger = logging.getLogger(__name__)
 
+_CONVERSIONS = {
+    ".json": "read_json({!r})",
+    **dict.fromkeys((".jsonl", ".ndjson"), "read_json({!r}, lines=True)"),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "read_excel({!r})"),
+}
+"""Functions of pandas that read tables of other formats, by suffix."""
+
 _Columns = tuple[str, str, str | None]
 """Names of the columns of image, class and split."""
 
@@ -74,6 +81,12 @@ def read_label_tables(config: DataConfig, root: Path) -> list[LabelTable]:
 
 
 def _read_table(path: Path, config: DataConfig, *, is_first: bool) -> LabelTable:
+    if conversion := _CONVERSIONS.get(path.suffix.lower()):
+        raise UserError(
+            f"data.labels: {path} has a format that is not read; allowed: CSV, TSV or Parquet; "
+            f"convert it with pandas, as in pd.{conversion.format(path.name)}"
+            f".to_csv({f'{path.stem}.csv'!r}, index=False)"
+        )
     read = _read_parquet if path.suffix.lower() == ".parquet" else _read_text
     find = partial(_find_columns, path, config, is_first)
     rows: list[LabelRow] = []
