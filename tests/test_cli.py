@@ -461,6 +461,20 @@ def test_a_refusal_in_the_shell_is_one_line(project: Path, command: list[str]) -
     assert not list((project / "data").rglob("*"))
 
 
+def test_the_log_is_the_same_in_any_folder_of_the_project(project: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "kedro", "run", "--pipeline=ingest"],
+        cwd=project / "conf" / "base",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert re.search(
+        r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO    Completed 1 out of 1 tasks$", done.stderr, re.M
+    )
+
+
 def test_file_names_in_another_encoding_than_utf8_are_refused(project: Path) -> None:
     """Python takes UTF-8 in the locale C, unless it is told not to."""
     done = subprocess.run(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -14,12 +15,14 @@ from contextlib import suppress
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
+from kedro.framework.project import LOGGING
 from kedro.io import AbstractVersionedDataset, DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline
+from omegaconf import OmegaConf
 
 from selfie_pipeline.config import Config, UserError, load_config
 from selfie_pipeline.extras import require_extra
@@ -49,18 +52,19 @@ class ProjectHooks:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Check all parameters before anything else is done.
+        """Configure the log, and check all parameters before anything else is done.
 
         Raises:
             UserError: The configuration can't be read, a parameter is unknown or not allowed, or
                 the engine is not installed.
         """
+        conf_source = str(context.config_loader.conf_source)
+        _configure_logging(Path(conf_source, "logging.yml"))
         self._config = load_config(context.config_loader["parameters"])
         if self._config.compute.engine == "ray":
             require_extra("ray", "compute.engine = ray needs Ray", "ray")
         params = context._runtime_params or {}  # Kedro has no public access to them
         _check_paths_fit(self._config, params, context.config_loader["globals"])
-        conf_source = str(context.config_loader.conf_source)
         project_path.set(Path(context.project_path))
         self._project = Project(Path(context.project_path), context.env, params, conf_source)
 
@@ -252,6 +256,13 @@ class ProjectHooks:
         """Remove the empty folders of the innermost run's version."""
         if self._claimed:
             release_claims(self._claimed.pop())
+
+
+def _configure_logging(file: Path) -> None:
+    """Configure the log as the file says; Kedro looks for one in the working directory only."""
+    is_other = file.is_file() and file.resolve() != Path("conf/logging.yml").resolve()
+    if is_other and not os.environ.get("KEDRO_LOGGING_CONFIG"):
+        LOGGING.configure(cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(file))))
 
 
 def _describe_kept(outputs: Iterable[AbstractVersionedDataset[Any, Any]]) -> str:
