@@ -18,7 +18,7 @@ PARTS = {
 LOWER = {
     *("config", "models", "training", "evaluation", "report", "sources", "datasets"),
     "duplicates",
-    *("project", "printable", "provenance", "initial_weights", "weights", "extras"),
+    *("project", "printable", "progress", "provenance", "initial_weights", "weights", "extras"),
 }
 ALLOWED_IMPORTS = {
     "config": {"printable"},
@@ -26,15 +26,16 @@ ALLOWED_IMPORTS = {
     "weights": set(),
     "atomic_write": set(),
     "printable": set(),
+    "progress": set(),
     "extras": {"config"},
     "duplicates": set(),
     "models": {"config", "printable", "provenance", "extras"},
     "locks": {"config"},
-    "sources": {"config", "atomic_write", "locks", "printable", "extras"},
-    "datasets": {"config", "weights", "atomic_write", "locks", "printable"},
+    "sources": {"config", "atomic_write", "locks", "printable", "progress", "extras"},
+    "datasets": {"config", "weights", "atomic_write", "locks", "printable", "progress"},
     "training": {
         *("models", "config", "printable", "provenance", "weights", "atomic_write", "locks"),
-        "extras",
+        *("extras", "progress"),
     },
     "evaluation": {"config"},
     "report": {"evaluation", "config", "printable", "provenance"},
@@ -73,6 +74,7 @@ ONLY_IN = {
     "optuna": {"pipelines", "training"},
     "ray": {"training"},
     "timm": {"models", "training"},
+    "tqdm": {"pipelines", "progress", "training"},
 }
 
 

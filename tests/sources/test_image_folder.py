@@ -65,6 +65,16 @@ def test_the_table_lists_training_then_test_then_unlabeled_files(folder):
         assert (size, sha256) == (len(content), hashlib.sha256(content).hexdigest())
 
 
+def test_reading_many_files_is_logged_where_there_is_no_terminal(folder, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("selfie_pipeline.progress._LINE_INTERVAL_S", 1e-9)
+    add(folder, "train/cat/1.png", "train/dog/1.png", "test/cat/2.png", "test/dog/2.png")
+
+    ImageFolder(folder).samples()
+
+    assert caplog.messages[0].startswith("Reading files: 1 of 4 images, ")
+
+
 def test_images_are_in_the_table_order_from_any_sample_on(folder, all_images, monkeypatch):
     monkeypatch.setattr(decoding, "CHUNK_BYTES", 3 * 3 * 8 * 8)
     add(folder, *TRAIN, "test/cat/a.png", "test/dog/b.png")

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from selfie_pipeline.atomic_write import atomic_write, fsync
 from selfie_pipeline.config import UserError
@@ -32,6 +31,7 @@ from selfie_pipeline.datasets.patch_grid_manifest import (
     Shard,
     file_crc32,
 )
+from selfie_pipeline.progress import track
 
 logger = logging.getLogger(__name__)
 
@@ -130,13 +130,8 @@ def write_version(new: PendingPatchGrids, folder: Path) -> Manifest:
 
 def _write_chunks(writer: _ShardWriter, new: PendingPatchGrids) -> None:
     """Write the missing samples; raise the errors of `write_version`."""
-    with tqdm(
-        initial=writer.written,
-        total=new.samples,
-        desc="Cutting patches",
-        unit=" images",
-        delay=5,
-        disable=None,
+    with track(
+        "Cutting patches", new.samples, unit=" images", initial=writer.written
     ) as progress_bar:
         for patches, unreadable in new.chunks(writer.written):
             writer.append(patches, unreadable)

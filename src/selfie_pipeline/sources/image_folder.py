@@ -14,10 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 import pandas as pd
-from tqdm import tqdm
 
 from selfie_pipeline.config import UserError
 from selfie_pipeline.printable import list_first
+from selfie_pipeline.progress import track
 from selfie_pipeline.sources.base import RESIZING, Chunk, stale_error
 from selfie_pipeline.sources.decoding import (
     REFUSED,
@@ -104,15 +104,9 @@ class ImageFolder:
 
         The sha256 of an unreadable file is empty.
         """
-        digests = tqdm(
-            map_ordered(self._digest, self._listed["place"]),
-            total=len(self._listed),
-            desc="Reading files",
-            unit=" images",
-            delay=5,
-            disable=None,
-        )
-        return self._listed.assign(sha256=pd.Series(list(digests), dtype="str"))
+        digests = map_ordered(self._digest, self._listed["place"])
+        tracked = track("Reading files", len(self._listed), digests, unit=" images")
+        return self._listed.assign(sha256=pd.Series(list(tracked), dtype="str"))
 
     def fingerprint(self, samples: pd.DataFrame) -> str:
         """Return the SHA-256 over the files' names, contents, splits and labels, in hex digits.

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from selfie_pipeline.config import UserError
+from selfie_pipeline.progress import track
 from selfie_pipeline.training.data.augmentation import normalise
 from selfie_pipeline.training.data.batches import WindowReader
 from selfie_pipeline.training.device import Device
@@ -92,7 +92,7 @@ def compute_outputs(
     """
     infer = Inference(network, images.grids.mean, images.grids.std, device)
     batches = np.split(rows, range(_BATCH_SIZE, len(rows), _BATCH_SIZE))
-    progress = tqdm(batches, title, unit="batch", delay=5, disable=None, leave=False)
+    progress = track(title, len(batches), batches, unit=" batches", leave=False)
     return np.concatenate([infer(images.read_central(batch)) for batch in progress])
 
 

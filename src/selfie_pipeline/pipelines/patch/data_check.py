@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from selfie_pipeline.config import DataConfig
 from selfie_pipeline.datasets.patch_grids import PatchGrids
 from selfie_pipeline.duplicates.hashing import ImageHashes, hash_images
 from selfie_pipeline.duplicates.search import find_duplicates, find_originals
+from selfie_pipeline.progress import track
 from selfie_pipeline.report.duplicates import describe_check, draw_duplicates, has_leaked
 from selfie_pipeline.sources.base import CHUNK_BYTES
 from selfie_pipeline.sources.decoding import map_ordered
@@ -83,7 +83,7 @@ def _hash_images(patch_grids: PatchGrids) -> ImageHashes:
         for start in range(0, len(patch_grids), step)
     ]
     hashed = map_ordered(lambda block: hash_images(patch_grids.read_canvases(block)), blocks)
-    progress = tqdm(hashed, "Comparing images", len(blocks), unit=" blocks", delay=5, disable=None)
+    progress = track("Comparing images", len(blocks), hashed, unit=" blocks")
     return ImageHashes(*(np.concatenate(parts) for parts in zip(*progress, strict=True)))
 
 

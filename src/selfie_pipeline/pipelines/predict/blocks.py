@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from math import ceil
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from selfie_pipeline.config import UserError
 from selfie_pipeline.evaluation.predictions import TopTwo, find_top_two
 from selfie_pipeline.models.preprocessing import Preprocessing
+from selfie_pipeline.progress import track
 from selfie_pipeline.provenance import hash_json
 from selfie_pipeline.sources.decoding import map_ordered, may_be_readable_now
 from selfie_pipeline.sources.image_files import read_windows
@@ -74,14 +75,7 @@ def classify_in_blocks(
         missing = {number: part for number, part in blocks.items() if number not in done}
         start = time.monotonic()
         try:
-            with tqdm(
-                initial=resumed,
-                total=len(names),
-                desc="predict",
-                unit=" files",
-                delay=5,
-                disable=None,
-            ) as progress:
+            with track("predict", len(names), unit=" files", initial=resumed) as progress:
                 results = _classify(infer, folder, missing, preprocessing, progress)
                 for number, digest, block in results:
                     _save_block(checkpoints, number, digest, block)
@@ -104,7 +98,7 @@ def _classify(
     folder: Path,
     blocks: Mapping[int, Sequence[str]],
     preprocessing: Preprocessing,
-    progress: tqdm[NoReturn],
+    progress: tqdm[Any],
 ) -> Iterator[tuple[int, str, Block]]:
     """Yield each block's number, digest and results; those after it are being classified then."""
     classes = len(preprocessing.classes)
