@@ -77,7 +77,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for suffix in ("png", "jpg"):
             files = draw_files(photographs, options.count, Path(folder), suffix)
-            windows, _ = read_windows(files, preprocessing.patch)  # (N, H, W, 3)
+            windows, *_ = read_windows(files, preprocessing.patch)  # (N, H, W, 3)
             batches = torch.from_numpy(windows).permute(0, 3, 1, 2).split(64)  # (64, 3, H, W) each
             ours = softmax(np.concatenate([infer(batch) for batch in batches]), axis=1)
             found = np.stack(

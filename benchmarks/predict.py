@@ -92,7 +92,7 @@ class Serial:
         """Classify files; return the processor's seconds."""
         before = time.process_time()
         for first in range(0, len(files), BATCH):
-            windows, _ = read_windows(files[first : first + BATCH], self.config.patch)
+            windows, *_ = read_windows(files[first : first + BATCH], self.config.patch)
             self.inferences[runtime](torch.from_numpy(windows).permute(0, 3, 1, 2))
         return time.process_time() - before
 

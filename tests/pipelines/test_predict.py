@@ -163,6 +163,19 @@ def test_unreadable_files_are_listed_with_the_reason(finished: Any, tmp_path: Pa
     assert finished.load("image_predictions")["file"].tolist() == [r"caf\xe9.png", "deep/grey.png"]
 
 
+def test_dark_images_and_those_of_several_frames_are_counted_in_the_log(
+    finished: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dark = Image.fromarray(np.full((16, 16), 4095, np.uint16))
+    dark.save(tmp_path / "dark.tif", save_all=True, append_images=[dark])
+
+    with caplog.at_level("INFO"):
+        predict(finished, tmp_path)
+
+    assert "1 images have several frames or pages: the first is used" in caplog.text
+    assert "1 images of 16 bits have no value above 16383, so they become dark" in caplog.text
+
+
 def test_a_folder_without_images_has_an_empty_table(finished: Any, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images/notes.txt").touch()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
-from typing import Literal
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -92,6 +94,7 @@ def hide_content(file: Path) -> None:
 def same(one: Block, other: Block) -> bool:
     return (
         one.reasons == other.reasons
+        and one.oddities == other.oddities
         and one.top.labels.tobytes() == other.top.labels.tobytes()
         and one.top.probabilities.tobytes() == other.top.probabilities.tobytes()
     )
@@ -122,6 +125,37 @@ def test_classified_files_are_not_read_again(
         found = classify(folder, "store")
 
     assert "predict: resumes after 8 of 10 files" in caplog.text
+    assert same(found, expected)
+
+
+def test_images_of_fewer_than_16_bits_and_several_frames_are_counted(folder: Path) -> None:
+    dark, light = (np.full((8, 8), value, np.uint16) for value in (4095, 65535))
+    for number in (0, 5, 9):
+        Image.fromarray(dark).save(folder / f"{number}.png", "TIFF")
+    pages = [Image.fromarray(light)]
+    Image.fromarray(light).save(folder / "2.png", "TIFF", save_all=True, append_images=pages)
+    interrupt(folder)
+
+    resumed = classify(folder, "store")
+
+    assert resumed.oddities == {"dark": 3, "several frames": 1}
+    assert same(resumed, classify(folder, "undisturbed"))
+
+
+def test_blocks_of_an_earlier_commit_without_these_numbers_are_used(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dumps(note: dict[str, Any]) -> str:
+        return json.dumps({key: note[key] for key in ("files", "reasons")})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks, "json", SimpleNamespace(dumps=dumps, loads=json.loads))
+        expected = classify(folder, "store")
+
+    with caplog.at_level("INFO"):
+        found = classify(folder, "store")
+
+    assert "resumes after 10 of 10 files" in caplog.text
     assert same(found, expected)
 
 

@@ -141,7 +141,7 @@ def test_a_pattern_in_a_folder_whose_name_looks_like_one(tmp_path: Path) -> None
 def test_windows_are_the_centres_of_the_images_in_order(tmp_path: Path) -> None:
     paths = [add_image(tmp_path / f"{number}.png", number) for number in range(5)]
 
-    windows, reasons = read_windows(paths, PATCH)
+    windows, reasons, _ = read_windows(paths, PATCH)
 
     assert reasons == [None] * 5
     expected = np.stack([decode_file(path, 16)[4:12, 4:12] for path in paths])
@@ -152,14 +152,14 @@ def test_unreadable_files_have_a_reason_and_no_window(tmp_path: Path) -> None:
     paths = [tmp_path / "empty.png", add_image(tmp_path / "intact.png", 0), tmp_path / "absent.png"]
     paths[0].touch()
 
-    windows, reasons = read_windows(paths, PATCH)
+    windows, reasons, _ = read_windows(paths, PATCH)
 
     assert reasons == ["empty", None, "can't be read: No such file or directory"]
     np.testing.assert_array_equal(windows, decode_file(paths[1], 16)[None, 4:12, 4:12])
 
 
 def test_without_files_there_are_no_windows() -> None:
-    windows, reasons = read_windows([], PATCH)
+    windows, reasons, _ = read_windows([], PATCH)
 
     assert windows.shape == (0, 8, 8, 3)
     assert reasons == []

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -96,34 +96,35 @@ def decode_file(file: Path | BinaryIO, canvas_size: int) -> NDArray[np.uint8]:
         UnreadableImageError: The file can't be read, is empty, cut off, damaged, too large, or not
             an image.
     """
-    return _decode(file, canvas_size).pixels
+    return decode_image(file, canvas_size).pixels
 
 
-class _Decoded(NamedTuple):
+class DecodedImage(NamedTuple):
     """An image, and what its data set's log should say of it.
 
     Attributes:
         pixels: The result of `decode_file`.
-        has_more: Whether the file has more frames.
-        is_dark: Whether it has 16 bits, of which it uses the lowest quarter of the range at most.
+        oddities: "several frames" if the file has more of them; "dark" if it has 16 bits, of which
+            it uses the lowest quarter of the range at most.
     """
 
     pixels: NDArray[np.uint8]
-    has_more: bool
-    is_dark: bool
+    oddities: list[str]
 
 
-def _decode(file: Path | BinaryIO, canvas_size: int) -> _Decoded:
+def decode_image(file: Path | BinaryIO, canvas_size: int) -> DecodedImage:
+    """Decode an image file as `decode_file` does, and find its oddities; see there for errors."""
     try:
         with Image.open(file, formats=_FORMATS) as image:
             image.draft(None, (2 * canvas_size, 2 * canvas_size))  # ignored by all but JPEG
             _check_size(image)
             image.load()
             _check_size(image)  # transparency may be declared behind the pixels
-            has_more, is_dark = _has_more_frames(image), _is_dark(image)
+            tests = {"several frames": _has_more_frames, "dark": _is_dark}
+            oddities = [name for name, test in tests.items() if test(image)]
             with suppress(Exception):  # damaged EXIF with intact pixels
                 ImageOps.exif_transpose(image, in_place=True)
-            return _Decoded(_fit_to_canvas(_to_rgb(image), canvas_size), has_more, is_dark)
+            return DecodedImage(_fit_to_canvas(_to_rgb(image), canvas_size), oddities)
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
@@ -158,16 +159,16 @@ def decode_chunks(
         Exception: Any other exception of `load`, or of iterating over the files.
     """
 
-    def decode(item: _Item) -> _Decoded | UnreadableImageError:
+    def decode(item: _Item) -> DecodedImage | UnreadableImageError:
         try:
             with load(item) as file:
-                return _decode(file, canvas_size)
+                return decode_image(file, canvas_size)
         except UnreadableImageError as error:
             return error
 
     decoded = map_ordered(decode, files)
     step = max(1, CHUNK_BYTES // (3 * canvas_size**2))
-    several_frames = dark = 0
+    oddities: Counter[str] = Counter()
     while results := list(islice(decoded, step)):
         planes = np.zeros((len(results), 3, canvas_size, canvas_size), dtype=np.uint8)
         images = planes.transpose(0, 2, 3, 1)  # (n, H, W, C)
@@ -177,13 +178,17 @@ def decode_chunks(
                 unreadable[start + row] = str(result)
             else:
                 images[row] = result.pixels
-                several_frames += result.has_more
-                dark += result.is_dark
+                oddities.update(result.oddities)
         yield Chunk(images, unreadable)
         start += len(results)
-    if several_frames:
+    log_oddities(oddities)
+
+
+def log_oddities(oddities: Counter[str]) -> None:
+    """Log how many images have several frames or unused bits; see `DecodedImage`."""
+    if several_frames := oddities["several frames"]:
         logger.info("%d images have several frames or pages: the first is used", several_frames)
-    if dark:
+    if dark := oddities["dark"]:
         logger.warning(
             "%d images of 16 bits have no value above %d, so they become dark: the higher eight "
             "bits are used; scale the values of images of 10, 12 or 14 bits to 65535 first",

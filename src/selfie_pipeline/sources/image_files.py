@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from glob import escape, glob
 from itertools import accumulate, dropwhile, islice, takewhile
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfie_pipeline.config import PatchConfig, UserError
-from selfie_pipeline.sources.decoding import UnreadableImageError, decode_file
+from selfie_pipeline.sources.decoding import UnreadableImageError, decode_image
 from selfie_pipeline.sources.folders import is_loop, walk_folders
 
 _ALLOWED = "allowed: a folder of image files, one file, or a pattern such as photos/*.jpg"
@@ -102,23 +103,25 @@ def _sort(names: Iterable[str]) -> list[str]:
 
 def read_windows(
     paths: Sequence[Path], patch: PatchConfig
-) -> tuple[NDArray[np.uint8], list[str | None]]:
+) -> tuple[NDArray[np.uint8], list[str | None], Counter[str]]:
     """Read the central windows of image files one after another; for `map_ordered`.
 
     Returns:
-        The windows of the readable files, uint8 of shape (n, H, W, 3); and for each file None, or
-        the reason that it is unreadable.
+        The windows of the readable files, uint8 of shape (n, H, W, 3); for each file None, or the
+        reason that it is unreadable; and the numbers of images with oddities, for `log_oddities`.
     """
     margin = (patch.canvas_size - patch.image_size) // 2
     inside = slice(margin, margin + patch.image_size)
     windows = [np.empty((0, patch.image_size, patch.image_size, 3), dtype=np.uint8)]
     reasons: list[str | None] = []
+    oddities: Counter[str] = Counter()
     for path in paths:
         try:
-            canvas = decode_file(path, patch.canvas_size)
+            image = decode_image(path, patch.canvas_size)
         except UnreadableImageError as error:
             reasons.append(str(error))
         else:
-            windows.append(canvas[None, inside, inside])  # (1, H, W, 3)
+            windows.append(image.pixels[None, inside, inside])  # (1, H, W, 3)
             reasons.append(None)
-    return np.concatenate(windows), reasons
+            oddities.update(image.oddities)
+    return np.concatenate(windows), reasons, oddities

@@ -107,7 +107,7 @@ def _list_and_read(item: Input, folder: Path) -> None:
 def _find_and_read(item: Input, folder: Path) -> None:
     """Find and read images as `predict` does."""
     found, files = find_files(folder / "input" / item.value)
-    windows, reasons = read_windows([found / file for file in files], _PATCH)
+    windows, reasons, _ = read_windows([found / file for file in files], _PATCH)
     if len(windows) != reasons.count(None) or len(reasons) != len(files):
         raise WrongResultError(f"{len(windows)} images, {len(reasons)} reasons, {len(files)} files")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from math import ceil
@@ -47,6 +48,8 @@ class Block(NamedTuple):
     top: TopTwo
     """Of the readable files, in their order."""
     reasons: Reasons
+    oddities: Counter[str]
+    """Numbers of images, for `log_oddities`."""
 
 
 def classify_in_blocks(
@@ -90,7 +93,8 @@ def classify_in_blocks(
     parts = [done[number] for number in blocks]
     labels, probabilities = zip(*(part.top for part in parts), strict=True)
     reasons = [reason for part in parts for reason in part.reasons]
-    return Block(TopTwo(np.concatenate(labels), np.concatenate(probabilities)), reasons)
+    top = TopTwo(np.concatenate(labels), np.concatenate(probabilities))
+    return Block(top, reasons, sum((part.oddities for part in parts), Counter()))
 
 
 def _classify(
@@ -110,23 +114,26 @@ def _classify(
             for first in range(0, len(names), _BATCH_SIZE):
                 yield [folder / name for name in names[first : first + _BATCH_SIZE]]
 
-    def infer_batch(files: list[Path]) -> tuple[NDArray[np.float32], Reasons]:
-        windows, reasons = read_windows(files, preprocessing.patch)
+    def infer_batch(files: list[Path]) -> tuple[NDArray[np.float32], Reasons, Counter[str]]:
+        windows, reasons, oddities = read_windows(files, preprocessing.patch)
         images = torch.from_numpy(windows).permute(0, 3, 1, 2)  # (n, C, H, W)
         empty = np.empty((0, classes), dtype=np.float32)
-        return infer(images) if len(images) else empty, reasons
+        return infer(images) if len(images) else empty, reasons, oddities
 
     with torch_threads(1):  # threads that share a batch of small images wait for each other
         results = map_ordered(infer_batch, batches())
         for number, names in blocks.items():
             logits: list[NDArray[np.float32]] = []
             reasons: Reasons = []
-            for batch_logits, batch_reasons in islice(results, ceil(len(names) / _BATCH_SIZE)):
+            oddities: Counter[str] = Counter()
+            for part in islice(results, ceil(len(names) / _BATCH_SIZE)):
+                batch_logits, batch_reasons, batch_oddities = part
                 logits.append(batch_logits)
                 reasons += batch_reasons
+                oddities += batch_oddities
                 progress.update(len(batch_reasons))
             top = find_top_two(np.concatenate(logits))  # of (n, classes)
-            yield number, digests.pop(number), Block(top, reasons)
+            yield number, digests.pop(number), Block(top, reasons, oddities)
 
 
 def _digest(folder: Path, names: Sequence[str]) -> str:
@@ -143,11 +150,11 @@ def _stat(file: Path) -> tuple[int, int] | None:
 
 
 def _save_block(checkpoints: Checkpoints, number: int, digest: str, block: Block) -> None:
-    note = json.dumps({"files": digest, "reasons": block.reasons}).encode()
+    note = {"files": digest, "reasons": block.reasons, "oddities": block.oddities}
     tensors = {
         "labels": torch.from_numpy(block.top.labels),
         "probabilities": torch.from_numpy(block.top.probabilities),
-        "note": torch.frombuffer(bytearray(note), dtype=torch.uint8),
+        "note": torch.frombuffer(bytearray(json.dumps(note).encode()), dtype=torch.uint8),
     }
     checkpoints.save(Checkpoint(number, tensors))
 
@@ -165,4 +172,5 @@ def _load_blocks(
         outdated = any(may_be_readable_now(reason) for reason in note["reasons"] if reason)
         if not outdated and note["files"] == _digest(folder, blocks.get(number, ())):
             top = TopTwo(tensors["labels"].numpy(), tensors["probabilities"].numpy())
-            yield number, Block(top, note["reasons"])
+            oddities = Counter(note.get("oddities"))  # an earlier commit stored none
+            yield number, Block(top, note["reasons"], oddities)

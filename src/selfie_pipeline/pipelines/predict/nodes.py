@@ -21,7 +21,7 @@ from selfie_pipeline.printable import escape_controls
 from selfie_pipeline.project import resolve_path
 from selfie_pipeline.provenance import describe_environment, hash_json
 from selfie_pipeline.report.contact_sheet import CONTACT_SHEET_IMAGES, draw_predictions
-from selfie_pipeline.sources.decoding import map_ordered
+from selfie_pipeline.sources.decoding import log_oddities, map_ordered
 from selfie_pipeline.sources.folders import escape_name
 from selfie_pipeline.sources.image_files import find_files, read_windows
 from selfie_pipeline.training.checkpoints import Checkpoints
@@ -77,18 +77,19 @@ def classify_files(
         "versions": describe_environment()["versions"],
     }
     state = Checkpoints(checkpoints, identity, every=1, resume=resume, keep=None)
-    top, reasons = classify_in_blocks(infer, folder, names, preprocessing, state)
+    top, reasons, oddities = classify_in_blocks(infer, folder, names, preprocessing, state)
     is_readable = np.array([reason is None for reason in reasons])  # (N,)
     readable, unreadable = np.flatnonzero(is_readable), np.flatnonzero(~is_readable)
     _LOG.info("predict: %d images classified", len(readable))
     if len(unreadable):
         _LOG.warning("predict: %d unreadable files; see unreadable_images", len(unreadable))
+    log_oddities(oddities)
     files = [_format_path(names[row]) for row in readable]
     predictions = name_predictions(files, top, preprocessing.classes).set_index(readable)
     uncertain = select_least_certain(predictions, CONTACT_SHEET_IMAGES)
     read = partial(read_windows, patch=preprocessing.patch)
     # The files are read again; `map_ordered` suppresses Pillow's warnings about them.
-    [(windows, gone)] = map_ordered(read, [[folder / names[row] for row in uncertain.index]])
+    [(windows, gone, _)] = map_ordered(read, [[folder / names[row] for row in uncertain.index]])
     uncertain = uncertain[[reason is None for reason in gone]]  # or deleted meanwhile
     refused = {
         "file": [_format_path(names[row]) for row in unreadable],
