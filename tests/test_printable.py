@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel, ValidationError, field_validator
 
-from selfie_pipeline.printable import escape_controls, explain, is_printable, shorten
+from selfie_pipeline.printable import (
+    escape_controls,
+    explain,
+    is_printable,
+    shorten,
+    shorten_alike,
+)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +44,26 @@ def test_names_in_any_script_stay_as_they_are(text: str) -> None:
 def test_only_long_texts_are_shortened() -> None:
     assert shorten("ab" * 5, limit=10) == "ab" * 5
     assert shorten("a" * 500 + "b" * 500, limit=10) == "aaaaa…bbbb"
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (
+            [f"species number {n:03} (Linnaeus, 1758)" for n in (0, 10, 299)],
+            ["…000…", "…010…", "…299…"],
+        ),
+        (["plant_leaf_spotted", "plant_leaf_spoiled"], ["…spotted", "…spoiled"]),
+        (["a very old oak", "an oak", "a tall old oak"], ["a very old…", "an…", "a tall old…"]),
+        (["long name of one class"], ["long n…class"]),
+        (["very long, very long", "very long"], ["…long,… long", "…long"]),
+        (["golden retriever", "german shepherd"], ["golden…iever", "german…pherd"]),
+        (["old oak", "old elm"], ["old oak", "old elm"]),
+        ([], []),
+    ],
+)
+def test_long_names_keep_what_differs(names: list[str], short: list[str]) -> None:
+    assert shorten_alike(names, limit=12) == dict(zip(names, short, strict=True))
 
 
 class Record(BaseModel):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Collection
-from itertools import islice
+from collections.abc import Collection, Iterable
+from itertools import islice, takewhile
 
 from pydantic import ValidationError
 
@@ -31,6 +32,28 @@ def shorten(text: str, limit: int = 200) -> str:
     if len(text) <= limit:
         return text
     return f"{text[: limit // 2]}…{text[-(limit // 2) + 1 :]}"
+
+
+def shorten_alike(names: Iterable[str], limit: int) -> dict[str, str]:
+    """Map each name to a short form that keeps what distinguishes names of one pattern.
+
+    If a name is longer than the limit, an ellipsis takes the place of the words that all have at
+    their beginnings, and of those at their ends. Then each is shortened.
+    """
+    rests = {name: name for name in names}
+    if len(rests) > 1 and max(map(len, rests)) > limit:
+        first = re.sub(r"[^\W_]+$", "", _find_prefix(rests))  # whole words only
+        rests = {name: name[len(first) :] for name in rests}
+        last = _find_prefix([rest[::-1] for rest in rests.values()])[::-1]
+        last = re.sub(r"^[^\W_]+", "", last)
+        start, end = "…" if first else "", "…" if last else ""
+        rests = {name: start + rest.removesuffix(last) + end for name, rest in rests.items()}
+    return {name: shorten(rest, limit) for name, rest in rests.items()}
+
+
+def _find_prefix(texts: Collection[str]) -> str:
+    pairs = zip(min(texts), max(texts), strict=False)  # all others are between these two
+    return "".join(char for char, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _is_control(char: str) -> bool:

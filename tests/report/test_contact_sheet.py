@@ -29,6 +29,17 @@ def test_each_image_is_captioned_with_its_file_and_two_classes() -> None:
     assert figure.get_label().endswith("And 3 more.")
 
 
+def test_long_names_of_classes_keep_what_differs() -> None:
+    table = predictions(1).assign(
+        **{"class": "species number 000 (Linnaeus)", "runner_up": "species number 010 (Linnaeus)"}
+    )
+
+    figure = draw_predictions(np.zeros((1, 4, 4, 3), dtype=np.uint8), table, title="Some images")
+
+    caption = figure.axes[0].texts[0].get_text()
+    assert caption.splitlines() == ["0.png", "…000…: 60 %", "…010…: 40 %"]
+
+
 def test_control_characters_in_names_of_files_are_escaped() -> None:
     table = predictions(1).assign(file="a\x1b[2J\n.png")
 

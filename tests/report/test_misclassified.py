@@ -146,6 +146,21 @@ def test_long_names_are_shortened_to_fit_the_panel() -> None:
     assert "o" * 98 + "2" in figure.get_label()
 
 
+def test_long_names_of_one_pattern_differ_in_all_figures() -> None:
+    names = [f"species number {n:03} (Linnaeus, 1758)" for n in range(31)]
+    wrong = select_worst_errors(PREDICTIONS, 3)
+    errors = draw_sample_errors(np.zeros((3, 4, 4, 3), np.uint8), wrong, names)
+    captions = [text.get_text().splitlines()[:2] for text in errors.axes[0].texts]
+    assert captions[0] == ["true: …002…", "✗ predicted: …000…"]
+    assert captions[1] == ["true: …000…", "✗ predicted: …001…"]
+
+    table = draw_confusion_matrix(PREDICTIONS, names)
+    assert [text.get_text() for text in table.axes[0].texts[3:5]] == ["…000…", "…001…"]
+    matrix = draw_confusion_matrix(PREDICTIONS, names[:3])
+    shown = [tick.get_text() for tick in matrix.axes[0].get_yticklabels()]
+    assert shown == ["…000…", "…001…", "…002…"]
+
+
 def test_no_errors_show_a_placeholder() -> None:
     figure = draw_sample_errors(np.zeros((0, 4, 4, 3), np.uint8), PREDICTIONS[:0], CLASSES)
     assert figure.axes[0].texts[0].get_text() == "no image is misclassified"

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from selfie_pipeline.printable import escape_controls, shorten
+from selfie_pipeline.printable import escape_controls, shorten_alike
 from selfie_pipeline.report.image_grid import draw_image_grid
 from selfie_pipeline.report.style import join_sentences, shorten_start, styled
 
@@ -30,13 +30,15 @@ def draw_predictions(images: NDArray[np.uint8], predictions: pd.DataFrame, *, ti
     """
     captions, descriptions = [], []
     rows = predictions.itertuples(index=False, name=None)
+    shown = map(str, [*predictions["class"], *predictions["runner_up"]])
+    short = shorten_alike(shown, _MAX_CLASS_LENGTH)
     for file, first, probability, second, second_probability in rows:
         classes = [
             (str(first), f"{100 * probability:.0f} %"),
             (str(second), f"{100 * second_probability:.0f} %"),
         ]
         file = escape_controls(str(file))  # noqa: PLW2901
-        lines = [f"{shorten(name, _MAX_CLASS_LENGTH)}: {percent}" for name, percent in classes]
+        lines = [f"{short[name]}: {percent}" for name, percent in classes]
         captions.append("\n".join([shorten_start(file, _MAX_FILE_LENGTH), *lines]))
         descriptions.append(f"{file}: " + " or ".join(map(" ".join, classes)))
     figure = draw_image_grid(

@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from selfie_pipeline.evaluation.embedding import stack_vectors, subsample
-from selfie_pipeline.printable import escape_controls, shorten
+from selfie_pipeline.printable import escape_controls, shorten_alike
 from selfie_pipeline.report.style import LIGHT, join_sentences, styled
 
 _SEED = 0
@@ -87,13 +87,14 @@ def _draw_classes(
     labels: NDArray[np.int64],
     classes: list[tuple[int, str]],
 ) -> None:
+    short = shorten_alike((name for _, name in classes), _MAX_NAME)
     if len(classes) > _MAX_CLASSES_IN_LEGEND:
         labeled = labels >= 0  # (M,)
         x, y = points[labeled].T  # (m,) each
         axes.scatter(x, y, c=labels[labeled], cmap="turbo", s=8, linewidths=0)
         for label, name in classes if len(classes) <= _MAX_CLASSES_NAMED else []:
             x, y = np.median(points[labels == label], axis=0)
-            axes.text(x, y, shorten(name, _MAX_NAME), ha="center", size=8)
+            axes.text(x, y, short[name], ha="center", size=8)
         return
     names = [str(line.get_label()) for line in axes.lines]  # "unlabeled", if there are such points
     # There are at least as many markers and colours as classes here.
@@ -101,5 +102,5 @@ def _draw_classes(
         class_points = points[labels == label].T  # (2, m)
         axes.plot(*class_points, marker, color=colour, ms=5, mew=0, alpha=0.8)
     if classes:  # the names are given here, because labels that begin with _ are hidden
-        names += [shorten(name, _MAX_NAME) for _, name in classes]
+        names += [short[name] for _, name in classes]
         axes.legend(axes.lines, names, loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)

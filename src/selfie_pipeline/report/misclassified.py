@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
-from selfie_pipeline.printable import shorten
+from selfie_pipeline.printable import shorten_alike
 from selfie_pipeline.report.image_grid import draw_image_grid
 from selfie_pipeline.report.style import LIGHT, join_sentences, styled
 
@@ -80,10 +80,12 @@ def draw_sample_errors(
     """
     captions, descriptions = [], []
     rows = predictions[["label", "predicted", "probability"]].itertuples(index=False, name=None)
+    shown = [classes[label] for label in {*predictions["label"], *predictions["predicted"]}]
+    true_names, wrong_names = shorten_alike(shown, 20), shorten_alike(shown, 14)
     for label, predicted, probability in rows:
         true, wrong, percent = classes[label], classes[predicted], f"{100 * probability:.0f} %"
         captions.append(
-            f"true: {shorten(true, 20)}\n✗ predicted: {shorten(wrong, 14)}\nprobability: {percent}"
+            f"true: {true_names[true]}\n✗ predicted: {wrong_names[wrong]}\nprobability: {percent}"
         )
         descriptions.append(f"{true}, predicted as {wrong}, probability {percent}")
     figure = draw_image_grid(
@@ -101,7 +103,8 @@ def draw_sample_errors(
 
 def _draw_matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     """Draw the matrix with rectangles, because their colours, unlike pixels, follow a dark page."""
-    names = [shorten(name, _MAX_NAME) for name in classes]
+    short = shorten_alike(classes, _MAX_NAME)
+    names = [short[name] for name in classes]
     entry, longest = max(2.8 / len(classes), 0.42), max(map(len, names))  # inches, characters
     side = entry * len(classes) + 0.08 * longest + 0.6
     figure = Figure(figsize=(side, side + 0.3))
@@ -153,12 +156,9 @@ def _draw_pairs(
     axes = figure.subplots()
     axes.set_axis_off()
     axes.set_title("Most frequently confused classes")
+    names = shorten_alike((classes[label] for pair in pairs for label in pair[:2]), 32)
     rows = [
-        (
-            shorten(classes[true], 32),
-            shorten(classes[predicted], 32),
-            f"{count:,} of {totals[true]:,}",
-        )
+        (names[classes[true]], names[classes[predicted]], f"{count:,} of {totals[true]:,}")
         for true, predicted, count in pairs
     ] or [("none", "", "")]
     axes.set(xlim=(0, 1), ylim=(len(rows) + 1, 0))
