@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import resource
 import signal
 import socket
@@ -23,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from selfie_pipeline.config import UserError
 from selfie_pipeline.training.job_runner import run_jobs
 from selfie_pipeline.training.search import Search
+from selfie_pipeline.training.signals import TrainingInterrupted
 from selfie_pipeline.training.trials import (
     Objective,
     best_result,
@@ -121,6 +123,19 @@ def test_interrupted_trials_are_the_next_ones(make_search, make_trials) -> None:
 
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
     assert rates(trials) == straight
+
+
+def test_an_interrupted_trial_is_not_logged_by_optuna(
+    make_search, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        raise TrainingInterrupted("stopped")
+
+    monkeypatch.setattr(logging.getLogger("optuna"), "propagate", True)
+    with pytest.raises(TrainingInterrupted, match="stopped"):
+        run_trial(make_search(), objective, [])
+
+    assert caplog.messages == []
 
 
 def test_interrupted_trials_that_earlier_commits_stored_are_run_again(

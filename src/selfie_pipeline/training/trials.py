@@ -22,7 +22,8 @@ from selfie_pipeline.training.jobs import Job
 from selfie_pipeline.training.search import Search, SearchResult
 
 _LOG = logging.getLogger(__name__)
-optuna.logging.set_verbosity(optuna.logging.WARNING)  # here, for the processes of trials, too
+# It warns of each interrupted trial, with a traceback. Here, for the processes of trials, too.
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 _INITIAL_TRIALS = 5
 """Number of trials whose values do not depend on the scores of others."""
 Objective = Callable[[optuna.Trial], float]
