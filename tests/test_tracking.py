@@ -23,6 +23,7 @@ from selfie_pipeline import tracking
 from selfie_pipeline.datasets.folder import FolderDataset
 from selfie_pipeline.datasets.text import AtomicTextDataset
 from selfie_pipeline.tracking import MlflowHooks, tracking_hooks
+from selfie_pipeline.training.signals import TrainingInterrupted
 from selfie_pipeline.versions import RunVersions, outer_versions
 
 # MLflow keeps SQLAlchemy's connections open.
@@ -183,7 +184,7 @@ def test_a_run_within_a_run_is_its_child(
     hook = hooks()
     hook.before_pipeline_run(RUN, SINGLE, catalog)
     hooks(hook).before_pipeline_run(RUN | {"run_id": "inner"}, SINGLE, catalog)
-    hook.on_pipeline_error()
+    hook.on_pipeline_error(ValueError())
     hook.after_dataset_saved("selfie_metrics", METRICS)
     hook.after_pipeline_run()
 
@@ -253,6 +254,17 @@ def test_a_failure_to_track_does_not_end_the_run(
     ours = [record for record in caplog.records if record.name == tracking.__name__]
     assert [record.levelno for record in ours] == [logging.WARNING]
     assert "this run is no longer tracked" in ours[0].getMessage()
+
+
+def test_a_run_whose_training_a_signal_stopped_is_killed(
+    tmp_path: Path, hooks: Callable[..., MlflowHooks], catalog: DataCatalog
+) -> None:
+    hook = hooks()
+    hook.before_pipeline_run(RUN, SINGLE, catalog)
+    hook.on_pipeline_error(TrainingInterrupted("stopped"))
+
+    (run,) = find_runs(tmp_path)
+    assert run.info.status == "KILLED"
 
 
 Address = tuple[str, int]

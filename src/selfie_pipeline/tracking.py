@@ -26,6 +26,7 @@ from kedro.pipeline import Pipeline
 
 from selfie_pipeline.project import starts_runs
 from selfie_pipeline.provenance import describe_environment, flatten
+from selfie_pipeline.training.signals import TrainingInterrupted
 from selfie_pipeline.versions import is_outermost
 
 _LOG = logging.getLogger(__name__)
@@ -129,9 +130,9 @@ class MlflowHooks:
         self._end("FINISHED")
 
     @hook_impl
-    def on_pipeline_error(self) -> None:
-        """End the failed run."""
-        self._end("FAILED")
+    def on_pipeline_error(self, error: Exception) -> None:
+        """End the failed run, or that whose training was stopped."""
+        self._end("KILLED" if isinstance(error, TrainingInterrupted) else "FAILED")
 
     def on_interrupt(self) -> None:
         """End all runs in progress; see `cli`."""
