@@ -256,6 +256,20 @@ def test_a_failure_to_track_does_not_end_the_run(
     assert "this run is no longer tracked" in ours[0].getMessage()
 
 
+def create_client(folder: Path) -> Any:
+    """Return MLflow's client of the default file."""
+    pytest.importorskip("mlflow")
+    return tracking._create_client(None, folder)
+
+
+def test_the_project_may_have_any_name(tmp_path: Path) -> None:
+    project = tmp_path / "feature%2Fx %20? #1 é"
+
+    assert create_client(project).get_experiment("0").name == "Default"
+    assert list(tmp_path.iterdir()) == [project]
+    assert list((project / "data").iterdir()) == [project / "data" / "mlflow.db"]
+
+
 def test_a_run_whose_training_a_signal_stopped_is_killed(
     tmp_path: Path, hooks: Callable[..., MlflowHooks], catalog: DataCatalog
 ) -> None:

@@ -168,7 +168,7 @@ class MlflowHooks:
         experiment = client.get_experiment_by_name(self._recipe)
         if experiment is not None:
             return str(experiment.experiment_id)
-        local = client.tracking_uri.startswith("sqlite:")
+        local = client.tracking_uri.startswith("sqlite")
         artifacts = (self._project / "data" / "mlflow" / self._recipe).as_uri() if local else None
         return str(client.create_experiment(self._recipe, artifact_location=artifacts))
 
@@ -218,7 +218,15 @@ def _create_client(uri: str | None, project: Path) -> Any:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns of each attempt
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
-    return MlflowClient(uri or f"sqlite:///{project / 'data' / 'mlflow.db'}")
+    return MlflowClient(uri or _sqlite_uri(project / "data" / "mlflow.db"))
+
+
+def _sqlite_uri(path: Path) -> str:
+    """Return MLflow's URI of a file, in which special characters such as `%` are escaped."""
+    from sqlalchemy import URL  # noqa: PLC0415  # an extra, and slow
+
+    # With "sqlite" alone, MLflow would create the folder of the escaped path.
+    return URL.create("sqlite+pysqlite", database=str(path)).render_as_string()
 
 
 def _log_dataset(run: _Run, name: str, data: Any) -> None:

@@ -288,6 +288,17 @@ def test_a_disk_that_fills_up_leaves_no_half_made_file_of_the_studies(
         optuna.create_study(storage=storage, study_name="one")
 
 
+@pytest.mark.parametrize("name", ["feature%2Fx", "{x} %20? #1 é"])
+def test_the_studies_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name / "studies.db"
+    for _ in range(2):  # a new file, and an existing one
+        with open_studies(path) as storage:
+            optuna.create_study(storage=storage, study_name="one", load_if_exists=True)
+
+    assert list(tmp_path.iterdir()) == [path.parent]
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_a_damaged_file_of_the_studies_is_named(tmp_path: Path) -> None:
     path = tmp_path / "studies.db"
     path.write_bytes(b"not a database" * 100)

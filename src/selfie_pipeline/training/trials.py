@@ -14,6 +14,7 @@ from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import URL
 
 from selfie_pipeline.atomic_write import atomic_write
 from selfie_pipeline.config import UserError
@@ -42,8 +43,8 @@ def open_studies(path: Path) -> Iterator[optuna.storages.RDBStorage]:
         with lock(path, "tune"):
             if not path.exists():
                 with atomic_write(path) as partial:  # for its tables are made one by one
-                    optuna.storages.RDBStorage(f"sqlite:///{partial}").engine.dispose()
-            yield optuna.storages.RDBStorage(f"sqlite:///{path}")
+                    optuna.storages.RDBStorage(_sqlite_url(partial)).engine.dispose()
+            yield optuna.storages.RDBStorage(_sqlite_url(path))
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, sqlite3.Error):
@@ -54,6 +55,11 @@ def open_studies(path: Path) -> Iterator[optuna.storages.RDBStorage]:
             f"{path} can't be used: {cause}; fix the cause (free space, permissions), or delete it "
             "if it is damaged, and run again"
         ) from error
+
+
+def _sqlite_url(path: Path) -> str:
+    """Return the URL of a file, in which special characters such as `%` are escaped."""
+    return URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def open_study(search: Search, storage: optuna.storages.BaseStorage) -> optuna.Study:
