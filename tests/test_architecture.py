@@ -49,7 +49,9 @@ ALLOWED_IMPORTS = {
     "config_loader": {"config", "printable"},
     "run_budget": {"config", "locks", "project", "run_summary", "training"},
     "run_summary": {"config", "training"},
-    "tracking": {"project", "provenance", "training", "versions"},
+    "tracking": {
+        *("project", "provenance", "versions", "atomic_write", "locks", "training"),
+    },
     "hooks": LOWER | {"label_check", "pipeline_registry", "run_budget", "run_summary", "versions"},
     "settings": LOWER | {"config_loader", "hooks", "paths", "tracking"},
     "cli": LOWER | {"hooks", "pipeline_registry"},

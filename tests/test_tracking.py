@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -260,6 +261,51 @@ def create_client(folder: Path) -> Any:
     """Return MLflow's client of the default file."""
     pytest.importorskip("mlflow")
     return tracking._create_client(None, folder)
+
+
+def test_a_file_that_was_not_completed_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would have some of the tables, and MLflow would try to create them again."""
+    import mlflow.store.db.utils  # noqa: PLC0415
+
+    def end(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.store.db.utils, "_upgrade_db", end)
+        with pytest.raises(KeyboardInterrupt):
+            create_client(tmp_path)
+
+    assert list((tmp_path / "data").iterdir()) == []
+    assert create_client(tmp_path).get_experiment("0").name == "Default"
+
+
+def test_two_first_runs_at_once_have_one_file_and_one_experiment(
+    tmp_path: Path, hooks: Callable[..., MlflowHooks]
+) -> None:
+    def ensure_experiment(hook: MlflowHooks) -> str:
+        return hook._ensure_experiment(create_client(tmp_path))
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(ensure_experiment, [hooks(), hooks()])
+
+    assert first == second
+
+
+def test_an_experiment_that_another_run_creates_meanwhile_is_used(
+    tmp_path: Path, hooks: Callable[..., MlflowHooks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = create_client(tmp_path)
+    found = [client.get_experiment_by_name("digits")]
+    created = hooks()._ensure_experiment(client)
+
+    look_up = client.get_experiment_by_name
+    monkeypatch.setattr(
+        client, "get_experiment_by_name", lambda name: found.pop() if found else look_up(name)
+    )
+
+    assert hooks()._ensure_experiment(client) == created
 
 
 def test_the_project_may_have_any_name(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import AbstractVersionedDataset, DataCatalog
 from kedro.pipeline import Pipeline
 
+from selfie_pipeline.atomic_write import atomic_write
+from selfie_pipeline.locks import lock
 from selfie_pipeline.project import starts_runs
 from selfie_pipeline.provenance import describe_environment, flatten
 from selfie_pipeline.training.signals import TrainingInterrupted
@@ -168,9 +170,17 @@ class MlflowHooks:
         experiment = client.get_experiment_by_name(self._recipe)
         if experiment is not None:
             return str(experiment.experiment_id)
+        from mlflow import MlflowException  # noqa: PLC0415  # an extra, and slow
+
         local = client.tracking_uri.startswith("sqlite")
         artifacts = (self._project / "data" / "mlflow" / self._recipe).as_uri() if local else None
-        return str(client.create_experiment(self._recipe, artifact_location=artifacts))
+        try:
+            return str(client.create_experiment(self._recipe, artifact_location=artifacts))
+        except MlflowException:  # another run may have created it meanwhile
+            experiment = client.get_experiment_by_name(self._recipe)
+            if experiment is None:
+                raise
+            return str(experiment.experiment_id)
 
     def _end(self, status: str) -> None:
         run = self._runs.pop()
@@ -218,7 +228,10 @@ def _create_client(uri: str | None, project: Path) -> Any:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns of each attempt
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
-    return MlflowClient(uri or _sqlite_uri(project / "data" / "mlflow.db"))
+    uri = uri or _sqlite_uri(project / "data" / "mlflow.db")
+    if uri.startswith("sqlite"):
+        _ensure_database(uri)
+    return MlflowClient(uri)
 
 
 def _sqlite_uri(path: Path) -> str:
@@ -227,6 +240,28 @@ def _sqlite_uri(path: Path) -> str:
 
     # With "sqlite" alone, MLflow would create the folder of the escaped path.
     return URL.create("sqlite+pysqlite", database=str(path)).render_as_string()
+
+
+def _ensure_database(uri: str) -> None:
+    """Create MLflow's SQLite file if there is none; a process that dies leaves none.
+
+    Raises:
+        UserError: The file can't be locked.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # noqa: PLC0415
+    from sqlalchemy import make_url  # noqa: PLC0415  # extras, and slow
+
+    name = make_url(uri).database
+    if not name or name.startswith((":memory:", "file:")):
+        return
+    path = Path(name)
+    if not path.exists():
+        with lock(path, "mlflow"):
+            if not path.exists():
+                with atomic_write(path) as partial:  # for its tables are made one by one
+                    partial_uri = _sqlite_uri(partial)
+                    SqlAlchemyStore._engine_map.pop(partial_uri, None)  # of a failed attempt
+                    SqlAlchemyStore(partial_uri, "mlruns").engine.dispose()
 
 
 def _log_dataset(run: _Run, name: str, data: Any) -> None:
