@@ -50,7 +50,7 @@ ALLOWED_IMPORTS = {
     "run_budget": {"config", "locks", "project", "run_summary", "training"},
     "run_summary": {"config", "training"},
     "tracking": {
-        *("project", "provenance", "versions", "atomic_write", "locks", "training"),
+        *("project", "provenance", "versions", "config", "atomic_write", "locks", "training"),
     },
     "hooks": LOWER | {"label_check", "pipeline_registry", "run_budget", "run_summary", "versions"},
     "settings": LOWER | {"config_loader", "hooks", "paths", "tracking"},

@@ -308,6 +308,31 @@ def test_an_experiment_that_another_run_creates_meanwhile_is_used(
     assert hooks()._ensure_experiment(client) == created
 
 
+@pytest.mark.parametrize("uri", [None, "sqlite:///{}"])
+def test_a_file_that_cannot_be_opened_is_given_up_at_once(
+    uri: str | None,
+    tmp_path: Path,
+    hooks: Callable[..., MlflowHooks],
+    catalog: DataCatalog,
+    caplog: pytest.LogCaptureFixture,
+    mlflow_environment: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "data" / "mlflow.db"
+    file.mkdir()
+    hook = hooks(**{"tracking.mlflow_uri": uri and uri.format(file)})
+    import mlflow.store.db.utils  # noqa: PLC0415
+
+    mlflow_environment.setattr(mlflow.store.db.utils, "MAX_RETRY_COUNT", 2)  # not 100 s
+    hook.before_pipeline_run(RUN, SINGLE, catalog)
+    hook.after_pipeline_run()
+
+    (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warning.getMessage() == (
+        f"mlflow: this run is no longer tracked: {file} can't be opened: unable to open database "
+        "file; move it away; switch tracking off with --params tracking.mlflow=never"
+    )
+
+
 def test_the_project_may_have_any_name(tmp_path: Path) -> None:
     project = tmp_path / "feature%2Fx %20? #1 é"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from kedro.io import AbstractVersionedDataset, DataCatalog
 from kedro.pipeline import Pipeline
 
 from selfie_pipeline.atomic_write import atomic_write
+from selfie_pipeline.config import UserError
 from selfie_pipeline.locks import lock
 from selfie_pipeline.project import starts_runs
 from selfie_pipeline.provenance import describe_environment, flatten
@@ -226,6 +228,7 @@ def _create_client(uri: str | None, project: Path) -> Any:
 
     for name in ("alembic", "mlflow"):  # they log each table of a new file
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it logs, it raises
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns of each attempt
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     uri = uri or _sqlite_uri(project / "data" / "mlflow.db")
@@ -246,7 +249,7 @@ def _ensure_database(uri: str) -> None:
     """Create MLflow's SQLite file if there is none; a process that dies leaves none.
 
     Raises:
-        UserError: The file can't be locked.
+        UserError: The file can't be created or opened, which MLflow would try for two minutes.
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # noqa: PLC0415
     from sqlalchemy import make_url  # noqa: PLC0415  # extras, and slow
@@ -262,6 +265,10 @@ def _ensure_database(uri: str) -> None:
                     partial_uri = _sqlite_uri(partial)
                     SqlAlchemyStore._engine_map.pop(partial_uri, None)  # of a failed attempt
                     SqlAlchemyStore(partial_uri, "mlruns").engine.dispose()
+    try:
+        sqlite3.connect(path).close()
+    except sqlite3.Error as error:
+        raise UserError(f"{path} can't be opened: {error}; move it away") from error
 
 
 def _log_dataset(run: _Run, name: str, data: Any) -> None:
