@@ -164,8 +164,7 @@ class ProjectHooks:
         pipeline, catalog = self._pipeline, self._catalog
         parameters = {name for name in pipeline.inputs() if name.startswith("params:")}
         entries = parameters | pipeline.all_outputs()
-        trained = {*TRAINED_ON_LABELS, "encoder"}
-        if trained.isdisjoint(entries) and not self._budget:
+        if {"encoder", *TRAINED_ON_LABELS}.isdisjoint(entries):
             return
         samples = load_samples()
         self._check_data_parameters(samples.attrs.get(DATA_PARAMETERS, {}))

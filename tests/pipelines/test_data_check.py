@@ -172,6 +172,15 @@ def test_parameters_of_the_data_that_a_run_does_not_read_are_refused(
     run("baseline", "data.drop_leaked=false,data.name=other")
 
 
+def test_another_folder_is_ingested_under_a_budget(run: Run, fresh: Any, raw: Path) -> None:
+    run("ingest,patch", "data.drop_leaked=false")
+    other = raw.rename(raw.with_name("other"))
+
+    params = f"data.folder={other},tracking.mlflow=never"  # no steps, which override the budget
+    for pipeline in ("ingest", "patch"):
+        fresh.succeed("--env=image_folder", f"--pipeline={pipeline}", f"--params={params}")
+
+
 def test_a_class_is_not_dropped_entirely(fresh: Any, raw: Path) -> None:
     for path in (raw / "train/dog").iterdir():
         path.rename(raw / "test/dog" / path.name)
