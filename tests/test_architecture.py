@@ -42,7 +42,7 @@ ALLOWED_IMPORTS = {
     "pipelines": LOWER,
     "pipeline_registry": set(),
     "project": {"versions"},
-    "label_check": {"config", "training"},
+    "label_check": {"config", "project", "provenance", "training", "versions"},
     "initial_weights": {"config", "datasets", "project", "training", "weights"},
     "versions": {"config"},
     "paths": set(),
@@ -61,6 +61,7 @@ ALLOWED_IMPORTS = {
 KEDRO = {
     *("pipelines", "datasets", "hooks", "settings", "cli", "__main__", "pipeline_registry"),
     "config_loader",
+    "label_check",
     "project",
     "run_budget",
     "tracking",

@@ -158,6 +158,7 @@ class ProjectHooks:
         from selfie_pipeline.label_check import (  # noqa: PLC0415  # pandas
             TRAINED_ON_LABELS,
             check_labels,
+            check_labels_are_current,
         )
         from selfie_pipeline.training.lineage import excludes_test_split  # noqa: PLC0415  # pandas
 
@@ -168,6 +169,9 @@ class ProjectHooks:
             return
         samples = load_samples()
         self._check_data_parameters(samples.attrs.get(DATA_PARAMETERS, {}))
+        chosen = {"samples", "usable_samples"} & (self._run["load_versions"] or {}).keys()
+        if is_outermost() and not chosen:
+            check_labels_are_current(samples, catalog, pipeline.all_outputs())
         check_labels(samples, self._config, entries)
         if (
             "encoder" in pipeline.inputs()

@@ -22,6 +22,8 @@ from selfie_pipeline.config import UserError
 
 DATA_PARAMETERS = "data"
 """Key, in the attributes of a table of samples, of the parameters that it was made with."""
+LABEL_TABLES = "label_tables"
+"""Key, among these parameters, of the SHA-256 of each label table by its path."""
 _WITHOUT_INFLUENCE = {"log_every", "checkpoint_every"}
 _ADDED = {"smallest_crop": None, "colour_jitter": 0.0, "weights": None}
 """Later parameters, with the values that change nothing. Left out where they have these, so that
@@ -59,6 +61,15 @@ def readable_provenance(owner: Literal["encoder", "classifier"], part: str) -> I
 def hash_json(value: Mapping[str, Any]) -> str:
     """Return SHA-256 of plain data in hex digits; the order of keys makes no difference."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str | None:
+    """Return SHA-256 of a file in hex digits; None if it can't be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -181,6 +181,54 @@ def test_another_folder_is_ingested_under_a_budget(run: Run, fresh: Any, raw: Pa
         fresh.succeed("--env=image_folder", f"--pipeline={pipeline}", f"--params={params}")
 
 
+TRAIN = ("--env=image_folder", "--pipeline=baseline", f"--params={TINY}")
+
+
+def test_later_samples_with_other_labels_are_refused(run: Run, fresh: Any, raw: Path) -> None:
+    (raw / "train/cat/empty.png").touch()
+    run("ingest,patch", "data.drop_leaked=true,data.max_unreadable=0.2")
+    catalog = run("ingest", "")
+    fresh.succeed(*TRAIN)  # the same samples, among them an empty file and leaked ones
+
+    (raw / "train/cat/2.png").rename(raw / "train/dog/2.png")
+    (raw / "train/cat/4.png").rename(raw / "unlabeled/4.png")
+    cut(raw / "unlabeled/18.png", 18)
+    catalog = run("ingest", "")
+    error = fresh.refuse(*TRAIN)
+
+    (listed, stored) = (
+        catalog[name].list_versions(full_path=False)[0] for name in ("samples", "usable_samples")
+    )
+    assert error == (
+        f"Error: samples {listed} are later than usable_samples {stored}: 3 images are new or "
+        "gone, or have another class or split; run `kedro run --pipeline=patch`, or keep the "
+        f"earlier ones with --load-versions=usable_samples:{stored}"
+    )
+    fresh.succeed(*TRAIN, f"--load-versions=usable_samples:{stored}")
+    run("patch,baseline", "data.max_unreadable=0.2")
+
+
+def test_an_edited_label_table_is_refused(run: Run, fresh: Any, raw: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("file,class\n17.png,cat\ntrain/dog/3.png,cat\n")
+    catalog = run("ingest,patch,baseline", f"data.labels={table}")
+    (stored,) = catalog["usable_samples"].list_versions(full_path=False)
+
+    table.write_text("file,class\n17.png,dog\n")
+    error = fresh.refuse(*TRAIN)
+
+    assert error == (
+        f"Error: {table} has changed since its labels were stored; run `kedro run "
+        "--pipelines=ingest,patch` again, or keep them with --load-versions=usable_samples:VERSION"
+    )
+    both = ("--pipelines=ingest,baseline", f"--params={TINY},data.folder={raw},data.labels={table}")
+    assert fresh.refuse(TRAIN[0], *both) == error
+    fresh.succeed(*TRAIN, f"--load-versions=usable_samples:{stored}")
+    run("ingest,patch,baseline", f"data.labels={table}")
+    table.unlink()
+    fresh.succeed(*TRAIN)
+
+
 def test_a_class_is_not_dropped_entirely(fresh: Any, raw: Path) -> None:
     for path in (raw / "train/dog").iterdir():
         path.rename(raw / "test/dog" / path.name)
