@@ -52,7 +52,15 @@ ALLOWED_IMPORTS = {
     "tracking": {
         *("project", "provenance", "versions", "config", "atomic_write", "locks", "training"),
     },
-    "hooks": LOWER | {"label_check", "pipeline_registry", "run_budget", "run_summary", "versions"},
+    "hooks": LOWER
+    | {
+        "config_loader",
+        "label_check",
+        "pipeline_registry",
+        "run_budget",
+        "run_summary",
+        "versions",
+    },
     "settings": LOWER | {"config_loader", "hooks", "paths", "tracking"},
     "cli": LOWER | {"hooks", "pipeline_registry"},
     "__main__": {"cli"},

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -346,7 +347,7 @@ def test_a_run_whose_training_a_signal_stopped_is_killed(
 ) -> None:
     hook = hooks()
     hook.before_pipeline_run(RUN, SINGLE, catalog)
-    hook.on_pipeline_error(TrainingInterrupted("stopped"))
+    hook.on_pipeline_error(TrainingInterrupted("stopped", signal.SIGTERM))
 
     (run,) = find_runs(tmp_path)
     assert run.info.status == "KILLED"

@@ -1,12 +1,15 @@
-"""Kedro's reader of the configuration, with errors of one line."""
+"""Kedro's reader of the configuration, with errors of one line; and the log's configuration."""
 
 from __future__ import annotations
 
+import os
 from glob import has_magic
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kedro.config import MissingConfigException, OmegaConfigLoader
+from kedro.framework.project import LOGGING
+from omegaconf import OmegaConf
 
 from selfie_pipeline.config import UserError
 from selfie_pipeline.printable import list_first
@@ -48,3 +51,10 @@ class ProjectConfigLoader(OmegaConfigLoader):
                 f"the {key} can't be read: {' '.join(str(error).split())}; correct --params, or "
                 f"the files in {conf}"
             ) from error
+
+
+def configure_logging(file: Path) -> None:
+    """Configure the log as the file says; Kedro looks for one in the working directory only."""
+    is_other = file.is_file() and file.resolve() != Path("conf/logging.yml").resolve()
+    if is_other and not os.environ.get("KEDRO_LOGGING_CONFIG"):
+        LOGGING.configure(cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(file))))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -15,16 +14,15 @@ from contextlib import suppress
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.framework.project import LOGGING
 from kedro.io import AbstractVersionedDataset, DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline
-from omegaconf import OmegaConf
 
 from selfie_pipeline.config import Config, UserError, load_config
+from selfie_pipeline.config_loader import configure_logging
 from selfie_pipeline.extras import require_extra
 from selfie_pipeline.pipeline_registry import PIPELINE_NAMES, create_pipeline
 from selfie_pipeline.printable import list_first
@@ -59,7 +57,7 @@ class ProjectHooks:
                 the engine is not installed.
         """
         conf_source = str(context.config_loader.conf_source)
-        _configure_logging(Path(conf_source, "logging.yml"))
+        configure_logging(Path(conf_source, "logging.yml"))
         self._config = load_config(context.config_loader["parameters"])
         if self._config.compute.engine == "ray":
             require_extra("ray", "compute.engine = ray needs Ray", "ray")
@@ -170,7 +168,7 @@ class ProjectHooks:
         samples = load_samples()
         self._check_data_parameters(samples.attrs.get(DATA_PARAMETERS, {}))
         chosen = {"samples", "usable_samples"} & (self._run["load_versions"] or {}).keys()
-        if is_outermost() and not chosen:
+        if is_outermost() and not chosen and not TRAINED_ON_LABELS.isdisjoint(entries):
             check_labels_are_current(samples, catalog, pipeline.all_outputs())
         check_labels(samples, self._config, entries)
         if (
@@ -259,13 +257,6 @@ class ProjectHooks:
         """Remove the empty folders of the innermost run's version."""
         if self._claimed:
             release_claims(self._claimed.pop())
-
-
-def _configure_logging(file: Path) -> None:
-    """Configure the log as the file says; Kedro looks for one in the working directory only."""
-    is_other = file.is_file() and file.resolve() != Path("conf/logging.yml").resolve()
-    if is_other and not os.environ.get("KEDRO_LOGGING_CONFIG"):
-        LOGGING.configure(cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(file))))
 
 
 def _describe_kept(outputs: Iterable[AbstractVersionedDataset[Any, Any]]) -> str:

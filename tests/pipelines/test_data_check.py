@@ -215,6 +215,7 @@ def test_an_edited_label_table_is_refused(run: Run, fresh: Any, raw: Path, tmp_p
     (stored,) = catalog["usable_samples"].list_versions(full_path=False)
 
     table.write_text("file,class\n17.png,dog\n")
+    run("pretrain", "")  # which uses no labels
     error = fresh.refuse(*TRAIN)
 
     assert error == (
