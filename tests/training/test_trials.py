@@ -129,7 +129,7 @@ def test_an_interrupted_trial_is_not_logged_by_optuna(
     make_search, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def objective(trial: optuna.Trial) -> float:
-        raise TrainingInterrupted("stopped")
+        raise TrainingInterrupted("stopped", signal.SIGTERM)
 
     monkeypatch.setattr(logging.getLogger("optuna"), "propagate", True)
     with pytest.raises(TrainingInterrupted, match="stopped"):

@@ -29,8 +29,8 @@ def draw_predictions(images: NDArray[np.uint8], predictions: pd.DataFrame, *, ti
         title: The beginning of the alt text.
     """
     captions, descriptions = [], []
-    rows = predictions.itertuples(index=False, name=None)
-    shown = map(str, [*predictions["class"], *predictions["runner_up"]])
+    rows = [*predictions.itertuples(index=False, name=None)]  # of no columns if there are none
+    shown = (str(name) for _, first, _, second, _ in rows for name in (first, second))
     short = shorten_alike(shown, _MAX_CLASS_LENGTH)
     for file, first, probability, second, second_probability in rows:
         classes = [
