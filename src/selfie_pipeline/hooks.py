@@ -50,19 +50,18 @@ class ProjectHooks:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Configure the log, and check all parameters before anything else is done.
+        """Check all parameters before anything else is done.
 
         Raises:
             UserError: The configuration can't be read, a parameter is unknown or not allowed, or
                 the engine is not installed.
         """
-        conf_source = str(context.config_loader.conf_source)
-        configure_logging(Path(conf_source, "logging.yml"))
         self._config = load_config(context.config_loader["parameters"])
         if self._config.compute.engine == "ray":
             require_extra("ray", "compute.engine = ray needs Ray", "ray")
         params = context._runtime_params or {}  # Kedro has no public access to them
         _check_paths_fit(self._config, params, context.config_loader["globals"])
+        conf_source = str(context.config_loader.conf_source)
         project_path.set(Path(context.project_path))
         self._project = Project(Path(context.project_path), context.env, params, conf_source)
 
@@ -70,7 +69,7 @@ class ProjectHooks:
     def before_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
-        """Check that the pipeline's inputs exist, fix all versions, and log what the run will do.
+        """Configure the log, check that the inputs exist, fix all versions, and log the run's plan.
 
         Raises:
             UserError: An input does not exist; the message names it and the command that creates
@@ -78,6 +77,7 @@ class ProjectHooks:
                 recipe's encoder, have too few labels, or requires a device or an extra that is
                 missing here.
         """
+        configure_logging(Path(self._project.conf_source or "", "logging.yml"))
         logging.getLogger("kedro.runner.sequential_runner").addFilter(self._drop_advice)
         self._has_inner_runs = starts_runs(pipeline) or not is_outermost()
         if is_outermost():
