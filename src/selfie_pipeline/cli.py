@@ -38,6 +38,7 @@ from selfie_pipeline.config import Config, UserError
 from selfie_pipeline.extras import install_extra
 from selfie_pipeline.pipeline_registry import PIPELINE_NAMES
 from selfie_pipeline.printable import escape_controls, shorten
+from selfie_pipeline.training.signals import stop_signals
 
 _COMMA_OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
 _KEY_AND_VALUE = re.compile(r"(?P<key>[^=:\s]+)\s*[=:]\s*(?P<value>.*)", re.DOTALL)
@@ -89,10 +90,7 @@ class _RunCommand(click.Command):
 
 @contextmanager
 def _exit_on_signals() -> Iterator[None]:
-    """End the process by an exception on a signal, outside trainings, which handle it themselves.
-
-    SIGHUP stays ignored where it is, as under `nohup`.
-    """
+    """End the process by an exception on a signal, except in trainings, which save before."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
         with suppress(OSError):  # the terminal may be gone
@@ -103,10 +101,7 @@ def _exit_on_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only it may set handlers
         yield
         return
-    numbers = {signal.SIGINT, signal.SIGTERM}
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.add(signal.SIGHUP)
-    previous = {number: signal.signal(number, stop) for number in numbers}
+    previous = {number: signal.signal(number, stop) for number in stop_signals()}
     try:
         yield
     finally:

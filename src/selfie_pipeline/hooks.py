@@ -96,7 +96,7 @@ class ProjectHooks:
             )
         _check_saved_is_loaded(run_params, pipeline, catalog)
         if "encoder" in pipeline.inputs() and not self._uses_encoder(pipeline):
-            catalog["encoder"] = MemoryDataset(None)
+            catalog["encoder"] = MemoryDataset(None)  # Kedro loads all inputs of a node
         self._check_inputs_exist()
         # The runs that it starts may use any entry.
         used = catalog.keys() if starts_runs(pipeline) else pipeline.datasets()
@@ -126,7 +126,7 @@ class ProjectHooks:
         catalog["project"] = MemoryDataset(project, copy_mode="assign")
 
     def _uses_encoder(self, pipeline: Pipeline) -> bool:
-        """Return whether a node or an arm of the experiment uses it."""
+        """Return whether a node, or an arm of the experiment, uses the encoder."""
         users = {node.name for node in pipeline.nodes if "encoder" in node.inputs}
         arms = {"selfie", "weights_selfie"}.intersection(self._config.experiment.arms)
         return bool(arms) or not users <= {"run_experiment", "tune_finetuning"}

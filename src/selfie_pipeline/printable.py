@@ -52,7 +52,9 @@ def shorten_alike(names: Iterable[str], limit: int) -> dict[str, str]:
 
 
 def _find_prefix(texts: Collection[str]) -> str:
-    pairs = zip(min(texts), max(texts), strict=False)  # all others are between these two
+    """Return the common beginning of texts; `os.path.commonprefix` is for paths, and deprecated."""
+    # All others are between these two in alphabetical order. One may be longer than the other.
+    pairs = zip(min(texts), max(texts), strict=False)
     return "".join(char for char, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 

@@ -142,7 +142,7 @@ def _create_process(threads: int) -> ProcessPoolExecutor:
 def _blocked(*signals: signal.Signals) -> Iterator[None]:
     """Block signals; a process that starts in this context never receives them.
 
-    Ctrl-C reaches all processes of a terminal, as does its end. The first one stops the others,
+    Ctrl-C and the closing of a terminal reach all its processes. The first one stops the others,
     with SIGTERM.
     """
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, signals)

@@ -10,8 +10,6 @@ from typing import Any, Literal, Self
 
 from selfie_pipeline.config import UserError
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
 
 class TrainingInterrupted(UserError):  # noqa: N818  # not an error
     """A signal stopped a training, which can be resumed."""
@@ -42,10 +40,14 @@ def training_interrupted(
     )
 
 
-class StopRequest:
-    """Records such signals while its context is open; a second signal acts as by default.
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that stop a run: not SIGHUP where it is ignored, as under `nohup`."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([] if ignored else [signal.SIGHUP])]
 
-    SIGHUP stays ignored where it is, as under `nohup`.
+
+class StopRequest:
+    """Records `stop_signals` while its context is open; a second signal acts as by default.
 
     In a process of `processes` it does not: a scheduler signals all processes of a group, and the
     parent then asks each to stop once more. The parent kills those that do not stop.
@@ -60,9 +62,7 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # only it may set handlers
-            for number in _SIGNALS:
-                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-                    self._previous[number] = signal.signal(number, self._record)
+            self._previous = {each: signal.signal(each, self._record) for each in stop_signals()}
         return self
 
     def __exit__(self, *_: object) -> None:
