@@ -78,7 +78,7 @@ class ProjectHooks:
                 missing here.
         """
         configure_logging(Path(self._project.conf_source or "", "logging.yml"))
-        logging.getLogger("kedro.runner.sequential_runner").addFilter(self._drop_advice)
+        logging.getLogger("kedro.runner.sequential_runner").addFilter(self._is_applicable)
         self._has_inner_runs = starts_runs(pipeline) or not is_outermost()
         if is_outermost():
             self.on_interrupt()  # of an earlier run of this process, of which Kedro told no hook
@@ -244,7 +244,7 @@ class ProjectHooks:
         with suppress(OSError):  # the terminal may be gone
             print(f"\n{table}\n\nReport: {report._get_load_path()}", flush=True)  # noqa: T201
 
-    def _drop_advice(self, record: logging.LogRecord) -> bool:
+    def _is_applicable(self, record: logging.LogRecord) -> bool:
         """Return whether to log a message: not Kedro's advice to use options that would not work.
 
         This project refuses `--async`. After an error, `--from-nodes` may name nodes of inner runs,

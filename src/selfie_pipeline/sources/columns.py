@@ -15,6 +15,7 @@ import pyarrow as pa
 from selfie_pipeline.config import UserError
 from selfie_pipeline.printable import list_first
 from selfie_pipeline.sources.base import damaged_error
+from selfie_pipeline.sources.listing import simplify_name
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ _MISSING = {"NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None", "<
 
 def is_named_as(column: str, *kinds: str) -> bool:
     """Return True if a column has a name that those of one of these kinds have."""
-    return any(_simplify(column) in names for kind in kinds for names in _NAMES[kind])
+    return any(simplify_name(column) in names for kind in kinds for names in _NAMES[kind])
 
 
 def find_column(path: Path, columns: Collection[str], kind: str, named: str | None) -> str | None:
@@ -66,7 +67,7 @@ def find_column(path: Path, columns: Collection[str], kind: str, named: str | No
         _check_unique(path, columns, named)
         return named
     for known in _NAMES[kind]:
-        found = [name for name in columns if _simplify(name) in known]
+        found = [name for name in columns if simplify_name(name) in known]
         if found:
             _check_unique(path, columns, found[0])
         if len(found) > 1:
@@ -77,10 +78,6 @@ def find_column(path: Path, columns: Collection[str], kind: str, named: str | No
         if found:
             return found[0]
     return None
-
-
-def _simplify(column: str) -> str:
-    return re.sub(r"[\W_]", "", column).lower()
 
 
 def _check_unique(path: Path, columns: Collection[str], name: str) -> None:

@@ -136,10 +136,12 @@ def log_skipped(images: Sequence[ListedImage], reason: str) -> None:
 
 def _check_classes(split: str, classes: Collection[str], trained: Collection[str]) -> None:
     """Raise if classes of a test split have only the letters and digits of training classes."""
-    keys = {_simplify(name) for name in classes} & {_simplify(name) for name in trained} - {""}
+    keys = {simplify_name(name) for name in classes} & {simplify_name(name) for name in trained} - {
+        ""
+    }
     if keys:
         found, expected = (
-            list_first(sorted(name for name in names if _simplify(name) in keys))
+            list_first(sorted(name for name in names if simplify_name(name) in keys))
             for names in (classes, trained)
         )
         raise UserError(
@@ -149,7 +151,7 @@ def _check_classes(split: str, classes: Collection[str], trained: Collection[str
         )
 
 
-def _simplify(name: str) -> str:
+def simplify_name(name: str) -> str:
     """Return a name without case, spaces and punctuation."""
     return re.sub(r"[\W_]", "", name.casefold())
 
@@ -158,7 +160,7 @@ def _log_similar_names(images: Mapping[str, int]) -> None:
     """Log the classes whose names have the same letters and digits; `images` counts theirs."""
     groups = defaultdict(list)
     for name in sorted(images):
-        groups[_simplify(name)].append(f"{name} ({images[name]} images)")
+        groups[simplify_name(name)].append(f"{name} ({images[name]} images)")
     similar = [" and ".join(names) for key, names in groups.items() if key and len(names) > 1]
     if similar:
         logger.warning(
