@@ -1,6 +1,6 @@
 """Measures whether runs end within their time budgets.
 
-    python benchmarks/budget.py --budgets 60s 2min 4min
+    python benchmarks/budget.py --budgets 60s 90s 2min 4min
     python benchmarks/budget.py --env cifar10_small --params data.folder=FOLDER --budgets 10min
 
 Each budget is tried by one `kedro run`, from the raw files to the report, in a copy of the project.

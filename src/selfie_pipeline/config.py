@@ -129,7 +129,8 @@ class DataConfig(_StrictModel):
     """Column of the files in a label table, or of the images in Parquet files; null: found
     by its name or type."""
     class_column: str | None
-    """Column of the classes in a label table or in Parquet files; null: found by its name."""
+    """Column of the classes in a label table or in Parquet files; null: found by its name, or in
+    Parquet files by its type."""
     split_column: str | None
     """Column of the splits in a label table; null: found by its name, if there is one."""
     max_unreadable: Fraction
@@ -319,7 +320,7 @@ TunedName = Literal["peak_learning_rate", "weight_decay", "momentum", "pretraine
 
 
 class FinetuneConfig(TrainingConfig):
-    """Finetuning hyperparameters and network, the same for both arms."""
+    """Finetuning hyperparameters and network, the same for all arms."""
 
     architecture: Architecture
     """`resnet`: all four stages. `resnet36_attention`: P, then A instead of the fourth stage."""

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from selfie_pipeline.config import PatchConfig, UserError
+from selfie_pipeline.config import PatchConfig
 from selfie_pipeline.models.preprocessing import Preprocessing
 from selfie_pipeline.pipelines.predict import blocks
 from selfie_pipeline.pipelines.predict.blocks import Block, classify_in_blocks
@@ -80,7 +80,7 @@ def classify(
 
 
 def interrupt(folder: Path) -> None:
-    with pytest.raises(UserError, match="predict was stopped after 2 of 3 blocks of at most 4 fi"):
+    with pytest.raises(KeyboardInterrupt):
         classify(folder, "store", stopped=True)
 
 

@@ -32,8 +32,7 @@ Plan = dict[str, dict[str, int]]
 _PLAN: TypeAdapter[Plan] = TypeAdapter(dict[str, dict[str, NonNegativeInt]])
 
 EPOCHS = 150
-"""Passes over its labels in which a finetuning learns them; docs/results has 61 and 122 for the
-digits, 154 for CIFAR-10."""
+"""Passes over its labels in which a finetuning learns them (docs/budget.md)."""
 _REPORT_S = 8.0
 """Time for Python's start and the report, seconds (docs/budget.md)."""
 _MEASURED_SHARE, _LONGEST_MEASURED_S = 0.02, 30.0

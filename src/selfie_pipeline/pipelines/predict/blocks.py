@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from selfie_pipeline.config import UserError
 from selfie_pipeline.evaluation.predictions import TopTwo, find_top_two
 from selfie_pipeline.models.preprocessing import Preprocessing
 from selfie_pipeline.progress import track
@@ -67,7 +66,7 @@ def classify_in_blocks(
         The results of all files.
 
     Raises:
-        UserError: A block can't be stored, or Ctrl-C; the same call resumes.
+        UserError: A block can't be stored; the same call resumes.
     """
     starts = range(0, len(names), BLOCK_FILES)
     blocks = {start // BLOCK_FILES: names[start : start + BLOCK_FILES] for start in starts}
@@ -77,17 +76,10 @@ def classify_in_blocks(
             _LOG.info("predict: resumes after %d of %d files", resumed, len(names))
         missing = {number: part for number, part in blocks.items() if number not in done}
         start = time.monotonic()
-        try:
-            with track("predict", len(names), unit=" files", initial=resumed) as progress:
-                results = _classify(infer, folder, missing, preprocessing, progress)
-                for number, digest, block in results:
-                    _save_block(checkpoints, number, digest, block)
-                    done[number] = block
-        except KeyboardInterrupt:
-            raise UserError(
-                f"predict was stopped after {len(done)} of {len(blocks)} blocks of at most "
-                f"{BLOCK_FILES:,} files; run the same command to resume it"
-            ) from None
+        with track("predict", len(names), unit=" files", initial=resumed) as progress:
+            for number, digest, block in _classify(infer, folder, missing, preprocessing, progress):
+                _save_block(checkpoints, number, digest, block)
+                done[number] = block
         rate = (len(names) - resumed) / (time.monotonic() - start)
         _LOG.info("predict: %.0f files per second", rate)
     parts = [done[number] for number in blocks]
