@@ -38,7 +38,7 @@ def cluster() -> Iterator[Any]:
     os.environ.update(RAY_ENVIRONMENT)
     small = {"object_store_memory": 2**27}
     started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
-    started.add_node(num_cpus=2, **small)
+    started.add_node(num_cpus=2, num_gpus=1, **small)  # in name
     ray.init(address=started.address, log_to_driver=False, configure_logging=False)
     yield started
     ray.shutdown()
@@ -95,6 +95,22 @@ def test_results_are_in_order_and_tasks_of_a_job_depend_on_earlier_ones(
     cluster: Any, compute: ComputeConfig
 ) -> None:
     assert run_jobs([double_twice(number) for number in range(5)], compute, 0) == [0, 4, 8, 12, 16]
+
+
+def test_a_process_that_has_used_a_gpu_makes_no_other_call(
+    cluster: Any, compute: ComputeConfig
+) -> None:
+    """It would compute on that GPU whichever is assigned to the call, and keep its memory."""
+
+    def job() -> Job[set[int]]:
+        first: int = yield os.getpid
+        second: int = yield os.getpid
+        return {first, second}
+
+    on_gpu = compute.model_copy(update={"accelerator": "gpu"})
+
+    assert len(run_jobs([job()], compute, 0)[0]) == 1
+    assert len(run_jobs([job()], on_gpu, 0)[0]) == 2
 
 
 def test_a_task_whose_worker_dies_is_retried_max_failures_times(

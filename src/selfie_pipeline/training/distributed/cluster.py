@@ -157,7 +157,7 @@ def probe_device(compute: ComputeConfig, request: ResourceRequest) -> tuple[Devi
     Raises:
         UserError: No resources became free, or a machine can't run this project.
     """
-    ask = ray.remote(_find_device).options(num_cpus=request.cpus, num_gpus=request.gpus)
+    ask = ray.remote(num_cpus=request.cpus, num_gpus=request.gpus)(_find_device)
     answer = ask.remote(compute)
     if not ray.wait([answer], timeout=_BUSY_NOTICE_S)[0]:
         _LOG.info("The Ray cluster is busy (%s): waits for free resources", describe_cluster())

@@ -46,9 +46,10 @@ def run_ray_jobs(jobs: Sequence[Job[R]], compute: ComputeConfig) -> list[R]:
             describe_cluster(),
             capacity(request),
         )
-        execute = ray.remote(_execute).options(
+        # Not with `options`: then a process would keep its GPU, and its memory, for other calls.
+        execute = ray.remote(
             num_cpus=request.cpus, num_gpus=request.gpus, max_retries=compute.max_failures
-        )
+        )(_execute)
         waiting = list(enumerate(jobs))[::-1]
         running: dict[ray.ObjectRef[Any], tuple[int, Job[R]]] = {}
         results: dict[int, R] = {}
