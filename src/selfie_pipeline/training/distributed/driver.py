@@ -142,6 +142,7 @@ class Workers:
         folder.mkdir(parents=True)
         token = folder / "token"
         token.touch()
+        task.cpu()  # from this process's GPU, which a worker on another machine may not have
         spec = TrainingSpec(task, batches, checkpoints, title, self.compute, self.device, token)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         status = ray.remote(StatusActor).options(num_cpus=0, scheduling_strategy=here).remote()
