@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from selfie_pipeline.training.cuda import AsyncCopy, has_bf16, to_device, use_gpu
+from selfie_pipeline.training.cuda import AsyncCopy, CopyStream, has_bf16, to_device, use_gpu
 
 DEVICES = [
     "cpu",
@@ -45,3 +45,14 @@ def test_the_gpu_to_use_is_the_one_that_torch_computes_on(monkeypatch):
     use_gpu(torch.device("cuda", 1))
 
     assert chosen == [torch.device("cuda", 1)]
+
+
+def test_only_a_gpu_has_a_stream_to_copy_on(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: "beside")
+    monkeypatch.setattr(torch.cuda, "set_stream", chosen.append)
+
+    for device in ("cpu", "cuda"):
+        CopyStream(device).use()
+
+    assert chosen == ["beside"]

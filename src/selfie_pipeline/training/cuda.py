@@ -50,9 +50,13 @@ class CopyStream:
         if device == "cuda":
             self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
-    def queue(self) -> torch.cuda.StreamContext:
-        """Return a context whose operations go to this stream."""
-        return torch.cuda.stream(self._stream)  # None changes nothing
+    def use(self) -> None:
+        """Send the calling thread's operations to this stream, and to the GPU that it is of.
+
+        A thread begins with the first GPU, on which it would take memory, whichever the others use.
+        """
+        if self._stream is not None:
+            torch.cuda.set_stream(self._stream)
 
     def record_use(self, tensors: Iterable[Tensor]) -> None:
         """Make the step's stream wait for this one, and leave tensors made on this one to it."""

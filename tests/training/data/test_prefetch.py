@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from selfie_pipeline.models.selfie import Selfie
+from selfie_pipeline.training.cuda import CopyStream
 from selfie_pipeline.training.data.batches import Batches
 from selfie_pipeline.training.data.prefetch import DevicePatchGrids, cache_on_device, prefetch
 from selfie_pipeline.training.optimizer import clip_gradients
@@ -48,6 +49,24 @@ def test_the_micro_batches_come_in_order(make_batches, device, resident):
     for batch, expected in zip(prefetched, batches, strict=True):
         assert {tensor.device.type for tensor in batch[2:]} == {device}
         assert_equal(batch, expected)
+
+
+def test_the_thread_that_reads_ahead_uses_the_copy_stream(make_batches, monkeypatch):
+    batches, used = make_batches(steps=3), []
+    grids = batches.images.grids
+    gather = grids.gather
+
+    def traced_gather(rows):
+        used.append(threading.current_thread())
+        return gather(rows)
+
+    monkeypatch.setattr(grids, "gather", traced_gather)
+    monkeypatch.setattr(CopyStream, "use", lambda _: used.append(threading.current_thread()))
+
+    list(prefetch(batches, "cpu"))
+
+    assert len(used) == 1 + 3
+    assert len(set(used)) == 1
 
 
 @everywhere

@@ -81,16 +81,15 @@ def prefetch(batches: Batches, device: str) -> Generator[Batch, None, None]:
     micro_batches = iter(batches)
 
     def read_next() -> Batch | None:
-        with stream.queue():
-            batch = next(micro_batches, None)
-            if batch is None:
-                return None
-            target = torch.device(device)
-            return Batch._make(
-                to_device(part, target) if isinstance(part, Tensor) else part for part in batch
-            )
+        batch = next(micro_batches, None)
+        if batch is None:
+            return None
+        target = torch.device(device)
+        return Batch._make(
+            to_device(part, target) if isinstance(part, Tensor) else part for part in batch
+        )
 
-    with ThreadPoolExecutor(max_workers=1) as reader:
+    with ThreadPoolExecutor(max_workers=1, initializer=stream.use) as reader:
         pending = reader.submit(read_next)
         while (batch := pending.result()) is not None:
             stream.record_use(filter(torch.is_tensor, batch[2:]))
