@@ -14,6 +14,7 @@ from selfie_pipeline.training.budget import (
     plan_file,
     save_plan,
 )
+from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.speed import Speed
 
 RECIPES = {
@@ -160,3 +161,22 @@ def test_time_is_left_for_two_scorings_of_the_held_out_samples_and_one_of_the_te
 
     scored = 7 + 2 * (20 - 2)  # 2 of 20 are labeled
     assert f"{2 * scored} s for all else" in caplog.text
+
+
+@pytest.mark.parametrize(("kind", "times"), [("cpu", 1), ("cuda", 2)])
+def test_on_a_gpu_only_the_second_measurement_counts(config, monkeypatch, caplog, kind, times):
+    found = iter([8.0, 1.0][-times:])
+
+    def measure(*_arguments, **_limit):
+        return Speed(STEP_S, dict.fromkeys(STEP_S, next(found)), score_s=0.0, cpu_share=1.0)
+
+    monkeypatch.setattr(budget, "open_windows", lambda *_: None)
+    monkeypatch.setattr(budget, "find_device", lambda _: Device(kind, bf16=False))
+    monkeypatch.setattr(budget, "measure_speed", measure)
+    samples = pd.DataFrame({"split": ["train"] * 20 + ["test"] * 7})
+    caplog.set_level(logging.INFO)
+
+    make_plan(config, BOTH, samples, None, lambda: 0.0, report=False)
+
+    assert "3 s for all else" in caplog.text  # a second for each training
+    assert next(found, None) is None

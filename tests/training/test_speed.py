@@ -59,17 +59,17 @@ def test_ctrl_c_ends_the_measurement_and_speaks_of_no_steps(
         measure_speed(config, ["pretrain"], samples, make_images(config), limit_s=0.0)
 
 
-def test_the_first_step_is_timed_apart_and_the_others_until_the_limit(monkeypatch):
-    """The first takes 5 s, and each of the others 0.5 s."""
-    now = iter([10.0, *np.arange(15.0, 30.0, 0.5)])
+def test_the_first_two_steps_are_timed_apart_and_the_others_until_the_limit(monkeypatch):
+    """They take 5 s and 1 s, as on a GPU, and each of the others 0.5 s."""
+    now = iter([10.0, 15.0, *np.arange(16.0, 30.0, 0.5)])
     monkeypatch.setattr(measuring.time, "monotonic", lambda: next(now))
     watch = measuring._Stopwatch(limit_s=2.0)
 
     with pytest.raises(measuring._MeasuredError):
         run_steps(watch)
 
-    assert len(watch.times) == 1 + 1 + 4  # four after the first take two seconds
-    assert watch.read() == (0.5, 4.5)
+    assert len(watch.times) == 1 + 2 + 4  # four after the first two take two seconds
+    assert watch.read() == (0.5, 5.0)
 
 
 def test_a_short_measurement_has_four_steps(monkeypatch):

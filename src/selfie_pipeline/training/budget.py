@@ -108,6 +108,9 @@ def make_plan(
     budget_s = parse_duration(str(config.budget))
     images = open_windows(grids, config.patch, config.augmentation)
     limit_s = min(_MEASURED_SHARE * budget_s, _LONGEST_MEASURED_S)
+    if find_device(config.compute).type == "cuda":
+        # The first time it compiles the networks and tries kernels, for all of the run's trainings.
+        measure_speed(config, trainings, samples, images, limit_s=0.0)
     speed = measure_speed(config, trainings, samples, images, limit_s)
     train, test = (int((samples["split"] == split).sum()) for split in ("train", "test"))
     labels = round(config.labeled_frac * train)
