@@ -63,16 +63,28 @@ def allocate_too_much_on_a_gpu():
     )
 
 
+def allocate_too_much_in_cuda():
+    """Raise torch's error of a call of CUDA."""
+    raise torch.AcceleratorError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA")
+
+
+def allocate_too_much_in_cublas():
+    """Raise torch's error of a library of CUDA."""
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)")
+
+
 @pytest.mark.parametrize(
-    ("allocate", "size"),
+    ("allocate", "requested"),
     [
-        (allocate_too_much, "4611686018427387904 bytes"),
-        (allocate_too_much_in_numpy, "8.00 PiB"),
-        (allocate_too_much_on_a_gpu, "20.00 GiB"),
+        (allocate_too_much, "4611686018427387904 bytes more requested"),
+        (allocate_too_much_in_numpy, "8.00 PiB more requested"),
+        (allocate_too_much_on_a_gpu, "20.00 GiB more requested"),
+        (allocate_too_much_in_cuda, "more requested than is free"),
+        (allocate_too_much_in_cublas, "more requested than is free"),
     ],
 )
-def test_an_out_of_memory_error_is_one_line(allocate, size):
-    line = rf"^pretrain: too much \({size} more requested\); ask for less"
+def test_an_out_of_memory_error_is_one_line(allocate, requested):
+    line = rf"^pretrain: too much \({requested}\); ask for less"
     with (
         pytest.raises(UserError, match=line) as caught,
         out_of_memory_error("pretrain: too much", "ask for less"),

@@ -29,6 +29,8 @@ _OUT_OF_MEMORY = re.compile(
     r"(?:out of memory|can't allocate memory|unable).*?allocate ([\d.]+ \w+)", re.I | re.S
 )
 """The messages of torch, for a GPU and for a CPU, and of NumPy."""
+_SIZE_UNKNOWN = re.compile(r"CUDA.*out of memory|STATUS_ALLOC_FAILED")
+"""In the messages of CUDA and its libraries, when other processes take the memory."""
 _OVERFLOW = re.compile(r"size calculation overflow|Overflow when unpacking")
 """In torch's messages on sizes that it can't even count in 64 bits."""
 
@@ -122,6 +124,8 @@ def out_of_memory_error(problem: str, advice: str) -> Iterator[None]:
     except (RuntimeError, MemoryError, TypeError) as error:  # torch has its own class only on a GPU
         if found := _OUT_OF_MEMORY.search(str(error)):
             requested = f"{found[1]} more requested"
+        elif _SIZE_UNKNOWN.search(str(error)):
+            requested = "more requested than is free"
         elif _OVERFLOW.search(str(error)):
             requested = "more requested than 64 bits can count"
         else:
