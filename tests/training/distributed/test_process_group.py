@@ -44,7 +44,9 @@ def train_in_float64(
         network = Selfie(config.model, config.patch)
     task = PretrainingTask(network, recipe, images).double()
     if workers > 1:
-        synchronise_batch_norm(network, "cpu")
+        synchronise_batch_norm(network)
+        if config.compute.compile == "always":
+            network.compile(dynamic=False, backend="aot_eager", fullgraph=True)  # or it raises
     step = data_parallel(task, "cpu")
     optimizer = torch.optim.SGD(task.parameters(), lr=0.05, momentum=0.9)
     batches = Batches(images, np.arange(20), 0, recipe, worker=worker, workers=workers)
@@ -98,13 +100,16 @@ JOBS: dict[str, Callable[..., Any]] = {
 
 @pytest.fixture(scope="module")
 def configs(make_config: Callable[..., Config]) -> list[Config]:
-    """Return trainings of a network with and without preactivation."""
+    """Return trainings of a network with and without preactivation, and of a compiled one."""
     small = {
         "patch": {"canvas_size": 8, "image_size": 8, "patch_size": 4, "targets": 2},
         "model.attention.blocks": 1,
         "pretrain.steps": 3,
     }
-    return [make_config(small | {"model.preactivation": value}) for value in (True, False)]
+    return [
+        make_config(small | {"model.preactivation": value, "compute.compile": compiled})
+        for value, compiled in ((True, "never"), (False, "never"), (True, "always"))
+    ]
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ def answers(configs: list[Config], tmp_path_factory: pytest.TempPathFactory) -> 
     return Answers(folder, trained, polled, loaded)
 
 
-@pytest.mark.parametrize("index", [0, 1], ids=["preactivation", "postactivation"])
+@pytest.mark.parametrize("index", [0, 1, 2], ids=["preactivation", "postactivation", "compiled"])
 def test_two_workers_compute_the_training_of_one(
     answers: Answers, configs: list[Config], index: int
 ) -> None:

@@ -1,7 +1,7 @@
 """BatchNorm with the statistics of all workers' rows, equal to those of a single worker.
 
-The synchronised layers of torch and timm run on GPUs only; this module has one for CPUs. Names and
-shapes of the tensors stay the same.
+The synchronised layers of torch and timm run on GPUs only; there the host waits in each of them,
+and each breaks the graph of torch's compiler. Names and shapes of the tensors stay the same.
 """
 
 from __future__ import annotations
@@ -9,27 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, distributed, nn
 
 
-def synchronise_batch_norm(network: nn.Module, device: str) -> nn.Module:
-    """Synchronise every BatchNorm layer over torch.distributed's default group.
-
-    Args:
-        network: A network with timm's BatchNorm layers; changed in place.
-        device: `cpu` or `cuda`.
-
-    Returns:
-        The network.
-    """
-    if device == "cuda":
-        converted: nn.Module = convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-        return converted
+def synchronise_batch_norm(network: nn.Module) -> None:
+    """Synchronise timm's BatchNorm layers of a network over torch.distributed's default group."""
     for module in network.modules():
         if isinstance(module, BatchNormAct2d):
             module.__class__ = _SynchronisedBatchNorm  # keeps parameters and statistics
-    return network
 
 
 class _SynchronisedBatchNorm(BatchNormAct2d):

@@ -92,7 +92,7 @@ def _train(spec: TrainingSpec, status: Any, first: bool) -> None:
     group = distributed.new_group(backend="gloo")
     assert isinstance(group, distributed.ProcessGroup)  # noqa: S101  # every worker is in it
     if workers > 1 and spec.compute.batch_norm == "synchronised":
-        synchronise_batch_norm(spec.task.network, spec.device.type)
+        synchronise_batch_norm(spec.task.network)
     stop = SynchronisedStopRequest(group)
     fit(
         spec.task,
