@@ -119,6 +119,5 @@ class RankZeroCheckpoints(Checkpoints):
     def latest(self) -> Checkpoint | None:
         """Return the checkpoint that the first worker finds, on every worker."""
         found = [super().latest() if distributed.get_rank() == 0 else None]
-        device = torch.device("cuda") if distributed.get_backend() == "nccl" else None
-        distributed.broadcast_object_list(found, device=device)
+        distributed.broadcast_object_list(found)
         return found[0]
