@@ -1,7 +1,7 @@
 """A step never waits for the GPU: the calls that would are forbidden while it is computed.
 
 On a CPU nothing waits, so the calls themselves are looked for, in Python and below it. On a GPU,
-`test_gpu.py` has torch look for them.
+`benchmarks/gpu.py` has torch look for them.
 """
 
 import numpy as np
