@@ -10,7 +10,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -86,6 +86,7 @@ class Loader(dict[str, Any]):
     """The configuration as Kedro's loader has it."""
 
     conf_source = "conf"
+    runtime_params: ClassVar[dict[str, Any]] = {}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_parameters_of_the_paths_are_refused_in_files_alone(
         ProjectHooks().after_context_created(context)
 
     group, _, name = key.rpartition(".")
-    context._runtime_params = {group: {name: value}} if group else {name: value}
+    context.config_loader.runtime_params = {group: {name: value}} if group else {name: value}
     ProjectHooks().after_context_created(context)
 
 
@@ -126,7 +127,6 @@ def make_context(parameters: dict[str, Any], defaults: dict[str, Any] | None = N
         config_loader=Loader({"parameters": parameters, "globals": settings}),
         project_path=Path(),
         env=None,
-        _runtime_params=None,
     )
 
 
@@ -175,7 +175,7 @@ def test_a_ratio_of_a_part_of_the_images_is_refused(
 ) -> None:
     hooks = ProjectHooks()
     context = make_context(make_parameters({"pretrain.images": 100}))
-    context._runtime_params = {"pretrain": {"images": 100}}
+    context.config_loader.runtime_params = {"pretrain": {"images": 100}}
     hooks.after_context_created(context)
 
     with pytest.raises(UserError, match=r"pretrain.images = 100, but ratio pretrains"):

@@ -59,7 +59,7 @@ class ProjectHooks:
         self._config = load_config(context.config_loader["parameters"])
         if self._config.compute.engine == "ray":
             require_extra("ray", "compute.engine = ray needs Ray", "ray")
-        params = context._runtime_params or {}  # Kedro has no public access to them
+        params = context.config_loader.runtime_params
         _check_paths_fit(self._config, params, context.config_loader["globals"])
         conf_source = str(context.config_loader.conf_source)
         project_path.set(Path(context.project_path))
