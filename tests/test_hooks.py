@@ -37,6 +37,7 @@ RUN: dict[str, Any] = {
     "runtime_params": {},
     "load_versions": {},
     "run_id": "2026-01-03T00.00.00.000Z",
+    "only_missing_outputs": False,
 }
 SAMPLES = pd.DataFrame({"split": "train", "label": np.arange(40) % 2})
 
@@ -192,6 +193,23 @@ def test_too_few_labels_are_refused_before_the_first_node(
 
     with pytest.raises(UserError, match=r"labeled_frac = 0.01 of \d+ training samples leaves"):
         hooks.before_pipeline_run(RUN, pipelines[stage], make_catalog(stage))
+
+
+def test_stored_samples_are_checked_if_only_missing_outputs_are_made(
+    make_parameters: Callable[..., dict[str, Any]],
+) -> None:
+    """No node saves them in such a run; new ones are checked when they are saved."""
+    hooks = ProjectHooks()
+    hooks.after_context_created(make_context(make_parameters({"labeled_frac": 0.01})))
+    stored = {name: MemoryDataset(SAMPLES) for name in ("usable_samples", "unreadable_files")}
+    stored["supervised_classifier"] = MemoryDataset()
+    for dataset in stored.values():
+        dataset._EPHEMERAL = False  # so Kedro takes them for datasets on the disk
+    catalog = make_catalog("baseline", samples=MemoryDataset(1), **stored)
+    both = pipelines["patch"] + pipelines["baseline"]
+
+    with pytest.raises(UserError, match=r"labeled_frac = 0.01 of \d+ training samples leaves"):
+        hooks.before_pipeline_run(RUN | {"only_missing_outputs": True}, both, catalog)
 
 
 @pytest.mark.parametrize("stage", ["predict", "export", "report"])

@@ -20,6 +20,7 @@ from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import AbstractVersionedDataset, DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline
+from kedro.runner.runner import _build_node_children_map, _determine_nodes_to_run
 
 from selfie_pipeline.config import Config, UserError, load_config
 from selfie_pipeline.config_loader import configure_logging
@@ -77,6 +78,8 @@ class ProjectHooks:
                 recipe's encoder, have too few labels, or requires a device or an extra that is
                 missing here.
         """
+        if run_params["only_missing_outputs"]:
+            pipeline = _drop_complete_nodes(pipeline, catalog)
         configure_logging(Path(self._project.conf_source or "", "logging.yml"))
         logging.getLogger("kedro.runner.sequential_runner").addFilter(self._is_applicable)
         self._has_inner_runs = starts_runs(pipeline) or not is_outermost()
@@ -257,6 +260,12 @@ class ProjectHooks:
         """Remove the empty folders of the innermost run's version."""
         if self._claimed:
             release_claims(self._claimed.pop())
+
+
+def _drop_complete_nodes(pipeline: Pipeline, catalog: DataCatalog) -> Pipeline:
+    """Return what `--only-missing-outputs` runs, which Kedro's runner chooses after the hooks."""
+    children = _build_node_children_map(pipeline)
+    return Pipeline(_determine_nodes_to_run(pipeline.nodes[::-1], catalog, children, _LOG))
 
 
 def _describe_kept(outputs: Iterable[AbstractVersionedDataset[Any, Any]]) -> str:
