@@ -385,6 +385,24 @@ def test_another_version_of_what_the_run_makes_is_refused(
     )
 
 
+def test_a_version_of_what_the_run_does_not_load_is_refused(
+    tmp_path: Path, hooks: ProjectHooks
+) -> None:
+    """The classifier of `predict` has another name there; the latest would be loaded instead."""
+    old = "2026-01-01T00.00.00.000Z"
+    catalog = make_catalog("predict", chosen_classifier=make_encoder(tmp_path))
+
+    with pytest.raises(UserError) as caught:
+        hooks.before_pipeline_run(
+            RUN | {"load_versions": {"selfie_classifier": old}}, pipelines["predict"], catalog
+        )
+
+    assert str(caught.value) == (
+        f"--load-versions = selfie_classifier:{old}, but this run does not load "
+        "selfie_classifier; allowed: chosen_classifier"
+    )
+
+
 def test_a_pipeline_that_reads_an_output_by_another_name_is_refused(
     tmp_path: Path, hooks: ProjectHooks
 ) -> None:

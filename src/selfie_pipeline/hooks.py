@@ -313,15 +313,22 @@ def _check_encoder_is_not_replaced(run_params: dict[str, Any], pipeline: Pipelin
 def _check_saved_is_loaded(
     run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
 ) -> None:
-    """Check that no node loads another version of what another node saves."""
+    """Check that nodes load the versions that were asked for, and what other nodes save."""
     outputs = versioned_entries(pipeline.all_outputs(), catalog)
-    for name in outputs.keys() & (run_params["load_versions"] or {}).keys():
-        raise UserError(
-            f"--load-versions = {name}:{run_params['load_versions'][name]}, but this run makes "
-            f"{name} itself; leave out the option, or the pipeline that makes it"
-        )
+    inputs = versioned_entries(pipeline.inputs(), catalog)
+    for name, version in (run_params["load_versions"] or {}).items():
+        if name in outputs:
+            raise UserError(
+                f"--load-versions = {name}:{version}, but this run makes {name} itself; leave out "
+                "the option, or the pipeline that makes it"
+            )
+        if name not in inputs and not starts_runs(pipeline):  # which may load any
+            raise UserError(
+                f"--load-versions = {name}:{version}, but this run does not load {name}; allowed: "
+                f"{list_first(inputs, 10) or 'none'}"
+            )
     paths = {dataset._filepath: name for name, dataset in outputs.items()}
-    for name, dataset in versioned_entries(pipeline.inputs(), catalog).items():
+    for name, dataset in inputs.items():
         if dataset._filepath in paths:  # Kedro does not know that they are one, and in which order
             raise UserError(
                 f"{name} is the {paths[dataset._filepath]} that this run makes; run the pipeline "
