@@ -13,6 +13,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from kedro.framework.cli.catalog import catalog
 from kedro.framework.cli.cli import KedroCLI
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.startup import bootstrap_project
@@ -55,6 +56,15 @@ def assert_refused(result: Result, project: Path, *parts: str) -> None:
     for part in parts:
         assert part in line
     assert not list((project / "data").rglob("*"))
+
+
+def test_an_error_ends_other_commands_with_one_line_too(project: Path) -> None:
+    metadata = bootstrap_project(project)
+    options = ["describe-datasets", "--env=nope"]
+
+    result = CliRunner(catch_exceptions=False).invoke(catalog, options, obj=metadata)
+
+    assert_refused(result, project, "--env = nope is not an environment in ")
 
 
 def parse(value: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
+import click
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -97,14 +98,8 @@ _MOST_EXPLAINED = 10
 """Largest number of parameters that one message explains."""
 
 
-class UserError(Exception):
-    """An error that the user can fix; its message is one line.
-
-    Attributes:
-        exit_code: Exit status of the command that it ends.
-    """
-
-    exit_code = 1
+class UserError(click.ClickException):
+    """An error that the user can fix; its message is one line, with which it ends any command."""
 
 
 class _StrictModel(BaseModel):

@@ -15,11 +15,10 @@ class TrainingInterrupted(UserError):  # noqa: N818  # not an error
     """A signal stopped a training, which can be resumed."""
 
     def __init__(self, message: str, received: signal.Signals) -> None:
-        super().__init__(message, received)
-        self.exit_code = 128 + received  # as of a process that the signal has ended
-
-    def __str__(self) -> str:
-        return str(self.args[0])
+        super().__init__(message)
+        self.args = (message, received)  # with which it is unpickled
+        # As of a process that the signal has ended.
+        self.exit_code = 128 + received  # type: ignore[misc]
 
 
 def training_interrupted(
