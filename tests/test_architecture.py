@@ -42,6 +42,9 @@ ALLOWED_IMPORTS = {
     "pipelines": LOWER,
     "pipeline_registry": set(),
     "project": {"versions"},
+    "input_check": {
+        *("config", "pipeline_registry", "printable", "project", "provenance", "versions"),
+    },
     "label_check": {"config", "project", "provenance", "training", "versions"},
     "initial_weights": {"config", "datasets", "project", "training", "weights"},
     "versions": {"config"},
@@ -55,8 +58,8 @@ ALLOWED_IMPORTS = {
     "hooks": LOWER
     | {
         "config_loader",
+        "input_check",
         "label_check",
-        "pipeline_registry",
         "run_budget",
         "run_summary",
         "versions",
@@ -69,6 +72,7 @@ ALLOWED_IMPORTS = {
 KEDRO = {
     *("pipelines", "datasets", "hooks", "settings", "cli", "__main__", "pipeline_registry"),
     "config_loader",
+    "input_check",
     "label_check",
     "project",
     "run_budget",

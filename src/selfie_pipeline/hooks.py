@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
@@ -20,19 +19,22 @@ from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import AbstractVersionedDataset, DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline
-from kedro.runner.runner import _build_node_children_map, _determine_nodes_to_run
 
 from selfie_pipeline.config import Config, UserError, load_config
 from selfie_pipeline.config_loader import configure_logging
 from selfie_pipeline.extras import require_extra
-from selfie_pipeline.pipeline_registry import PIPELINE_NAMES, create_pipeline
-from selfie_pipeline.printable import list_first
+from selfie_pipeline.input_check import (
+    check_encoder_is_not_replaced,
+    check_inputs_exist,
+    check_versions_are_loaded,
+    check_versions_belong,
+    drop_complete_nodes,
+)
 from selfie_pipeline.project import Project, project_path, starts_runs
 from selfie_pipeline.provenance import DATA_PARAMETERS, describe_environment, flatten
 from selfie_pipeline.run_budget import find_budget, find_start, plan_run
 from selfie_pipeline.run_summary import summarise_run
 from selfie_pipeline.versions import (
-    SAVED_WITH,
     is_outermost,
     pin_versions,
     release_claims,
@@ -79,7 +81,7 @@ class ProjectHooks:
                 missing here.
         """
         if run_params["only_missing_outputs"]:
-            pipeline = _drop_complete_nodes(pipeline, catalog)
+            pipeline = drop_complete_nodes(pipeline, catalog)
         configure_logging(Path(self._project.conf_source or "", "logging.yml"))
         logging.getLogger("kedro.runner.sequential_runner").addFilter(self._is_applicable)
         self._has_inner_runs = starts_runs(pipeline) or not is_outermost()
@@ -91,16 +93,16 @@ class ProjectHooks:
         self._started_s = find_start(run_params["run_id"])
         describe_environment()  # kept for the results: a later commit is not that of this code
         self._run, self._pipeline, self._catalog = run_params, pipeline, catalog
-        _check_encoder_is_not_replaced(run_params, pipeline)
+        check_encoder_is_not_replaced(run_params, pipeline)
         if "params:ratio" in pipeline.inputs() and self._config.pretrain.images is not None:
             raise UserError(
                 f"pretrain.images = {self._config.pretrain.images}, but ratio pretrains on the "
                 "numbers of images in ratio.images; leave it out"
             )
-        _check_saved_is_loaded(run_params, pipeline, catalog)
+        check_versions_are_loaded(run_params, pipeline, catalog)
         if "encoder" in pipeline.inputs() and not self._uses_encoder(pipeline):
             catalog["encoder"] = MemoryDataset(None)  # Kedro loads all inputs of a node
-        self._check_inputs_exist()
+        check_inputs_exist(run_params, pipeline, catalog, self._config)
         # The runs that it starts may use any entry.
         used = catalog.keys() if starts_runs(pipeline) else pipeline.datasets()
         versions = pin_versions(catalog, used, pipeline.all_outputs(), run_params["run_id"])
@@ -110,7 +112,7 @@ class ProjectHooks:
             for name, entry in versioned_entries(pipeline.inputs(), catalog).items()
         }
         try:
-            _check_versions_belong(loads, catalog)
+            check_versions_belong(loads, catalog)
             if "usable_samples" not in pipeline.all_outputs() and catalog.exists("usable_samples"):
                 self._check_samples(lambda: catalog.load("usable_samples"))
         except BaseException:
@@ -133,15 +135,6 @@ class ProjectHooks:
         users = {node.name for node in pipeline.nodes if "encoder" in node.inputs}
         arms = {"selfie", "weights_selfie"}.intersection(self._config.experiment.arms)
         return bool(arms) or not users <= {"run_experiment", "tune_finetuning"}
-
-    def _check_inputs_exist(self) -> None:
-        """Check that the run's inputs exist, before hours are spent on the first of them."""
-        for name in sorted(self._pipeline.inputs()):
-            if not self._catalog.exists(name) and (producer := _find_producer(name, self._catalog)):
-                _check_version_exists(name, self._catalog, self._run)
-                _check_recipe_has_encoder(name, self._run)
-                command = _format_command(producer, self._run, self._config)
-                raise UserError(f"{name} does not exist yet; create it with `{command}`")
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
@@ -262,12 +255,6 @@ class ProjectHooks:
             release_claims(self._claimed.pop())
 
 
-def _drop_complete_nodes(pipeline: Pipeline, catalog: DataCatalog) -> Pipeline:
-    """Return what `--only-missing-outputs` runs, which Kedro's runner chooses after the hooks."""
-    children = _build_node_children_map(pipeline)
-    return Pipeline(_determine_nodes_to_run(pipeline.nodes[::-1], catalog, children, _LOG))
-
-
 def _describe_kept(outputs: Iterable[AbstractVersionedDataset[Any, Any]]) -> str:
     """Describe the earlier versions of what a run saves."""
     kept = {version for entry in outputs for version in entry.list_versions(full_path=False)}
@@ -299,112 +286,3 @@ def _check_paths_fit(
                 f"{key} = {value} is set in a file of parameters, but the catalog's paths depend "
                 f"on it; set it with --params {key}={value}{other_way}"
             )
-
-
-def _check_encoder_is_not_replaced(run_params: dict[str, Any], pipeline: Pipeline) -> None:
-    pretrained_on = (run_params["runtime_params"] or {}).get("pretrained_on")
-    if pretrained_on and "encoder" in pipeline.all_outputs():
-        raise UserError(
-            f"pretrained_on = {pretrained_on} selects an existing encoder, but this run pretrains "
-            "one; leave pretrained_on out, or run --pipelines=finetune,baseline,report"
-        )
-
-
-def _check_saved_is_loaded(
-    run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
-) -> None:
-    """Check that nodes load the versions that were asked for, and what other nodes save."""
-    outputs = versioned_entries(pipeline.all_outputs(), catalog)
-    inputs = versioned_entries(pipeline.inputs(), catalog)
-    for name, version in (run_params["load_versions"] or {}).items():
-        if name in outputs:
-            raise UserError(
-                f"--load-versions = {name}:{version}, but this run makes {name} itself; leave out "
-                "the option, or the pipeline that makes it"
-            )
-        if name not in inputs and not starts_runs(pipeline):  # which may load any
-            raise UserError(
-                f"--load-versions = {name}:{version}, but this run does not load {name}; allowed: "
-                f"{list_first(inputs, 10) or 'none'}"
-            )
-    paths = {dataset._filepath: name for name, dataset in outputs.items()}
-    for name, dataset in inputs.items():
-        if dataset._filepath in paths:  # Kedro does not know that they are one, and in which order
-            raise UserError(
-                f"{name} is the {paths[dataset._filepath]} that this run makes; run the pipeline "
-                "that reads it afterwards, on its own"
-            )
-
-
-def _check_versions_belong(loads: Mapping[str, str | None], catalog: DataCatalog) -> None:
-    """Check that the versions that a run loads were saved together, as far as they must have been.
-
-    Raises:
-        UserError: They were not, or one of them does not exist.
-    """
-    for name, other in SAVED_WITH.items():
-        if name in loads and not catalog.exists(name):
-            raise UserError(
-                f"{name} has no version {loads[name]}, which is that of {other}; run "
-                f"`kedro run --pipeline={_find_producer(other, catalog)}` again"
-            )
-    grids, samples, listed = map(loads.get, ("patch_grids", "usable_samples", "samples"))
-    if grids and listed and listed > grids:  # nodes pair them by position
-        raise UserError(
-            f"samples {listed} are later than patch_grids {grids}, whose images may be others; run "
-            "all of `kedro run --pipeline=patch`"
-        )
-    if not (grids and samples):
-        return
-    saved = versioned_entries(["patch_grids"], catalog)["patch_grids"].list_versions(
-        full_path=False
-    )
-    if samples < grids or any(grids < version <= samples for version in saved):
-        raise UserError(
-            f"usable_samples {samples} are not those of patch_grids {grids}; name a version of "
-            "both with --load-versions, or run `kedro run --pipeline=patch` again"
-        )
-
-
-def _check_version_exists(name: str, catalog: DataCatalog, run_params: dict[str, Any]) -> None:
-    dataset, version = catalog[name], (run_params["load_versions"] or {}).get(name)
-    if version and isinstance(dataset, AbstractVersionedDataset):
-        versions = dataset.list_versions(full_path=False)  # latest first
-        if versions:
-            raise UserError(
-                f"--load-versions = {name}:{version} does not exist; allowed: "
-                f"{list_first(versions, 10)}"
-            )
-
-
-def _check_recipe_has_encoder(missing: str, run_params: dict[str, Any]) -> None:
-    pretrained_on = (run_params["runtime_params"] or {}).get("pretrained_on")
-    if missing == "encoder" and pretrained_on:
-        raise UserError(
-            f"pretrained_on = {pretrained_on}, but that recipe has no encoder; allowed: a recipe "
-            "whose pipelines ingest, patch and pretrain have been run"
-        )
-
-
-def _find_producer(name: str, catalog: DataCatalog) -> str | None:
-    """Return the pipeline that produces an entry, or None for parameters and external data."""
-    if name == "chosen_classifier":  # another name of one arm's classifier
-        name = f"{catalog.load('params:predict.arm')}_classifier"
-    names = (key for key in PIPELINE_NAMES if key != "__default__")
-    return next((key for key in names if name in create_pipeline(key).all_outputs()), None)
-
-
-def _format_command(stage: str, run_params: dict[str, Any], config: Config) -> str:
-    """Return the command that runs a pipeline with the options of this run."""
-    command = f"kedro run --pipeline={stage}"
-    if run_params["env"]:
-        command += f" --env={run_params['env']}"
-    settings = [
-        f"{key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
-        for key, value in flatten(run_params["runtime_params"] or {})
-    ]
-    if stage == "finetune_weights" and config.weights is None:
-        settings.append("weights=FILE")
-    if settings:
-        command += f" --params {shlex.quote(','.join(settings))}"
-    return command
