@@ -11,7 +11,11 @@ import torch
 
 from selfie_pipeline.config import Architecture, Config, UserError
 from selfie_pipeline.models.selfie import Selfie
-from selfie_pipeline.pipelines.finetune.nodes import initialise, network_name
+from selfie_pipeline.pipelines.finetune.nodes import (
+    finetune_classifier,
+    initialise,
+    network_name,
+)
 from selfie_pipeline.provenance import dump_configuration
 from selfie_pipeline.weights import Weights
 
@@ -74,6 +78,17 @@ def test_a_hybrid_refuses_an_encoder_that_used_the_same_tensors_in_another_way(
         from_encoder(encoder, make_config(hybrid(changes)))
 
     from_encoder(encoder, make_config(changes))  # a ResNet has no use for them
+
+
+@pytest.mark.parametrize("column", ["label", "place"])
+def test_a_labeled_subset_of_earlier_samples_is_refused(column: str) -> None:
+    """A run of some nodes loads the latest subset, which another may have drawn long ago."""
+    samples = pd.DataFrame({"sample": [0, 1, 2], "label": [0, 1, 0], "place": ["a", "b", "c"]})
+    changed = samples.assign(**{column: samples[column].shift(1, fill_value=samples[column][2])})
+    nothing: list[Any] = [None] * 10
+
+    with pytest.raises(UserError, match="labeled_samples were drawn from earlier usable_samples"):
+        finetune_classifier(Weights({}, {}), samples.iloc[1:], changed, *nothing)
 
 
 def test_an_encoder_of_another_size_is_refused(make_config: MakeConfig) -> None:

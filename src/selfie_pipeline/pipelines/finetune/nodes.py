@@ -115,7 +115,15 @@ def finetune_classifier(
         has all that its use needs: `classes` are the outputs' names; `mean` and `std`, of each
         channel for pixels scaled to 0 to 1, normalise its images. `training` says how the training
         ended: see `measure_convergence` and `held_out_score`.
+
+    Raises:
+        UserError: The labeled samples are not those of `samples`, or see `finetune`.
     """
+    if len(labeled_samples.merge(samples)) < len(labeled_samples):
+        raise UserError(
+            "labeled_samples were drawn from earlier usable_samples, whose images or labels were "
+            "others; run the whole pipeline, without --namespaces, --from-nodes and the like"
+        )
     pretraining = initial_classifier.provenance
     data = fingerprint_data(patch_grids, samples)
     lineage = classifier_lineage(pretraining, data, patch, augmentation, model, recipe) | {
