@@ -14,7 +14,7 @@ from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import URL
+from sqlalchemy import URL, NullPool
 
 from selfie_pipeline.atomic_write import atomic_write
 from selfie_pipeline.config import UserError
@@ -43,8 +43,8 @@ def open_studies(path: Path) -> Iterator[optuna.storages.RDBStorage]:
         with lock(path, "tune"):
             if not path.exists():
                 with atomic_write(path) as partial:  # for its tables are made one by one
-                    optuna.storages.RDBStorage(_sqlite_url(partial)).engine.dispose()
-            yield optuna.storages.RDBStorage(_sqlite_url(path))
+                    _open_storage(partial)
+            yield _open_storage(path)
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, sqlite3.Error):
@@ -57,9 +57,10 @@ def open_studies(path: Path) -> Iterator[optuna.storages.RDBStorage]:
         ) from error
 
 
-def _sqlite_url(path: Path) -> str:
-    """Return the URL of a file, in which special characters such as `%` are escaped."""
-    return URL.create("sqlite", database=str(path)).render_as_string()
+def _open_storage(path: Path) -> optuna.storages.RDBStorage:
+    """Open a file, which is created if there is none; no connection stays open between its uses."""
+    url = URL.create("sqlite", database=str(path)).render_as_string()  # `%` and others are escaped
+    return optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": NullPool})
 
 
 def open_study(search: Search, storage: optuna.storages.BaseStorage) -> optuna.Study:
