@@ -246,6 +246,13 @@ STUDIES = [
         starts={"selfie": "Selfie, harder puzzle, 12,500 steps, two runs"},
     ),
     Study(
+        "cifar10/targets_8",
+        "CIFAR-10, narrow, 6,000 × 64, harder puzzle, learning rate 0.3, half of the patches masked",
+        f'{_GRID}"patch.targets=8,experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2],'
+        'experiment.arms=[selfie]"',
+        scratch="cifar10/harder_puzzle",
+    ),
+    Study(
         "cifar10/transfer",
         "CIFAR-10, narrow, 6,000 × 64, harder puzzle on 200 other classes, learning rate 0.3",
         f'{_GRID}"pretrained_on=small_200,experiment.labeled_fracs=[0.05],'
@@ -268,6 +275,12 @@ STUDIES = [
         "finetune.warmup_steps=50,finetune.weight_decay=0.0001,"
         "finetune.architecture=resnet36_attention,"
         "finetune.peak_learning_rate=0.049944766738414935,"
+        'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2]"',
+    ),
+    Study(
+        "cifar10/hybrid_long",
+        "CIFAR-10, narrow with attention, 6,000 × 64, harder puzzle",
+        f'{_GRID}"{_RATE},finetune.architecture=resnet36_attention,'
         'experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2]"',
     ),
 ]
