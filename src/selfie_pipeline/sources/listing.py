@@ -136,9 +136,8 @@ def log_skipped(images: Sequence[ListedImage], reason: str) -> None:
 
 def _check_classes(split: str, classes: Collection[str], trained: Collection[str]) -> None:
     """Raise if classes of a test split have only the letters and digits of training classes."""
-    keys = {simplify_name(name) for name in classes} & {simplify_name(name) for name in trained} - {
-        ""
-    }
+    keys = {simplify_name(name) for name in classes} & {simplify_name(name) for name in trained}
+    keys.discard("")
     if keys:
         found, expected = (
             list_first(sorted(name for name in names if simplify_name(name) in keys))
