@@ -45,8 +45,9 @@ from selfie_pipeline.pipelines.predict.blocks import classify_in_blocks
 from selfie_pipeline.pipelines.predict.nodes import classify_files
 from selfie_pipeline.provenance import dump_configuration
 from selfie_pipeline.sources.image_files import find_files, read_windows
+from selfie_pipeline.threads import torch_threads
 from selfie_pipeline.training.checkpoints import Checkpoints
-from selfie_pipeline.training.device import Device, find_device, torch_threads
+from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.finetuning import initialise_classifier
 from selfie_pipeline.training.inference import Inference
 from selfie_pipeline.weights import Weights

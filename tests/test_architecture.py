@@ -19,6 +19,7 @@ LOWER = {
     *("config", "models", "training", "evaluation", "report", "sources", "datasets"),
     "duplicates",
     *("project", "printable", "progress", "provenance", "initial_weights", "weights", "extras"),
+    "threads",
 }
 ALLOWED_IMPORTS = {
     "config": {"printable"},
@@ -27,15 +28,16 @@ ALLOWED_IMPORTS = {
     "atomic_write": set(),
     "printable": set(),
     "progress": set(),
+    "threads": set(),
     "extras": {"config"},
     "duplicates": set(),
     "models": {"config", "printable", "provenance", "extras"},
     "locks": {"config"},
-    "sources": {"config", "atomic_write", "locks", "printable", "progress", "extras"},
+    "sources": {"config", "atomic_write", "locks", "printable", "progress", "extras", "threads"},
     "datasets": {"config", "weights", "atomic_write", "locks", "printable", "progress"},
     "training": {
         *("models", "config", "printable", "provenance", "weights", "atomic_write", "locks"),
-        *("extras", "progress"),
+        *("extras", "progress", "threads"),
     },
     "evaluation": {"config"},
     "report": {"evaluation", "config", "printable", "provenance"},
@@ -51,7 +53,7 @@ ALLOWED_IMPORTS = {
     "paths": set(),
     "config_loader": {"config", "printable"},
     "run_budget": {"config", "locks", "project", "run_summary", "training"},
-    "run_summary": {"config", "training"},
+    "run_summary": {"config", "threads", "training"},
     "tracking": {
         *("project", "provenance", "versions", "config", "atomic_write", "locks", "training"),
     },

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from contextlib import nullcontext
 
 from selfie_pipeline.config import Config, TrainingConfig
+from selfie_pipeline.threads import torch_threads
 
 INITIAL_WEIGHTS = {
     "selfie_classifier": "from the encoder",
@@ -92,7 +93,7 @@ def _format_recipe(recipe: TrainingConfig, budget: str | None = None) -> str:
 
 def _format_device(config: Config, *, grid: bool) -> str:
     """Describe the device of a training, or of each of the trainings of a grid."""
-    from selfie_pipeline.training.device import find_device, torch_threads  # noqa: PLC0415  # slow
+    from selfie_pipeline.training.device import find_device  # noqa: PLC0415  # slow
 
     device = find_device(config.compute)
     with torch_threads(config.compute.threads_per_cell) if grid else nullcontext():

@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import warnings
 import zlib
 
@@ -19,6 +20,7 @@ from selfie_pipeline.sources.decoding import (
     decode_chunks,
     decode_file,
     has_image_extension,
+    map_files,
     map_ordered,
 )
 
@@ -125,7 +127,7 @@ def test_images_of_several_frames_are_counted_in_one_log_line(format_, caplog):
     PICTURE.save(single, format_)
 
     files = [each.getvalue() for each in (single, file, single, file)]
-    (chunk,) = decode_chunks(files, io.BytesIO, SIDE)
+    (chunk,) = decode_chunks([(file, len(file)) for file in files], io.BytesIO, SIDE)
 
     assert abs(chunk.images.astype(int) - fitted(PICTURE)).max() <= 40
     assert caplog.messages == ["2 images have several frames or pages: the first is used"]
@@ -140,7 +142,7 @@ def test_images_of_fewer_than_16_bits_in_16_are_named(caplog):
         Image.fromarray(ramp).save(file, "TIFF")
         files.append(file.getvalue())
 
-    (chunk,) = decode_chunks(files, io.BytesIO, SIDE)
+    (chunk,) = decode_chunks([(file, len(file)) for file in files], io.BytesIO, SIDE)
 
     assert chunk.images[0].max() < 16
     assert chunk.images[1].max() > 200
@@ -153,7 +155,7 @@ def test_a_photograph_with_a_preview_beside_it_has_one_frame(caplog):
     file = io.BytesIO()
     PICTURE.save(file, "MPO", save_all=True, append_images=[PICTURE.resize((16, 12))])
 
-    (chunk,) = decode_chunks([file], lambda file: file, SIDE)
+    (chunk,) = decode_chunks([(file, len(file.getvalue()))], lambda file: file, SIDE)
 
     assert not chunk.unreadable
     assert caplog.messages == []
@@ -362,11 +364,11 @@ def test_items_are_consumed_only_as_needed(monkeypatch):
     results = map_ordered(lambda number: number, items)
 
     assert next(results) == 0
-    assert len(consumed) == 2 * 16 + 1  # 16 wait for each core
+    assert len(consumed) == 2 * 4 + 1  # 4 wait for each core
     assert [next(results) for _ in range(4)] == [1, 2, 3, 4]
-    assert len(consumed) == 2 * 16 + 5
+    assert len(consumed) == 2 * 4 + 5
     results.close()
-    assert len(consumed) == 2 * 16 + 5
+    assert len(consumed) == 2 * 4 + 5
 
 
 def test_all_cores_are_used(monkeypatch):
@@ -374,6 +376,37 @@ def test_all_cores_are_used(monkeypatch):
     barrier = threading.Barrier(3)
 
     assert list(map_ordered(lambda _: barrier.wait(timeout=10) < 3, range(6))) == [True] * 6
+
+
+def test_large_files_are_read_in_parallel_one_a_call(monkeypatch):
+    monkeypatch.setattr(decoding.joblib, "cpu_count", lambda: 3)
+    barrier = threading.Barrier(3)
+
+    results = map_files(lambda _: barrier.wait(timeout=10) < 3, [(n, 2**20) for n in range(6)])
+
+    assert list(results) == [True] * 6
+
+
+def test_small_files_are_read_one_at_a_time_in_order(monkeypatch):
+    monkeypatch.setattr(decoding.joblib, "cpu_count", lambda: 3)
+    reading = threading.Lock()
+
+    def read(number):
+        assert reading.acquire(blocking=False)
+        time.sleep(0.001)
+        reading.release()
+        return number
+
+    assert list(map_files(read, [(n, 100) for n in range(100)])) == list(range(100))
+
+
+def test_files_of_any_size_keep_their_order():
+    sizes = np.random.default_rng(0).integers(0, 2**17, 200).tolist()
+
+    results = list(map_files(lambda number: number, enumerate(sizes)))
+
+    assert results == list(range(200))
+    assert list(map_files(lambda number: number, [])) == []
 
 
 def test_an_error_stops_the_map():

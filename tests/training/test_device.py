@@ -12,7 +12,7 @@ from selfie_pipeline.models.selfie import Selfie
 from selfie_pipeline.training import cuda
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import patch_order
-from selfie_pipeline.training.device import Device, find_device, torch_threads
+from selfie_pipeline.training.device import Device, find_device
 from selfie_pipeline.training.pretraining import pretrain
 
 HAS_GPU = torch.cuda.is_available()
@@ -208,14 +208,3 @@ def test_an_available_gpu_is_used(accelerator):
     assert device.name == torch.cuda.get_device_name()
     assert device.bf16 == torch.cuda.is_bf16_supported(including_emulation=False)
     assert find("cpu").type == "cpu"
-
-
-def test_threads_are_set_for_a_while():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with torch_threads(1):
-            assert torch.get_num_threads() == 1
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)

@@ -1,7 +1,8 @@
 """Decodes image files of any format and fits them to the canvas, on all cores.
 
 Decoding runs in threads, because Pillow and torch release the GIL while they read, decode and
-resize, and threads pass images on without copying them.
+resize, and threads pass images on without copying them. Small files, of which it is hardly ever
+released for long, are decoded by one thread at a time.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from itertools import islice
+from contextlib import AbstractContextManager, nullcontext, suppress
+from itertools import chain, islice
 from pathlib import Path, PurePath
 from typing import BinaryIO, NamedTuple, TypeVar
 
@@ -25,6 +27,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from selfie_pipeline.extras import install_extra
 from selfie_pipeline.sources.base import CHUNK_BYTES, Chunk, fit_image
+from selfie_pipeline.threads import torch_threads
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +70,13 @@ _MOST_COPIED_PIXELS = 2**24
 """Largest number for torch, which resizes faster than Pillow but needs copies of 9 bytes each."""
 _DARK = 2**14 - 1
 """Largest value of an image of 16 bits that makes use of 14 only."""
-_QUEUED_PER_CORE = 16
+_QUEUED_PER_CORE = 4
+_BATCH_BYTES = 2**16
+"""Size of the files that one call of a thread reads together, unless there are too many."""
+_BATCH_FILES = 16
+_SMALL_BYTES = 2**12
+"""Mean size of files below which two threads decode no more than one (docs/results/benchmarks)."""
+_TURN = threading.Lock()
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -138,7 +147,7 @@ def decode_image(file: Path | BinaryIO, canvas_size: int) -> DecodedImage:
 
 
 def decode_chunks(
-    files: Iterable[_Item],
+    files: Iterable[tuple[_Item, int]],
     load: Callable[[_Item], BinaryIO],
     canvas_size: int,
     start: int = 0,
@@ -146,7 +155,7 @@ def decode_chunks(
     """Decode files on all cores; log how many have several frames or unused bits.
 
     Args:
-        files: Items of any type, consumed as needed.
+        files: Items of any type with the sizes of their files in bytes, consumed as needed.
         load: Returns an item's file, which is closed after it is decoded, or raises
             UnreadableImageError; called in several threads.
         canvas_size: Side of the images, pixels.
@@ -166,21 +175,22 @@ def decode_chunks(
         except UnreadableImageError as error:
             return error
 
-    decoded = map_ordered(decode, files)
+    decoded = map_files(decode, files)
     step = max(1, CHUNK_BYTES // (3 * canvas_size**2))
     oddities: Counter[str] = Counter()
-    while results := list(islice(decoded, step)):
-        planes = np.zeros((len(results), 3, canvas_size, canvas_size), dtype=np.uint8)
-        images = planes.transpose(0, 2, 3, 1)  # (n, H, W, C)
-        unreadable = {}
-        for row, result in enumerate(results):
-            if isinstance(result, UnreadableImageError):
-                unreadable[start + row] = str(result)
-            else:
-                images[row] = result.pixels
-                oddities.update(result.oddities)
-        yield Chunk(images, unreadable)
-        start += len(results)
+    with torch_threads(1):  # threads that share the resizing of an image wait for each other
+        while results := list(islice(decoded, step)):
+            planes = np.zeros((len(results), 3, canvas_size, canvas_size), dtype=np.uint8)
+            images = planes.transpose(0, 2, 3, 1)  # (n, H, W, C)
+            unreadable = {}
+            for row, result in enumerate(results):
+                if isinstance(result, UnreadableImageError):
+                    unreadable[start + row] = str(result)
+                else:
+                    images[row] = result.pixels
+                    oddities.update(result.oddities)
+            yield Chunk(images, unreadable)
+            start += len(results)
     log_oddities(oddities)
 
 
@@ -195,6 +205,52 @@ def log_oddities(oddities: Counter[str]) -> None:
             dark,
             _DARK,
         )
+
+
+def map_files(
+    function: Callable[[_Item], _Result], files: Iterable[tuple[_Item, int]]
+) -> Iterator[_Result]:
+    """Map a function that reads a file over files, as `map_ordered` does; small ones in batches.
+
+    Args:
+        function: Called in several threads at once, but for small files.
+        files: Items with the sizes of their files in bytes, consumed as needed.
+
+    Yields:
+        The results in the order of the files.
+
+    Raises:
+        Exception: Any exception of the function; queued calls are cancelled.
+    """
+
+    def read(batch: list[tuple[_Item, int]]) -> list[_Result]:
+        with turn_of_small_files(sum(size for _, size in batch) / len(batch)):
+            return [function(item) for item, _ in batch]
+
+    return chain.from_iterable(map_ordered(read, _batch(files)))
+
+
+def turn_of_small_files(mean_bytes: float) -> AbstractContextManager[object]:
+    """Return a lock to hold while files of this mean size are read and decoded, if they are small.
+
+    Nearly all of that happens under Python's lock, which is released and taken back ten times for
+    each file: two threads need twice the processor time of one, and more threads still more.
+    """
+    return _TURN if mean_bytes < _SMALL_BYTES else nullcontext()
+
+
+def _batch(files: Iterable[tuple[_Item, int]]) -> Iterator[list[tuple[_Item, int]]]:
+    """Yield files in batches of `_BATCH_BYTES`, so that a call for a batch costs little."""
+    batch: list[tuple[_Item, int]] = []
+    total = 0
+    for item, size in files:
+        batch.append((item, size))
+        total += size
+        if total >= _BATCH_BYTES or len(batch) == _BATCH_FILES:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch
 
 
 def map_ordered(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:

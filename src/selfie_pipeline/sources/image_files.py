@@ -13,7 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfie_pipeline.config import PatchConfig, UserError
-from selfie_pipeline.sources.decoding import UnreadableImageError, decode_image
+from selfie_pipeline.sources.decoding import (
+    UnreadableImageError,
+    decode_image,
+    turn_of_small_files,
+)
 from selfie_pipeline.sources.folders import is_loop, walk_folders
 
 _ALLOWED = "allowed: a folder of image files, one file, or a pattern such as photos/*.jpg"
@@ -106,6 +110,8 @@ def read_windows(
 ) -> tuple[NDArray[np.uint8], list[str | None], Counter[str]]:
     """Read the central windows of image files one after another; for `map_ordered`.
 
+    Of several threads, one at a time reads small files.
+
     Returns:
         The windows of the readable files, uint8 of shape (n, H, W, 3); for each file None, or the
         reason that it is unreadable; and the numbers of images with oddities, for `log_oddities`.
@@ -115,13 +121,21 @@ def read_windows(
     windows = [np.empty((0, patch.image_size, patch.image_size, 3), dtype=np.uint8)]
     reasons: list[str | None] = []
     oddities: Counter[str] = Counter()
-    for path in paths:
-        try:
-            image = decode_image(path, patch.canvas_size)
-        except UnreadableImageError as error:
-            reasons.append(str(error))
-        else:
-            windows.append(image.pixels[None, inside, inside])  # (1, H, W, 3)
-            reasons.append(None)
-            oddities.update(image.oddities)
+    with turn_of_small_files(sum(map(_size, paths)) / max(1, len(paths))):
+        for path in paths:
+            try:
+                image = decode_image(path, patch.canvas_size)
+            except UnreadableImageError as error:
+                reasons.append(str(error))
+            else:
+                windows.append(image.pixels[None, inside, inside])  # (1, H, W, 3)
+                reasons.append(None)
+                oddities.update(image.oddities)
     return np.concatenate(windows), reasons, oddities
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # such as a dead link
+        return 0

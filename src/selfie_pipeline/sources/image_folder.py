@@ -25,7 +25,7 @@ from selfie_pipeline.sources.decoding import (
     decode_chunks,
     find_missing_decoders,
     has_image_extension,
-    map_ordered,
+    map_files,
 )
 from selfie_pipeline.sources.folders import (
     escape_name,
@@ -104,7 +104,8 @@ class ImageFolder:
 
         The sha256 of an unreadable file is empty.
         """
-        digests = map_ordered(self._digest, self._listed["place"])
+        files = zip(self._listed["place"], self._listed["bytes"], strict=True)
+        digests = map_files(self._digest, files)
         tracked = track("Reading files", len(self._listed), digests, unit=" images")
         return self._listed.assign(sha256=pd.Series(list(tracked), dtype="str"))
 
@@ -134,7 +135,8 @@ class ImageFolder:
             UserError: A file is not the listed one; the message names it.
         """
         rest = samples.iloc[start:]
-        files = zip(rest["place"], rest["sha256"], strict=True)
+        listed = zip(rest["place"], rest["sha256"], strict=True)
+        files = zip(listed, rest["bytes"], strict=True)
         return decode_chunks(files, self._load, canvas_size, start)
 
     def _digest(self, place: str) -> str:

@@ -123,7 +123,9 @@ class Shards:
         Raises:
             UserError: A shard is damaged; the message names it.
         """
-        return decode_chunks(self._read(self._rows[start:]), _open_bytes, canvas_size, start)
+        contents = self._read(self._rows[start:])
+        files = ((content, len(content or b"")) for content in contents)
+        return decode_chunks(files, _open_bytes, canvas_size, start)
 
     def _read(self, rows: NDArray[np.int64]) -> Iterator[bytes | None]:
         """Read the files of images, by their numbers in all shards."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -75,17 +73,6 @@ class Device:
             warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is")
             graphs = cuda_graphs and self.type == "cuda"
             network.compile(dynamic=False, options={"triton.cudagraphs": graphs})
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Compute each torch operation in this number of threads."""
-    previous = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(previous)
 
 
 def find_device(config: ComputeConfig) -> Device:

@@ -10,7 +10,8 @@ from typing import TypeVar
 import joblib
 
 from selfie_pipeline.config import ComputeConfig
-from selfie_pipeline.training.device import find_device, torch_threads
+from selfie_pipeline.threads import torch_threads
+from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.jobs import Job
 from selfie_pipeline.training.memory import available_memory
 from selfie_pipeline.training.processes import run_in_processes

@@ -19,6 +19,7 @@ from selfie_pipeline.report.duplicates import describe_check, draw_duplicates, h
 from selfie_pipeline.sources.base import CHUNK_BYTES
 from selfie_pipeline.sources.decoding import map_ordered
 from selfie_pipeline.sources.samples import SPLITS
+from selfie_pipeline.threads import torch_threads
 
 _LOG = logging.getLogger(__name__)
 _COMPARED_SPLITS = (("train", "test"), ("unlabeled", "test"), ("train", "unlabeled"))
@@ -84,7 +85,9 @@ def _hash_images(patch_grids: PatchGrids) -> ImageHashes:
     ]
     hashed = map_ordered(lambda block: hash_images(patch_grids.read_canvases(block)), blocks)
     progress = track("Comparing images", len(blocks), hashed, unit=" blocks")
-    return ImageHashes(*(np.concatenate(parts) for parts in zip(*progress, strict=True)))
+    with torch_threads(1):  # threads that share a block wait for each other
+        parts = list(progress)
+    return ImageHashes(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 def _describe_pairs(found: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:

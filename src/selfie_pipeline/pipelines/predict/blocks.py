@@ -28,8 +28,8 @@ from selfie_pipeline.progress import track
 from selfie_pipeline.provenance import hash_json
 from selfie_pipeline.sources.decoding import map_ordered, may_be_readable_now
 from selfie_pipeline.sources.image_files import read_windows
+from selfie_pipeline.threads import torch_threads
 from selfie_pipeline.training.checkpoints import Checkpoint, Checkpoints
-from selfie_pipeline.training.device import torch_threads
 from selfie_pipeline.training.inference import Inference
 
 _LOG = logging.getLogger(__name__)
