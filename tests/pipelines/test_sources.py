@@ -170,7 +170,7 @@ def test_the_stored_grids_are_the_decoded_images(fresh: Any, tmp_path: Path) -> 
 
     catalog = load_catalog(fresh, "imagenet224")
     samples, grids = catalog.load("usable_samples"), catalog.load("patch_grids")
-    expected = np.stack([decode_file(raw / place, 256) for place in samples["place"]])
+    expected = np.stack([decode_file(raw / place, 256)[0] for place in samples["place"]])
     images = torch.from_numpy(expected).permute(0, 3, 1, 2)  # (M, C, H, W)
     patches = grids.gather(samples["sample"].to_numpy())  # (M, N, C, P, P)
     assert torch.equal(patches, patchify(images, patches.shape[-1]))

@@ -171,7 +171,7 @@ def test_the_code_prepares_an_image_as_predict_does(tmp_path: Path, mode: str) -
     with contextlib.chdir(tmp_path):
         exec("\n".join([start, *lines]), names)
 
-    expected = decode_file(tmp_path / "photograph.png", 16)
+    expected, _ = decode_file(tmp_path / "photograph.png", 16)
     np.testing.assert_array_equal(np.asarray(names["image"]), expected)
 
 
@@ -183,7 +183,7 @@ def test_images_of_sixteen_bits_are_prepared_as_the_card_says(tmp_path: Path) ->
     with Image.open(tmp_path / "a.png") as image:
         prepared = eval(advice, {"Image": Image, "np": np, "image": image})
 
-    expected = decode_file(tmp_path / "a.png", 16)
+    expected, _ = decode_file(tmp_path / "a.png", 16)
     np.testing.assert_array_equal(np.asarray(prepared.convert("RGB")), expected)
 
 

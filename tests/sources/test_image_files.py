@@ -144,7 +144,7 @@ def test_windows_are_the_centres_of_the_images_in_order(tmp_path: Path) -> None:
     windows, reasons, _ = read_windows(paths, PATCH)
 
     assert reasons == [None] * 5
-    expected = np.stack([decode_file(path, 16)[4:12, 4:12] for path in paths])
+    expected = np.stack([decode_file(path, 16)[0][4:12, 4:12] for path in paths])
     np.testing.assert_array_equal(windows, expected)
 
 
@@ -155,7 +155,7 @@ def test_unreadable_files_have_a_reason_and_no_window(tmp_path: Path) -> None:
     windows, reasons, _ = read_windows(paths, PATCH)
 
     assert reasons == ["empty", None, "can't be read: No such file or directory"]
-    np.testing.assert_array_equal(windows, decode_file(paths[1], 16)[None, 4:12, 4:12])
+    np.testing.assert_array_equal(windows, decode_file(paths[1], 16)[0][None, 4:12, 4:12])
 
 
 def test_without_files_there_are_no_windows() -> None:

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import chain, islice
 from pathlib import Path, PurePath
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import BinaryIO, TypeVar
 
 import joblib
 import numpy as np
@@ -86,7 +86,7 @@ class UnreadableImageError(Exception):
     """An image file can't be decoded; the message is the reason in a few words."""
 
 
-def decode_file(file: Path | BinaryIO, canvas_size: int) -> NDArray[np.uint8]:
+def decode_file(file: Path | BinaryIO, canvas_size: int) -> tuple[NDArray[np.uint8], list[str]]:
     """Decode an image file, whatever its name, and fit it to the canvas.
 
     Any mode becomes RGB: grey, palette and CMYK by Pillow's conversion, 16 bits by their higher
@@ -99,30 +99,14 @@ def decode_file(file: Path | BinaryIO, canvas_size: int) -> NDArray[np.uint8]:
         canvas_size: Side of the result, pixels.
 
     Returns:
-        uint8 of shape (canvas_size, canvas_size, 3).
+        The image, uint8 of shape (canvas_size, canvas_size, 3), and its oddities, for
+        `log_oddities`: "several frames" if the file has more of them; "dark" if it has 16 bits, of
+        which it uses the lowest quarter of the range at most.
 
     Raises:
         UnreadableImageError: The file can't be read, is empty, cut off, damaged, too large, or not
             an image.
     """
-    return decode_image(file, canvas_size).pixels
-
-
-class DecodedImage(NamedTuple):
-    """An image, and what its data set's log should say of it.
-
-    Attributes:
-        pixels: The result of `decode_file`.
-        oddities: "several frames" if the file has more of them; "dark" if it has 16 bits, of which
-            it uses the lowest quarter of the range at most.
-    """
-
-    pixels: NDArray[np.uint8]
-    oddities: list[str]
-
-
-def decode_image(file: Path | BinaryIO, canvas_size: int) -> DecodedImage:
-    """Decode an image file as `decode_file` does, and find its oddities; see there for errors."""
     try:
         with Image.open(file, formats=_FORMATS) as image:
             image.draft(None, (2 * canvas_size, 2 * canvas_size))  # ignored by all but JPEG
@@ -133,7 +117,7 @@ def decode_image(file: Path | BinaryIO, canvas_size: int) -> DecodedImage:
             oddities = [name for name, test in tests.items() if test(image)]
             with suppress(Exception):  # damaged EXIF with intact pixels
                 ImageOps.exif_transpose(image, in_place=True)
-            return DecodedImage(_fit_to_canvas(_to_rgb(image), canvas_size), oddities)
+            return _fit_to_canvas(_to_rgb(image), canvas_size), oddities
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
@@ -168,10 +152,10 @@ def decode_chunks(
         Exception: Any other exception of `load`, or of iterating over the files.
     """
 
-    def decode(item: _Item) -> DecodedImage | UnreadableImageError:
+    def decode(item: _Item) -> tuple[NDArray[np.uint8], list[str]] | UnreadableImageError:
         try:
             with load(item) as file:
-                return decode_image(file, canvas_size)
+                return decode_file(file, canvas_size)
         except UnreadableImageError as error:
             return error
 
@@ -187,15 +171,15 @@ def decode_chunks(
                 if isinstance(result, UnreadableImageError):
                     unreadable[start + row] = str(result)
                 else:
-                    images[row] = result.pixels
-                    oddities.update(result.oddities)
+                    images[row], odd = result
+                    oddities.update(odd)
             yield Chunk(images, unreadable)
             start += len(results)
     log_oddities(oddities)
 
 
 def log_oddities(oddities: Counter[str]) -> None:
-    """Log how many images have several frames or unused bits; see `DecodedImage`."""
+    """Log how many images have several frames or unused bits; see `decode_file`."""
     if several_frames := oddities["several frames"]:
         logger.info("%d images have several frames or pages: the first is used", several_frames)
     if dark := oddities["dark"]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from selfie_pipeline.config import PatchConfig, UserError
 from selfie_pipeline.sources.decoding import (
     UnreadableImageError,
-    decode_image,
+    decode_file,
     turn_of_small_files,
 )
 from selfie_pipeline.sources.folders import is_loop, walk_folders
@@ -124,13 +124,13 @@ def read_windows(
     with turn_of_small_files(sum(map(_size, paths)) / max(1, len(paths))):
         for path in paths:
             try:
-                image = decode_image(path, patch.canvas_size)
+                pixels, odd = decode_file(path, patch.canvas_size)
             except UnreadableImageError as error:
                 reasons.append(str(error))
             else:
-                windows.append(image.pixels[None, inside, inside])  # (1, H, W, 3)
+                windows.append(pixels[None, inside, inside])  # (1, H, W, 3)
                 reasons.append(None)
-                oddities.update(image.oddities)
+                oddities.update(odd)
     return np.concatenate(windows), reasons, oddities
 
 

@@ -219,13 +219,13 @@ def _lying_headers(draw: st.DrawFn) -> Input:
 
 def _decode(item: Input, folder: Path) -> None:
     path = folder / "input" / "image"
-    pixels = decode_file(path, _CANVAS)
+    pixels, _ = decode_file(path, _CANVAS)
     if pixels.dtype != np.uint8 or pixels.shape != (_CANVAS, _CANVAS, 3):
         raise WrongResultError(f"{pixels.dtype} of shape {pixels.shape}")
     if isinstance(item.value, bytes) and pixels.tobytes() != item.value:
         raise WrongResultError("the pixels are others")
     whole = folder / "input" / "whole"
-    if item.value == "cut off" and not np.array_equal(pixels, decode_file(whole, _CANVAS)):
+    if item.value == "cut off" and not np.array_equal(pixels, decode_file(whole, _CANVAS)[0]):
         raise WrongResultError("accepted without the pixels that were cut off")
     if item.value == "intact":
         content = io.BytesIO(path.read_bytes())
