@@ -145,12 +145,8 @@ def _open_bytes(content: bytes | None) -> BinaryIO:
 
 def _order_classes(present: Collection[str], published: Sequence[str]) -> tuple[str, ...]:
     """Order class names as published; others by number, then by name."""
-    others = set(present) - set(published)
-    numbers = sorted(
-        (name for name in others if name.isdecimal()), key=lambda name: (int(name), name)
+    others = sorted(
+        set(present) - set(published),
+        key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name),
     )
-    return (
-        *(name for name in published if name in present),
-        *numbers,
-        *sorted(others - set(numbers)),
-    )
+    return (*(name for name in published if name in present), *others)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tarfile
 from collections.abc import Iterator, Mapping
-from itertools import groupby
+from itertools import compress, groupby
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -77,14 +77,10 @@ class WebDatasetReader:
         try:
             with path.open("rb") as file:
                 images = filter(None, map(_find_image, _read_samples(path)))
-                position = 0
-                for number, image in enumerate(images):
-                    if position == len(rows):
-                        return
-                    if number == rows[position]:
-                        position += 1
-                        file.seek(image.offset)
-                        yield file.read(image.size)
+                is_wanted = np.isin(np.arange(rows[-1] + 1), rows)
+                for image in compress(images, is_wanted):
+                    file.seek(image.offset)
+                    yield file.read(image.size)
         except _DAMAGE as error:
             raise damaged_error(path, error) from error
 
