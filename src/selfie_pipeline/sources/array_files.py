@@ -44,7 +44,7 @@ class ArrayFiles:
         self._class_names = class_names
 
     def samples(self) -> pd.DataFrame:
-        """Return the table of samples, in the order of the files."""
+        """Return the table of samples, in the order of the files; see `Source`."""
         labels = np.concatenate([file.labels for file in self._files])
         splits = [file.split for file in self._files for _ in file.labels]
         places = [
@@ -53,22 +53,14 @@ class ArrayFiles:
         return build_sample_table(splits, labels, places, self.classes)
 
     def fingerprint(self, samples: pd.DataFrame) -> str:
-        """Return the SHA-256 over the bytes of the files, in hex digits.
-
-        Raises:
-            UserError: The files have changed since the samples were listed.
-        """
+        """Return the SHA-256 over the bytes of the files; see `Source`."""
         if not self.samples().equals(samples):
             raise stale_error()
         paths = [file.path for file in self._files]
         return digest_files([*paths, *([self._class_names] if self._class_names else [])])
 
     def images(self, samples: pd.DataFrame, canvas_size: int, start: int = 0) -> Iterator[Chunk]:  # noqa: ARG002
-        """Read the images in the order of the table.
-
-        Raises:
-            UserError: A file is damaged; the message names it.
-        """
+        """Read the images, one file after the other; see `Source`."""
         parts = (_read_images(file.path, len(file.labels)) for file in self._files)
         return fit_images(parts, canvas_size, start)  # of (n, 32, 32, 3) each
 

@@ -44,13 +44,7 @@ class Digits:
         return build_sample_table(splits, self._labels, places, self.classes)
 
     def fingerprint(self, samples: pd.DataFrame) -> str:
-        """Return the SHA-256 over grey levels, labels and split, in hex digits.
-
-        The way of resizing counts, too.
-
-        Raises:
-            UserError: The samples are not those of this version of the library.
-        """
+        """Return the SHA-256 over the digits, the table and the way of resizing; see `Source`."""
         if not self.samples().equals(samples):
             raise stale_error("the library's digits have")
         digest = hashlib.sha256(RESIZING + self._grey.tobytes())
@@ -58,6 +52,6 @@ class Digits:
         return digest.hexdigest()
 
     def images(self, samples: pd.DataFrame, canvas_size: int, start: int = 0) -> Iterator[Chunk]:  # noqa: ARG002
-        """Return the digits as images with three equal channels."""
+        """Return the digits as images with three equal channels; see `Source`."""
         images = np.repeat(self._grey[..., None], 3, axis=-1)  # (1797, 8, 8, 3)
         return fit_images([images], canvas_size, start)

@@ -64,11 +64,7 @@ def _read_csv(path: Path) -> dict[str, str]:
 
 
 def _read_text(path: Path) -> dict[str, str]:
-    """Read lines of a name and a class.
-
-    Raises:
-        UserError: A line has only one column.
-    """
+    """Read lines of a name and a class."""
     classes = {}
     for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), start=1):
         if not line.strip():

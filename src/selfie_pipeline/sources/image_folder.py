@@ -76,9 +76,9 @@ class ImageFolder:
         """List the files; only a ground-truth file is opened.
 
         Raises:
-            UserError: There are no training or unlabeled files, a ground truth is damaged, links
-                give a folder two classes or splits, or the label tables contradict themselves or
-                the files.
+            UserError: There are no training or unlabeled files, a folder can't be read, the splits
+                or classes are one folder deeper, a ground truth is damaged, links give a folder two
+                classes or splits, or the label tables contradict themselves or the files.
         """
         if not folder.is_dir():
             problem = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -110,13 +110,9 @@ class ImageFolder:
         return self._listed.assign(sha256=pd.Series(list(tracked), dtype="str"))
 
     def fingerprint(self, samples: pd.DataFrame) -> str:
-        """Return the SHA-256 over the files' names, contents, splits and labels, in hex digits.
+        """Return the SHA-256 over the files' names, contents, splits and labels; see `Source`.
 
         The way of resizing counts, too, and the decoders that files need and that are missing.
-
-        Raises:
-            UserError: Files were added, removed or resized since the samples were listed, or these
-                were in another format.
         """
         columns = self._listed.columns
         known = {*columns, "sha256"} <= {*samples.columns}
@@ -129,11 +125,7 @@ class ImageFolder:
         return digest.hexdigest()
 
     def images(self, samples: pd.DataFrame, canvas_size: int, start: int = 0) -> Iterator[Chunk]:
-        """Decode the images on all cores, in the order of the table.
-
-        Raises:
-            UserError: A file is not the listed one; the message names it.
-        """
+        """Decode the images on all cores; see `Source`."""
         rest = samples.iloc[start:]
         listed = zip(rest["place"], rest["sha256"], strict=True)
         files = zip(listed, rest["bytes"], strict=True)
@@ -184,11 +176,7 @@ def _open_digested(path: Path) -> tuple[str, BinaryIO]:
 
 
 def _list_layout(folder: Path) -> list[ListedImage]:
-    """List the files of splits, class folders and other folders, sorted by place.
-
-    Raises:
-        UserError: A folder can't be read, or the splits are one folder deeper.
-    """
+    """List the files of splits, class folders and other folders, sorted by place."""
     subfolders = _list_subfolders(folder)
     has_train = any(path.name.casefold() in TRAIN_NAMES for path in subfolders)
     if not has_train:
@@ -235,9 +223,6 @@ def _list_split(
     """List the files of a split with their classes, which are in a ground truth if it is flat.
 
     For a test split, `trained` has the classes of the other splits.
-
-    Raises:
-        UserError: A folder can't be read or has two classes, or a ground truth is damaged.
     """
     split = name.casefold()
     listed = _list_files(folder, name)
@@ -285,11 +270,7 @@ def _may_be_used(image: ListedImage) -> bool:
 
 
 def _skip_unclassified(folder: Path, images: list[ListedImage]) -> list[ListedImage]:
-    """Leave out the files that are neither in a class folder nor in unlabeled/, and log them.
-
-    Raises:
-        UserError: A single folder has all images, and class folders in it.
-    """
+    """Leave out the files that are neither in a class folder nor in unlabeled/, and log them."""
     kept: list[ListedImage] = []
     skipped: dict[str, list[ListedImage]] = defaultdict(list)
     for image in images:
@@ -329,11 +310,7 @@ class _Files(NamedTuple):
 
 
 def _list_files(folder: Path, subfolder: str, *, recursive: bool = True) -> _Files:
-    """List the files in a subfolder and below.
-
-    Raises:
-        UserError: A folder can't be read.
-    """
+    """List the files in a subfolder and below."""
     images: list[ListedImage] = []
     repeats: list[tuple[str, str]] = []
     skipped = {identify(folder)} if subfolder else ()
@@ -364,11 +341,7 @@ def _file_size(path: str) -> int | None:
 
 
 def _list_subfolders(folder: Path) -> list[Path]:
-    """List the subfolders as `scan_folder` does.
-
-    Raises:
-        UserError: The folder can't be read.
-    """
+    """List the subfolders as `scan_folder` does."""
     try:
         return [Path(path) for path in scan_folder(folder)[1]]
     except OSError as error:

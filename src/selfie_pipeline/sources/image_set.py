@@ -47,11 +47,7 @@ def open_image_set(folder: Path, config: DataConfig, tables: Sequence[LabelTable
 
 
 def _find_shards(folder: Path) -> tuple[list[Path], list[Path], bool]:
-    """Find the Parquet and the tar files, sorted, and if there are image files.
-
-    Raises:
-        UserError: A folder can't be read.
-    """
+    """Find the Parquet and the tar files, sorted, and if there are image files."""
     parquet, tar = [], []
     has_image_files = False
     for walked in walk_folders(folder) if folder.is_dir() else ():

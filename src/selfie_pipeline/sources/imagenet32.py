@@ -43,11 +43,7 @@ def open_imagenet32(folder: Path) -> ArrayFiles:
 
 
 def _find_training_parts(folder: Path) -> list[Path]:
-    """Return the training parts, sorted by number; those in .npz files if there are any.
-
-    Raises:
-        UserError: A number is missing.
-    """
+    """Return the training parts, sorted by number; those in .npz files if there are any."""
     by_suffix: dict[str, dict[int, Path]] = {".npz": {}, "": {}}
     for path in folder.glob("train_data_batch_*"):
         if match := _PART.fullmatch(path.name):

@@ -122,11 +122,7 @@ def _read_table(path: Path, config: DataConfig, *, is_first: bool) -> LabelTable
 
 
 def _find_columns(path: Path, config: DataConfig, is_first: bool, names: Sequence[str]) -> _Columns:
-    """Find the columns of image, class and split; a single column that is left over is taken.
-
-    Raises:
-        UserError: The column of the image or of the class is ambiguous.
-    """
+    """Find the columns of image, class and split; a single column that is left over is taken."""
     split, image, class_ = (
         find_column(path, names, kind, named if is_first or named in names else None)
         for kind, named in (
@@ -156,11 +152,7 @@ def _find_columns(path: Path, config: DataConfig, is_first: bool, names: Sequenc
 def _read_text(
     path: Path, find: Callable[[Sequence[str]], _Columns]
 ) -> Iterator[tuple[str, str, str]]:
-    """Read the columns of a text file; empty lines are skipped.
-
-    Raises:
-        csv.Error: The text is not a table.
-    """
+    """Read the columns of a text file; empty lines are skipped."""
     with path.open(encoding="utf-8-sig", newline="") as file:  # Excel writes a byte-order mark
         line = file.readline()
         file.seek(0)
@@ -181,11 +173,7 @@ def _read_text(
 
 
 def _read_lines(file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Read the rows of a text file, each with the number of its first line.
-
-    Raises:
-        csv.Error: The text is not a table.
-    """
+    """Read the rows of a text file, each with the number of its first line."""
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     number = 1
     try:
@@ -287,11 +275,7 @@ def _apply_row(image: ListedImage, row: LabelRow, number: int) -> ListedImage:
 def _match_rows(
     images: Sequence[ListedImage], table: LabelTable, folder: Path
 ) -> dict[int, LabelRow]:
-    """Find the image of each row; return the rows by index of the image.
-
-    Raises:
-        UserError: See `apply_label_tables`.
-    """
+    """Find the image of each row; return the rows by index of the image."""
     found: dict[int, LabelRow] = {}
     missing: list[str] = []
     ambiguous: list[str] = []

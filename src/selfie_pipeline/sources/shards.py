@@ -102,12 +102,9 @@ class Shards:
         return self._listed.copy()
 
     def fingerprint(self, samples: pd.DataFrame) -> str:
-        """Return the SHA-256 over shards, places, splits and classes, in hex digits.
+        """Return the SHA-256 over shards, places, splits and classes; see `Source`.
 
         The way of resizing counts, too, and the decoders that images need and that are missing.
-
-        Raises:
-            UserError: The shards or label tables have changed since the samples were listed.
         """
         if not self._listed.equals(samples):
             raise stale_error()
@@ -118,11 +115,7 @@ class Shards:
         return digest.hexdigest()
 
     def images(self, samples: pd.DataFrame, canvas_size: int, start: int = 0) -> Iterator[Chunk]:  # noqa: ARG002
-        """Decode the images on all cores, while one shard after the other is read.
-
-        Raises:
-            UserError: A shard is damaged; the message names it.
-        """
+        """Decode the images on all cores, while shards are read one by one; see `Source`."""
         contents = self._read(self._rows[start:])
         files = ((content, len(content or b"")) for content in contents)
         return decode_chunks(files, _open_bytes, canvas_size, start)
