@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from kedro.io import AbstractVersionedDataset, DataCatalog
+from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
 from selfie_pipeline.config import Config, UserError
@@ -30,11 +30,7 @@ def drop_complete_nodes(pipeline: Pipeline, catalog: DataCatalog) -> Pipeline:
 
 
 def check_encoder_is_not_replaced(run_params: Mapping[str, Any], pipeline: Pipeline) -> None:
-    """Check that no run pretrains that selects an encoder with `pretrained_on`.
-
-    Raises:
-        UserError: It does.
-    """
+    """Raise UserError if a run pretrains that selects an encoder with `pretrained_on`."""
     pretrained_on = (run_params["runtime_params"] or {}).get("pretrained_on")
     if pretrained_on and "encoder" in pipeline.all_outputs():
         raise UserError(
@@ -46,11 +42,7 @@ def check_encoder_is_not_replaced(run_params: Mapping[str, Any], pipeline: Pipel
 def check_versions_are_loaded(
     run_params: Mapping[str, Any], pipeline: Pipeline, catalog: DataCatalog
 ) -> None:
-    """Check that nodes load the versions that were asked for, and what other nodes save.
-
-    Raises:
-        UserError: They do not.
-    """
+    """Raise UserError unless nodes load the versions that were asked for, and what others save."""
     outputs = versioned_entries(pipeline.all_outputs(), catalog)
     inputs = versioned_entries(pipeline.inputs(), catalog)
     for name, version in (run_params["load_versions"] or {}).items():
@@ -93,9 +85,8 @@ def check_versions_belong(loads: Mapping[str, str | None], catalog: DataCatalog)
         )
     if not (grids and samples):
         return
-    saved = versioned_entries(["patch_grids"], catalog)["patch_grids"].list_versions(
-        full_path=False
-    )
+    entry = versioned_entries(["patch_grids"], catalog)["patch_grids"]
+    saved = entry.list_versions(full_path=False)
     if samples < grids or any(grids < version <= samples for version in saved):
         raise UserError(
             f"usable_samples {samples} are not those of patch_grids {grids}; name a version of "
@@ -112,31 +103,23 @@ def check_inputs_exist(
         UserError: One does not; the message names it and the command that creates it.
     """
     for name in sorted(pipeline.inputs()):
-        if not catalog.exists(name) and (producer := _find_producer(name, catalog)):
-            _check_version_exists(name, catalog, run_params)
-            _check_recipe_has_encoder(name, run_params)
-            command = _format_command(producer, run_params, config)
-            raise UserError(f"{name} does not exist yet; create it with `{command}`")
-
-
-def _check_version_exists(name: str, catalog: DataCatalog, run_params: Mapping[str, Any]) -> None:
-    dataset, version = catalog[name], (run_params["load_versions"] or {}).get(name)
-    if version and isinstance(dataset, AbstractVersionedDataset):
-        versions = dataset.list_versions(full_path=False)  # latest first
-        if versions:
+        if catalog.exists(name) or not (producer := _find_producer(name, catalog)):
+            continue
+        version = (run_params["load_versions"] or {}).get(name)
+        entry = versioned_entries([name], catalog).get(name)
+        if version and entry and (versions := entry.list_versions(full_path=False)):
             raise UserError(
                 f"--load-versions = {name}:{version} does not exist; allowed: "
                 f"{list_first(versions, 10)}"
             )
-
-
-def _check_recipe_has_encoder(missing: str, run_params: Mapping[str, Any]) -> None:
-    pretrained_on = (run_params["runtime_params"] or {}).get("pretrained_on")
-    if missing == "encoder" and pretrained_on:
-        raise UserError(
-            f"pretrained_on = {pretrained_on}, but that recipe has no encoder; allowed: a recipe "
-            "whose pipelines ingest, patch and pretrain have been run"
-        )
+        pretrained_on = (run_params["runtime_params"] or {}).get("pretrained_on")
+        if name == "encoder" and pretrained_on:
+            raise UserError(
+                f"pretrained_on = {pretrained_on}, but that recipe has no encoder; allowed: a "
+                "recipe whose pipelines ingest, patch and pretrain have been run"
+            )
+        command = _format_command(producer, run_params, config)
+        raise UserError(f"{name} does not exist yet; create it with `{command}`")
 
 
 def _find_producer(name: str, catalog: DataCatalog) -> str | None:
