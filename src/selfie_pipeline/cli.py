@@ -160,11 +160,7 @@ def _quote_text(key: str, value: str) -> str:
 
 
 def _check_encoding() -> None:
-    """Check that file names are in UTF-8, as PyArrow and safetensors take them to be.
-
-    Raises:
-        click.ClickException: They are not.
-    """
+    """Refuse a system whose file names are not in UTF-8, as PyArrow and safetensors expect."""
     if (encoding := sys.getfilesystemencoding()) != "utf-8":
         raise click.ClickException(
             f"file names are in {encoding} in this environment; allowed: utf-8; set PYTHONUTF8=1"
@@ -172,11 +168,7 @@ def _check_encoding() -> None:
 
 
 def _check_runner(ctx: click.Context) -> None:
-    """Check that the runner can be created, and that it runs this project.
-
-    Raises:
-        click.UsageError: It can't or doesn't, or results would be saved in any order.
-    """
+    """Refuse a runner that can't be created or can't run this project, and `--async`."""
     name, params = ctx.params["runner"] or "SequentialRunner", ctx.params["runner_params"]
     if ctx.params["is_async"] or params.get("is_async"):
         ctx.fail(

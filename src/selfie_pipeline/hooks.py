@@ -34,12 +34,7 @@ from selfie_pipeline.project import Project, project_path, starts_runs
 from selfie_pipeline.provenance import DATA_PARAMETERS, describe_environment, flatten
 from selfie_pipeline.run_budget import find_budget, find_start, plan_run
 from selfie_pipeline.run_summary import summarise_run
-from selfie_pipeline.versions import (
-    is_outermost,
-    pin_versions,
-    release_claims,
-    versioned_entries,
-)
+from selfie_pipeline.versions import is_outermost, pin_versions, release_claims, versioned_entries
 
 _LOG = logging.getLogger(__name__)
 
@@ -183,11 +178,7 @@ class ProjectHooks:
             )
 
     def _check_data_parameters(self, stored: Mapping[str, Any]) -> None:
-        """Check that parameters of the data given with `--params` are those of the stored images.
-
-        Raises:
-            UserError: They are others, which this run does not read.
-        """
+        """Refuse parameters of the data, given with `--params`, that are not the stored images'."""
         now = self._config.data.model_dump(mode="json")
         for name in self._project.params.get("data", {}).keys() - {"name", "max_unreadable"}:
             if name in stored and now[name] != stored[name]:
@@ -266,10 +257,7 @@ def _check_paths_fit(
 ) -> None:
     """Check the parameters that the catalog's paths have, which it can't take from the others.
 
-    Args:
-        config: All parameters.
-        params: Those that were given with `--params`, nested.
-        settings: The content of globals.yml.
+    They may be in `params`, which were given with `--params`, and in `settings`, of globals.yml.
     """
     given = dict(flatten(params))
     for key, default, other_way in (

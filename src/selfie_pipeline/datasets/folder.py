@@ -27,12 +27,7 @@ class FolderPathDataset(AbstractDataset[NoReturn, Path]):
     """The path of a folder, which may not exist yet and whose files the node itself manages."""
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        """Create a dataset without accessing the disk.
-
-        Args:
-            filepath: Local path of the folder.
-            metadata: Metadata for plugins, such as Kedro-Viz's layer.
-        """
+        """Create a dataset; see `AtomicDataset`."""
         self._filepath = Path(filepath)
         self.metadata = metadata
 
@@ -41,11 +36,7 @@ class FolderPathDataset(AbstractDataset[NoReturn, Path]):
         return self._filepath
 
     def save(self, data: NoReturn) -> None:  # noqa: ARG002
-        """Refuse to save.
-
-        Raises:
-            DatasetError: Always.
-        """
+        """Refuse to save, with a DatasetError."""
         raise DatasetError(f"{self._filepath} is a folder that nodes write into, not an output")
 
     def _exists(self) -> bool:

@@ -196,8 +196,7 @@ class PatchGridDataset(AtomicDataset[PendingPatchGrids, PatchGrids]):
                 manifest = _read_manifest(version)
                 if manifest.fingerprint != new.fingerprint:
                     continue
-                PatchGrids(version)
-                check_pixels(version)
+                self._read(version)  # checks all of it
             except CatalogError:
                 continue  # damaged; try an older one
             folder.mkdir()

@@ -14,13 +14,7 @@ import numpy as np
 import pandas as pd
 from kedro.io.core import AbstractDataset, DatasetError, VersionNotFoundError
 from kedro_datasets._typing import JSONPreview
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from pydantic_core import from_json
 
 from selfie_pipeline.config import (
@@ -40,7 +34,6 @@ from selfie_pipeline.datasets.text import AtomicJSONDataset, OptionalJSONDataset
 from selfie_pipeline.printable import explain
 
 _LOG = logging.getLogger(__name__)
-
 
 Split = Literal["train", "test", "unlabeled"]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -294,12 +287,7 @@ class AllVersionsDataset(AbstractDataset[NoReturn, list[dict[str, Any]]]):
     """
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        """Create a dataset without accessing the disk.
-
-        Args:
-            filepath: Glob pattern of the files, in which `**` matches any number of folders.
-            metadata: Metadata for plugins, such as Kedro-Viz's layer.
-        """
+        """Create a dataset; see `AtomicDataset`. `filepath` is the glob pattern of the files."""
         self._filepath = filepath
         self.metadata = metadata
 
@@ -326,11 +314,7 @@ class AllVersionsDataset(AbstractDataset[NoReturn, list[dict[str, Any]]]):
         return results
 
     def save(self, data: NoReturn) -> None:  # noqa: ARG002
-        """Refuse to save.
-
-        Raises:
-            CatalogError: Always.
-        """
+        """Refuse to save, with a CatalogError."""
         raise CatalogError(f"{self._filepath} is read-only: other catalog entries save these files")
 
     def preview(self) -> JSONPreview:
