@@ -45,10 +45,7 @@ def check_labels_are_current(
 ) -> None:
     """Check that no other labels than those of the usable samples were listed or written since.
 
-    Args:
-        usable: The usable samples, of which the run trains on some.
-        catalog: The run's catalog.
-        saved: Names of the entries that the run saves.
+    `usable` are the samples of which the run trains on some, and `saved` what it saves.
 
     Raises:
         UserError: Later samples are other ones, or a label table was edited.

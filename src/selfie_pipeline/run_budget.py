@@ -26,10 +26,7 @@ _LONGEST_START_S = 60.0
 def find_budget(config: Config, params: Mapping[str, Any]) -> str | None:
     """Return the time budget that the run's steps are to follow from, or None.
 
-    Args:
-        config: Parameters of the run.
-        params: Those that were given with `--params`, nested. Steps among them override the
-            budget of a recipe.
+    Steps among `params`, those that were given with `--params`, override the budget of a recipe.
 
     Raises:
         UserError: Both steps and a budget are among them.
@@ -59,8 +56,8 @@ def plan_run(
     Args:
         config: Parameters of the run.
         run_params: Kedro's description of the run.
-        pipeline: The run's pipeline.
-        catalog: The run's catalog, with the patch grids.
+        pipeline: Its pipeline.
+        catalog: Its catalog, with the patch grids.
         samples: The usable samples, a DataFrame.
         started_s: From `find_start`.
 

@@ -36,7 +36,7 @@ def summarise_run(config: Config, outputs: Collection[str], budget: str | None =
         budget: The time budget from which the steps will follow; None if they are known.
 
     Returns:
-        Lines without a newline, one per subject that is part of the run.
+        A line for each subject that is part of the run.
 
     Raises:
         UserError: This machine lacks the GPU or the precision that the parameters require.

@@ -46,8 +46,6 @@ _CLIENT_DEFAULTS = {
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
 }
 """MLflow's environment variables, unless the user has set them; the first is read by the import."""
-
-
 _OUTER_RUN = "SELFIE_MLFLOW_RUN"
 """Environment variable: the innermost run, for runs that it starts, also in other processes; empty
 if it is not tracked."""
@@ -60,20 +58,15 @@ def tracking_hooks() -> tuple[MlflowHooks, ...]:
 
 @dataclass
 class _Run:
-    """A run in progress.
-
-    Attributes:
-        catalog: Its catalog.
-        outer: The value of _OUTER_RUN before it.
-        tracked: Whether it is tracked; False from the first failure on.
-        client: MLflow's client, once the run is created in MLflow.
-        id: MLflow's ID of it.
-    """
+    """A run in progress."""
 
     catalog: DataCatalog
     outer: str | None
+    """The value of _OUTER_RUN before it."""
     tracked: bool
+    """False from the first failure on."""
     client: Any = None
+    """MLflow's client, once the run is created in MLflow."""
     id: str = ""
 
 

@@ -171,12 +171,7 @@ class _ShardWriter:
             logger.info("Patch grids: resumes after sample %d of %d", self.written, new.samples)
 
     def _restore(self, progress: Progress) -> None:
-        """Restore the state of the progress, and truncate the shards to the rows it counts.
-
-        Raises:
-            OSError: A shard is missing.
-            ValueError: A shard is too short.
-        """
+        """Restore the state of the progress, and truncate the shards to the rows it counts."""
         self.written = progress.written
         sums = progress.sums or [[0, 0, 0]] * _CHANNELS
         self.sums = np.array(sums, dtype=object)  # (C, 3): Python ints
@@ -235,11 +230,7 @@ class _ShardWriter:
             self.sums += _channel_sums(image)
 
     def save_progress(self) -> None:
-        """Start saving the progress on the other thread, while the next images are decoded.
-
-        Raises:
-            OSError: The previous save has failed.
-        """
+        """Start saving on the other thread; raise the OSError of the previous save if it failed."""
         self.wait_for_progress()
         progress = Progress(
             fingerprint=self._new.fingerprint,
@@ -258,11 +249,7 @@ class _ShardWriter:
             self.save_progress()
 
     def wait_for_progress(self) -> None:
-        """Wait until the progress is saved.
-
-        Raises:
-            OSError: It could not be written.
-        """
+        """Wait until the progress is saved, or raise the OSError for which it was not."""
         self._saving.result()
 
     def shards(self) -> list[Shard]:

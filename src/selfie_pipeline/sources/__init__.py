@@ -27,9 +27,6 @@ def open_source(config: DataConfig, root: Path) -> Source:
 
     Its paths are relative to `root`; `~` at their beginning is the home folder.
 
-    Returns:
-        The source, with all its files found.
-
     Raises:
         UserError: The source needs a folder and `data.folder` is null, or its files or label tables
             are damaged, or missing and can't be downloaded.

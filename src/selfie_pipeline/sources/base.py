@@ -153,11 +153,7 @@ def fit_images(
 
 
 def digest_files(paths: Iterable[Path]) -> str:
-    """Return the SHA-256 over the files' bytes, in hex digits; their order counts, not their names.
-
-    Args:
-        paths: Readable files.
-    """
+    """Return the SHA-256 over the bytes of readable files in this order, in hex digits."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:

@@ -34,12 +34,6 @@ def open_cifar10(folder: Path) -> ArrayFiles:
 
     Files of the same layout that differ from the published ones are used with a warning.
 
-    Args:
-        folder: Folder of the files, such as data/01_raw/cifar-10-batches-py of a project.
-
-    Returns:
-        The source.
-
     Raises:
         UserError: The download failed, or a file is missing or damaged.
     """
@@ -82,11 +76,7 @@ def read_cifar10(folder: Path) -> ArrayFiles:
 
 
 def find_unpublished_files(folder: Path) -> list[str]:
-    """Find the files whose MD5 differs from the published one.
-
-    Returns:
-        The names of missing or different files; empty for CIFAR-10 as published.
-    """
+    """Return the names of the files that are missing, or whose MD5 is not the published one."""
     from torchvision.datasets import CIFAR10  # noqa: PLC0415  (seconds to import)
     from torchvision.datasets.utils import check_integrity  # noqa: PLC0415
 

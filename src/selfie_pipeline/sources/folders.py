@@ -64,11 +64,7 @@ def walk_folders(
 
 
 def identify(folder: str | Path) -> Identity:
-    """Return the identity of a folder.
-
-    Raises:
-        OSError: It does not exist or can't be read.
-    """
+    """Return the identity of a folder, or raise OSError."""
     status = os.stat(folder)
     return status.st_dev, status.st_ino
 
@@ -96,10 +92,7 @@ def find_escaped(folder: Path, place: str) -> Path:
 def scan_folder(path: str | Path) -> tuple[list[str], list[str]]:
     """Return the names of a folder's files, and the paths of its subfolders, sorted.
 
-    Hidden subfolders are left out, and links to folders that contain the link.
-
-    Raises:
-        OSError: The folder can't be read.
+    Hidden subfolders are left out, and links to folders that contain the link. May raise OSError.
     """
     files, subfolders = [], []
     with os.scandir(path) as entries:

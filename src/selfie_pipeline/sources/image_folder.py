@@ -159,11 +159,7 @@ class ImageFolder:
 
 
 def _open_digested(path: Path) -> tuple[str, BinaryIO]:
-    """Return the SHA-256 of a file in hex digits, and the file, in memory unless it is large.
-
-    Raises:
-        OSError: It can't be read.
-    """
+    """Return the SHA-256 of a file in hex digits, and the file, in memory unless it is large."""
     with ExitStack() as stack:
         file = stack.enter_context(path.open("rb"))
         if os.fstat(file.fileno()).st_size <= _MOST_BYTES_IN_MEMORY:

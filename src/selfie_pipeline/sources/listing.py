@@ -63,9 +63,6 @@ def choose_splits(images: Sequence[ListedImage]) -> list[ListedImage]:
     - The others are training images if they have a class, and unlabeled ones if they have none, or
       if their split says so.
 
-    Args:
-        images: All images, in any order.
-
     Returns:
         The used images in the same order; their splits are those of `SPLITS`.
 

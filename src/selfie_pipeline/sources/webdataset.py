@@ -86,11 +86,7 @@ class WebDatasetReader:
 
 
 def _read_samples(path: Path) -> Iterator[Mapping[str, _Member]]:
-    """Yield the members of each sample by their extension in lower case.
-
-    Raises:
-        tarfile.TarError: The file is cut off, damaged or no tar file.
-    """
+    """Yield the members of each sample by their extension in lower case."""
     for _, members in groupby(_read_members(path), key=lambda member: member.sample):
         yield {member.extension.lower(): member for member in members}
 
