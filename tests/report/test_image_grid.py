@@ -12,8 +12,17 @@ def test_images_and_captions_stay_in_their_panels(height: int, width: int) -> No
     captions = ["one line", "three\nlines\nof it", "", "4", "5"]
 
     figure = draw_image_grid(
-        images, captions, columns=2, width_inches=2, font_size=8, placeholder=""
+        images,
+        captions,
+        title="Images",
+        descriptions=["One", "Another"],
+        columns=2,
+        width_inches=2,
+        font_size=8,
+        placeholder="",
     )
+
+    assert figure.get_label() == "Images. One. Another."
 
     (axes,) = figure.axes
     panel_width, panel_height = figure.bbox.width / 2, figure.bbox.height / 3

@@ -1,4 +1,4 @@
-"""Contact sheet of images with their predictions; the figure's label is its alt text."""
+"""Contact sheet of images with their predictions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from selfie_pipeline.printable import escape_controls, shorten_alike
 from selfie_pipeline.report.image_grid import draw_image_grid
-from selfie_pipeline.report.style import join_sentences, shorten_start, styled
+from selfie_pipeline.report.style import shorten_start
 
 CONTACT_SHEET_IMAGES = 24
 """Number of images on a contact sheet, if there are as many."""
@@ -19,7 +19,6 @@ _DESCRIBED = 5
 """Maximum number of images in the alt text."""
 
 
-@styled
 def draw_predictions(images: NDArray[np.uint8], predictions: pd.DataFrame, *, title: str) -> Figure:
     """Draw images with their two most likely classes, six per row.
 
@@ -41,16 +40,15 @@ def draw_predictions(images: NDArray[np.uint8], predictions: pd.DataFrame, *, ti
         lines = [f"{short[name]}: {percent}" for name, percent in classes]
         captions.append("\n".join([shorten_start(file, _MAX_FILE_LENGTH), *lines]))
         descriptions.append(f"{file}: " + " or ".join(map(" ".join, classes)))
-    figure = draw_image_grid(
+    if len(descriptions) > _DESCRIBED:
+        descriptions[_DESCRIBED:] = [f"And {len(descriptions) - _DESCRIBED} more"]
+    return draw_image_grid(
         images,
         captions,
+        title=title,
+        descriptions=descriptions,
         columns=6,
         width_inches=1.9,
         font_size=7,
         placeholder="no images",
     )
-    described = descriptions[:_DESCRIBED] or ["There are none"]
-    if len(descriptions) > _DESCRIBED:
-        described.append(f"And {len(descriptions) - _DESCRIBED} more")
-    figure.set_label(join_sentences(title, *described))
-    return figure

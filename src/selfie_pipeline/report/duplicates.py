@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from selfie_pipeline.printable import escape_controls, shorten
 from selfie_pipeline.report.image_grid import draw_image_grid
-from selfie_pipeline.report.style import join_sentences, shorten_start, styled
+from selfie_pipeline.report.style import shorten_start
 
 
 def describe_check(check: Mapping[str, Any]) -> str:
@@ -39,7 +39,6 @@ def has_leaked(check: Mapping[str, Any]) -> bool:
     return any(overlap["second"] == "test" for overlap in _find_overlaps(check))
 
 
-@styled
 def draw_duplicates(
     pairs: Sequence[Mapping[str, Any]], read: Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 ) -> Figure:
@@ -69,17 +68,16 @@ def draw_duplicates(
         ]
         first, second = (f"{split}, {name}, {place}" for split, name, place in sides)
         descriptions.append(f"{first}, and {second}: {likeness}")
-    figure = draw_image_grid(
+    return draw_image_grid(
         images,
         captions,
+        title="Pairs of images in two splits, from the most to the least similar",
+        descriptions=descriptions,
         columns=4,
         width_inches=1.7,
         font_size=7,
         placeholder="no image is in two splits",
     )
-    title = "Pairs of images in two splits, from the most to the least similar"
-    figure.set_label(join_sentences(title, *(descriptions or ["There are none"])))
-    return figure
 
 
 def _find_overlaps(check: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""Figures that show a grid of captioned images."""
+"""Figures that show a grid of captioned images; the figure's label is its alt text."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from selfie_pipeline.report.style import join_sentences, styled
+
 _MARGIN = 0.08
 """Width of the margin around an image and its caption, inches."""
 _LINE_SPACING = 1.2
 """Height of a line of a caption, in font sizes."""
 
 
+@styled
 def draw_image_grid(
     images: NDArray[np.uint8],
     captions: Sequence[str],
     *,
+    title: str,
+    descriptions: Sequence[str],
     columns: int,
     width_inches: float,
     font_size: float,
@@ -29,6 +34,8 @@ def draw_image_grid(
     Args:
         images: (N, H, W, 3) uint8, RGB; N may be 0.
         captions: N captions.
+        title: The beginning of the alt text.
+        descriptions: The other sentences of the alt text; none if there are no images.
         columns: Number of images per row.
         width_inches: Width of one image with its margins.
         font_size: Font size of the captions, points.
@@ -42,6 +49,7 @@ def draw_image_grid(
     height_inches = above + image_height + _MARGIN
     size = (width_inches * columns, height_inches * rows)
     figure = Figure(figsize=size)
+    figure.set_label(join_sentences(title, *(descriptions or ["There are none"])))
     figure.set_layout_engine("none")
     # One Axes for all images, in inches: one for each, with an automatic layout, would take half a
     # second for 16 images instead of a tenth.

@@ -67,7 +67,6 @@ def draw_confusion_matrix(predictions: pd.DataFrame, classes: Sequence[str]) -> 
     return figure
 
 
-@styled
 def draw_sample_errors(
     images: NDArray[np.uint8], predictions: pd.DataFrame, classes: Sequence[str]
 ) -> Figure:
@@ -88,17 +87,16 @@ def draw_sample_errors(
             f"true: {true_names[true]}\n✗ predicted: {wrong_names[wrong]}\nprobability: {percent}"
         )
         descriptions.append(f"{true}, predicted as {wrong}, probability {percent}")
-    figure = draw_image_grid(
+    return draw_image_grid(
         images,
         captions,
+        title="Misclassified images, the highest predicted probability first",
+        descriptions=descriptions,
         columns=4,
         width_inches=2.1,
         font_size=8,
         placeholder="no image is misclassified",
     )
-    title = "Misclassified images, the highest predicted probability first"
-    figure.set_label(join_sentences(title, *(descriptions or ["There are none"])))
-    return figure
 
 
 def _draw_matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Figure:
