@@ -11,34 +11,22 @@ import matplotlib as mpl
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-LIGHT = {
-    "ink": "#1f2328",
-    "muted": "#636c76",
-    "faint": "#d8dee4",
-    "paper": "#fefefe",
-    "mask": "#c9cfd6",
-    "selfie": "#0072b2",
-    "supervised": "#d55e00",
-    "weights": "#8a6d00",
-    "weights_selfie": "#aa3f80",
-    "correct": "#00795c",
-    "wrong": "#b83a0b",
+_COLOURS = {  # on a light page and on a dark one
+    "ink": ("#1f2328", "#e6edf3"),
+    "muted": ("#636c76", "#9aa4af"),
+    "faint": ("#d8dee4", "#30363d"),
+    "paper": ("#fefefe", "#11151b"),
+    "mask": ("#c9cfd6", "#4b545f"),
+    "selfie": ("#0072b2", "#5ab4e5"),
+    "supervised": ("#d55e00", "#f28f3b"),
+    "weights": ("#8a6d00", "#e0c440"),
+    "weights_selfie": ("#aa3f80", "#dd8fc0"),
+    "correct": ("#00795c", "#3fc79a"),
+    "wrong": ("#b83a0b", "#ff8f66"),
 }
+LIGHT = {role: light for role, (light, _) in _COLOURS.items()}
 """Colours by role on a light page; all differ, so the page can map them to CSS variables."""
-
-DARK = {
-    "ink": "#e6edf3",
-    "muted": "#9aa4af",
-    "faint": "#30363d",
-    "paper": "#11151b",
-    "mask": "#4b545f",
-    "selfie": "#5ab4e5",
-    "supervised": "#f28f3b",
-    "weights": "#e0c440",
-    "weights_selfie": "#dd8fc0",
-    "correct": "#3fc79a",
-    "wrong": "#ff8f66",
-}
+DARK = {role: dark for role, (_, dark) in _COLOURS.items()}
 """Colours of the same roles on a dark page."""
 
 LINE_STYLES = {
