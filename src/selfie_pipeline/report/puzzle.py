@@ -6,6 +6,7 @@ import math
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -45,20 +46,17 @@ class _Puzzle:
     probability: NDArray[np.floating]
     order: NDArray[np.integer]
 
-    def corner(self, position: int) -> tuple[int, int]:
-        """Return the top and left of a position in the image, pixels."""
-        row, column = divmod(int(position), self.grid_size)
-        return row * self.patch_size, column * self.patch_size
+    def area(self, number: int) -> tuple[slice, slice]:
+        """Return the rows and the columns of the image that a target patch covers."""
+        side = len(self.image) // self.grid_size
+        row, column = divmod(int(self.targets[number]), self.grid_size)
+        return slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
 
-    @property
-    def patch_size(self) -> int:
-        """The side of a patch, pixels."""
-        return len(self.image) // self.grid_size
-
-    def patch(self, number: int) -> NDArray[np.uint8]:
-        """Return the pixels of a target patch, (P, P, 3)."""
-        top, left = self.corner(self.targets[number])
-        return self.image[top : top + self.patch_size, left : left + self.patch_size]
+    def frame(self, number: int, **style: Any) -> Rectangle:
+        """Return a rectangle of the place of a target patch in the image."""
+        rows, columns = self.area(number)
+        side = rows.stop - rows.start
+        return Rectangle((columns.start, rows.start), side, side, **style)
 
     def letter(self, number: int) -> str:
         """Return the name of a candidate, by its display order: A to Z, A2 to Z2, ..."""
@@ -124,13 +122,10 @@ def draw_puzzles(
 
 def _draw_masked(axes: Axes, puzzle: _Puzzle) -> None:
     _draw_image(axes, puzzle.image)
-    side = puzzle.patch_size
-    for number, position in enumerate(puzzle.targets):
-        top, left = puzzle.corner(position)
-        axes.add_patch(
-            Rectangle((left, top), side, side, facecolor=LIGHT["mask"], edgecolor=LIGHT["paper"])
-        )
-        x, y = left + side / 2, top + side / 2
+    for number in range(len(puzzle.targets)):
+        mask = puzzle.frame(number, facecolor=LIGHT["mask"], edgecolor=LIGHT["paper"])
+        axes.add_patch(mask)
+        x, y = mask.get_center()
         axes.text(x, y, str(number + 1), ha="center", va="center", weight="bold")
 
 
@@ -151,26 +146,16 @@ def _draw_choices(axes: Axes, puzzle: _Puzzle) -> None:
 
 def _draw_completed(axes: Axes, puzzle: _Puzzle) -> None:
     """Draw the image with the chosen patches; a wrong one has a dashed frame and a cross."""
-    side = puzzle.patch_size
     completed = puzzle.image.copy()
-    for number, position in enumerate(puzzle.targets):
-        top, left = puzzle.corner(position)
-        completed[top : top + side, left : left + side] = puzzle.patch(puzzle.chosen[number])
+    for number, chosen in enumerate(puzzle.chosen):
+        completed[puzzle.area(number)] = puzzle.image[puzzle.area(chosen)]
         correct, colour = puzzle.is_correct(number), puzzle.colour(number)
-        axes.add_patch(
-            Rectangle(
-                (left, top),
-                side,
-                side,
-                fill=False,
-                edgecolor=colour,
-                linestyle="-" if correct else (0, (2, 1)),
-                linewidth=1.8,
-            )
-        )
+        line = "-" if correct else (0, (2, 1))
+        frame = puzzle.frame(number, fill=False, edgecolor=colour, linestyle=line, linewidth=1.8)
+        axes.add_patch(frame)
         if not correct:
-            x, y = left + side / 2, top + side / 2
             box = {"boxstyle": "circle,pad=0.15", "facecolor": LIGHT["paper"], "edgecolor": "none"}
+            x, y = frame.get_center()
             axes.text(x, y, WRONG, ha="center", va="center", size=9, color=colour, bbox=box)
     _draw_image(axes, completed)
 
@@ -200,7 +185,7 @@ def _draw_patches(
         row, column = divmod(slot, columns)
         left = column + (1 - _PATCH_SIDE) / 2
         extent = (left, left + _PATCH_SIDE, row + _PATCH_SIDE, row)
-        axes.imshow(puzzle.patch(number), extent=extent)
+        axes.imshow(puzzle.image[puzzle.area(number)], extent=extent)
         frame = Rectangle((left, row), _PATCH_SIDE, _PATCH_SIDE, fill=False, linewidth=0.6)
         frame.set_edgecolor(LIGHT["muted"])  # shows the edges of black patches on a dark page
         axes.add_patch(frame)
