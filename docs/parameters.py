@@ -12,6 +12,7 @@ import ast
 import inspect
 import types
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -63,30 +64,21 @@ def parameters(recipe: str) -> dict[str, Any]:
     return merged
 
 
-def docstrings() -> dict[str, dict[str, str]]:
+def docstrings() -> dict[tuple[str, str], str]:
     """Return the docstring below each field, by class and field."""
-    found: dict[str, dict[str, str]] = {}
+    found = {}
     for node in ast.parse(inspect.getsource(config)).body:
-        if isinstance(node, ast.ClassDef):
-            pairs = zip(node.body, node.body[1:], strict=False)
-            found[node.name] = {
-                field.target.id: inspect.cleandoc(below.value.value).replace("\n", " ")
-                for field, below in pairs
-                if isinstance(field, ast.AnnAssign)
-                and isinstance(field.target, ast.Name)
-                and isinstance(below, ast.Expr)
-                and isinstance(below.value, ast.Constant)
-                and isinstance(below.value.value, str)
-            }
+        for pair in pairwise(node.body) if isinstance(node, ast.ClassDef) else []:
+            match pair:
+                case ast.AnnAssign(target=ast.Name(field)), ast.Expr(ast.Constant(str(below))):
+                    found[node.name, field] = inspect.cleandoc(below).replace("\n", " ")
     return found
 
 
 def describe(model: type[BaseModel], name: str) -> str:
     """Return a field's docstring, from its class or the one that it inherits from."""
     known = docstrings()
-    return next(
-        (known[c.__name__][name] for c in model.mro() if name in known.get(c.__name__, {})), ""
-    )
+    return next((known[c.__name__, name] for c in model.mro() if (c.__name__, name) in known), "")
 
 
 def allowed(annotation: Any, field: FieldInfo | None = None) -> str:

@@ -7,8 +7,6 @@ A cell is the result of one finetuning, as `data/08_reporting/…/metrics.json` 
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections import defaultdict
@@ -368,11 +366,7 @@ def full_table() -> str:
 def summary_text() -> str:
     """Return the content of `summary.csv`."""
     rows = [row for study in STUDIES for row in summarise(study)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
 
 
 def with_table(page: str, table: str) -> str:
