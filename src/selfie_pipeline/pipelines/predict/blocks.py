@@ -11,15 +11,14 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from selfie_pipeline.evaluation.predictions import TopTwo, find_top_two
@@ -82,11 +81,7 @@ def classify_in_blocks(
                 done[number] = block
         rate = (len(names) - resumed) / (time.monotonic() - start)
         _LOG.info("predict: %.0f files per second", rate)
-    parts = [done[number] for number in blocks]
-    labels, probabilities = zip(*(part.top for part in parts), strict=True)
-    reasons = [reason for part in parts for reason in part.reasons]
-    top = TopTwo(np.concatenate(labels), np.concatenate(probabilities))
-    return Block(top, reasons, sum((part.oddities for part in parts), Counter()))
+    return _join(done[number] for number in blocks)
 
 
 def _classify(
@@ -97,7 +92,6 @@ def _classify(
     progress: tqdm[Any],
 ) -> Iterator[tuple[int, str, Block]]:
     """Yield each block's number, digest and results; those after it are being classified then."""
-    classes = len(preprocessing.classes)
     digests: dict[int, str] = {}
 
     def batches() -> Iterator[list[Path]]:
@@ -106,26 +100,28 @@ def _classify(
             for first in range(0, len(names), _BATCH_SIZE):
                 yield [folder / name for name in names[first : first + _BATCH_SIZE]]
 
-    def infer_batch(files: list[Path]) -> tuple[NDArray[np.float32], Reasons, Counter[str]]:
+    def infer_batch(files: list[Path]) -> Block:
         windows, reasons, oddities = read_windows(files, preprocessing.patch)
         images = torch.from_numpy(windows).permute(0, 3, 1, 2)  # (n, C, H, W)
-        empty = np.empty((0, classes), dtype=np.float32)
-        return infer(images) if len(images) else empty, reasons, oddities
+        empty = np.empty((0, len(preprocessing.classes)), dtype=np.float32)
+        logits = infer(images) if len(images) else empty  # (n, classes)
+        return Block(find_top_two(logits), reasons, oddities)
 
     with torch_threads(1):  # threads that share a batch of small images wait for each other
         results = map_ordered(infer_batch, batches())
         for number, names in blocks.items():
-            logits: list[NDArray[np.float32]] = []
-            reasons: Reasons = []
-            oddities: Counter[str] = Counter()
+            parts = []
             for part in islice(results, ceil(len(names) / _BATCH_SIZE)):
-                batch_logits, batch_reasons, batch_oddities = part
-                logits.append(batch_logits)
-                reasons += batch_reasons
-                oddities += batch_oddities
-                progress.update(len(batch_reasons))
-            top = find_top_two(np.concatenate(logits))  # of (n, classes)
-            yield number, digests.pop(number), Block(top, reasons, oddities)
+                parts.append(part)
+                progress.update(len(part.reasons))
+            yield number, digests.pop(number), _join(parts)
+
+
+def _join(parts: Iterable[Block]) -> Block:
+    """Return the results of the files of all parts."""
+    tops, reasons, oddities = zip(*parts, strict=True)
+    top = TopTwo(*map(np.concatenate, zip(*tops, strict=True)))
+    return Block(top, list(chain.from_iterable(reasons)), sum(oddities, Counter()))
 
 
 def _digest(folder: Path, names: Sequence[str]) -> str:
