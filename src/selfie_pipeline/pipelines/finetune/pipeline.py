@@ -19,7 +19,6 @@ _SUBSET = node(
     name="draw_labeled_subset",
 )
 _INITIAL = ["usable_samples", "params:patch", "params:model", "params:finetune", "params:seed"]
-_SHARED = {"usable_samples", "labeled_samples", "patch_grids"}
 
 
 def create_selfie_pipeline() -> Pipeline:
@@ -41,6 +40,8 @@ def create_supervised_pipeline() -> Pipeline:
 
 
 def _create_arm(namespace: str, initialisation: str, start: list[str]) -> Pipeline:
+    classifier, history = f"{namespace}_classifier", f"{namespace}_history"
+    predictions, metrics = f"{namespace}_predictions", f"{namespace}_metrics"
     parameters = ["params:patch", "params:augmentation", "params:model"]
     arm = pipeline(
         [
@@ -57,7 +58,7 @@ def _create_arm(namespace: str, initialisation: str, start: list[str]) -> Pipeli
                     "labeled_samples",
                     "usable_samples",
                     "patch_grids",
-                    "checkpoints",
+                    f"{namespace}_checkpoints",
                     *parameters,
                     "params:finetune",
                     "params:compute",
@@ -65,13 +66,13 @@ def _create_arm(namespace: str, initialisation: str, start: list[str]) -> Pipeli
                     "params:resume",
                     "params:tracking.tensorboard",
                 ],
-                outputs=["classifier", "history"],
+                outputs=[classifier, history],
                 name="finetune_classifier",
             ),
             node(
                 test_classifier,
                 inputs=[
-                    "classifier",
+                    classifier,
                     "usable_samples",
                     "patch_grids",
                     *parameters,
@@ -79,21 +80,17 @@ def _create_arm(namespace: str, initialisation: str, start: list[str]) -> Pipeli
                     "params:data",
                     "params:labeled_frac",
                 ],
-                outputs=["predictions", "metrics"],
+                outputs=[predictions, metrics],
                 name="test_classifier",
             ),
         ]
     )
-    shared_parameters = {name for name in arm.inputs() if name.startswith("params:")}
-    namespaced = pipeline(
+    shared = {name for name in arm.inputs() if name.startswith("params:")}
+    namespaced = pipeline(  # all but `initial_classifier` keep their names
         arm,
+        inputs=arm.inputs() - shared,
+        outputs={classifier, history, predictions, metrics},
+        parameters=shared,
         namespace=namespace,
-        inputs={name: name for name in _SHARED.union(start)}
-        | {"checkpoints": f"{namespace}_checkpoints"},
-        outputs={
-            name: f"{namespace}_{name}"
-            for name in ("classifier", "history", "metrics", "predictions")
-        },
-        parameters=shared_parameters,
     )
     return pipeline([_SUBSET]) + namespaced
