@@ -39,6 +39,7 @@ def check_data(
     readable = samples[~samples["sample"].isin(patch_grids.unreadable)]
     hashes = _hash_images(patch_grids)
     originals = find_originals(hashes.codes, patch_grids.read_canvases)
+    present = set(samples["split"])
     rows = {
         split: readable.loc[readable["split"] == split, "sample"].to_numpy() for split in SPLITS
     }
@@ -54,12 +55,12 @@ def check_data(
         "splits": [
             _count_split(split, samples, readable, originals[rows[split]])
             for split in SPLITS
-            if (samples["split"] == split).any()
+            if split in present
         ],
         "overlaps": [
             _count_overlap(*splits, pairs)
             for splits in _COMPARED_SPLITS
-            if _has_both_splits(samples, splits)
+            if present.issuperset(splits)
         ],
         "dropped": len(find_leaked(pairs)) if data.drop_leaked else 0,
         "examples": _pick_examples(pairs).to_dict("records"),
@@ -113,10 +114,6 @@ def _count_split(
         "largest_class": int(sizes.max()) if len(sizes) else 0,
         "copies": len(originals) - len(np.unique(originals)),
     }
-
-
-def _has_both_splits(samples: pd.DataFrame, splits: tuple[str, str]) -> bool:
-    return set(splits) <= set(samples["split"])
 
 
 def _count_overlap(first: str, second: str, pairs: pd.DataFrame) -> dict[str, Any]:

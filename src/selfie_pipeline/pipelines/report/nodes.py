@@ -202,6 +202,7 @@ def write_report(
     pairs = check["examples"] if check else []
     run = f"seed {selfie['seed']}, {100 * selfie['labeled_frac']:g} % of the labels"
     images = open_windows(patch_grids, patch, augmentation)
+    counts = count_samples(samples).iloc[:-1]  # the last row is the total
     drawn = {
         "accuracy": draw_accuracy_over_labels(table),
         "variance": draw_variance_over_labels(table),
@@ -221,7 +222,7 @@ def write_report(
     page = render_report(
         table,
         selection,
-        counts=_name_unlabeled(count_samples(samples).iloc[:-1]),  # the last row is the total
+        counts=counts.replace({"class_name": {"": "no class"}}).set_index("class_name"),
         check=check,
         figures={
             "data": {"Images in two splits": draw_duplicates(pairs, patch_grids.read_canvases)}
@@ -250,11 +251,6 @@ def _draw_errors(
         "confusion": draw_confusion_matrix(predictions, classes),
         "errors": draw_sample_errors(pixels, wrong, classes=classes),
     }
-
-
-def _name_unlabeled(counts: pd.DataFrame) -> pd.DataFrame:
-    """Return the counts indexed by class name; that of unlabeled images is "no class"."""
-    return counts.replace({"class_name": {"": "no class"}}).set_index("class_name")
 
 
 def check_predictions(predictions: pd.DataFrame, classes: Sequence[str]) -> None:

@@ -83,14 +83,8 @@ def suggest_images(
         f"{len(chosen):,}",
         f"{len(pool):,}",
     )
-    table = pd.DataFrame(
-        {
-            "file": predictions["file"],
-            "class": "",
-            "prediction": predictions["class"],
-            "probability": predictions["probability"],
-        }
-    )
+    table = predictions[["file", "class", "probability"]].rename(columns={"class": "prediction"})
+    table.insert(1, "class", "")
     return table, sheet
 
 
