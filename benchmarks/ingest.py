@@ -3,6 +3,7 @@
     python benchmarks/ingest.py
     python benchmarks/ingest.py --folder data/01_raw/imagenet
     python benchmarks/ingest.py --tiles 8 --images 60
+    python benchmarks/ingest.py --width 40 --recipe base --images 20000
 
 "Ours" is the stages ingest and patch as they run: they list and digest the files, decode and cut
 the images, count the pixels' values, write the shards, flush them to the disk, and look for images
@@ -12,7 +13,8 @@ the pairs.
 
 Without a folder, JPEGs of 500 × 375 pixels, as large as those of ImageNet, are parts of
 scikit-learn's two photographs, of different sizes and turned. `--tiles 8` puts 8 × 8 of these into
-an image, which is then as large and as detailed as a photograph of 12 megapixels.
+an image, which is then as large and as detailed as a photograph of 12 megapixels; `--width 40`
+makes them 40 × 30.
 """
 
 from __future__ import annotations
@@ -39,34 +41,32 @@ from selfie_pipeline.pipelines.patch.data_check import check_data
 from selfie_pipeline.pipelines.patch.nodes import cut_patches, list_usable_samples
 from selfie_pipeline.training.device import find_device
 
-SIZE = (500, 375)
 
-
-def make_images(folder: Path, count: int, tiles: int = 1) -> None:
+def make_images(folder: Path, count: int, tiles: int = 1, width: int = 500) -> None:
     """Write JPEGs of realistic size, in two classes and two splits."""
     photographs = [Image.fromarray(image) for image in load_sample_images().images]
+    height = width * 3 // 4
     random = np.random.default_rng(0)
     for number in range(count):
         split = "val" if number % 10 == 0 else "train"
         path = folder / split / str(number % 2) / f"{number}.JPEG"
         path.parent.mkdir(parents=True, exist_ok=True)
-        image = Image.new("RGB", (tiles * SIZE[0], tiles * SIZE[1]))
-        for place in np.ndindex(tiles, tiles):
-            part = cut_part(photographs[number % 2], random)
-            image.paste(part, (place[0] * SIZE[0], place[1] * SIZE[1]))
+        image = Image.new("RGB", (tiles * width, tiles * height))
+        for x, y in np.ndindex(tiles, tiles):
+            part = cut_part(photographs[number % 2], random).resize((width, height))
+            image.paste(part, (x * width, y * height))
         image.rotate(90 * random.integers(0, 4), expand=True).save(path, quality=90)
 
 
 def cut_part(photograph: Image.Image, random: np.random.Generator) -> Image.Image:
     """Cut out a part of any size, so that few images are versions of each other."""
     width = random.integers(160, 480)
-    height = width * SIZE[1] // SIZE[0]
+    height = width * 3 // 4
     x, y = (
         random.integers(0, whole - part)
         for whole, part in zip(photograph.size, (width, height), strict=True)
     )
-    box = (x, y, x + width, y + height)
-    return photograph.resize(SIZE, Image.Resampling.BICUBIC, box)
+    return photograph.crop((x, y, x + width, y + height))
 
 
 def ours(folder: Path, config: Config, checks: list[float]) -> None:
@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="with train/CLASS/*.JPEG and val/CLASS/*.JPEG")
     parser.add_argument("--images", type=int, default=1000, help="to make without a folder")
     parser.add_argument("--tiles", type=int, default=1, help="parts along each side of an image")
+    parser.add_argument("--width", type=int, default=500, help="of such a part, pixels")
     parser.add_argument("--pairs", type=int, default=7, help="pairs of runs")
     options = parser.parse_args()
 
@@ -115,7 +116,7 @@ def main() -> None:
         folder = options.folder and options.folder.resolve()
         if folder is None:
             folder = Path(made)
-            make_images(folder, options.images, options.tiles)
+            make_images(folder, options.images, options.tiles, options.width)
         paths = sorted(path for path in folder.rglob("*.*") if path.is_file())
         kib = sum(path.stat().st_size for path in paths) / len(paths) / 1024
         bare(paths, config)  # warm-up; the files are in the page cache now
