@@ -48,29 +48,21 @@ class AttentionBlock(nn.Module):
         return out
 
 
-class _SelfAttention(nn.Module):
-    """Multi-head self-attention, with the tensors of `torch.nn.MultiheadAttention`."""
+class _SelfAttention(nn.MultiheadAttention):
+    """torch's multi-head self-attention, but for the source of the dropout's random numbers."""
 
-    def __init__(self, features: int, heads: int, dropout_rate: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.dropout_rate = dropout_rate
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * features, features))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * features))
-        self.out_proj = nn.Linear(features, features)
-        nn.init.xavier_uniform_(self.in_proj_weight)
-        nn.init.zeros_(self.out_proj.bias)
-
-    def forward(self, queries: Tensor, vectors: Tensor, rng: DropoutRng | None) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, queries: Tensor, vectors: Tensor, rng: DropoutRng | None
+    ) -> Tensor:
         """Attend from the queries, (B, Q, D), to the vectors, (B, L, D): (B, Q, D)."""
-        query_weight, key_value_weight = self.in_proj_weight.tensor_split([vectors.shape[-1]])
-        query_bias, key_value_bias = self.in_proj_bias.tensor_split([vectors.shape[-1]])
+        query_weight, key_value_weight = self.in_proj_weight.tensor_split([self.embed_dim])
+        query_bias, key_value_bias = self.in_proj_bias.tensor_split([self.embed_dim])
         projected = functional.linear(queries, query_weight, query_bias)  # (B, Q, D)
         query = self._split_heads(projected)  # (B, heads, Q, d)
         key_value = functional.linear(vectors, key_value_weight, key_value_bias)  # (B, L, 2D)
         key, value = map(self._split_heads, key_value.chunk(2, dim=-1))  # (B, heads, L, d)
         scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5  # (B, heads, Q, L)
-        weights = dropout(scores.softmax(dim=-1), self.dropout_rate, rng)
+        weights = dropout(scores.softmax(dim=-1), self.dropout, rng)
         mixed = (weights @ value).transpose(1, 2).flatten(2)  # (B, Q, D)
         out: Tensor = self.out_proj(mixed)
         return out
@@ -78,7 +70,7 @@ class _SelfAttention(nn.Module):
     def _split_heads(self, vectors: Tensor) -> Tensor:
         """Split the features among the heads: (B, L, D) to (B, heads, L, d)."""
         b, length, _ = vectors.shape
-        return vectors.view(b, length, self.heads, -1).transpose(1, 2)  # (B, heads, L, d)
+        return vectors.view(b, length, self.num_heads, -1).transpose(1, 2)  # (B, heads, L, d)
 
 
 class AttentionPooling(nn.Module):
