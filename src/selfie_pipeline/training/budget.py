@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -59,33 +59,27 @@ def plan_file(folder: Path, config: Config, data: str, trainings: Mapping[str, i
 
 def load_plan(file: Path) -> Plan:
     """Return the plan in a file from `plan_file`, or the latest for more trainings; else none."""
-    if plan := _read_plan(file):
-        return plan
     key, wanted = _parse_name(file)
-    others = file.parent.glob(f"{key}-*.json")
-    for other in sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        counts = _parse_name(other)[1]
-        enough = all(counts.get(kind, 0) >= count for kind, count in wanted.items())
-        if enough and (plan := _read_plan(other)):
+    found = file.parent.glob(f"{key}-*.json")
+    for path in sorted(found, key=lambda path: (path != file, -path.stat().st_mtime_ns)):
+        if _parse_name(path)[1] >= wanted and (plan := _read_plan(path)):
             return plan
     return {}
 
 
 def _read_plan(file: Path) -> Plan:
     """Return the plan in a file; none, with a warning, if it is damaged."""
-    plan: Plan = {}
-    with suppress(FileNotFoundError):
-        try:
-            plan = _PLAN.validate_json(file.read_bytes())
-        except ValueError as error:
-            _LOG.warning("%s is not used: %s", file, " ".join(str(error).split()))
-    return plan
+    try:
+        return _PLAN.validate_json(file.read_bytes())
+    except ValueError as error:
+        _LOG.warning("%s is not used: %s", file, " ".join(str(error).split()))
+        return {}
 
 
-def _parse_name(file: Path) -> tuple[str, dict[str, int]]:
+def _parse_name(file: Path) -> tuple[str, Counter[str]]:
     """Return the key and the trainings that the name of a plan's file has."""
     key, *rest = file.stem.split("-")
-    return key, {kind: int(count) for kind, count in zip(rest[::2], rest[1::2], strict=True)}
+    return key, Counter(dict(zip(rest[::2], map(int, rest[1::2]), strict=True)))
 
 
 def make_plan(

@@ -64,7 +64,7 @@ class Search:
         """The name that searches share whose encoders differ in their images alone."""
         configuration = dict(self.lineage["configuration"])
         if "pretrain" in configuration:
-            configuration["pretrain"] = {**configuration["pretrain"], "images": None}
+            configuration["pretrain"] = configuration["pretrain"] | {"images": None}
         any_images = {"configuration": configuration, "encoder": None, "pretraining_images": None}
         return self._name(self.lineage | any_images)
 
@@ -78,12 +78,10 @@ class Search:
         An encoder of fewer images takes those of the encoder of all images, so that `ratio`
         compares the same finetuning.
         """
-        pretrain = self.lineage["configuration"].get("pretrain", {})
-        if pretrain.get("images") is not None:
-            name = self.study_name_any_images
-            return next((each["settings"] for each in results if each.get("setup") == name), {})
-        name = self.study_name
-        return next((each["settings"] for each in results if each["study"] == name), {})
+        key, name = "study", self.study_name
+        if self.lineage["configuration"].get("pretrain", {}).get("images") is not None:
+            key, name = "setup", self.study_name_any_images
+        return next((each["settings"] for each in results if each.get(key) == name), {})
 
     def initial_settings(self, number: int) -> dict[str, float]:
         """Return the values of one of the first trials, which do not depend on others' scores.
@@ -93,10 +91,8 @@ class Search:
         if number == 0:
             recipe = self.lineage["configuration"]["finetune"]
             return {name: recipe[name] for name in self.tune.space}
-        halton = scipy.stats.qmc.Halton(len(self.tune.space), rng=self.tune.seed).fast_forward(
-            number - 1
-        )
-        shares = halton.random()[0]  # (parameters,)
+        halton = scipy.stats.qmc.Halton(len(self.tune.space), rng=self.tune.seed)
+        shares = halton.fast_forward(number - 1).random()[0]  # (parameters,)
         return {
             name: float(interval.at(share))
             for (name, interval), share in zip(self.tune.space.items(), shares, strict=True)

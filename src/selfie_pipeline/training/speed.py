@@ -20,7 +20,7 @@ from selfie_pipeline.training.data.batches import WindowReader
 from selfie_pipeline.training.device import find_device
 from selfie_pipeline.training.finetuning import finetune, initialise_classifier
 from selfie_pipeline.training.inference import compute_outputs
-from selfie_pipeline.training.loop import Fit, fit
+from selfie_pipeline.training.loop import fit
 from selfie_pipeline.training.pretraining import pretrain
 from selfie_pipeline.training.signals import StopRequest, TrainingInterrupted
 
@@ -66,40 +66,28 @@ def measure_speed(
     started, busy = time.monotonic(), time.process_time()
     if "pretrain" in kinds:
         rows = samples.loc[samples["split"] != "test", "sample"].to_numpy()
-        times["pretrain"] = _time_steps(
-            lambda checkpoints, timed_fit: pretrain(
-                config.model,
-                config.pretrain.model_copy(update=_ENDLESS),
-                images,
-                rows,
-                device,
-                checkpoints,
-                fit=timed_fit,
-            ),
-            limit_s,
-        )
+        recipe = config.pretrain.model_copy(update=_ENDLESS)
+        train = partial(pretrain, config.model, recipe, images, rows, device)
+        times["pretrain"] = _time_steps(train, limit_s)
     if "finetune" in kinds:
-        train = samples[samples["split"] == "train"]
-        labeled, labels = train["sample"].to_numpy(copy=True), train["label"].to_numpy()
+        table = samples[samples["split"] == "train"]
+        labeled, labels = table["sample"].to_numpy(copy=True), table["label"].to_numpy()
         network = initialise_classifier(
             config.model, config.finetune.architecture, config.patch, int(labels.max()) + 1, seed=0
         )
-        times["finetune"] = _time_steps(
-            lambda checkpoints, timed_fit: finetune(
-                network,
-                pretrained=(),
-                recipe=config.finetune.model_copy(update=_ENDLESS),
-                seed=0,
-                images=images,
-                rows=labeled,
-                labels=labels,
-                device=device,
-                checkpoints=checkpoints,
-                title="finetune",
-                fit=timed_fit,
-            ),
-            limit_s,
+        train = partial(
+            finetune,
+            network,
+            pretrained=(),
+            recipe=config.finetune.model_copy(update=_ENDLESS),
+            seed=0,
+            images=images,
+            rows=labeled,
+            labels=labels,
+            device=device,
+            title="finetune",
         )
+        times["finetune"] = _time_steps(train, limit_s)
         scoring = time.monotonic()
         scored = compute_outputs(network, images, labeled[:_SCORED_SAMPLES], device, "classify")
         score_s = (time.monotonic() - scoring) / len(scored)
@@ -111,12 +99,12 @@ def measure_speed(
     return Speed(step_s, first_s, score_s, cpu_share)
 
 
-def _time_steps(train: Callable[[Checkpoints, Fit], object], limit_s: float) -> tuple[float, float]:
+def _time_steps(train: Callable[..., object], limit_s: float) -> tuple[float, float]:
     """Return the time of a step, and that which the first two take in addition, in seconds."""
     watch, stop = _Stopwatch(limit_s), StopRequest()
     with TemporaryDirectory() as folder, suppress(_MeasuredError, TrainingInterrupted):
         checkpoints = Checkpoints(Path(folder, "checkpoints"), {}, every=10**9, resume="never")
-        train(checkpoints, partial(fit, progress=watch, stop_request=stop))
+        train(checkpoints=checkpoints, fit=partial(fit, progress=watch, stop_request=stop))
     if stop.received:
         raise TrainingInterrupted(
             f"stopped by {stop.received.name} while the time of a step was measured for the "
