@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import ray
 import torch
+from ray.exceptions import GetTimeoutError, RayTaskError
 
 from selfie_pipeline.config import ComputeConfig, UserError
 from selfie_pipeline.training.device import Device, find_device
@@ -130,7 +131,11 @@ def uses_gpus(compute: ComputeConfig) -> bool:
 
 def capacity(request: ResourceRequest) -> int:
     """Return how many of the processes fit on the cluster if nothing else runs there."""
-    return sum(_capacity_of(machine, request) for machine in _machines())
+    asked = {"CPU": request.cpus, "GPU": request.gpus}
+    return sum(
+        min(int(machine.get(kind, 0) / share + 1e-9) for kind, share in asked.items() if share)
+        for machine in _machines()
+    )
 
 
 def wait_for_capacity(request: ResourceRequest) -> None:
@@ -163,7 +168,7 @@ def probe_device(compute: ComputeConfig, request: ResourceRequest) -> tuple[Devi
         _LOG.info("The Ray cluster is busy (%s): waits for free resources", describe_cluster())
     try:
         found: tuple[Device, str] = ray.get(answer, timeout=_RESOURCE_TIMEOUT_S)
-    except ray.exceptions.RayTaskError as error:
+    except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from None
         reason = str(error).strip().splitlines()[-1]
@@ -171,7 +176,7 @@ def probe_device(compute: ComputeConfig, request: ResourceRequest) -> tuple[Devi
             f"a machine of the Ray cluster can't run this project ({reason}); install the "
             "same versions of Python and of the project on all of them"
         ) from error
-    except ray.exceptions.GetTimeoutError:
+    except GetTimeoutError:
         raise UserError(
             f"the Ray cluster had no free resources for {request.name} for {_RESOURCE_TIMEOUT_S} "
             "s; see `ray status` for what runs on it"
@@ -195,12 +200,3 @@ def describe_cluster() -> str:
 def _machines() -> list[dict[str, float]]:
     """Return the resources of each machine."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _capacity_of(machine: dict[str, float], request: ResourceRequest) -> int:
-    fitting = [
-        int(machine.get(kind, 0) / asked + 1e-9)
-        for kind, asked in (("CPU", request.cpus), ("GPU", request.gpus))
-        if asked
-    ]
-    return min(fitting)

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -171,26 +171,20 @@ class Workers:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@dataclass
 class _Monitor:
     """Runs Ray Train, shows the progress, and passes signals on to the workers."""
 
-    def __init__(
-        self,
-        build_trainer: Callable[[int], TorchTrainer],
-        status: Any,
-        request: ResourceRequest,
-        max_failures: int,
-        title: str,
-    ) -> None:
-        self.build_trainer = build_trainer
-        self.status = status
-        self.request = request
-        self.max_failures = max_failures
-        self.title = title
-        self.starts = 0
-        self.progressed_at = self.checked_at = time.monotonic()
-        self.stopped_at: float | None = None
-        self.error: Exception | None = None
+    build_trainer: Callable[[int], TorchTrainer]
+    status: Any
+    request: ResourceRequest
+    max_failures: int
+    title: str
+    starts: int = 0
+    progressed_at: float = field(default_factory=time.monotonic)
+    checked_at: float = field(default_factory=time.monotonic)
+    stopped_at: float | None = None
+    error: Exception | None = None
 
     def run(self, task: Task, step: int) -> None:
         """Return when the last checkpoint is written.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import ray
 import torch
-from ray.exceptions import RayTaskError, TaskCancelledError
+from ray.exceptions import RayError, RayTaskError
 
 from selfie_pipeline.config import ComputeConfig, UserError
 from selfie_pipeline.training.distributed.cluster import (
@@ -92,7 +92,7 @@ def _send_result(answer: ray.ObjectRef[Any], job: Job[R]) -> Callable[[], Any]:
         value = ray.get(answer)
     except RayTaskError as error:
         raise (error.cause if isinstance(error.cause, UserError) else error) from None
-    except ray.exceptions.RayError as error:
+    except RayError as error:
         reason = str(error).strip().splitlines()[0]
         return job.throw(WorkerDiedError(f"its process died at every attempt: {reason}"))
     return job.send(value)
@@ -104,19 +104,14 @@ def _cancelled_on_error(running: Collection[ray.ObjectRef[Any]]) -> Iterator[Non
     try:
         yield
     except BaseException:
-        _cancel(list(running))
+        for answer in running:
+            ray.cancel(answer, force=False)  # as Ctrl-C does
+        ended, late = ray.wait(list(running), num_returns=len(running), timeout=STOP_TIMEOUT_S)
+        for answer in ended:
+            with suppress(RayError):
+                ray.get(answer)
+        if late:
+            _LOG.warning(
+                "%d trainings did not stop; they resume from their last checkpoint", len(late)
+            )
         raise
-
-
-def _cancel(running: list[ray.ObjectRef[Any]]) -> None:
-    """Interrupt calls, as Ctrl-C does, and wait until they have ended."""
-    for answer in running:
-        ray.cancel(answer, force=False)
-    ended, late = ray.wait(running, num_returns=len(running), timeout=STOP_TIMEOUT_S)
-    for answer in ended:
-        try:
-            ray.get(answer)
-        except (TaskCancelledError, ray.exceptions.RayError):
-            continue
-    if late:
-        _LOG.warning("%d trainings did not stop; they resume from their last checkpoint", len(late))

@@ -129,38 +129,36 @@ def _check_machine(spec: TrainingSpec) -> None:
         time.sleep(0.5)
 
 
+@dataclass
 class _StatusReporter:
     """Reports the first worker's progress to the status actor, and receives stop requests."""
 
-    def __init__(
-        self, status: Any, first: bool, stop: SynchronisedStopRequest, last_step: int
-    ) -> None:
-        self._status = status
-        self._first = first
-        self._stop = stop
-        self._last_step = last_step
-        self._answer: ray.ObjectRef[int] | None = None
-        self._reported_at = 0.0
+    status: Any
+    first: bool
+    stop: SynchronisedStopRequest
+    last_step: int
+    answer: ray.ObjectRef[int] | None = None
+    reported_at: float = 0.0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._answer is not None:
-            ray.get(self._answer)
+        if self.answer is not None:
+            ray.get(self.answer)
 
     def update(self, step: int, latest: HistoryRow | None) -> None:
         """Report at intervals and after the last step, without waiting for the answer."""
-        if not self._first:
+        if not self.first:
             return
-        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
-            if number := ray.get(self._answer):
-                self._stop.received = signal.Signals(number)
-            self._answer = None
-        due = time.monotonic() - self._reported_at >= _REPORT_INTERVAL_S
-        if step == self._last_step or (due and self._answer is None):
-            self._answer = self._status.report.remote(step, None if latest is None else (*latest,))
-            self._reported_at = time.monotonic()
+        if self.answer is not None and ray.wait([self.answer], timeout=0)[0]:
+            if number := ray.get(self.answer):
+                self.stop.received = signal.Signals(number)
+            self.answer = None
+        due = time.monotonic() - self.reported_at >= _REPORT_INTERVAL_S
+        if step == self.last_step or (due and self.answer is None):
+            self.answer = self.status.report.remote(step, None if latest is None else (*latest,))
+            self.reported_at = time.monotonic()
 
 
 class _StatusLogHandler(logging.Handler):
