@@ -81,16 +81,15 @@ class Checkpoints:
         """Reserve the folder for this process.
 
         If another process trains the same, wait for it: its checkpoints are of use to this one.
-
-        Args:
-            title: The training's name in messages.
+        `title` is the training's name in messages.
 
         Raises:
             UserError: The file system refused to create the lock.
         """
         with lock(self.folder, title):
-            if self._is_of_earlier_commit():
-                self.path.rename(self.folder)
+            old = self.path  # earlier commits' folders have no hash
+            if old.exists() and not self.folder.exists() and _are_of(old, self.identity):
+                old.rename(self.folder)
             if not self._records():
                 self._log_other_trainings(title)
             yield
@@ -157,11 +156,6 @@ class Checkpoints:
     def _records(self) -> list[Path]:
         """Return the records, the latest first."""
         return sorted(_find_records(self.folder), reverse=True)
-
-    def _is_of_earlier_commit(self) -> bool:
-        """Return whether the checkpoints are in a folder without a hash, as earlier commits had."""
-        exists = self.path.exists() and not self.folder.exists()
-        return exists and _are_of(self.path, self.identity)
 
     def _log_other_trainings(self, title: str) -> None:
         """Log how this training differs from the latest other one that can resume."""

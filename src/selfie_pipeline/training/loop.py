@@ -76,8 +76,8 @@ def fit(
 
     Raises:
         TrainingInterrupted: A signal asked it to stop; the same call resumes it.
-        UserError: The loss is not finite, a batch does not fit in memory, or a checkpoint can't be
-            written.
+        NonFiniteLossError: The loss is not finite.
+        UserError: A batch does not fit in memory, or a checkpoint can't be written.
     """
     recipe = task.recipe
     # With CUDA graphs the next forward pass reuses a gradient's memory: it can't be accumulated.
@@ -112,13 +112,9 @@ def compute_step(
 ) -> None:
     """Compute the forward and backward passes of a step, and update the weights.
 
-    Nothing in it waits for a GPU, so the host stays ahead of it.
-
-    Args:
-        model: The task, possibly one of several workers'.
-        micro_batches: The next of them are those of this step, on the device.
-        state: The state before the step; its weights are the model's.
-        device: The device and the precision.
+    Nothing in it waits for a GPU, so the host stays ahead of it. `model` is the task, possibly one
+    of several workers', with the weights of `state`; `micro_batches` are on the device, and begin
+    with those of this step.
     """
     recipe = state.recipe
     set_learning_rate(state.optimizer, state.step, recipe)

@@ -110,11 +110,7 @@ def _reclaimable_memory(folder: Path, key: str) -> int:
 
 @contextmanager
 def out_of_memory_error(problem: str, advice: str) -> Iterator[None]:
-    """Replace torch's error with one line if memory does not suffice.
-
-    Args:
-        problem: What did not fit, the start of the line.
-        advice: What to do, its end.
+    """Replace torch's error with one line, `problem` and `advice`, if memory does not suffice.
 
     Raises:
         UserError: Memory does not suffice.

@@ -31,19 +31,17 @@ from selfie_pipeline.training.data.randomness import RandomStream, fold_in, gene
 
 
 class PatchGridStore(Protocol):
-    """Random access to stored patch grids."""
+    """Random access to stored patch grids.
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of the stored grid."""
+    Attributes:
+        grid: Rows and columns of the stored grid.
+        mean: Mean of the training pixels, (C,), for pixels scaled to 0 to 1.
+        std: Standard deviation of the training pixels, (C,), for pixels scaled to 0 to 1.
+    """
 
-    @property
-    def mean(self) -> NDArray[np.float32]:
-        """Mean of the training pixels, (C,), for pixels scaled to 0 to 1."""
-
-    @property
-    def std(self) -> NDArray[np.float32]:
-        """Standard deviation of the training pixels, (C,), for pixels scaled to 0 to 1."""
+    grid: tuple[int, int]
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
 
     def gather(self, rows: NDArray[np.int64]) -> Tensor:
         """Read the grids of these samples, in this order: (B, N, C, P, P), uint8."""
@@ -80,13 +78,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class WindowReader:
-    """Reads the windows that a network sees from stored patch grids.
-
-    Attributes:
-        grids: The store.
-        patch: For the sizes of canvas, window and patch.
-        augmentation: For padding and mirroring.
-    """
+    """Reads the windows that a network sees from stored patch grids."""
 
     grids: PatchGridStore
     patch: PatchConfig
@@ -102,12 +94,9 @@ class WindowReader:
     def read_augmented(self, batch: Batch, patch_size: int) -> Tensor:
         """Read the augmented windows of a batch, cut into patches.
 
-        Args:
-            batch: The stored grids of the images, and the random draws.
-            patch_size: Side of the patches; with `patch.image_size`, each window is one patch.
-
         Returns:
-            (B, M, C, P, P), uint8, or float32 from 0 to 255.
+            (B, M, C, P, P), uint8, or float32 from 0 to 255. If `patch_size`, P, is that of the
+            window, each window is one patch.
         """
         grids, corners, flips = batch.grids, batch.corners, batch.flips
         if batch.boxes is None:
