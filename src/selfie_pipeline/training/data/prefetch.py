@@ -67,21 +67,14 @@ def prefetch(batches: Batches, device: str) -> Generator[Batch, None, None]:
     """
     if device == "cuda":
         batches = cache_on_device(batches, device, int(free_bytes() * GPU_MEMORY_SHARE))
-    stream = CopyStream(device)
-    micro_batches = iter(batches)
-
-    def read_next() -> Batch | None:
-        batch = next(micro_batches, None)
-        if batch is None:
-            return None
-        target = torch.device(device)
-        return Batch._make(
-            to_device(part, target) if isinstance(part, Tensor) else part for part in batch
-        )
-
+    stream, target = CopyStream(device), torch.device(device)
+    copies = (
+        Batch._make(to_device(part, target) if isinstance(part, Tensor) else part for part in batch)
+        for batch in batches
+    )
     with ThreadPoolExecutor(max_workers=1, initializer=stream.use) as reader:
-        pending = reader.submit(read_next)
+        pending = reader.submit(next, copies, None)
         while (batch := pending.result()) is not None:
             stream.record_use(filter(torch.is_tensor, batch[2:]))
-            pending = reader.submit(read_next)
+            pending = reader.submit(next, copies, None)
             yield batch
