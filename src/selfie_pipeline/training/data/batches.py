@@ -163,10 +163,7 @@ class Batches:
     """The batches of a training, from any step on.
 
     Attributes:
-        images: The images to train on.
         rows: (M,), int64: the training samples, as rows of the store.
-        seed: Seed of the training.
-        recipe: For the number of steps, the batch size and its micro-batches.
         first_step: Steps that are already completed.
         worker: Rank of this worker among those that compute a batch together.
         workers: Number of these workers; each computes equally many rows of every micro-batch.
