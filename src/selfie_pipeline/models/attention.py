@@ -30,10 +30,15 @@ class AttentionBlock(nn.Module):
     def forward(
         self, vectors: Tensor, rng: DropoutRng | None, num_outputs: int | None = None
     ) -> Tensor:
-        """Let the vectors attend to each other: (B, L, D) to (B, num_outputs, D).
+        """Let the vectors attend to each other.
 
-        The outputs are those of the first vectors; of all, if `num_outputs` is None. `rng` has the
-        random numbers of the dropout; None in evaluation.
+        Args:
+            vectors: (B, L, D).
+            rng: Random numbers of the dropout; None in evaluation.
+            num_outputs: Number of outputs to compute, those of the first vectors; None for all.
+
+        Returns:
+            (B, num_outputs, D).
         """
         first = vectors[:, :num_outputs]  # (B, num_outputs, D)
         attended = dropout(self.self_attn(first, vectors, rng), self.dropout_rate, rng)
@@ -81,9 +86,14 @@ class AttentionPooling(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, vectors: Tensor, rng: DropoutRng | None = None) -> Tensor:
-        """Pool vectors, (B, L, D), in any order: u, (B, D), the output at u₀.
+        """Pool vectors.
 
-        `rng` has the random numbers of the dropout; None in evaluation.
+        Args:
+            vectors: (B, L, D), in any order.
+            rng: Random numbers of the dropout; None in evaluation.
+
+        Returns:
+            u, (B, D): the output at u₀. The outputs at the vectors are discarded.
         """
         u0 = self.u0.expand(vectors.shape[0], 1, -1)  # (B, 1, D)
         sequence = torch.cat([u0, vectors], dim=1)  # (B, 1 + L, D), in fp32 if one of them is

@@ -23,7 +23,10 @@ PRETRAINED_STAGES = 3
 def build_resnet(config: ModelConfig, classes: int) -> ResNetV2:
     """Build the complete network: stem, four stages, classifier.
 
-    Layers 3, 4, 6, 3 at width 64 with the standard stem are timm's `resnetv2_50`.
+    Args:
+        config: Depth, width, kind of blocks and stem. Layers 3, 4, 6, 3 at width 64 with the
+            standard stem are timm's `resnetv2_50`.
+        classes: Number of outputs of the classifier.
 
     Returns:
         A network initialised from torch's global random state, (B, 3, H, W) to (B, classes).

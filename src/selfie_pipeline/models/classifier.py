@@ -42,10 +42,14 @@ class AttentionClassifier(nn.Module):
         self.head = ClassifierHead(model.features, classes, pool_type="")
 
     def forward(self, images: Tensor, rng: DropoutRng | None = None) -> Tensor:
-        """Classify images, (B, 3, H, W): logits, (B, classes).
+        """Classify images.
 
-        The sides of a patch are multiples of `ModelConfig.stride`. `rng` has the random numbers of
-        the dropout in A; None in evaluation.
+        Args:
+            images: (B, 3, H, W); the sides of a patch are multiples of `ModelConfig.stride`.
+            rng: Random numbers of the dropout in A; None in evaluation.
+
+        Returns:
+            (B, classes): logits.
 
         Raises:
             ValueError: The feature map is not square, or can't be cut into the patch grid.

@@ -61,6 +61,11 @@ def load_encoder() -> nn.Module:
 def render_loader(model: ModelConfig, preprocessing: Preprocessing, *, has_encoder: bool) -> str:
     """Render a Python file that loads the ResNet, and P if it is there, with timm alone.
 
+    Args:
+        model: Model parameters.
+        preprocessing: The preprocessing of the classifier's images.
+        has_encoder: Whether P is saved beside it, too.
+
     Returns:
         Source code with the functions `load_classifier` and, for P, `load_encoder`. They load the
         tensors of `models.backbone.build_resnet` and those that `select_patch_network` returns.
@@ -170,8 +175,13 @@ def _export(
 ) -> bytes:
     """Export a network of one input, and compare ONNX Runtime's outputs with PyTorch's.
 
-    `axes` names those of the input's axes that may have any size, `inputs` are to be compared, and
-    `metadata` is stored as JSON.
+    Args:
+        network: Any network; it stays in evaluation mode.
+        input_name: Name of its input.
+        output_name: Name of its output.
+        axes: Names of the input's axes that may have any size.
+        inputs: Inputs to compare the outputs for.
+        metadata: Plain data to store as JSON.
     """
     for module in ("onnx", "onnxruntime", "onnxscript"):
         require_extra(module, f"the export to ONNX needs {module}", "export")

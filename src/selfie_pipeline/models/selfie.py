@@ -61,8 +61,13 @@ class Selfie(nn.Module):
     def query(self, context: Tensor, order: Tensor, rng: DropoutRng | None = None) -> Tensor:
         """Compute the decoder's queries v = u + position, which do not depend on target patches.
 
-        The context, (B, K, D), has the vectors of its patches; for the other arguments see
-        `forward`. The queries are (B, T, D), one for each target position.
+        Args:
+            context: (B, K, D): the vectors of the context patches.
+            order: (B, N): the positions of the context, then those of the targets.
+            rng: Random numbers of the dropout in A; None in evaluation.
+
+        Returns:
+            (B, T, D): v for each target position.
         """
         positions = reorder(self.positions().expand(len(order), -1, -1), order)  # (B, N, D)
         if self.encoder_positions:
@@ -125,8 +130,11 @@ def reorder(vectors: Tensor, order: Tensor) -> Tensor:
 def selfie_loss(scores: Tensor) -> Tensor:
     """Compute the mean cross-entropy of the queries, each over the targets of its image.
 
-    The scores, (B, T, T), are logits; the correct patch of row i is in column i. The result is a
-    scalar; ln T if all scores are equal.
+    Args:
+        scores: (B, T, T), float32, logits; the correct patch of row i is in column i.
+
+    Returns:
+        A scalar; ln T if all scores are equal.
     """
     flat, columns = scores.flatten(0, 1), _correct_columns(scores).flatten()  # (B·T, T), (B·T,)
     return functional.cross_entropy(flat, columns)

@@ -42,8 +42,11 @@ _MEASURED_SHARE, _LONGEST_MEASURED_S = 0.02, 30.0
 def plan_file(folder: Path, config: Config, data: str, trainings: Mapping[str, int]) -> Path:
     """Return the file of the plan for these parameters and trainings, which may not exist yet.
 
-    `data` is the fingerprint of the data, and `trainings` has the number of the run's trainings by
-    kind. The seed has no influence: all seeds get the same steps.
+    Args:
+        folder: Folder of the plans.
+        config: Parameters of the run. Its seed has no influence: all seeds get the same steps.
+        data: Fingerprint of the data.
+        trainings: Number of the run's trainings by kind: `pretrain`, `finetune` or both.
     """
     names = ("patch", "augmentation", "model", "pretrain", "finetune")
     settings = dump_configuration(**{name: getattr(config, name) for name in names})

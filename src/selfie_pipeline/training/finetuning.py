@@ -82,7 +82,10 @@ def set_initial_weights(
 def load_encoder_into(classifier: Classifier, encoder: Weights, model: ModelConfig) -> list[str]:
     """Load the pretrained part of a classifier from an encoder.
 
-    The classifier, from `initialise_classifier` with these parameters, is changed in place.
+    Args:
+        classifier: A network from `initialise_classifier`; changed in place.
+        encoder: The encoder, with its configuration in its provenance.
+        model: The networks' sizes and options that the classifier was built with.
 
     Returns:
         The names of the tensors that are pretrained now.
@@ -155,8 +158,9 @@ def finetune(
         The tensors after the last step (no step is chosen by its score), and the history.
 
     Raises:
-        TrainingInterrupted, NonFiniteLossError: See `loop.fit`.
-        UserError: See there; or the checkpoints' lock can't be written.
+        TrainingInterrupted: A signal asked it to stop; the same call resumes it.
+        NonFiniteLossError: The loss is not finite.
+        UserError: A batch does not fit in memory, or a checkpoint or its lock can't be written.
     """
     label_of_row = torch.full((int(rows.max()) + 1,), -1)
     label_of_row[torch.tensor(rows)] = torch.tensor(labels)
@@ -175,8 +179,13 @@ def held_out_score(
     """Return a callback that measures the accuracy on samples outside the training.
 
     It measures at half of the steps, as `held_out_half`, and at the end, as `held_out`, both
-    fractions. It chooses nothing: the training and its weights are the same without it. The
-    arguments are those of `inference.compute_accuracy`.
+    fractions. It chooses nothing: the training and its weights are the same without it.
+
+    Args:
+        images: The stored images.
+        rows: (M,), int64: the samples; at least one.
+        labels: (M,), int64: their classes.
+        device: The device and the precision.
     """
 
     def measure(state: TrainingState) -> None:
@@ -204,8 +213,13 @@ def reestimate_statistics(
 
     They are means over batches, each of which is normalised by its own statistics. Training does
     not read them, and forgets them at the rate of BatchNorm's momentum; so this matters in a short
-    training only. The classifier stays on the device, and nothing else in it changes. For the other
-    arguments see `inference.compute_outputs`.
+    training only.
+
+    Args:
+        network: The classifier; only these statistics change. It stays on the device.
+        images: The stored images; their augmentation is not applied.
+        rows: (M,), int64: the samples.
+        device: The device and the precision.
     """
     network.to(device.type).to(memory_format=torch.channels_last)
     mean = torch.from_numpy(images.grids.mean).to(device.type)  # (C,)

@@ -33,8 +33,11 @@ class Inference:
     ) -> None:
         """Move the network to the device in evaluation mode; it stays there.
 
-        It is one from (B, C, H, W), normalised images, to (B, K). `mean` and `std`, (C,), are those
-        of `normalise`.
+        Args:
+            network: A network from (B, C, H, W), normalised images, to (B, K).
+            mean: (C,): mean of the training pixels, for pixels scaled to 0 to 1.
+            std: (C,): standard deviation of the training pixels, for pixels scaled to 0 to 1.
+            device: The device and the precision.
         """
         if device.type == "cpu":
             retain_freed_memory()
@@ -45,7 +48,13 @@ class Inference:
 
     @torch.inference_mode()
     def __call__(self, windows: Tensor) -> NDArray[np.float32]:
-        """Compute the network's outputs: (B, C, H, W), uint8, to (B, K), float32.
+        """Compute the network's outputs.
+
+        Args:
+            windows: (B, C, H, W), uint8.
+
+        Returns:
+            (B, K), float32.
 
         Raises:
             NonFiniteOutputError: An output is infinite or not a number.
@@ -96,8 +105,15 @@ def compute_accuracy(
 ) -> float:
     """Compute the share of the samples that a classifier assigns to their classes, 0 to 1.
 
-    `labels`, (M,), int64, are the classes of `rows`, of which there is at least one. For the other
-    arguments and the errors see `compute_outputs`.
+    Args:
+        network: From images to logits; it stays in evaluation mode on the device.
+        images: The stored images; their augmentation is not applied.
+        rows: (M,), int64: the samples; at least one.
+        labels: (M,), int64: their classes.
+        device: The device and the precision.
+
+    Raises:
+        NonFiniteOutputError: A logit is infinite or not a number.
     """
     logits = compute_outputs(network, images, rows, device, "classify")  # (M, K)
     return float((logits.argmax(axis=1) == labels).mean())

@@ -37,7 +37,8 @@ class StoredImages(Protocol):
 def initial_weights_lineage(initial: Weights | None) -> dict[str, Any]:
     """Return the part of a classifier's lineage that its initial weights determine.
 
-    These are an encoder's or given; None for an arm from scratch.
+    Args:
+        initial: An encoder, or given weights, or None for an arm from scratch.
 
     Raises:
         UserError: See `pretraining_lineage`.
@@ -82,7 +83,10 @@ def pretraining_lineage(encoder: Weights) -> dict[str, Any]:
 def check_encoder(encoder: Weights, finetuned: Mapping[str, Any], subject: str) -> None:
     """Check that a classifier or its result was finetuned from this encoder.
 
-    `finetuned` is its provenance, and `subject` its name in the message.
+    Args:
+        encoder: The encoder.
+        finetuned: The provenance of the other one.
+        subject: What it is, for the message.
 
     Raises:
         UserError: It was finetuned from another.
@@ -140,8 +144,10 @@ def classifier_lineage(
     """Return the lineage that all classifiers of an arm and a labeled fraction share.
 
     `pretraining` is from `initial_weights_lineage`, and `data` from `fingerprint_data`; `recipe`
-    has the values that the tuning found. In the result, which is plain data, `tuned` has the tuned
-    parameters by their dotted keys.
+    has the values that the tuning found.
+
+    Returns:
+        Plain data. `tuned` has the tuned parameters by their dotted keys.
     """
     settings = dump_configuration(
         patch=patch, augmentation=augmentation, model=model, finetune=recipe

@@ -112,9 +112,13 @@ def compute_step(
 ) -> None:
     """Compute the forward and backward passes of a step, and update the weights.
 
-    Nothing in it waits for a GPU, so the host stays ahead of it. `model` is the task, possibly one
-    of several workers', with the weights of `state`; `micro_batches` are on the device, and begin
-    with those of this step.
+    Nothing in it waits for a GPU, so the host stays ahead of it.
+
+    Args:
+        model: The task, possibly one of several workers'.
+        micro_batches: The next of them are those of this step, on the device.
+        state: The state before the step; its weights are the model's.
+        device: The device and the precision.
     """
     recipe = state.recipe
     set_learning_rate(state.optimizer, state.step, recipe)

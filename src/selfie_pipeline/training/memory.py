@@ -110,7 +110,11 @@ def _reclaimable_memory(folder: Path, key: str) -> int:
 
 @contextmanager
 def out_of_memory_error(problem: str, advice: str) -> Iterator[None]:
-    """Replace torch's error with one line, `problem` and `advice`, if memory does not suffice.
+    """Replace torch's error with one line if memory does not suffice.
+
+    Args:
+        problem: What did not fit, the start of the line.
+        advice: What to do, its end.
 
     Raises:
         UserError: Memory does not suffice.

@@ -14,7 +14,9 @@ from selfie_pipeline.config import TrainingConfig
 def build_optimizer(groups: list[dict[str, Any]], recipe: TrainingConfig) -> torch.optim.SGD:
     """Build SGD with Nesterov momentum and L2 (paper, "Experiments"), the latter on every weight.
 
-    A parameter group may have a peak learning rate of its own, `lr`.
+    Args:
+        groups: Parameter groups; `lr` is a group's own peak learning rate, if it has one.
+        recipe: For the peak learning rate, the momentum and the weight decay.
     """
     return torch.optim.SGD(
         [{"peak_lr": group.get("lr", recipe.peak_learning_rate), **group} for group in groups],

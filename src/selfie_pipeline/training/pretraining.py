@@ -38,17 +38,25 @@ def pretrain(
 ) -> TrainingResult:
     """Train P, A and the positions to identify masked patches (paper, "Pretraining Details").
 
-    `rows`, (M,), int64, are the training samples: all that are not for testing. P begins from the
-    given weights `initial`, if there are any. `fit` is the training loop, of this process or of an
-    engine: see `loop.fit` for the other arguments.
+    Args:
+        model: The networks' sizes.
+        recipe: Steps, batch size, learning rate and seed.
+        images: The images to train on.
+        rows: (M,), int64: the training samples; all that are not for testing.
+        device: The device and the precision.
+        checkpoints: The training's checkpoints.
+        callbacks: Called after every step.
+        fit: The training loop, of this process or of an engine.
+        initial: Given weights that P begins from; None for random ones.
 
     Returns:
         The tensors of a `Selfie`, and the history.
 
     Raises:
-        TrainingInterrupted, NonFiniteLossError: See `loop.fit`.
-        UserError: See there; or the given weights do not fit, the network does not fit in memory,
-            or the checkpoints' lock can't be written.
+        TrainingInterrupted: A signal asked it to stop; the same call resumes it.
+        NonFiniteLossError: The loss is not finite.
+        UserError: The given weights do not fit, the network or a batch does not fit in memory, or a
+            checkpoint or its lock can't be written.
     """
     with seeded_initialisation(recipe.seed), network_too_large_error():
         network = Selfie(model, images.patch)

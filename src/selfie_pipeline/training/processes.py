@@ -33,7 +33,13 @@ R = TypeVar("R")
 
 
 def run_in_processes(jobs: Sequence[Job[R]], count: int, threads: int) -> list[R]:
-    """Run jobs in `count` processes, with `threads` of torch's each; see `job_runner.run_jobs`."""
+    """Run jobs in this number of processes; see `job_runner.run_jobs`.
+
+    Args:
+        jobs: Generators that have not been started; the calls they yield are pickled.
+        count: Number of processes.
+        threads: Number of threads that torch computes with in each.
+    """
     schedule = _Schedule(deque(enumerate(jobs)), threads)
     with StopRequest() as stop, schedule.stopped_on_error():
         for _ in range(min(count, len(jobs))):

@@ -26,8 +26,12 @@ def training_interrupted(
 ) -> TrainingInterrupted:
     """Return the error for a signal that stopped a training.
 
-    `when` is what it had done, such as "step 3 of 60". With `resume` = `never` the same command
-    would start it anew.
+    Args:
+        title: The training's name.
+        received: The signal.
+        when: What the training had done, such as "step 3 of 60".
+        resume: Whether the training was to resume from its checkpoints; if it was not, the same
+            command would start it anew.
     """
     command = "the same command" + (" without resume=never" if resume == "never" else "")
     return TrainingInterrupted(

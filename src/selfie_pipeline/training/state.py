@@ -57,10 +57,14 @@ class TrainingResult:
 
 
 class TrainingState:
-    """The network (on the device), the optimiser, and the history so far of a training.
+    """The network, optimiser, step and history of a training.
 
     Attributes:
+        network: The network, on the device.
+        recipe: Parameters of the training.
+        optimizer: The optimiser of the network's weights.
         step: Steps completed.
+        history: Rows so far.
         measured: What callbacks measured on the way, by name; it is part of the checkpoints.
     """
 

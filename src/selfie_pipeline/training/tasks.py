@@ -74,10 +74,16 @@ class FinetuningTask(Task):
         seed: int,
         pretrained: Collection[str] = (),
     ) -> None:
-        """Prepare a finetuning, in which the tensors named in `pretrained` have their own rate.
+        """Prepare a finetuning.
 
-        `labels`, (M,), int64, are the class of each sample by its row in the store; -1 for those
-        that are not trained on. `seed` is that of the batches and of dropout.
+        Args:
+            network: The classifier to train.
+            recipe: Parameters of the training.
+            images: The images to train on.
+            labels: (M,), int64: the class of each sample by its row in the store; -1 for those that
+                are not trained on.
+            seed: Seed of the batches and of dropout.
+            pretrained: Names of the network's tensors that are pretrained.
         """
         super().__init__(network, recipe, images)
         self.seed = seed

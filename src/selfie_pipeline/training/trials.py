@@ -100,9 +100,12 @@ def best_result(search: Search, study: optuna.Study) -> SearchResult | None:
 
 
 def run_trial(search: Search, objective: Objective, before: list[FrozenTrial]) -> FrozenTrial:
-    """Run one trial, and return it, completed or pruned.
+    """Run one trial.
 
     Its values, and whether it is pruned, follow from its search's seed and trials so far, `before`.
+
+    Returns:
+        The trial, completed or pruned.
     """
     number = len(before)
     study = optuna.create_study(

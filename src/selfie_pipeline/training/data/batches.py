@@ -94,9 +94,12 @@ class WindowReader:
     def read_augmented(self, batch: Batch, patch_size: int) -> Tensor:
         """Read the augmented windows of a batch, cut into patches.
 
+        Args:
+            batch: The stored grids of the images, and the random draws.
+            patch_size: Side of the patches; with `patch.image_size`, each window is one patch.
+
         Returns:
-            (B, M, C, P, P), uint8, or float32 from 0 to 255. If `patch_size`, P, is that of the
-            window, each window is one patch.
+            (B, M, C, P, P), uint8, or float32 from 0 to 255.
         """
         grids, corners, flips = batch.grids, batch.corners, batch.flips
         if batch.boxes is None:

@@ -24,7 +24,13 @@ class DevicePatchGrids:
     """The patch grids of some samples, in a device's memory."""
 
     def __init__(self, grids: PatchGridStore, rows: NDArray[np.int64], device: str) -> None:
-        """Copy the samples at these rows, (M,), int64, to the device; no others are read."""
+        """Copy them.
+
+        Args:
+            grids: The store to copy from.
+            rows: (M,), int64: the samples to copy; no others are read.
+            device: The device to copy to.
+        """
         self.grid = grids.grid
         self.mean = grids.mean
         self.std = grids.std
@@ -64,6 +70,10 @@ def prefetch(batches: Batches, device: str) -> Generator[Batch, None, None]:
 
     A GPU with enough free memory first receives all pixels. Otherwise, copies run on a stream of
     their own, so that they overlap with the step.
+
+    Args:
+        batches: The batches of a training.
+        device: `cpu` or `cuda`.
     """
     if device == "cuda":
         batches = cache_on_device(batches, device, int(free_bytes() * GPU_MEMORY_SHARE))

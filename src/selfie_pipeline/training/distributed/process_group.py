@@ -46,7 +46,12 @@ def all_gather(value: T) -> list[T]:
 
 
 def data_parallel(model: nn.Module, device: str) -> nn.Module:
-    """Return the model, on this worker's device, with its gradients averaged over the workers."""
+    """Return the model with its gradients averaged over the workers; itself if there is one.
+
+    Args:
+        model: The model, on this worker's device.
+        device: `cpu` or `cuda`.
+    """
     if world_size() == 1:
         return model
     return DistributedDataParallel(
@@ -73,7 +78,11 @@ class SynchronisedStopRequest(StopRequest):
     """
 
     def __init__(self, group: distributed.ProcessGroup) -> None:
-        """Prepare the exchange; the group's workers can exchange tensors on the CPU."""
+        """Prepare the exchange.
+
+        Args:
+            group: The workers, able to exchange tensors on the CPU.
+        """
         super().__init__()
         self._group = group
         self._exchange: tuple[distributed.Work, Tensor] | None = None
