@@ -387,17 +387,36 @@ def test_large_files_are_read_in_parallel_one_a_call(monkeypatch):
     assert list(results) == [True] * 6
 
 
-def test_small_files_are_read_one_at_a_time_in_order(monkeypatch):
+def test_small_files_are_read_in_parallel(monkeypatch):
     monkeypatch.setattr(decoding.joblib, "cpu_count", lambda: 3)
-    reading = threading.Lock()
+    barrier = threading.Barrier(3)
+    files = [(number, 100) for number in range(3 * 16)]  # a batch for each thread
 
-    def read(number):
-        assert reading.acquire(blocking=False)
+    results = map_files(lambda n: n % 16 > 0 or barrier.wait(timeout=10) < 3, files)
+
+    assert list(results) == [True] * len(files)
+
+
+def test_small_files_are_loaded_in_parallel_and_decoded_one_at_a_time(monkeypatch):
+    monkeypatch.setattr(decoding.joblib, "cpu_count", lambda: 3)
+    barrier, decoding_now = threading.Barrier(3), threading.Lock()
+
+    def load(number):
+        if number % 16 == 0:
+            barrier.wait(timeout=10)
+        return io.BytesIO(b"")
+
+    def decode(_file, side):
+        assert decoding_now.acquire(blocking=False)
         time.sleep(0.001)
-        reading.release()
-        return number
+        decoding_now.release()
+        return np.zeros((side, side, 3), dtype=np.uint8), []
 
-    assert list(map_files(read, [(n, 100) for n in range(100)])) == list(range(100))
+    monkeypatch.setattr(decoding, "decode_file", decode)
+
+    (chunk,) = decode_chunks([(number, 100) for number in range(3 * 16)], load, SIDE)
+
+    assert len(chunk.images) == 3 * 16
 
 
 def test_files_of_any_size_keep_their_order():

@@ -13,9 +13,9 @@ import re
 import threading
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from itertools import chain, islice
 from pathlib import Path, PurePath
 from typing import BinaryIO, TypeVar
@@ -76,7 +76,9 @@ _BATCH_BYTES = 2**16
 _BATCH_FILES = 16
 _SMALL_BYTES = 2**12
 """Mean size of files below which two threads decode no more than one (docs/results/benchmarks)."""
-_TURN = threading.Lock()
+SMALL_FILES_TURN = threading.Lock()
+"""Held while small files are decoded. Nearly all of that happens under Python's lock, which is
+released and taken back several times for each file: two threads need twice the time of one."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -152,14 +154,30 @@ def decode_chunks(
         Exception: Any other exception of `load`, or of iterating over the files.
     """
 
-    def decode(item: _Item) -> tuple[NDArray[np.uint8], list[str]] | UnreadableImageError:
+    def read(item: _Item) -> BinaryIO | UnreadableImageError:
         try:
-            with load(item) as file:
+            return load(item)
+        except UnreadableImageError as error:
+            return error
+
+    def decode(file: BinaryIO) -> tuple[NDArray[np.uint8], list[str]] | UnreadableImageError:
+        try:
+            with file:
                 return decode_file(file, canvas_size)
         except UnreadableImageError as error:
             return error
 
-    decoded = map_files(decode, files)
+    def decode_batch(
+        batch: list[tuple[_Item, int]],
+    ) -> list[tuple[NDArray[np.uint8], list[str]] | UnreadableImageError]:
+        loaded = [read(item) for item, _ in batch]  # in parallel, because the storage may be slow
+        small = are_small([size for _, size in batch])
+        with SMALL_FILES_TURN if small else nullcontext():
+            return [
+                file if isinstance(file, UnreadableImageError) else decode(file) for file in loaded
+            ]
+
+    decoded = chain.from_iterable(map_ordered(decode_batch, _batch(files)))
     step = max(1, CHUNK_BYTES // (3 * canvas_size**2))
     oddities: Counter[str] = Counter()
     with torch_threads(1):  # threads that share the resizing of an image wait for each other
@@ -197,7 +215,7 @@ def map_files(
     """Map a function that reads a file over files, as `map_ordered` does; small ones in batches.
 
     Args:
-        function: Called in several threads at once, but for small files.
+        function: Called in several threads at once.
         files: Items with the sizes of their files in bytes, consumed as needed.
 
     Yields:
@@ -208,19 +226,14 @@ def map_files(
     """
 
     def read(batch: list[tuple[_Item, int]]) -> list[_Result]:
-        with turn_of_small_files(sum(size for _, size in batch) / len(batch)):
-            return [function(item) for item, _ in batch]
+        return [function(item) for item, _ in batch]
 
     return chain.from_iterable(map_ordered(read, _batch(files)))
 
 
-def turn_of_small_files(mean_bytes: float) -> AbstractContextManager[object]:
-    """Return a lock to hold while files of this mean size are read and decoded, if they are small.
-
-    Nearly all of that happens under Python's lock, which is released and taken back ten times for
-    each file: two threads need twice the processor time of one, and more threads still more.
-    """
-    return _TURN if mean_bytes < _SMALL_BYTES else nullcontext()
+def are_small(sizes: Collection[int]) -> bool:
+    """Return whether files of these sizes, in bytes, are to be decoded with `SMALL_FILES_TURN`."""
+    return sum(sizes) < _SMALL_BYTES * len(sizes)
 
 
 def _batch(files: Iterable[tuple[_Item, int]]) -> Iterator[list[tuple[_Item, int]]]:

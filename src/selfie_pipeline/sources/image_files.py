@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from glob import escape, glob
 from itertools import accumulate, dropwhile, islice, takewhile
 from pathlib import Path
@@ -14,9 +16,10 @@ from numpy.typing import NDArray
 
 from selfie_pipeline.config import PatchConfig, UserError
 from selfie_pipeline.sources.decoding import (
+    SMALL_FILES_TURN,
     UnreadableImageError,
+    are_small,
     decode_file,
-    turn_of_small_files,
 )
 from selfie_pipeline.sources.folders import is_loop, walk_folders
 
@@ -110,7 +113,7 @@ def read_windows(
 ) -> tuple[NDArray[np.uint8], list[str | None], Counter[str]]:
     """Read the central windows of image files one after another; for `map_ordered`.
 
-    Of several threads, one at a time reads small files.
+    Of several threads, one at a time decodes small files.
 
     Returns:
         The windows of the readable files, uint8 of shape (n, H, W, 3); for each file None, or the
@@ -121,10 +124,13 @@ def read_windows(
     windows = [np.empty((0, patch.image_size, patch.image_size, 3), dtype=np.uint8)]
     reasons: list[str | None] = []
     oddities: Counter[str] = Counter()
-    with turn_of_small_files(sum(map(_size, paths)) / max(1, len(paths))):
-        for path in paths:
+    small = are_small([_size(path) for path in paths])
+    # Small files are read before their turn, because the storage may be slow.
+    files = [_read_ahead(path) for path in paths] if small else paths
+    with SMALL_FILES_TURN if small else nullcontext():
+        for file in files:
             try:
-                pixels, odd = decode_file(path, patch.canvas_size)
+                pixels, odd = decode_file(file, patch.canvas_size)
             except UnreadableImageError as error:
                 reasons.append(str(error))
             else:
@@ -132,6 +138,14 @@ def read_windows(
                 reasons.append(None)
                 oddities.update(odd)
     return np.concatenate(windows), reasons, oddities
+
+
+def _read_ahead(path: Path) -> Path | io.BytesIO:
+    """Return a file's content; its path if it can't be read, of which decoding tells the reason."""
+    try:
+        return io.BytesIO(path.read_bytes())
+    except OSError:
+        return path
 
 
 def _size(path: Path) -> int:

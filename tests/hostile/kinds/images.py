@@ -229,7 +229,8 @@ def _decode(item: Input, folder: Path) -> None:
         raise WrongResultError("accepted without the pixels that were cut off")
     if item.value == "intact":
         content = io.BytesIO(path.read_bytes())
-        (chunk,) = decode_chunks([content], lambda file: file, _CANVAS)
+        size = path.stat().st_size
+        (chunk,) = decode_chunks([(content, size)], lambda file: file, _CANVAS)
         if not np.array_equal(chunk.images[0], pixels):
             raise WrongResultError("other pixels in a thread")
 
