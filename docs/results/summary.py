@@ -246,8 +246,7 @@ STUDIES = [
     Study(
         "cifar10/targets_8",
         "CIFAR-10, narrow, 6,000 × 64, harder puzzle, learning rate 0.3, eight targets",
-        f'{_GRID}"patch.targets=8,experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2],'
-        'experiment.arms=[selfie]"',
+        f'{_GRID}"patch.targets=8,experiment.labeled_fracs=[0.05],experiment.arms=[selfie]"',
         scratch="cifar10/harder_puzzle",
     ),
     Study(
