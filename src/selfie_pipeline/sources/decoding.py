@@ -71,6 +71,7 @@ _MOST_COPIED_PIXELS = 2**24
 _DARK = 2**14 - 1
 """Largest value of an image of 16 bits that makes use of 14 only."""
 _QUEUED_PER_CORE = 4
+"""Number of results that may wait for each core; few, because one may be a batch of images."""
 _BATCH_BYTES = 2**16
 """Size of the files that one call of a thread reads together, unless there are too many."""
 _BATCH_FILES = 16
