@@ -193,6 +193,12 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def precision_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the precision."""
+    choices = ["auto", "bf16", "fp32"]
+    parser.add_argument("--precision", default="auto", choices=choices, help="to compute in")
+
+
 def report(result: dict[str, Any], device: Device, path: Path | None) -> None:
     """Print a result as a table, and write it as JSON, with machine, versions and commit."""
     width = max(map(len, result))

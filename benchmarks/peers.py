@@ -41,6 +41,7 @@ from common import (
     digit_images,
     drawn_digits,
     now,
+    precision_argument,
     pretraining_task,
     recipe,
     report,
@@ -307,10 +308,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="of the peers' DataLoaders")
     parser.add_argument("--selfie", type=Path, help="checkout of wuhoward/SELFIE")
     parser.add_argument("--child", choices=[*CONTENDERS, WUHOWARD], help=argparse.SUPPRESS)
+    precision_argument(parser)
     options = parser.parse_args()
 
     config = recipe("cifar10", batch_size=options.batch)
-    device = find_device(config.compute)
+    device = find_device(config.compute.model_copy(update={"precision": options.precision}))
     if options.child == WUHOWARD:
         train_wuhoward(config, options.selfie, options.steps)
         return

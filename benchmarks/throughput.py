@@ -16,6 +16,7 @@ from common import (
     bare_step,
     best_rate,
     digit_images,
+    precision_argument,
     pretraining_task,
     recipe,
     report,
@@ -34,10 +35,11 @@ def main() -> None:
     parser.add_argument("--recipe", default="cifar10", help="base, or a folder of conf/")
     parser.add_argument("--batch", type=int, default=64, help="images of a step")
     parser.add_argument("--steps", type=int, default=10, help="steps that are timed")
+    precision_argument(parser)
     options = parser.parse_args()
 
     config = recipe(options.recipe, batch_size=options.batch)
-    device = find_device(config.compute)
+    device = find_device(config.compute.model_copy(update={"precision": options.precision}))
     images, rows = digit_images(config)
     batches = prefetch(Batches(images, rows, 0, config.pretrain), device.type)
 
