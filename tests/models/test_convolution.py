@@ -54,17 +54,24 @@ class Operations(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("kernel_size", "stride", "side", "products"),
+    ("kernel_size", "stride", "side", "dtype", "products"),
     [
-        *((1, 1, 8, True), (1, 2, 8, True), (3, 1, 2, True), (3, 2, 4, True), (3, 2, 3, True)),
-        *((3, 1, 3, False), (3, 2, 5, False), (7, 2, 2, False)),
+        *((1, 1, 2, torch.float32, True), (1, 2, 4, torch.float32, True)),
+        *((1, 1, 3, torch.float32, False), (1, 2, 5, torch.float32, False)),
+        *((1, 1, 8, torch.bfloat16, True), (1, 2, 16, torch.bfloat16, True)),
+        *((1, 1, 9, torch.bfloat16, False), (1, 2, 17, torch.bfloat16, False)),
+        *((3, 1, 2, dtype, True) for dtype in (torch.float32, torch.bfloat16)),
+        *((3, 2, 4, torch.float32, True), (3, 2, 3, torch.float32, True)),
+        *((3, 1, 3, dtype, False) for dtype in (torch.float32, torch.bfloat16)),
+        *((3, 2, 5, torch.float32, False), (7, 2, 2, torch.float32, False)),
     ],
 )
 def test_small_maps_on_a_cpu_are_computed_as_matrix_products(
-    kernel_size: int, stride: int, side: int, products: bool
+    kernel_size: int, stride: int, side: int, dtype: torch.dtype, products: bool
 ) -> None:
     convolution = create_conv2d(4, 4, kernel_size, stride)
-    with Operations() as operations:
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+    with Operations() as operations, autocast:
         convolution(torch.randn(2, 4, side, side))
     assert ("aten::convolution" not in operations.names) == products
     with Operations() as operations:

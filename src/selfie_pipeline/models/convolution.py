@@ -1,10 +1,10 @@
 """Convolutions as matrix products, where a CPU computes those faster.
 
 The feature maps of a patch network are tiny: stage three maps an 8×8 patch to 2×2. There, oneDNN's
-convolutions reach a fraction of the rate of its matrix products, and a 3×3 kernel spends most of
-its work on the zeros around the map. The results equal those of `torch.nn.Conv2d` up to rounding,
-and the tensors have the same names and shapes. Other devices, compiled and exported networks use
-torch's own convolution.
+convolutions reach a fraction of the rate of matrix products, and a 3×3 kernel spends most of its
+work on the zeros around the map. The results equal those of `torch.nn.Conv2d` up to rounding, and
+the tensors have the same names and shapes. Larger maps, other devices, compiled and exported
+networks use torch's own convolution.
 
 In this module a map is (B, H, W, I) and its kernel (O, 3, 3, I), with I input and O output
 channels.
@@ -19,8 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_MAX_OUTPUT_SIDE = 2
-"""Largest side of a 3×3 convolution's output that is computed as matrix products."""
+_MAX_SIDE = 2
+"""Largest side of an output that is computed as matrix products."""
+
+_MAX_SIDE_1X1_BF16 = 8
+"""The same for 1×1 kernels in bfloat16, whose products oneDNN computes, not MKL."""
 
 
 def create_conv2d(
@@ -41,21 +44,29 @@ class Conv2d(nn.Conv2d):
         """
         plain = self.groups == 1 and self.dilation == (1, 1) and self.bias is None
         if input.device.type == "cpu" and plain and not torch.compiler.is_compiling():
-            stride = self.stride[0]
-            if self.kernel_size == (1, 1):
-                maps = input[:, :, ::stride, ::stride].permute(0, 2, 3, 1)  # (B, H', W', I)
-                maps = maps.contiguous()  # else, without gradients, the kernel is copied B·H' times
-                out = functional.linear(maps, self.weight.flatten(1))  # (B, H', W', O)
-                return out.permute(0, 3, 1, 2)  # (B, O, H', W')
-            side = max(input.shape[2:])
-            if self.kernel_size == (3, 3) and -(-side // stride) <= _MAX_OUTPUT_SIDE:
-                return self._convolve_3x3(input, stride)
+            side = -(-max(input.shape[2:]) // self.stride[0])  # of the output
+            dtype = self._compute_dtype(input)
+            max_side_1x1 = _MAX_SIDE_1X1_BF16 if dtype == torch.bfloat16 else _MAX_SIDE
+            if self.kernel_size == (1, 1) and side <= max_side_1x1:
+                return self._convolve_1x1(input, self.stride[0])
+            if self.kernel_size == (3, 3) and side <= _MAX_SIDE:
+                return self._convolve_3x3(input.to(dtype), self.stride[0])
         return super().forward(input)
 
+    @staticmethod
+    def _compute_dtype(maps: Tensor) -> torch.dtype:
+        autocast = torch.is_autocast_enabled("cpu")
+        return torch.get_autocast_dtype("cpu") if autocast else maps.dtype
+
+    def _convolve_1x1(self, maps: Tensor, stride: int) -> Tensor:
+        maps = maps[:, :, ::stride, ::stride].permute(0, 2, 3, 1)  # (B, H', W', I)
+        maps = maps.contiguous()  # else, without gradients, the kernel is copied B·H' times
+        out = functional.linear(maps, self.weight.flatten(1))  # (B, H', W', O)
+        return out.permute(0, 3, 1, 2)  # (B, O, H', W')
+
     def _convolve_3x3(self, maps: Tensor, stride: int) -> Tensor:
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else maps.dtype
-        maps = maps.to(dtype).permute(0, 2, 3, 1).contiguous()  # (B, H, W, I)
-        kernel = self.weight.to(dtype).permute(0, 2, 3, 1).contiguous()  # (O, 3, 3, I)
+        maps = maps.permute(0, 2, 3, 1).contiguous()  # (B, H, W, I)
+        kernel = self.weight.to(maps.dtype).permute(0, 2, 3, 1).contiguous()  # (O, 3, 3, I)
         out: Tensor = _Conv3x3.apply(maps, kernel, stride)  # (B, H', W', O)
         return out.permute(0, 3, 1, 2)  # (B, O, H', W')
 
