@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -19,6 +21,7 @@ from selfie_pipeline.models.preprocessing import Preprocessing
 from selfie_pipeline.pipelines.predict import blocks
 from selfie_pipeline.pipelines.predict.blocks import Block, classify_in_blocks
 from selfie_pipeline.sources import decoding
+from selfie_pipeline.sources.image_files import read_windows
 from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.device import Device
 from selfie_pipeline.training.inference import Inference
@@ -111,6 +114,25 @@ def test_results_do_not_depend_on_the_blocks(folder: Path, monkeypatch: pytest.M
     assert in_blocks.reasons == at_once.reasons
     np.testing.assert_array_equal(in_blocks.top.labels, at_once.top.labels)
     np.testing.assert_allclose(in_blocks.top.probabilities, at_once.top.probabilities, rtol=1e-5)
+
+
+def test_large_files_are_read_in_parallel(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = classify(folder, "small")
+    barrier = threading.Barrier(2)
+
+    def read(paths: Sequence[Path], patch: PatchConfig) -> Any:
+        barrier.wait(timeout=10)
+        return read_windows(paths, patch)
+
+    monkeypatch.setattr(decoding.joblib, "cpu_count", lambda: 2)
+    monkeypatch.setattr(blocks, "read_windows", read)
+    for number in range(FILES):
+        os.truncate(folder / f"{number}.png", 2**20)  # decoders ignore bytes behind the image
+
+    found = classify(folder, "large")
+
+    assert found.reasons == expected.reasons
+    np.testing.assert_array_equal(found.top.labels, expected.top.labels)
 
 
 def test_classified_files_are_not_read_again(

@@ -178,7 +178,7 @@ def decode_chunks(
                 file if isinstance(file, UnreadableImageError) else decode(file) for file in loaded
             ]
 
-    decoded = chain.from_iterable(map_ordered(decode_batch, _batch(files)))
+    decoded = chain.from_iterable(map_ordered(decode_batch, batch_files(files)))
     step = max(1, CHUNK_BYTES // (3 * canvas_size**2))
     oddities: Counter[str] = Counter()
     with torch_threads(1):  # threads that share the resizing of an image wait for each other
@@ -229,7 +229,7 @@ def map_files(
     def read(batch: list[tuple[_Item, int]]) -> list[_Result]:
         return [function(item) for item, _ in batch]
 
-    return chain.from_iterable(map_ordered(read, _batch(files)))
+    return chain.from_iterable(map_ordered(read, batch_files(files)))
 
 
 def are_small(sizes: Collection[int]) -> bool:
@@ -237,14 +237,27 @@ def are_small(sizes: Collection[int]) -> bool:
     return sum(sizes) < _SMALL_BYTES * len(sizes)
 
 
-def _batch(files: Iterable[tuple[_Item, int]]) -> Iterator[list[tuple[_Item, int]]]:
-    """Yield files in batches of `_BATCH_BYTES`, so that a call for a batch costs little."""
+def batch_files(
+    files: Iterable[tuple[_Item, int]],
+    most_bytes: int = _BATCH_BYTES,
+    most_files: int = _BATCH_FILES,
+) -> Iterator[list[tuple[_Item, int]]]:
+    """Put files together, so that a call for a batch of small ones costs little.
+
+    Args:
+        files: Items with the sizes of their files in bytes, consumed as needed.
+        most_bytes: A batch ends with the file that reaches this size in total.
+        most_files: Largest number of files in a batch.
+
+    Yields:
+        Batches of consecutive files, with their sizes.
+    """
     batch: list[tuple[_Item, int]] = []
     total = 0
     for item, size in files:
         batch.append((item, size))
         total += size
-        if total >= _BATCH_BYTES or len(batch) == _BATCH_FILES:
+        if total >= most_bytes or len(batch) == most_files:
             yield batch
             batch, total = [], 0
     if batch:

@@ -12,8 +12,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
-from math import ceil
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from selfie_pipeline.evaluation.predictions import TopTwo, find_top_two
 from selfie_pipeline.models.preprocessing import Preprocessing
 from selfie_pipeline.progress import track
 from selfie_pipeline.provenance import hash_json
-from selfie_pipeline.sources.decoding import map_ordered, may_be_readable_now
+from selfie_pipeline.sources.decoding import batch_files, map_ordered, may_be_readable_now
 from selfie_pipeline.sources.image_files import read_windows
 from selfie_pipeline.threads import torch_threads
 from selfie_pipeline.training.checkpoints import Checkpoint, Checkpoints
@@ -34,7 +33,8 @@ from selfie_pipeline.training.inference import Inference
 _LOG = logging.getLogger(__name__)
 BLOCK_FILES = 2048
 """Files of a block: the work that a killed process loses."""
-_BATCH_SIZE = 64  # images; 64 small ones stay in a core's cache
+_BATCH_FILES = 64  # as many small images stay in a core's cache
+_BATCH_BYTES = 2**20  # of files; few large ones, so that all cores decode them
 
 Reasons = list[str | None]
 """For each file None, or the reason that it is unreadable."""
@@ -96,9 +96,11 @@ def _classify(
 
     def batches() -> Iterator[list[Path]]:
         for number, names in blocks.items():
-            digests[number] = _digest(folder, names)  # before they are read: they may change then
-            for first in range(0, len(names), _BATCH_SIZE):
-                yield [folder / name for name in names[first : first + _BATCH_SIZE]]
+            states = _stat_files(folder, names)  # before they are read: they may change then
+            digests[number] = hash_json(states)
+            files = ((folder / name, state[0] if state else 0) for name, state in states.items())
+            for batch in batch_files(files, _BATCH_BYTES, _BATCH_FILES):
+                yield [path for path, _ in batch]
 
     def infer_batch(files: list[Path]) -> Block:
         windows, reasons, oddities = read_windows(files, preprocessing.patch)
@@ -110,10 +112,12 @@ def _classify(
     with torch_threads(1):  # threads that share a batch of small images wait for each other
         results = map_ordered(infer_batch, batches())
         for number, names in blocks.items():
-            parts = []
-            for part in islice(results, ceil(len(names) / _BATCH_SIZE)):
+            parts, missing = [], len(names)
+            while missing:
+                part = next(results)
                 parts.append(part)
                 progress.update(len(part.reasons))
+                missing -= len(part.reasons)
             yield number, digests.pop(number), _join(parts)
 
 
@@ -124,15 +128,15 @@ def _join(parts: Iterable[Block]) -> Block:
     return Block(top, list(chain.from_iterable(reasons)), sum(oddities, Counter()))
 
 
-def _digest(folder: Path, names: Sequence[str]) -> str:
-    """Return a hash of files' paths, sizes and times of modification."""
-    return hash_json({name: _stat(folder / name) for name in names})
+def _stat_files(folder: Path, names: Sequence[str]) -> dict[str, tuple[int, int] | None]:
+    """Return the sizes and times of modification of files; None of such as a dead link."""
+    return {name: _stat(folder / name) for name in names}
 
 
 def _stat(file: Path) -> tuple[int, int] | None:
     try:
         status = file.stat()
-    except OSError:  # such as a dead link
+    except OSError:
         return None
     return status.st_size, status.st_mtime_ns
 
@@ -158,7 +162,7 @@ def _load_blocks(
     for number, tensors in ((each.step, each.tensors) for each in checkpoints.usable()):
         note = json.loads(tensors["note"].numpy().tobytes())
         outdated = any(may_be_readable_now(reason) for reason in note["reasons"] if reason)
-        if not outdated and note["files"] == _digest(folder, blocks.get(number, ())):
+        if not outdated and note["files"] == hash_json(_stat_files(folder, blocks.get(number, ()))):
             top = TopTwo(tensors["labels"].numpy(), tensors["probabilities"].numpy())
             oddities = Counter(note.get("oddities"))  # an earlier commit stored none
             yield number, Block(top, note["reasons"], oddities)
