@@ -59,7 +59,8 @@ class Conv2d(nn.Conv2d):
         return torch.get_autocast_dtype("cpu") if autocast else maps.dtype
 
     def _convolve_1x1(self, maps: Tensor, stride: int) -> Tensor:
-        maps = maps[:, :, ::stride, ::stride].permute(0, 2, 3, 1)  # (B, H', W', I)
+        # Permuted first, so that the gradient has this memory format, too.
+        maps = maps.permute(0, 2, 3, 1)[:, ::stride, ::stride]  # (B, H', W', I)
         maps = maps.contiguous()  # else, without gradients, the kernel is copied B·H' times
         out = functional.linear(maps, self.weight.flatten(1))  # (B, H', W', O)
         return out.permute(0, 3, 1, 2)  # (B, O, H', W')
