@@ -244,10 +244,13 @@ STUDIES = [
         starts={"selfie": "Selfie, harder puzzle, 12,500 steps, two runs"},
     ),
     Study(
-        "cifar10/targets_8",
-        "CIFAR-10, narrow, 6,000 × 64, harder puzzle, learning rate 0.3, eight targets",
-        f'{_GRID}"patch.targets=8,experiment.labeled_fracs=[0.05],experiment.arms=[selfie]"',
+        ("cifar10/targets_8", "cifar10/targets_8_second"),
+        "CIFAR-10, narrow, 6,000 × 64, harder puzzle, rate 0.3, eight targets, two pretrainings",
+        f'{_GRID}"patch.targets=8,experiment.labeled_fracs=[0.05],experiment.arms=[selfie]", '
+        "and again with pretrain.seed=1",
         scratch="cifar10/harder_puzzle",
+        data="CIFAR-10",
+        starts={"selfie": "Selfie, harder puzzle, half of the patches masked, two runs"},
     ),
     Study(
         "cifar10/transfer",
