@@ -34,8 +34,9 @@ from selfie_pipeline.training.checkpoints import Checkpoints
 from selfie_pipeline.training.data.batches import WindowReader
 from selfie_pipeline.training.data.randomness import seeded_initialisation
 from selfie_pipeline.training.device import Device
+from selfie_pipeline.training.finetuning import initialise_classifier
 from selfie_pipeline.training.optimizer import build_optimizer, clip_gradients, set_learning_rate
-from selfie_pipeline.training.tasks import PretrainingTask
+from selfie_pipeline.training.tasks import FinetuningTask, PretrainingTask, Task
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -90,7 +91,15 @@ def pretraining_task(config: Config, images: WindowReader) -> PretrainingTask:
     return PretrainingTask(network, config.pretrain, images)
 
 
-def bare_step(task: PretrainingTask, device: Device) -> Callable[[Any], None]:
+def finetuning_task(config: Config, images: WindowReader) -> FinetuningTask:
+    """Return a freshly initialised finetuning task with the classes of the digits."""
+    architecture = config.finetune.architecture
+    network = initialise_classifier(config.model, architecture, config.patch, classes=10, seed=0)
+    labels = torch.tensor(Digits().samples()["label"].to_numpy())
+    return FinetuningTask(network, config.finetune, images, labels, seed=0)
+
+
+def bare_step(task: Task, device: Device) -> Callable[[Any], None]:
     """Return the step of a bare PyTorch loop with the same task, optimiser and device settings."""
     device.prepare(task.network, cuda_graphs=True)
     recipe = task.recipe
