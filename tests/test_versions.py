@@ -246,6 +246,13 @@ def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
         claim(tmp_path, DAYS[0])
 
 
+def test_a_link_to_a_disk_that_is_not_mounted_is_named(tmp_path: Path) -> None:
+    (tmp_path / "numbers").symlink_to(tmp_path / "unmounted")
+
+    with pytest.raises(UserError, match=r"numbers can't be created: a link without a target; fix"):
+        claim(tmp_path, DAYS[0])
+
+
 def test_entries_without_versions_are_left_out(tmp_path: Path) -> None:
     catalog = make_catalog(tmp_path, DAYS[0])
     catalog["memory"] = MemoryDataset(1)

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from selfie_pipeline.config import Arm, UserError
 from selfie_pipeline.datasets.weights import read_given_weights
 from selfie_pipeline.project import Project, resolve_path
+from selfie_pipeline.provenance import find_differences
 from selfie_pipeline.training.lineage import pretraining_lineage
 from selfie_pipeline.weights import Weights
 
@@ -39,11 +40,16 @@ def load_initial_weights(
     if weights is not None and "weights_selfie" in arms:
         found: Weights | None = project.load("encoder", pretrain={"weights": weights})
         wanted = pretraining | {"pretrain": pretraining["pretrain"] | given.provenance}
-        if found is None or pretraining_lineage(found)["configuration"] != wanted:
+        theirs = pretraining_lineage(found)["configuration"] if found else {}
+        if theirs != wanted:
+            differences = "; ".join(
+                f"{name}: {old}, not {new}" for name, old, new in find_differences(theirs, wanted)
+            )
             raise UserError(
                 "the arm weights_selfie needs an encoder with the pretraining of the arm selfie, "
                 f"started from {weights}; run `kedro run --pipeline=pretrain --params "
                 f"pretrain.weights={weights}`, with the options of this run"
+                + (f" (the latest has {differences})" if found else "")
             )
         initial["weights_selfie"] = found
     return initial

@@ -155,11 +155,14 @@ def claim_version(wanted: str, outputs: Collection[Entry]) -> str:
         try:
             _create_folders([Path(entry._filepath, version) for entry in outputs])
             return version
-        except FileExistsError:
-            version = _next_version(version)
         except OSError as error:
+            if isinstance(error, FileExistsError) and Path(error.filename).name == version:
+                version = _next_version(version)
+                continue
+            dangling = isinstance(error, FileExistsError)
+            reason = "a link without a target" if dangling else error.strerror
             raise UserError(
-                f"{error.filename} can't be created: {error.strerror}; fix the cause (free space, "
+                f"{error.filename} can't be created: {reason}; fix the cause (free space, "
                 "permissions) and run again"
             ) from error
 

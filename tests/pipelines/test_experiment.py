@@ -112,7 +112,7 @@ def test_cells_side_by_side_resume(finished: Any) -> None:
     first.send_signal(signal.SIGTERM)
     _, told = first.communicate(timeout=120)
     assert first.returncode == 143
-    assert "stopped by SIGTERM, with 0 of 2 done; run the same command to resume" in told
+    assert "stopped by SIGTERM, with 0 of 2 done; run the same command (without" in told
     assert "--from-nodes" not in told
     assert "Traceback" not in told
     assert "leaked" not in told  # as Python warns of semaphores

@@ -81,7 +81,8 @@ def test_four_starts_side_by_side(finished: Any, tmp_path: Path, make_config: An
     finished.run("experiment", params=changed)
     assert finished.load("experiment_cells")["status"].tolist() == ["kept", "kept", "done"]
     assert finished.load("results_table")["seeds"].tolist() == [1, 1, 1]
-    assert "started from" in finished.refuse("--pipeline=experiment", f"--params={params}")
+    line = finished.refuse("--pipeline=experiment", f"--params={params}")
+    assert "with the options of this run (the latest has pretrain.weights: " in line
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04, a pickle", b"\xff" * 20])

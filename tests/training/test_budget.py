@@ -106,7 +106,8 @@ def test_a_saved_plan_is_loaded_and_no_other(config, make_config, tmp_path):
     save_plan(file, plan)
 
     assert load_plan(file) == plan
-    assert find_file(tmp_path, make_config(RECIPES | {"seed": 9})) == file
+    for same in ({"seed": 9}, {"pretrain.seed": 9}, {"pretrain.weights": "net.safetensors"}):
+        assert find_file(tmp_path, make_config(RECIPES | same)) == file
     others = [
         {"budget": "20min"},
         {"pretrain.batch_size": 12},

@@ -310,6 +310,16 @@ def test_a_refused_save_keeps_the_previous_checkpoint(store: Checkpoints, size: 
     assert not list(store.folder.glob(".partial-*.safetensors"))
 
 
+def test_a_refused_save_names_the_command_that_resumes(tmp_path: Path) -> None:
+    store = open_store(tmp_path, resume="never")
+
+    with (
+        limited_file_size(0),
+        pytest.raises(UserError, match="run the same command without resume=never to resume"),
+    ):
+        store.save(state(4))
+
+
 def test_a_full_disk_keeps_old_checkpoints(
     store: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,12 +44,15 @@ def plan_file(folder: Path, config: Config, data: str, trainings: Mapping[str, i
 
     Args:
         folder: Folder of the plans.
-        config: Parameters of the run. Its seed has no influence: all seeds get the same steps.
+        config: Parameters of the run. Its seeds and `pretrain.weights` have no influence: all seeds
+            and starts get the same steps.
         data: Fingerprint of the data.
         trainings: Number of the run's trainings by kind: `pretrain`, `finetune` or both.
     """
     names = ("patch", "augmentation", "model", "pretrain", "finetune")
-    settings = dump_configuration(**{name: getattr(config, name) for name in names})
+    pretrain = config.pretrain.model_copy(update={"seed": 0, "weights": None})
+    same_steps = config.model_copy(update={"pretrain": pretrain})
+    settings = dump_configuration(**{name: getattr(same_steps, name) for name in names})
     device = find_device(config.compute)
     others = {"budget": config.budget, "labeled_frac": config.labeled_frac, "data": data}
     key = hash_json(settings | others | {"device": device.type, "precision": device.precision})

@@ -31,6 +31,7 @@ from selfie_pipeline.atomic_write import atomic_write
 from selfie_pipeline.config import NonNegativeInt, UserError
 from selfie_pipeline.locks import lock
 from selfie_pipeline.provenance import find_differences, hash_json
+from selfie_pipeline.training.signals import resume_command
 
 _LOG = logging.getLogger(__name__)
 _COMPLETED: set[Path] = set()
@@ -115,7 +116,7 @@ class Checkpoints:
             raise UserError(
                 f"the checkpoint at step {checkpoint.step} was not saved in {self.folder}: "
                 f"{error}; earlier ones are intact: fix the cause (free space, permissions) and "
-                "run the same command to resume from them"
+                f"run {resume_command(self.resume)} to resume from them"
             ) from error
         if self.keep is None:
             return

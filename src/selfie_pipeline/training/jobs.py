@@ -28,6 +28,7 @@ class WorkerDiedError(UserError):
 def jobs_interrupted(received: signal.Signals, done: int, total: int) -> TrainingInterrupted:
     """Return the error for a signal that stopped jobs."""
     return TrainingInterrupted(
-        f"stopped by {received.name}, with {done} of {total} done; run the same command to resume",
+        f"stopped by {received.name}, with {done} of {total} done; run the same command "
+        "(without resume=never) to resume",
         received,
     )

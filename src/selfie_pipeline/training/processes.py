@@ -86,8 +86,9 @@ class _Schedule(Generic[R]):
         process, number, job = self.running.pop(future)
         if self.has_died(future):
             died = WorkerDiedError(
-                "its process was killed, perhaps for lack of memory; run the same command to "
-                "resume, with a smaller compute.cells_at_once if memory is short"
+                "its process was killed, perhaps for lack of memory; run the same command "
+                "(without resume=never) to resume, with a smaller compute.cells_at_once if memory "
+                "is short"
             )
             self._advance(_create_process(self.threads), number, job, lambda: job.throw(died))
         else:

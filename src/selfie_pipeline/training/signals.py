@@ -33,10 +33,15 @@ def training_interrupted(
         resume: Whether the training was to resume from its checkpoints; if it was not, the same
             command would start it anew.
     """
-    command = "the same command" + (" without resume=never" if resume == "never" else "")
+    command = resume_command(resume)
     return TrainingInterrupted(
         f"{title} was stopped by {received.name} after {when}; run {command} to resume it", received
     )
+
+
+def resume_command(resume: Literal["auto", "never"]) -> str:
+    """Return the name, in messages, of the command that resumes from checkpoints."""
+    return "the same command" + (" without resume=never" if resume == "never" else "")
 
 
 def stop_signals() -> list[signal.Signals]:

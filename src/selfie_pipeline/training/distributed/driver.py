@@ -219,7 +219,7 @@ class _Monitor:
             raise UserError(
                 f"{self.title}: the workers died more than compute.max_failures = "
                 f"{self.max_failures} times, the last time after step {step}: {reason}; the same "
-                "command resumes from the last checkpoint"
+                "command (without resume=never) resumes from the last checkpoint"
             ) from self.error
         if self.error is not None:
             raise self.error
@@ -272,7 +272,7 @@ class _Monitor:
         elif time.monotonic() - self.stopped_at > STOP_TIMEOUT_S:
             raise TrainingInterrupted(
                 f"{self.title} was stopped by {received.name}; the workers did not answer, so the "
-                "same command resumes from their last checkpoint",
+                "same command (without resume=never) resumes from their last checkpoint",
                 received,
             )
 
@@ -293,8 +293,8 @@ class _Monitor:
         if stalled_s > _STALL_TIMEOUT_S:
             raise UserError(
                 f"{self.title}: machines left the Ray cluster, which has {describe_cluster()}, and "
-                f"no others joined for {_STALL_TIMEOUT_S} s; the same command resumes from the "
-                "last checkpoint"
+                f"no others joined for {_STALL_TIMEOUT_S} s; the same command (without "
+                "resume=never) resumes from the last checkpoint"
             )
 
 
