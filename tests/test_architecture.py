@@ -48,7 +48,7 @@ ALLOWED_IMPORTS = {
         *("config", "pipeline_registry", "printable", "project", "provenance", "versions"),
     },
     "label_check": {"config", "project", "provenance", "training", "versions"},
-    "initial_weights": {"config", "datasets", "project", "training", "weights"},
+    "initial_weights": {"config", "datasets", "project", "provenance", "training", "weights"},
     "versions": {"config"},
     "paths": set(),
     "config_loader": {"config", "printable"},
