@@ -156,11 +156,11 @@ def claim_version(wanted: str, outputs: Collection[Entry]) -> str:
             _create_folders([Path(entry._filepath, version) for entry in outputs])
             return version
         except OSError as error:
-            if isinstance(error, FileExistsError) and Path(error.filename).name == version:
+            exists = isinstance(error, FileExistsError)
+            if exists and Path(error.filename).name == version:
                 version = _next_version(version)
                 continue
-            dangling = isinstance(error, FileExistsError)
-            reason = "a link without a target" if dangling else error.strerror
+            reason = "a link without a target" if exists else error.strerror
             raise UserError(
                 f"{error.filename} can't be created: {reason}; fix the cause (free space, "
                 "permissions) and run again"

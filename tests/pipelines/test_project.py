@@ -526,7 +526,7 @@ def test_a_name_that_looks_like_a_number_or_like_nothing_stays(finished: Any, na
     assert set(catalog.load("results_table")["data"]) == {name}
 
 
-def test_names_of_files_that_are_numbers_stay_text(finished: Any):
+def test_names_of_files_that_are_numbers_stay_text(finished: Any) -> None:
     (path,) = (finished.path / "data/03_primary").rglob("labeled_samples.csv/*/*.csv")
     table = pd.read_csv(path)
     table.assign(place=table["sample"]).to_csv(path, index=False)

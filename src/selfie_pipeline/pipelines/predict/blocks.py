@@ -129,7 +129,7 @@ def _join(parts: Iterable[Block]) -> Block:
 
 
 def _stat_files(folder: Path, names: Sequence[str]) -> dict[str, tuple[int, int] | None]:
-    """Return the sizes and times of modification of files; None of such as a dead link."""
+    """Return the sizes and times of modification of files; None for a dead link and the like."""
     return {name: _stat(folder / name) for name in names}
 
 
