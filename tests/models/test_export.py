@@ -110,8 +110,19 @@ def test_an_export_whose_logits_differ_is_an_error(make_config, monkeypatch):
         export_onnx(build_resnet(make_config().model, 3), 16)
 
 
-@pytest.mark.parametrize(("error", "allowed"), [(5e-5, True), (2e-4, False), (np.nan, False)])
-def test_logits_may_differ_by_a_ten_thousandth(make_config, monkeypatch, error, allowed):
+@pytest.mark.parametrize(
+    ("scale", "error", "limit"),
+    [
+        (1, 5e-5, None),
+        (1, 2e-4, "0.0001"),
+        (1, np.nan, "0.0001"),
+        (1e3, 2e-3, None),
+        (1e3, 1.0, r"[0-9.]+"),
+    ],
+)
+def test_logits_may_differ_by_a_ten_thousandth(make_config, monkeypatch, scale, error, limit):
+    """Of the largest one, if that is larger than 1."""
+
     class Shifted:
         """ONNX Runtime with an error."""
 
@@ -123,8 +134,11 @@ def test_logits_may_differ_by_a_ten_thousandth(make_config, monkeypatch, error, 
 
     monkeypatch.setattr(export, "open_session", Shifted)
     network = build_resnet(make_config().model, 3)
+    with torch.no_grad():
+        network.head.fc.weight.normal_(std=scale / 100)
 
-    with nullcontext() if allowed else pytest.raises(UserError, match=r"allowed: 0\.0001; nothing"):
+    message = rf"allowed: {limit}; nothing"
+    with nullcontext() if limit is None else pytest.raises(UserError, match=message):
         export_onnx(network, 16)
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 TOLERANCE = 1e-4
-"""Largest difference between an output of PyTorch's and ONNX Runtime's."""
+"""Largest difference between outputs of PyTorch and ONNX Runtime, in units of the largest output
+if that exceeds 1: large logits are rounded in larger steps."""
 
 _BATCH_SIZES = (2, 1, 5)
 """Batch sizes for which the two are compared; the first is that of the export."""
@@ -215,10 +216,11 @@ def _export(
             )
         (found,) = session.run(None, {input_name: example.numpy()})
         difference = float((expected - torch.from_numpy(found)).abs().max())
-        if not difference <= TOLERANCE:  # also if ONNX Runtime's is NaN
+        allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
+        if not difference <= allowed:  # also if ONNX Runtime's is NaN
             raise UserError(
                 f"ONNX Runtime's {output_name} differ from PyTorch's by {difference:.2g}, allowed: "
-                f"{TOLERANCE:g}; nothing was written: try other versions of onnxscript and "
+                f"{allowed:.2g}; nothing was written: try other versions of onnxscript and "
                 "onnxruntime, such as those in constraints.txt"
             )
     return content

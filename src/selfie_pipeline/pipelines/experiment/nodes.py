@@ -94,7 +94,8 @@ def run_experiment(
         raise UserError(
             "the tuning has values for some of the arms and fractions only, so their results can't "
             "be compared; run `kedro run --pipeline=tune` with the same experiment.arms and "
-            "experiment.labeled_fracs: searches that are complete are not repeated"
+            "experiment.labeled_fracs; complete searches are not repeated, and where all trials "
+            "diverged, a warning says what to change"
         )
     cell_bytes = finetuning_bytes(model, recipe, patch)
     outcomes = run_cells(planned, results, project, compute, cell_bytes)

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray import PlacementGroupID
@@ -118,10 +118,10 @@ class Workers:
         """
         steps = task.recipe.steps
         checkpoint = checkpoints.latest()  # removes all if it is not to be resumed
-        checkpoints = replace(checkpoints, resume="auto")
         if checkpoint is None or checkpoint.step < steps:
             step = checkpoint.step if checkpoint else 0
             self._train(task, batches, checkpoints, title, step)
+            checkpoints = replace(checkpoints, resume="auto")
             checkpoint = checkpoints.latest()
         if checkpoint is None or checkpoint.step < steps:
             raise UserError(
@@ -143,7 +143,8 @@ class Workers:
         token = folder / "token"
         token.touch()
         task.cpu()  # from this process's GPU, which a worker on another machine may not have
-        spec = TrainingSpec(task, batches, checkpoints, title, self.compute, self.device, token)
+        resumed = replace(checkpoints, resume="auto")  # also by a worker that is started again
+        spec = TrainingSpec(task, batches, resumed, title, self.compute, self.device, token)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         status = ray.remote(StatusActor).options(num_cpus=0, scheduling_strategy=here).remote()
         arguments = {"spec": ray.put(spec), "status": status}
@@ -164,7 +165,14 @@ class Workers:
                 ),
             )
 
-        monitor = _Monitor(build_trainer, status, self.request, self.compute.max_failures, title)
+        monitor = _Monitor(
+            build_trainer,
+            status,
+            self.request,
+            self.compute.max_failures,
+            title,
+            checkpoints.resume,
+        )
         try:
             monitor.run(task, step)
         finally:
@@ -180,6 +188,7 @@ class _Monitor:
     request: ResourceRequest
     max_failures: int
     title: str
+    resume: Literal["auto", "never"]
     starts: int = 0
     progressed_at: float = field(default_factory=time.monotonic)
     checked_at: float = field(default_factory=time.monotonic)
@@ -224,7 +233,7 @@ class _Monitor:
         if self.error is not None:
             raise self.error
         if stop.received:  # too late for the workers
-            raise training_interrupted(self.title, stop.received, "its last step", "auto")
+            raise training_interrupted(self.title, stop.received, "its last step", self.resume)
 
     def _fit(self) -> None:
         """Train; again if a worker died between its start and that of the training.
