@@ -30,14 +30,15 @@ def check_labels(samples: pd.DataFrame, config: Config, entries: Collection[str]
     """
     labels = samples.loc[samples["split"] == "train", "label"].to_numpy()  # (N,)
     least = min(config.experiment.labeled_fracs)  # larger subsets contain it
+    name = "min(experiment.labeled_fracs)"
     if _TRAINED_ONCE.intersection(entries):
         labeled_subset(labels, config.labeled_frac, config.seed)
     if _TRAINED_AS_A_GRID.intersection(entries):
         for seed in config.experiment.seeds:
-            labeled_subset(labels, least, seed)
+            labeled_subset(labels, least, seed, name)
     if "tuning_trials" in entries:
         kept = hold_out(samples, config.tune).query("split == 'train'")
-        labeled_subset(kept["label"].to_numpy(), least, config.tune.seed)
+        labeled_subset(kept["label"].to_numpy(), least, config.tune.seed, name)
 
 
 def check_labels_are_current(

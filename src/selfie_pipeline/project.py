@@ -94,16 +94,16 @@ class Project:
         Runs that this run starts later load the same version.
 
         Returns:
-            The data, or None if there are none.
+            The data, or None if there are none and the entry requires some.
         """
         with (session := self._create_session(params)):
             catalog = session.load_context().catalog
             if not catalog.exists(name):
                 return None
             entry = catalog[name]
-            versioned = isinstance(entry, AbstractVersionedDataset)
-            if versioned and (version := entry.resolve_load_version()):
-                self.versions.chosen[str(entry._filepath)] = version
+            if isinstance(entry, AbstractVersionedDataset):
+                for version in entry.list_versions(full_path=False)[:1]:  # latest first
+                    self.versions.chosen[str(entry._filepath)] = version
             return entry.load()
 
     def bootstrap(self) -> None:

@@ -354,10 +354,13 @@ def test_the_ratio_needs_an_encoder_with_the_same_parameters(finished: Any) -> N
     assert "pretrain.colour_jitter = the default, now 0.5" in error
 
 
-def test_the_ratio_leaves_no_checkpoints_if_a_cell_fails(finished: Any) -> None:
+def test_the_ratio_goes_on_and_leaves_no_checkpoints_if_a_cell_fails(finished: Any) -> None:
     some = "experiment.labeled_fracs=[0.05],experiment.seeds=[0],finetune.peak_learning_rate=1e30"
 
-    finished.refuse("--pipeline=ratio", f"--params={some}")
+    error = finished.refuse("--pipeline=ratio", f"--params={some},ratio.images=[50,100]")
+    assert error.startswith("Error: 6 cells failed (50 images, supervised, 5 %, seed 0: ")
+    assert "; 100 images, selfie, 5 %, seed 0: " in error
+    assert "; selfie, 5 %, seed 0: " in error  # of all images
     finished.succeed("--pipeline=ratio", f"--params={some},finetune.peak_learning_rate=0.1")
 
     assert list(finished.path.rglob("images_*/checkpoints*")) == []

@@ -260,7 +260,7 @@ def test_too_few_labels_for_a_study_are_refused_before_the_pretraining(
 
     error = fresh.refuse(pipelines, "--params=experiment.labeled_fracs=[0.001]")
 
-    assert error.startswith("Error: labeled_frac = 0.001 of ")
+    assert error.startswith("Error: min(experiment.labeled_fracs) = 0.001 of ")
     assert not [name for name in fresh.files() if name.startswith("06_models")]
     assert fresh.versions("usable_samples")  # found out as soon as the samples were known
 

@@ -87,6 +87,24 @@ def test_more_trials_go_on_where_fewer_ended(finished: Any, monkeypatch: Any) ->
 
 
 @pytest.mark.slow
+def test_a_tuning_of_other_fractions_keeps_what_was_found_before(finished: Any) -> None:
+    finished.run("tune", params=f"{SOME},experiment.arms=[supervised],tune.trials=1")
+    (first,) = finished.load("best_settings")
+    finished.run("tune", params="experiment.arms=[supervised],tune.trials=1")
+
+    both = finished.load("best_settings")
+    assert [entry["labeled_frac"] for entry in both] == [0.05, 0.1]
+    finished.run(
+        "tune",
+        params="experiment.arms=[supervised],experiment.labeled_fracs=[0.1],tune.trials=2",
+    )
+
+    tenth, twentieth = finished.load("best_settings")
+    assert twentieth == first
+    assert (tenth["labeled_frac"], tenth["trials"]) == (0.1, 2)
+
+
+@pytest.mark.slow
 def test_an_interrupted_search_ends_as_an_undisturbed_one(
     finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import matplotlib as mpl
 import pytest
@@ -90,6 +91,29 @@ def test_marks_of_a_fraction_are_side_by_side_around_its_tick(four_seeds) -> Non
     )
     low, high = axes.get_xlim()
     assert low < paper_left < left < 5 < right < paper_right < high
+
+
+def test_labels_of_close_fractions_do_not_overlap(make_cells) -> None:
+    cells = [
+        cell
+        for percent in (5, 6, 8, 20, 21, 100)
+        for cell in make_cells("selfie", {0: 0.5}, labeled_frac=percent / 100, labels=500 * percent)
+    ]
+    (axes,) = draw_accuracy_over_labels(build_results_table(cells)).axes
+
+    axes.figure.draw_without_rendering()
+    labels = [label for label in axes.get_xticklabels() if label.get_text()]
+    extents = [label.get_window_extent() for label in labels]
+    assert all(left.x1 < right.x0 for left, right in pairwise(extents))
+    assert [label.get_text().split("\n")[0] for label in labels] == ["5 %", "8 %", "20 %", "100 %"]
+    assert len(axes.get_xticks()) == 6
+
+
+def test_equal_results_have_no_ratio_of_standard_deviations(make_cells) -> None:
+    cells = [*make_cells("supervised", {0: 0.5, 1: 0.5}), *make_cells("selfie", {0: 0.5, 1: 0.5})]
+    _, ratios = draw_variance_over_labels(build_results_table(cells)).axes
+
+    assert [text.get_text() for text in ratios.texts] == ["no ratio of two standard deviations"]
 
 
 def test_arms_can_be_told_apart_without_colour_and_in_either_chart(four_seeds) -> None:

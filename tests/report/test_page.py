@@ -8,14 +8,15 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from selfie_pipeline.evaluation.selection import select_cells
+from selfie_pipeline.evaluation.selection import Selection, select_cells
 from selfie_pipeline.evaluation.tables import build_results_table
 from selfie_pipeline.printable import is_printable
 from selfie_pipeline.report.figures import draw_accuracy_over_labels
 from selfie_pipeline.report.page import render_report, suggest_next_steps
 from selfie_pipeline.report.training_curves import draw_training_curves
 
-TABLE = pd.DataFrame({"seeds": [5, 5], "pairs": [None, 5]})
+TABLE = pd.DataFrame({"seeds": [5, 5], "pairs": [None, 5], "labeled_percent": [5.0, 5.0]})
+NO_CELLS = Selection([], [], [], [])
 COUNTS = pd.DataFrame({"train": [1000, 900], "test": [10, 20]}, index=["cat", "dog"])
 
 
@@ -259,18 +260,36 @@ def test_the_page_says_that_data_is_unchecked_or_clean(four_seeds, make_check) -
 
 
 def test_the_first_step_is_about_the_data(make_check) -> None:
-    (_, command), *_ = suggest_next_steps(TABLE, {})
+    (_, command), *_ = suggest_next_steps(TABLE, NO_CELLS, {})
     assert command == "kedro run --pipeline=patch"
-    (_, command), *_ = suggest_next_steps(TABLE, make_check())
+    (_, command), *_ = suggest_next_steps(TABLE, NO_CELLS, make_check())
     assert command == "kedro run --params data.drop_leaked=true"
 
 
 def test_steps_where_the_data_is_clean(make_check) -> None:
     for check in (make_check("unlabeled"), make_check() | {"dropped": 1203}):
-        commands = [command for _, command in suggest_next_steps(TABLE, check)]
+        commands = [command for _, command in suggest_next_steps(TABLE, NO_CELLS, check)]
         assert not any("drop_leaked" in command for command in commands)
-    one_seed = [command for _, command in suggest_next_steps(TABLE.assign(seeds=1), make_check())]
-    assert "kedro run --pipeline=experiment" in one_seed
+
+
+def test_steps_after_one_seed_are_of_the_fractions_of_the_page(one_seed) -> None:
+    selection = select_cells(one_seed, {"present"})
+    commands = [
+        command
+        for _, command in suggest_next_steps(build_results_table(selection.used), selection, {})
+    ]
+    fraction = one_seed[0]["labeled_frac"]
+
+    grid = f'--params "experiment.labeled_fracs=[{fraction:g}]"'
+    assert f"kedro run --pipeline=experiment {grid}" in commands
+    assert f"kedro run --pipelines=tune,experiment {grid}" in commands
+
+
+def test_tuned_results_need_no_tuning(make_cells) -> None:
+    cells = make_cells("selfie", {0: 0.5}, provenance={"tuned": {"finetune.weight_decay": 0.1}})
+    steps = suggest_next_steps(TABLE, select_cells(cells, {"present"}), {})
+
+    assert not any("tune" in command for _, command in steps)
 
 
 def test_page_is_deterministic(four_seeds) -> None:

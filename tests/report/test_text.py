@@ -162,6 +162,23 @@ def test_pretraining_on_top_of_weights_is_compared_with_both(make_cells) -> None
     )
 
 
+def test_pretraining_on_top_of_weights_has_an_interval_for_each_fraction(make_cells) -> None:
+    cells = [
+        cell
+        for fraction, labels in ((0.05, 63), (0.1, 126))
+        for arm, accuracies in (
+            ("supervised", {0: 0.50, 1: 0.51}),
+            ("weights", {0: 0.70, 1: 0.71}),
+            ("weights_selfie", {0: 0.75, 1: 0.76}),
+        )
+        for cell in make_cells(arm, accuracies, labeled_frac=fraction, labels=labels)
+    ]
+    cells[-1]["accuracy"] = 0.78
+
+    (last,) = verdict(build_results_table(cells)).split(". ")[2:]
+    assert "+6.0 points with 10 % of the labels (126), over 2 seeds (95 % confidence" in last
+
+
 def test_a_table_of_an_earlier_commit_has_a_verdict(four_seeds) -> None:
     table = build_results_table(four_seeds)
     old = table.drop(columns=[name for name in table if name.startswith("over_weights")])

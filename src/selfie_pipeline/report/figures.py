@@ -25,6 +25,10 @@ _SHIFT = {"supervised": 0.97, "selfie": 1.03, "weights": 0.99, "weights_selfie":
 _PAPER_SHIFT = {"supervised": 0.91, "selfie": 1.1}
 _PAPER_RATIO = 10
 """Ratio of unlabeled to labeled images from which the paper reports larger gains."""
+_MARGIN = 1.35
+"""Factor of the logarithmic axis beyond the first and the last point."""
+_TICK_LABEL_IN = 0.6
+"""Room for a tick's label, in inches."""
 _LEGEND_BELOW: dict[str, Any] = {
     "loc": "upper left",
     "bbox_to_anchor": (0, -0.24),
@@ -141,7 +145,7 @@ def draw_gain_over_ratio(gains: pd.DataFrame) -> Figure:
     label = f"paper: larger gains from a ratio of about {_PAPER_RATIO}"
     lines.append(axes.axvline(_PAPER_RATIO, **_REFERENCE_LINE, label=label))
     ratios = [*gains["ratio"], _PAPER_RATIO]
-    axes.set_xlim(min(ratios) / 1.35, max(ratios) * 1.8)
+    axes.set_xlim(min(ratios) / _MARGIN, max(ratios) * 1.8)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -221,8 +225,10 @@ def _draw_ratios(axes: Axes, results: pd.DataFrame) -> None:
         axes.plot(
             percents * 1.1, results["paper_std_ratio"], label=label, **style, **_PAPER_MARKERS
         )
+    if results["std_ratio"].isna().all():
+        _draw_placeholder(axes, "no ratio of two standard deviations")
     axes.set_yscale("log", base=2)
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:.2g}"))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.axhline(1, **_REFERENCE_LINE)
 
 
@@ -244,12 +250,22 @@ def _draw_placeholder(axes: Axes, text: str) -> None:
 
 
 def _label_fractions(axes: Axes, rows: pd.DataFrame) -> None:
-    """Set up a logarithmic axis with ticks at the labeled fractions, not at powers of ten."""
+    """Set up a logarithmic axis with ticks at the labeled fractions, not at powers of ten.
+
+    A tick too close to the one before has no label.
+    """
     fractions = rows.drop_duplicates("labeled_percent")
     percents = fractions["labeled_percent"].to_numpy(np.float64)
     axes.set_xscale("log")
-    labels = [f"{row.labeled_percent:g} %\n{row.labels:,}" for row in fractions.itertuples()]
+    low, high = percents.min() / _MARGIN, percents.max() * _MARGIN
+    axes_in = axes.get_window_extent().width / axes.figure.dpi
+    places_in = axes_in * np.log(percents / low) / np.log(high / low)  # (ticks,)
+    labels, last_in = [], -np.inf
+    for row, place_in in zip(fractions.itertuples(), places_in, strict=True):
+        has_room = place_in - last_in >= _TICK_LABEL_IN
+        labels.append(f"{row.labeled_percent:g} %\n{row.labels:,}" if has_room else "")
+        last_in = place_in if has_room else last_in
     axes.set_xticks(percents, labels)
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlim(percents.min() / 1.35, percents.max() * 1.35)
+    axes.set_xlim(low, high)
     axes.set_xlabel("labeled training images (share and number)")

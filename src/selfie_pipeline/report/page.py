@@ -76,7 +76,7 @@ def render_report(
             cell["provenance"].get("pretraining_excludes_test_split") is False
             for cell in selection.used
         ),
-        steps=suggest_next_steps(table, check),
+        steps=suggest_next_steps(table, selection, check),
         figures={
             section: [
                 {
@@ -99,7 +99,9 @@ def render_report(
     )
 
 
-def suggest_next_steps(table: pd.DataFrame, check: Mapping[str, Any]) -> list[tuple[str, str]]:
+def suggest_next_steps(
+    table: pd.DataFrame, selection: Selection, check: Mapping[str, Any]
+) -> list[tuple[str, str]]:
     """Suggest what to do with the results; the arguments are those of `render_report`.
 
     Returns:
@@ -115,13 +117,19 @@ def suggest_next_steps(table: pd.DataFrame, check: Mapping[str, Any]) -> list[tu
                 "kedro run --params data.drop_leaked=true",
             )
         )
+    fractions = ",".join(f"{percent / 100:g}" for percent in table["labeled_percent"].unique())
+    grid = f'--params "experiment.labeled_fracs=[{fractions}]"'
     if has_one_seed(table):
-        steps.append(("Several seeds, for an interval:", "kedro run --pipeline=experiment"))
-    steps += [
-        ("The learning rate at its best for both arms:", "kedro run --pipeline=tune"),
-        ("The classifier on other images:", "kedro run --pipeline=predict --params images=FOLDER"),
-    ]
-    return steps
+        steps.append(("Several seeds, for an interval:", f"kedro run --pipeline=experiment {grid}"))
+    if not all(cell["provenance"].get("tuned") for cell in selection.used):
+        steps.append(
+            (
+                "The learning rate at its best for both arms:",
+                f"kedro run --pipelines=tune,experiment {grid}",
+            )
+        )
+    predict = "kedro run --pipeline=predict --params images=FOLDER"
+    return [*steps, ("The classifier on other images:", predict)]
 
 
 def _to_inline_svg(figure: Figure, prefix: str) -> Markup:

@@ -61,8 +61,8 @@ def name_compared(table: pd.DataFrame) -> str:
 
 def _summarise_arm(table: pd.DataFrame, arm: str) -> str:
     rows = list(_rows(table[table["arm"] == arm]))
-    alone = len(rows) == 1 and len(compared_arms(table)) <= 1
-    format_evidence = _format_full_evidence if alone else _format_short_evidence
+    in_table = arm != _ON_TOP and (len(rows) > 1 or len(compared_arms(table)) > 1)
+    format_evidence = _format_short_evidence if in_table else _format_full_evidence
     evidence: dict[str, list[str]] = {}
     for row in rows:
         finding = f"{_format_convergence(row, table)}{_format_finding(row)}"

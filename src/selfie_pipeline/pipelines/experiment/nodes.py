@@ -28,6 +28,7 @@ from selfie_pipeline.initial_weights import load_initial_weights
 from selfie_pipeline.pipelines.experiment.cells import (
     CellKey,
     CellOutcome,
+    CellsFailedError,
     PlannedCell,
     cell_keys,
     outcomes_from_table,
@@ -135,7 +136,8 @@ def report_experiment(
     `cells` is the table of `run_experiment`; `results` has all results of the recipe.
 
     Raises:
-        UserError: A cell failed, or a result is no longer in the catalog.
+        CellsFailedError: A cell failed.
+        UserError: A result is no longer in the catalog.
     """
     succeeded = {
         outcome.key: outcome for outcome in outcomes_from_table(cells) if outcome.status != "failed"
@@ -174,15 +176,12 @@ def check_complete(cells: pd.DataFrame) -> None:
     """End the run with an error if a cell failed.
 
     Raises:
-        UserError: A cell failed; the message names all failed cells and their errors.
+        CellsFailedError: A cell failed; the message names all failed cells and their errors.
     """
-    errors = [
+    failures = [
         f"{outcome.key}: {outcome.error}"
         for outcome in outcomes_from_table(cells)
         if outcome.status == "failed"
     ]
-    if errors:
-        raise UserError(
-            f"{len(errors)} cells failed ({'; '.join(errors)}); fix the causes and run the "
-            "experiment again: it keeps the other cells"
-        )
+    if failures:
+        raise CellsFailedError(failures)

@@ -13,6 +13,7 @@ from selfie_pipeline.config import (
     RatioConfig,
     UserError,
 )
+from selfie_pipeline.pipelines.experiment.cells import CellsFailedError
 from selfie_pipeline.project import Project
 from selfie_pipeline.provenance import dump_configuration, find_differences
 from selfie_pipeline.training.lineage import pretraining_lineage
@@ -37,6 +38,7 @@ def run_ratio(
     Raises:
         UserError: The encoder was pretrained with other parameters than these, from given weights,
             or on fewer images than `ratio.images` asks for.
+        CellsFailedError: Cells failed; those of the other encoders are run all the same.
     """
     if recipe.weights is not None:
         raise UserError(
@@ -67,6 +69,7 @@ def run_ratio(
             "--pipeline=pretrain` first"
         )
     pair = {"arms": ["supervised", "selfie"]}  # others have no encoder of fewer images
+    failures: list[str] = []
     for images in ratio.images:
         found: Weights | None = project.load("encoder", pretrain={"images": images})
         expected = {"configuration": dump_settings(images), "data": encoder.provenance["data"]}
@@ -75,5 +78,13 @@ def run_ratio(
             # A run of its own, whose checkpoints are removed even if a cell fails later.
             project.run("pretrain", pretrain={"images": images})
             project.load("encoder", pretrain={"images": images})  # for the cells, not an older one
-        project.run("cells", pretrain={"images": images}, experiment=pair)
-    project.run("experiment")
+        try:
+            project.run("cells", pretrain={"images": images}, experiment=pair)
+        except CellsFailedError as error:
+            failures += [f"{images} images, {failure}" for failure in error.failures]
+    try:
+        project.run("experiment")
+    except CellsFailedError as error:
+        failures += error.failures
+    if failures:
+        raise CellsFailedError(failures)

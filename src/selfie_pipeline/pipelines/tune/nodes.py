@@ -89,7 +89,8 @@ def tune_finetuning(
     so it finds the same as alone.
 
     Returns:
-        The results of the searches that found some values; and one row a trial.
+        The results of the searches that found some values, then the latest results of the earlier
+        ones, which were for other arms, fractions or trainings; and one row a trial of this run.
 
     Raises:
         UserError: A value of the recipe is outside its range; the file of the studies can't be read
@@ -104,6 +105,7 @@ def tune_finetuning(
     )
 
     _check_ranges(recipe, tune)
+    earlier: list[SearchResult] = project.load("best_settings") or []
     data = fingerprint_data(patch_grids, samples)
     split = hold_out(samples, tune)
     images = open_windows(patch_grids, patch, augmentation)
@@ -135,7 +137,9 @@ def tune_finetuning(
     if not results:
         searches = "; ".join(f"{arm}, {100 * fraction:g} %" for arm, fraction in grid)
         raise UserError(f"no values were found ({searches}): {_ALL_DIVERGED}")
-    return results, pd.concat(tables, ignore_index=True)
+    repeated = {search["study"] for search in results}
+    kept = [search for search in earlier if search["study"] not in repeated]
+    return [*results, *kept], pd.concat(tables, ignore_index=True)
 
 
 def _check_ranges(recipe: FinetuneConfig, tune: TuneConfig) -> None:

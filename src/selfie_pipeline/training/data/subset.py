@@ -19,7 +19,9 @@ def draw_labeled_subset(samples: pd.DataFrame, labeled_frac: float, seed: int) -
     return train.iloc[chosen].reset_index(drop=True)
 
 
-def labeled_subset(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
+def labeled_subset(
+    labels: NDArray[np.int64], fraction: float, seed: int, parameter: str = "labeled_frac"
+) -> NDArray[np.int64]:
     """Choose a share of the training samples, stratified and nested.
 
     A class with the share p of all samples has the share p of the subset: to within one sample if
@@ -33,6 +35,7 @@ def labeled_subset(labels: NDArray[np.int64], fraction: float, seed: int) -> NDA
         labels: (N,), int64: the class of each training sample.
         fraction: Share in (0, 1]; N · fraction samples are chosen, rounded.
         seed: Seed of the shuffle.
+        parameter: Name of the parameter that gave the fraction, for the error.
 
     Returns:
         (M,), int64, ascending: indices into `labels`.
@@ -58,7 +61,7 @@ def labeled_subset(labels: NDArray[np.int64], fraction: float, seed: int) -> NDA
         _, first = np.unique(labels[order], return_index=True)  # place of each class in the order
         least = _round_up((first.max() + 1) / len(labels))
         raise UserError(
-            f"labeled_frac = {fraction:g} of {len(labels)} training samples leaves "
+            f"{parameter} = {fraction:g} of {len(labels)} training samples leaves "
             f"{len(missing)} of {len(classes)} classes without a label; allowed: about "
             f"{least:g} or more"
         )
