@@ -43,7 +43,7 @@ ALLOWED_IMPORTS = {
     "report": {"evaluation", "config", "printable", "provenance"},
     "pipelines": LOWER,
     "pipeline_registry": set(),
-    "project": {"versions"},
+    "project": {"config", "versions"},
     "input_check": {
         *("config", "pipeline_registry", "printable", "project", "provenance", "versions"),
     },

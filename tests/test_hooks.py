@@ -191,7 +191,7 @@ def test_too_few_labels_are_refused_before_the_first_node(
     changes = {"experiment.labeled_fracs": [0.5, 0.01]}
     hooks.after_context_created(make_context(make_parameters(changes)))
 
-    with pytest.raises(UserError, match=r"labeled_frac = 0.01 of \d+ training samples leaves"):
+    with pytest.raises(UserError, match=r"labeled_fracs\) = 0.01 of \d+ training samples leaves"):
         hooks.before_pipeline_run(RUN, pipelines[stage], make_catalog(stage))
 
 

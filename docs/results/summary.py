@@ -349,7 +349,7 @@ def full_table() -> str:
         for labels, arms in text.groupby("Labeled", sort=False):
             (_, scratch), *others = arms.iterrows()
             for _, arm in others:
-                converged = {scratch["Converged"], arm["Converged"]}
+                converged = {each.get("Converged", "") for each in (scratch, arm)}
                 answer = "not recorded" if "" in converged else "no" if "no" in converged else "yes"
                 rows.append(
                     [

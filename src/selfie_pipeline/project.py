@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -18,6 +18,7 @@ from kedro.pipeline import Pipeline
 from kedro.runner import SequentialRunner
 from kedro.utils import find_kedro_project
 
+from selfie_pipeline.config import UserError
 from selfie_pipeline.versions import RunVersions, outer_versions
 
 project_path: ContextVar[Path | None] = ContextVar("project_path", default=None)
@@ -31,6 +32,21 @@ def resolve_path(path: str) -> Path:
     """
     project = project_path.get() or find_kedro_project(Path.cwd()) or Path.cwd()
     return project / os.path.expanduser(path)  # that of Path fails for an unknown user
+
+
+class CellsFailedError(UserError):
+    """Cells of an experiment failed that a node started; the others have results.
+
+    Attributes:
+        failures: For each failed cell its key and the cause, in one line.
+    """
+
+    def __init__(self, failures: Sequence[str]) -> None:
+        self.failures = list(failures)
+        super().__init__(
+            f"{len(failures)} cells failed ({'; '.join(failures)}); fix the causes and run again: "
+            "the other cells are kept, unless a parameter of theirs changes"
+        )
 
 
 @dataclass(frozen=True)
@@ -69,7 +85,7 @@ class Project:
             The catalog entries of the pipelines' outputs by name, which load what was saved.
 
         Raises:
-            UserError: A pipeline raised it.
+            UserError: A pipeline raised it; `CellsFailedError` if only cells failed.
         """
         token = outer_versions.set(self.versions)
         params = {"budget": None, **params}  # it is that of the entire run

@@ -108,7 +108,7 @@ def test_comparable_cells_are_tabulated(make_config: Any) -> None:
     selection, table, markdown = tabulate_results(cells, *cells[:2], make_config().experiment, None)
     assert selection.other_configuration == cells[2:]
     assert table["seeds"].tolist() == [1, 1]
-    assert markdown.count("\n") == 4
+    assert markdown.count("\n| 5 %") == 2
 
 
 def test_arms_from_the_given_weights_are_shown(make_config: Any, tmp_path: Path) -> None:

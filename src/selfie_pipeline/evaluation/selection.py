@@ -23,7 +23,7 @@ CELL_KEYS = (
     "version",  # time stamp that sorts chronologically
     "provenance",  # nested dictionary
 )
-GROUP_KEYS = ["data", "network", "labeled_frac", "labels"]
+GROUP_KEYS = ["labeled_frac", "labels"]
 """Keys whose values are equal in cells that are compared with one another."""
 
 
@@ -32,7 +32,7 @@ class Selection:
     """Cells divided into those that are used and those that are left out.
 
     Attributes:
-        used: One cell per data set, network, fraction, arm and seed.
+        used: One cell per fraction, arm and seed.
         other_configuration: Cells with other parameters, which are not comparable.
         other_encoder_or_tuning: Cells of another encoder or with other tuned values.
         superseded: Cells that were run again later with the same seed.
@@ -89,7 +89,7 @@ def select_cells(
 
 def _encoder_key(cell: Cell) -> tuple[Any, ...]:
     """Return the key of the cells that must have the same encoder."""
-    return cell["data"], cell["network"], cell["arm"], cell["configuration"]
+    return cell["arm"], cell["configuration"]
 
 
 def _row_key(cell: Cell) -> tuple[Any, ...]:

@@ -92,12 +92,14 @@ def build_results_table(cells: Sequence[Cell]) -> pd.DataFrame:
     """Tabulate means and standard deviations over seeds, with the paper's results.
 
     Args:
-        cells: Comparable cells, `Selection.used`; at least one.
+        cells: Comparable cells, `Selection.used`; at least one. They are of one data set and one
+            network.
 
     Returns:
-        One row per data set, network, labeled fraction and arm, the baseline above the others:
+        One row per labeled fraction and arm, the baseline above the others:
 
-        - ``data``, ``network``, ``labeled_percent``, ``labels`` (number of labels), ``arm``
+        - ``data`` and ``network`` (as the latest cell names them), ``labeled_percent``, ``labels``
+          (number of labels), ``arm``
         - ``seeds`` (their number), ``mean``, ``std`` (sample standard deviation): test accuracy, %
         - ``pairs`` (number of seeds that supervised has too), ``difference`` (mean of the arm minus
           supervised over these seeds), ``difference_std``, and ``difference_low`` and
@@ -136,7 +138,7 @@ def build_results_table(cells: Sequence[Cell]) -> pd.DataFrame:
             if arm == "weights_selfie" and "weights" in by_arm:
                 row |= _compare_with_weights(ours, by_arm["weights"])
             rows.append(_describe_group(key) | row)
-    table = _add_paper_results(pd.DataFrame(rows))
+    table = _add_paper_results(pd.DataFrame(rows).assign(**_name_data(cells)))
     return table.reindex(columns=list(_RESULT_COLUMNS)).astype(_RESULT_COLUMNS)
 
 
@@ -150,10 +152,10 @@ def compute_gains(selection: Selection) -> pd.DataFrame:
             The actual number is provenance["pretraining_images"].
 
     Returns:
-        One row per data set, network, labeled fraction and number of images that shares a seed with
-        the baseline: ``data``, ``network``, ``labeled_percent``, ``labels``, ``images``, ``ratio``
-        (images per label), ``pairs``, ``difference``, ``difference_low`` and ``difference_high``
-        (see `build_results_table`). Without such cells the table has no rows.
+        One row per labeled fraction and number of images that shares a seed with the baseline:
+        ``data``, ``network``, ``labeled_percent``, ``labels``, ``images``, ``ratio`` (images per
+        label), ``pairs``, ``difference``, ``difference_low`` and ``difference_high`` (see
+        `build_results_table`). Without such cells the table has no rows.
     """
     used = [cell for cell in selection.used if cell["arm"] == "selfie"]
     comparable = {_key_without_images(cell) for cell in used}
@@ -180,7 +182,8 @@ def compute_gains(selection: Selection) -> pd.DataFrame:
         ratio = images / group_columns["labels"]
         difference_columns = _describe_difference(summarise(points))
         rows.append(group_columns | {"images": images, "ratio": ratio} | difference_columns)
-    return pd.DataFrame(rows, columns=list(_GAIN_COLUMNS)).astype(_GAIN_COLUMNS)
+    table = pd.DataFrame(rows, columns=list(_GAIN_COLUMNS))
+    return table.assign(**_name_data(selection.used)).astype(_GAIN_COLUMNS)
 
 
 def has_one_seed(table: pd.DataFrame) -> bool:
@@ -228,11 +231,17 @@ def _build_frame(cells: Sequence[Cell]) -> pd.DataFrame:
     return frame.set_index("seed").sort_index()
 
 
+def _name_data(cells: Sequence[Cell]) -> dict[str, str]:
+    """Return the columns that name the data set and the network of comparable cells."""
+    latest = max(cells, key=lambda cell: str(cell["version"]))
+    return {"data": latest["data"], "network": latest["network"]}
+
+
 def _describe_group(key: Sequence[Any]) -> dict[str, Any]:
     """Return the columns for the values of `GROUP_KEYS`."""
-    data, network, fraction, labels = key
+    fraction, labels = key
     percent = round(100 * fraction, 6)  # 0.07 * 100 is 7.000000000000001
-    return {"data": data, "network": network, "labeled_percent": percent, "labels": labels}
+    return {"labeled_percent": percent, "labels": labels}
 
 
 def _compare_arms(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from selfie_pipeline.evaluation.tables import ARMS, order_arms
 from selfie_pipeline.report.style import LIGHT, LINE_STYLES, MARKERS, join_sentences, styled
-from selfie_pipeline.report.text import PAPER_SEEDS
+from selfie_pipeline.report.text import PAPER_SEEDS, table_title
 
 # Factors on the logarithmic axis that draw arms at the same fraction side by side, so that their
 # error bars do not overlap; the paper's results are on the outer sides.
@@ -44,21 +44,18 @@ def draw_accuracy_over_labels(table: pd.DataFrame) -> Figure:
     """Draw test accuracy over the labeled fraction, with standard deviations as error bars.
 
     Returns:
-        One panel per data set and network: the arms, and the paper's results, if any, as hollow
-        markers. A mean of one seed has no error bar.
+        The arms, and the paper's results, if any, as hollow markers. A mean of one seed has no
+        error bar.
     """
-    panels = _split_panels(table)
-    figure = Figure(figsize=(7, 4.6 * len(panels)))
-    for axes, (title, rows) in zip(
-        figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True
-    ):
-        for arm, results in _split_arms(rows):
-            _draw_arm(axes, arm, results, "mean", "std")
-        _label_fractions(axes, rows)
-        axes.set_title(title)
-        axes.set_ylabel("test accuracy (%)")
-        axes.legend(**_LEGEND_BELOW)
-        axes.margins(y=0.12)
+    figure = Figure(figsize=(7, 4.6))
+    axes = figure.subplots()
+    for arm, results in _split_arms(table):
+        _draw_arm(axes, arm, results, "mean", "std")
+    _label_fractions(axes, table)
+    axes.set_title(table_title(table))
+    axes.set_ylabel("test accuracy (%)")
+    axes.legend(**_LEGEND_BELOW)
+    axes.margins(y=0.12)
     points = (
         f"{row.data}, {row.labeled_percent:g} %, {ARMS[str(row.arm)]}: {row.mean:.1f} %"
         for row in table.itertuples()
@@ -72,28 +69,25 @@ def draw_variance_over_labels(table: pd.DataFrame) -> Figure:
     """Draw the standard deviation over seeds of each arm over the labeled fraction.
 
     Returns:
-        Two panels per data set and network: the arms' standard deviations, and the ratio of
-        supervised's to Selfie's with its 95 % confidence interval; the paper's results, if any, as
-        hollow markers. Values of fewer than two seeds are not drawn.
+        Two panels: the arms' standard deviations, and the ratio of supervised's to Selfie's with
+        its 95 % confidence interval; the paper's results, if any, as hollow markers. Values of
+        fewer than two seeds are not drawn.
     """
-    panels = _split_panels(table)
-    figure = Figure(figsize=(10, 4.2 * len(panels)))
-    for (left, right), (title, rows) in zip(
-        figure.subplots(len(panels), 2, squeeze=False), panels, strict=True
-    ):
-        for arm, results in _split_arms(rows):
-            _draw_arm(left, arm, results, "std")
-        left.set_title(f"{title}\nStandard deviation over seeds")
-        left.set_ylabel("test accuracy (points)")
-        left.set_ylim(0, 1.05 * left.get_ylim()[1])  # or similar values are at the edge
-        _draw_ratios(right, rows[rows["arm"] == "selfie"])
-        right.set_title("Ratio: supervised / Selfie")
-        right.set_ylabel("ratio (above 1: Selfie varies less)")
-        for axes in (left, right):
-            _label_fractions(axes, rows)
-            axes.legend(**_LEGEND_BELOW | {"bbox_to_anchor": (0, -0.3)})
-        if rows["std"].isna().all():
-            _draw_placeholder(left, "fewer than two seeds:\nno standard deviation")
+    figure = Figure(figsize=(10, 4.2))
+    left, right = figure.subplots(1, 2)
+    for arm, results in _split_arms(table):
+        _draw_arm(left, arm, results, "std")
+    left.set_title(f"{table_title(table)}\nStandard deviation over seeds")
+    left.set_ylabel("test accuracy (points)")
+    left.set_ylim(0, 1.05 * left.get_ylim()[1])  # or similar values are at the edge
+    _draw_ratios(right, table[table["arm"] == "selfie"])
+    right.set_title("Ratio: supervised / Selfie")
+    right.set_ylabel("ratio (above 1: Selfie varies less)")
+    for axes in (left, right):
+        _label_fractions(axes, table)
+        axes.legend(**_LEGEND_BELOW | {"bbox_to_anchor": (0, -0.3)})
+    if table["std"].isna().all():
+        _draw_placeholder(left, "fewer than two seeds:\nno standard deviation")
     points = (
         f"{row.data}, {row.labeled_percent:g} %, {ARMS[str(row.arm)]}: {row.std:.2f} points"
         for row in table.dropna(subset="std").itertuples()
@@ -117,17 +111,17 @@ def draw_gain_over_ratio(gains: pd.DataFrame) -> Figure:
     The gains are from `tables.compute_gains`, and may have no rows.
 
     Returns:
-        One line per data set, network and labeled fraction, with 95 % confidence intervals as error
-        bars if there are at least two pairs; and the ratio that the paper reports.
+        One line per labeled fraction, with 95 % confidence intervals as error bars if there are at
+        least two pairs; and the ratio that the paper reports.
     """
     figure = Figure(figsize=(7, 4.6))
     axes = figure.subplots()
-    groups = gains.groupby(["data", "network", "labeled_percent", "labels"], sort=False)
+    groups = gains.groupby(["labeled_percent", "labels"], sort=False)
     styles = zip("oDv^sPX*", ("-", "--", "-.", ":") * 2, strict=True)
     lines: list[Any] = []
     # The styles repeat, without end.
     for (key, rows), (marker, line) in zip(groups, cycle(styles), strict=False):
-        data, _, percent, labels = key
+        percent, labels = key
         lines.append(
             axes.errorbar(
                 rows["ratio"],
@@ -137,7 +131,7 @@ def draw_gain_over_ratio(gains: pd.DataFrame) -> Figure:
                 marker=marker,
                 linestyle=line,
                 capsize=3,
-                label=f"{data}, {percent:g} % ({labels:,} labels; {_format_n(rows['pairs'])})",
+                label=f"{percent:g} % ({labels:,} labels; {_format_n(rows['pairs'])})",
             )
         )
     axes.set_xscale("log")
@@ -149,27 +143,21 @@ def draw_gain_over_ratio(gains: pd.DataFrame) -> Figure:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.set_title("Selfie minus supervised")
+    names = "" if gains.empty else f"{table_title(gains)}\n"
+    axes.set_title(f"{names}Selfie minus supervised")
     axes.set_xlabel("pretraining images per labeled image")
     axes.set_ylabel("gain in test accuracy (points)")
     if gains.empty:
         _draw_placeholder(axes, "no result of Selfie without given weights")
-    # Given explicitly, because a label that begins with "_" would be left out.
-    axes.legend(lines, [line.get_label() for line in lines], **_LEGEND_BELOW | {"ncols": 1})
+    axes.legend(handles=lines, **_LEGEND_BELOW | {"ncols": 1})
     points = [
         f"{row.data}, {row.labels:,} labels, {row.ratio:.3g} pretraining images per label: "
         f"{row.difference:+.1f} points"
         for row in gains.itertuples()
     ] or ["There is no result of Selfie without given weights"]
-    title = "Chart of the gain over the number of pretraining images per labeled image"
-    figure.set_label(join_sentences(title, *points))
+    subject = "Chart of the gain over the number of pretraining images per labeled image"
+    figure.set_label(join_sentences(subject, *points))
     return figure
-
-
-def _split_panels(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Return a title and the rows of each data set and network."""
-    groups = table.groupby(["data", "network"], sort=False)
-    return [(f"{data}, {network}", rows) for (data, network), rows in groups]
 
 
 def _split_arms(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -24,7 +24,7 @@ from selfie_pipeline.report.text import (
     display_table,
     name_compared,
     significance_table,
-    split_by_network,
+    table_title,
     verdict,
 )
 
@@ -63,8 +63,9 @@ def render_report(
         "report.html.jinja",
         data=str(table["data"].iloc[0]),
         verdict=verdict(table),
-        results=split_by_network(display_table(table)),
-        tests=split_by_network(significance_table(table)),
+        title=table_title(table),
+        results=display_table(table),
+        tests=significance_table(table),
         one_seed=has_one_seed(table),
         paper=bool(table["paper_mean"].notna().any()),
         counts=counts.assign(total=counts.sum(axis=1)).rename_axis("class").reset_index(),

@@ -89,15 +89,13 @@ def display_table(table: pd.DataFrame) -> pd.DataFrame:
     """Format the results for display.
 
     Returns:
-        The same rows with string columns: ``Data set``, ``Network``, ``Labeled``, ``Arm``,
+        The same rows with string columns, without those that are empty: ``Labeled``, ``Arm``,
         ``Converged`` ("yes", "no", or empty if unknown), ``Accuracy, %`` such as
         "85.8 ± 0.9 (n = 4)", ``Difference, points (95 % CI)`` such as "+6.5 (+4.1 to +8.9; n = 4)",
         ``Paper (n = 5)``. Statistics that need more seeds are left out; a dash means that the arms
         have no seed in common.
     """
     columns: dict[str, Callable[[Row], str]] = {
-        "Data set": lambda row: row.data,
-        "Network": lambda row: row.network,
         "Labeled": _format_labeled,
         "Arm": lambda row: ARMS[row.arm],
         "Converged": _format_converged,
@@ -112,17 +110,15 @@ def significance_table(table: pd.DataFrame) -> pd.DataFrame:
     """Format the results of the statistical tests for display.
 
     Returns:
-        One row per compared row with at least two seeds, with string columns: ``Data set``,
-        ``Network``, ``Labeled``, ``Arm`` (if several are compared), ``Pairs`` (of seeds),
-        ``t test`` and ``Permutation`` (p values of the paired tests), ``Discordant predictions,
-        Selfie : supervised`` (those that only one arm gets right, pooled), ``McNemar`` (its p
-        value), ``Ratio of standard deviations (95 % CI)`` (supervised's over the arm's) and
-        ``Paper's ratio``. Undefined values are empty.
+        One row per compared row with at least two seeds, with string columns, without those that
+        are empty: ``Labeled``, ``Arm`` (if several are compared), ``Pairs`` (of seeds), ``t test``
+        and ``Permutation`` (p values of the paired tests), ``Discordant predictions, Selfie :
+        supervised`` (those that only one arm gets right, pooled), ``McNemar`` (its p value),
+        ``Ratio of standard deviations (95 % CI)`` (supervised's over the arm's) and ``Paper's
+        ratio``. Undefined values are empty.
     """
     several = len(compared_arms(table)) > 1
     columns: dict[str, Callable[[Row], str]] = {
-        "Data set": lambda row: row.data,
-        "Network": lambda row: row.network,
         "Labeled": _format_labeled,
         **({"Arm": lambda row: ARMS[row.arm]} if several else {}),
         "Pairs": lambda row: str(row.pairs),
@@ -143,13 +139,11 @@ def to_markdown(table: pd.DataFrame) -> str:
     """Format the results and the statistical tests as Markdown.
 
     Returns:
-        A pipe table from `display_table`; with at least two seeds, an empty line and a second one
-        from `significance_table`.
+        The names of the data set and the network, and a pipe table from `display_table`; with at
+        least two seeds also one from `significance_table`. Empty lines are between them.
     """
-    tests = significance_table(table)
-    return _to_pipe_table(display_table(table)) + (
-        f"\n{_to_pipe_table(tests)}" if len(tests) else ""
-    )
+    tables = [text for text in (display_table(table), significance_table(table)) if len(text)]
+    return "\n".join([f"{_escape_markdown(table_title(table))}\n", *map(_to_pipe_table, tables)])
 
 
 def terminal_table(table: pd.DataFrame, width: int = _TERMINAL_COLUMNS) -> str:
@@ -160,28 +154,13 @@ def terminal_table(table: pd.DataFrame, width: int = _TERMINAL_COLUMNS) -> str:
     Returns:
         Lines of at most 100 columns, in ASCII except for the names of data sets and networks.
     """
-    return "\n".join(
-        f"{title}: test accuracy"[:_TERMINAL_COLUMNS] + f"\n{_align_columns(rows, width)}"
-        for title, rows in split_by_network(display_table(table))
-    )
+    heading = f"{table_title(table)}: test accuracy"[:_TERMINAL_COLUMNS]
+    return f"{heading}\n{_align_columns(display_table(table), width)}"
 
 
-def split_by_network(text: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Split a display table by data set and network, to make it narrower.
-
-    Args:
-        text: From `display_table` or `significance_table`.
-
-    Returns:
-        For each data set and network, a title that names them and their rows, without these two
-        columns and without empty columns.
-    """
-    names = ["Data set", "Network"]
-    parts = []
-    for (data, network), group in text.groupby(names, sort=False):
-        rows = group.drop(columns=names)
-        parts.append((f"{data}, {network}", rows.loc[:, (rows != "").any()]))
-    return parts
+def table_title(table: pd.DataFrame) -> str:
+    """Return the names of the data set and of the network of a table of results."""
+    return f"{table['data'].iloc[0]}, {table['network'].iloc[0]}"
 
 
 def _rows(table: pd.DataFrame) -> Iterable[Row]:
@@ -192,8 +171,10 @@ def _rows(table: pd.DataFrame) -> Iterable[Row]:
 def _format_columns(
     rows: Iterable[Row], columns: Mapping[str, Callable[[Row], str]]
 ) -> pd.DataFrame:
+    """Format rows in these columns, and leave out columns that are empty."""
     lines = [[format_cell(row) for format_cell in columns.values()] for row in rows]
-    return pd.DataFrame(lines, columns=list(columns), dtype=str)
+    text = pd.DataFrame(lines, columns=list(columns), dtype=str)
+    return text.loc[:, (text != "").any()]
 
 
 def _format_finding(row: Row) -> str:
@@ -223,9 +204,7 @@ def _format_finding(row: Row) -> str:
 def _format_convergence(row: Row, table: pd.DataFrame) -> str:
     """Return "at convergence, " if both arms have converged, "" if that is unknown."""
     pair = table.loc[
-        (table["data"] == row.data)
-        & (table["network"] == row.network)
-        & (table["labeled_percent"] == row.labeled_percent)
+        (table["labeled_percent"] == row.labeled_percent)
         & (table["labels"] == row.labels)
         & table["arm"].isin([row.arm, "supervised"]),
         "converged",

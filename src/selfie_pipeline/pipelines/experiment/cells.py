@@ -52,21 +52,6 @@ class CellKey:
         return cls(result["arm"], result["labeled_frac"], result["seed"])
 
 
-class CellsFailedError(UserError):
-    """Some cells of an experiment failed, while the others have results.
-
-    Attributes:
-        failures: For each failed cell its key and the cause, in one line.
-    """
-
-    def __init__(self, failures: Sequence[str]) -> None:
-        self.failures = list(failures)
-        super().__init__(
-            f"{len(failures)} cells failed ({'; '.join(failures)}); fix the causes and run again: "
-            "the other cells are kept, unless a parameter of theirs changes"
-        )
-
-
 @dataclass(frozen=True)
 class PlannedCell:
     """A cell that the experiment needs.

@@ -28,14 +28,13 @@ from selfie_pipeline.initial_weights import load_initial_weights
 from selfie_pipeline.pipelines.experiment.cells import (
     CellKey,
     CellOutcome,
-    CellsFailedError,
     PlannedCell,
     cell_keys,
     outcomes_from_table,
     remove_leftover_checkpoints,
     run_cells,
 )
-from selfie_pipeline.project import Project
+from selfie_pipeline.project import CellsFailedError, Project
 from selfie_pipeline.report.text import terminal_table
 from selfie_pipeline.training.finetuning import finetuning_bytes
 from selfie_pipeline.training.lineage import (

@@ -13,8 +13,7 @@ from selfie_pipeline.config import (
     RatioConfig,
     UserError,
 )
-from selfie_pipeline.pipelines.experiment.cells import CellsFailedError
-from selfie_pipeline.project import Project
+from selfie_pipeline.project import CellsFailedError, Project
 from selfie_pipeline.provenance import dump_configuration, find_differences
 from selfie_pipeline.training.lineage import pretraining_lineage
 from selfie_pipeline.weights import Weights
