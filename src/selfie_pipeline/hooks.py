@@ -78,7 +78,8 @@ class ProjectHooks:
         if run_params["only_missing_outputs"]:
             pipeline = drop_complete_nodes(pipeline, catalog)
         configure_logging(Path(self._project.conf_source or "", "logging.yml"))
-        logging.getLogger("kedro.runner.sequential_runner").addFilter(self._is_applicable)
+        for name in ("kedro.runner.sequential_runner", "kedro.io.data_catalog"):
+            logging.getLogger(name).addFilter(self._is_applicable)
         self._has_inner_runs = starts_runs(pipeline) or not is_outermost()
         if is_outermost():
             self.on_interrupt()  # of an earlier run of this process, of which Kedro told no hook
@@ -232,13 +233,16 @@ class ProjectHooks:
             print(f"\n{table}\n\nReport: {report._get_load_path()}", flush=True)  # noqa: T201
 
     def _is_applicable(self, record: logging.LogRecord) -> bool:
-        """Return whether to log a message: not Kedro's advice to use options that would not work.
+        """Return whether to log a message of Kedro.
 
-        This project refuses `--async`. After an error, `--from-nodes` may name nodes of inner runs,
-        or leave out the cells that failed.
+        Its advice is left out where it would not work: this project refuses `--async`; after an
+        error, `--from-nodes` may name nodes of inner runs, or leave out the cells that failed. So
+        is the warning of the encoder that these hooks replace.
         """
         message = record.getMessage()
-        return "--async" not in message and not (self._has_inner_runs and "--from-nodes" in message)
+        if self._has_inner_runs and "--from-nodes" in message:
+            return False
+        return "--async" not in message and message != "Replacing dataset 'encoder'"
 
     def _release_claims(self) -> None:
         """Remove the empty folders of the innermost run's version."""

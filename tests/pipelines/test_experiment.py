@@ -320,6 +320,7 @@ def test_the_baseline_alone_needs_no_encoder_and_has_no_report(
 
     assert len(finished.versions("report")) == 1  # that of the complete run
     assert any("no report" in line for line in caplog.messages)
+    assert not any("Replacing" in line for line in caplog.messages)
     table = next(line for line in caplog.messages if "test accuracy" in line)
     assert [row.split()[0] for row in table.splitlines()[-2:]] == ["5", "10"]  # % of the labels
     finished.run("pretrain", params=alone)
