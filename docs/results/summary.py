@@ -244,6 +244,15 @@ STUDIES = [
         starts={"selfie": "Selfie, harder puzzle, 12,500 steps, two runs"},
     ),
     Study(
+        ("cifar10/steps_1000", "cifar10/steps_1000_second"),
+        "CIFAR-10, narrow, 6,000 × 64, harder puzzle, rate 0.3, 1,000 steps, two pretrainings",
+        f'{_GRID}"pretrain.steps=1000,experiment.labeled_fracs=[0.05],experiment.seeds=[0,1,2],'
+        'experiment.arms=[selfie]", and again with pretrain.seed=1',
+        scratch="cifar10/harder_puzzle",
+        data="CIFAR-10",
+        starts={"selfie": "Selfie, harder puzzle, 1,000 steps, two runs"},
+    ),
+    Study(
         ("cifar10/targets_8", "cifar10/targets_8_second"),
         "CIFAR-10, narrow, 6,000 × 64, harder puzzle, rate 0.3, eight targets, two pretrainings",
         f'{_GRID}"patch.targets=8,experiment.labeled_fracs=[0.05],experiment.arms=[selfie]", '
